@@ -1,0 +1,47 @@
+"""ringblk: a virtio block backend as a family of processes over shared memory."""
+
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from ringblk.engine.frontend import Frontend
+    from ringblk.engine.frontend_backend import engine_command
+    from ringblk.engine.frontend_buffer import Buffer
+    from ringblk.engine.frontend_request import (
+        BackendGone,
+        BackendRefused,
+        Completion,
+        RequestFailed,
+        RequestStatus,
+        RequestType,
+    )
+    from ringblk.shm.driver_virtqueue import DeviceBroken, QueueFull
+
+__all__ = [
+    "BackendGone",
+    "BackendRefused",
+    "Buffer",
+    "Completion",
+    "DeviceBroken",
+    "Frontend",
+    "QueueFull",
+    "RequestFailed",
+    "RequestStatus",
+    "RequestType",
+    "engine_command",
+]
+
+_MODULES = {
+    "Buffer": "ringblk.engine.frontend_buffer",
+    "DeviceBroken": "ringblk.shm.driver_virtqueue",
+    "Frontend": "ringblk.engine.frontend",
+    "QueueFull": "ringblk.shm.driver_virtqueue",
+    "engine_command": "ringblk.engine.frontend_backend",
+}
+
+
+def __getattr__(name: str) -> object:
+    # Looked up when first asked for, so that the engine starts without the front end.
+    if name not in __all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(_MODULES.get(name, "ringblk.engine.frontend_request")), name)

@@ -1,0 +1,113 @@
+"""The house stays in order: imports point downwards, files stay short, compiled modules built and typed."""
+
+import ast
+import re
+import tomllib
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+FLOORS = ("shm", "workers", "engine")  # from the ground up
+MAX_LINES = 450
+SOURCES = sorted(path for floor in FLOORS for path in (ROOT / floor).rglob("*.py*") if path.suffix != ".pyc")
+COMPILED = [path for path in SOURCES if path.suffix == ".pyx"]
+
+CYTHON_FROM = re.compile(r"^\s*from\s+([\w.]+)\s+(?:cimport|import)\s+\(?([^#\n]*)", re.MULTILINE)
+CYTHON_IMPORT = re.compile(r"^\s*(?:cimport|import)\s+([^#\n]+)", re.MULTILINE)
+
+
+def name_of(path: Path) -> str:
+    return str(path.relative_to(ROOT))
+
+
+def imported_modules(path: Path) -> set[str]:
+    """The modules that a file imports, and the names it takes from packages, with dots between."""
+    text = path.read_text()
+    if path.suffix in (".py", ".pyi"):
+        return python_imports(ast.parse(text))
+    modules: set[str] = set()
+    for module, names in CYTHON_FROM.findall(text):
+        modules |= {f"{module}.{name.split()[0]}" for name in names.split(",") if name.strip(" )")}
+        modules.add(module)
+    for names in CYTHON_IMPORT.findall(text):
+        modules |= {name.split()[0] for name in names.split(",")}
+    return modules
+
+
+def python_imports(tree: ast.Module) -> set[str]:
+    modules: set[str] = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            modules |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            module = "." * node.level + (node.module or "")
+            modules |= {module, *(f"{module}.{alias.name}" for alias in node.names)}
+    return modules
+
+
+def misplaced_imports(modules: set[str], floor: str) -> list[str]:
+    """Imports that `floor` may not have: relative ones, those without `ringblk.`, those of a floor above."""
+    above = FLOORS[FLOORS.index(floor) + 1 :]
+    misplaced = []
+    for module in modules:
+        first, _, rest = module.partition(".")
+        if not first or first in FLOORS or (first == "ringblk" and rest.split(".")[0] in above):
+            misplaced.append(module)
+    return sorted(misplaced)
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=name_of)
+def test_imports_point_downwards(path: Path) -> None:
+    floor = path.relative_to(ROOT).parts[0]
+    assert misplaced_imports(imported_modules(path), floor) == []
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "from ringblk.engine.session import Session",
+        "from ringblk import engine",
+        "import ringblk.engine.session",
+        "from ..engine import session",
+        "import shm.region",
+    ],
+)
+def test_an_import_that_points_upwards_is_found(tmp_path: Path, line: str) -> None:
+    for suffix in (".py", ".pyx"):
+        source = tmp_path / f"module{suffix}"
+        source.write_text(f"import os\n{line}\n")
+        assert misplaced_imports(imported_modules(source), "workers") != []
+
+
+@pytest.mark.parametrize(
+    "line", ["from ringblk.engine.ring cimport Ring", "cimport ringblk.engine.ring as ring"]
+)
+def test_a_cimport_that_points_upwards_is_found(tmp_path: Path, line: str) -> None:
+    source = tmp_path / "module.pxd"
+    source.write_text(f"from libc.stdint cimport uint16_t\n{line}\n")
+    assert misplaced_imports(imported_modules(source), "shm") != []
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=name_of)
+def test_a_file_is_read_in_one_sitting(path: Path) -> None:
+    assert len(path.read_text().splitlines()) <= MAX_LINES
+
+
+def test_every_compiled_module_is_built() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())
+    listed = {
+        source: module["name"]
+        for module in project["tool"]["setuptools"]["ext-modules"]
+        for source in module["sources"]
+    }
+    expected = {}
+    for path in COMPILED:
+        module = path.relative_to(ROOT).with_suffix("")
+        expected[f"src/ringblk/{module}.pyx"] = "ringblk." + ".".join(module.parts)
+    assert listed == expected
+
+
+@pytest.mark.parametrize("path", COMPILED, ids=name_of)
+def test_a_compiled_module_says_its_types(path: Path) -> None:
+    assert path.with_suffix(".pyi").exists()
