@@ -1,0 +1,1 @@
+"""The ground floor: segments, guest memory, virtqueues, worker rings, in-flight records."""

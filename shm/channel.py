@@ -1,0 +1,107 @@
+"""Messages with descriptors between the processes of one engine.
+
+A channel is one end of a socketpair that keeps message boundaries. Messages are msgspec structs of a tagged
+union; descriptors travel beside them and are the receiver's to close. The sender never waits: what the
+socket does not take at once is kept and goes out with the next `flush`.
+"""
+
+import array
+import contextlib
+import os
+import socket
+from collections import deque
+from collections.abc import Sequence
+from typing import Any, Generic, TypeVar
+
+import msgspec
+
+MAX_MESSAGE_BYTES = 65536
+MAX_FDS = 253
+"""Linux's limit for one message (SCM_MAX_FD)."""
+
+_FD_BYTES = array.array("i").itemsize
+
+Received = TypeVar("Received")
+
+
+class ChannelClosed(Exception):  # noqa: N818
+    """The process at the other end is gone. A child should end; the supervisor learns how from its pidfd."""
+
+
+class Channel(Generic[Received]):
+    """One end. `received_type` is the tagged union of what comes in."""
+
+    def __init__(self, end: socket.socket, received_type: Any) -> None:
+        self.socket = end
+        end.setblocking(False)
+        self._decoder = msgspec.msgpack.Decoder(received_type)
+        self._encoder = msgspec.msgpack.Encoder()
+        self._unsent: deque[tuple[bytes, list[int]]] = deque()
+
+    @staticmethod
+    def socketpair() -> tuple[socket.socket, socket.socket]:
+        """Two connected ends, one for each process."""
+        return socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+
+    def send(self, message: object, fds: Sequence[int] = ()) -> None:
+        """Send a message and copies of `fds`, which stay the caller's. Raises `ChannelClosed`."""
+        copies: list[int] = []
+        try:
+            for fd in fds:
+                copies.append(os.dup(fd))
+            data = self._encoder.encode(message)
+        except BaseException:
+            _close_all(copies)
+            raise
+        self._unsent.append((data, copies))
+        self.flush()
+
+    @property
+    def has_unsent(self) -> bool:
+        """Whether messages wait for room in the socket."""
+        return bool(self._unsent)
+
+    def flush(self) -> None:
+        """Send what the socket takes now. Raises `ChannelClosed`."""
+        while self._unsent:
+            data, fds = self._unsent[0]
+            ancillary = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", fds))] if fds else []
+            try:
+                self.socket.sendmsg([data], ancillary)
+            except BlockingIOError:
+                return
+            except OSError as error:
+                raise ChannelClosed(str(error)) from error
+            self._unsent.popleft()
+            _close_all(fds)
+
+    def receive(self) -> tuple[Received, list[int]] | None:
+        """The next message and its descriptors; None when there is none now. Raises `ChannelClosed`."""
+        try:
+            # Not socket.recv_fds: before Python 3.12 it ignores its flags.
+            data, ancillary, _, _ = self.socket.recvmsg(
+                MAX_MESSAGE_BYTES, socket.CMSG_SPACE(MAX_FDS * _FD_BYTES), socket.MSG_CMSG_CLOEXEC
+            )
+        except BlockingIOError:
+            return None
+        except OSError as error:
+            raise ChannelClosed(str(error)) from error
+        if not data:
+            raise ChannelClosed("the other end is closed")
+        fds = array.array("i")
+        for level, kind, rights in ancillary:
+            if (level, kind) == (socket.SOL_SOCKET, socket.SCM_RIGHTS):
+                fds.frombytes(rights[: len(rights) // _FD_BYTES * _FD_BYTES])
+        return self._decoder.decode(data), fds.tolist()
+
+    def close(self) -> None:
+        """Close this end; what was not sent is dropped."""
+        while self._unsent:
+            _close_all(self._unsent.popleft()[1])
+        self.socket.close()
+
+
+def _close_all(fds: Sequence[int]) -> None:
+    for fd in fds:
+        with contextlib.suppress(OSError):
+            os.close(fd)

@@ -1,0 +1,31 @@
+from libc.stdint cimport uint32_t, uint64_t, uint8_t
+
+from ringblk.shm.slot cimport Range
+
+cdef enum:
+    REGION_LIMIT = 64   # region indexes: those in the table and those that wait for their last request
+
+
+cdef struct MappedRegion:
+    uint8_t *base          # of the region; NULL when there is none at this index
+    uint8_t *mapping       # what was mapped: base, or some bytes before it for alignment
+    uint64_t mapping_bytes
+    uint64_t gpa
+    uint64_t size_bytes
+    uint64_t uva
+    bint is_current        # in the region table; otherwise only mapped, for requests still in flight
+
+
+cdef class GuestMemory:
+    cdef MappedRegion regions[REGION_LIMIT]
+    cdef uint32_t sorted_indexes[REGION_LIMIT]
+    cdef uint32_t current_count
+    cdef uint32_t last_hit
+    cdef readonly uint32_t epoch
+
+    cdef int translate(self, uint64_t gpa, uint64_t length_bytes, Range *ranges, int room) noexcept nogil
+    cdef uint8_t *at_uva(self, uint64_t uva, uint64_t length_bytes) noexcept nogil
+    cdef inline uint8_t *pointer(self, const Range *piece) noexcept nogil:
+        return self.regions[piece.region_index].base + piece.offset_bytes
+    cdef int _find(self, uint64_t gpa) noexcept nogil
+    cdef void _sort(self) noexcept

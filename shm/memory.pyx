@@ -1,0 +1,172 @@
+# cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True
+"""Guest memory: the regions that a front end shares, and the way from an address to their bytes.
+
+A region has an index that means the same in every process of the engine; a request names its memory by
+index and offset. A region that leaves the table is no longer translated to, but stays mapped under its
+index until the last request that uses it is done. `epoch` counts additions: a request carries the epoch it
+was resolved with, and a process that has not come that far yet reads its channel first.
+"""
+
+import mmap
+import os
+
+from libc.errno cimport E2BIG, EFAULT
+from libc.stdint cimport uint32_t, uint64_t, uint8_t
+from libc.string cimport memcpy, memset
+from posix.mman cimport MAP_FAILED, MAP_SHARED, PROT_READ, PROT_WRITE, munmap
+from posix.types cimport off_t
+
+cdef extern from "sys/mman.h" nogil:
+    int MAP_NORESERVE
+    void *c_mmap "mmap"(void *address, size_t length, int protection, int flags, int fd, off_t offset)
+
+from ringblk.shm.region import RegionError
+
+cdef uint64_t ADDRESS_LIMIT = 0xFFFFFFFFFFFFFFFF
+
+
+cdef class GuestMemory:
+    """The mapped regions of one front end's memory, in one process."""
+
+    def __cinit__(self):
+        memset(self.regions, 0, sizeof(self.regions))
+        self.current_count = 0
+        self.last_hit = 0
+        self.epoch = 0
+
+    def __dealloc__(self):
+        cdef uint32_t index
+        for index in range(<uint32_t>REGION_LIMIT):
+            if self.regions[index].mapping != NULL:
+                munmap(self.regions[index].mapping, self.regions[index].mapping_bytes)
+
+    def add(self, uint32_t region_index, region, int fd, uint32_t epoch):
+        """Map `region` from `fd` (which stays the caller's) and put it into the table under `region_index`.
+
+        Raises `RegionError` when the index is taken or the region cannot be mapped.
+        """
+        if region_index >= REGION_LIMIT or self.regions[region_index].mapping != NULL:
+            raise RegionError(f"region index {region_index} is not free")
+        align_bytes = max(mmap.PAGESIZE, os.fstat(fd).st_blksize)   # hugetlbfs wants its own page size
+        start_bytes = region.mmap_offset_bytes - region.mmap_offset_bytes % align_bytes
+        before_bytes = region.mmap_offset_bytes - start_bytes
+        cdef size_t mapping_bytes = -(-(before_bytes + region.size_bytes) // align_bytes) * align_bytes
+        cdef void *mapping = c_mmap(NULL, mapping_bytes, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_NORESERVE, fd,
+                                    start_bytes)
+        if mapping == MAP_FAILED:
+            raise RegionError(f"cannot map {region}")
+        cdef MappedRegion *mapped = &self.regions[region_index]
+        mapped.mapping = <uint8_t *>mapping
+        mapped.mapping_bytes = mapping_bytes
+        mapped.base = mapped.mapping + <size_t>before_bytes
+        mapped.gpa = region.gpa
+        mapped.size_bytes = region.size_bytes
+        mapped.uva = region.uva
+        mapped.is_current = True
+        self.epoch = max(self.epoch, epoch)
+        self._sort()
+
+    def remove(self, uint32_t region_index):
+        """Take a region out of the table; it stays mapped for requests in flight until `unmap`."""
+        if region_index < REGION_LIMIT:
+            self.regions[region_index].is_current = False
+        self._sort()
+
+    def unmap(self, uint32_t region_index):
+        """Unmap a region that no request uses any more and free its index."""
+        if region_index >= REGION_LIMIT:
+            return
+        cdef MappedRegion *mapped = &self.regions[region_index]
+        if mapped.mapping != NULL:
+            munmap(mapped.mapping, mapped.mapping_bytes)
+        memset(mapped, 0, sizeof(MappedRegion))
+        self._sort()
+
+    def is_mapped(self, uint32_t region_index):
+        """Whether there is a region under this index, in the table or waiting for its last request."""
+        return region_index < REGION_LIMIT and self.regions[region_index].mapping != NULL
+
+    def ranges(self, uint64_t gpa, uint64_t length_bytes):
+        """The `(region_index, offset_bytes, length_bytes)` pieces behind a guest physical range.
+
+        Raises `ValueError` when any byte of it is outside the table.
+        """
+        cdef Range pieces[REGION_LIMIT]
+        cdef int count = self.translate(gpa, length_bytes, pieces, REGION_LIMIT)
+        if count < 0:
+            raise ValueError(f"guest physical range {gpa:#x}+{length_bytes:#x} is outside the guest's memory")
+        return [(pieces[i].region_index, pieces[i].offset_bytes, pieces[i].length_bytes) for i in range(count)]
+
+    cdef void _sort(self) noexcept:
+        cdef uint32_t index, place
+        self.current_count = 0
+        self.last_hit = 0
+        for index in range(<uint32_t>REGION_LIMIT):
+            if self.regions[index].mapping == NULL or not self.regions[index].is_current:
+                continue
+            place = self.current_count
+            while place > 0 and self.regions[self.sorted_indexes[place - 1]].gpa > self.regions[index].gpa:
+                self.sorted_indexes[place] = self.sorted_indexes[place - 1]
+                place -= 1
+            self.sorted_indexes[place] = index
+            self.current_count += 1
+
+    cdef int _find(self, uint64_t gpa) noexcept nogil:
+        """The index of the current region that holds `gpa`, or -1."""
+        cdef MappedRegion *region = &self.regions[self.last_hit]
+        cdef uint32_t low = 0, high = self.current_count, middle
+        if region.is_current and gpa - region.gpa < region.size_bytes:
+            return <int>self.last_hit
+        while low < high:
+            middle = (low + high) >> 1
+            region = &self.regions[self.sorted_indexes[middle]]
+            if gpa < region.gpa:
+                high = middle
+            elif gpa - region.gpa >= region.size_bytes:
+                low = middle + 1
+            else:
+                self.last_hit = self.sorted_indexes[middle]
+                return <int>self.last_hit
+        return -1
+
+    cdef int translate(self, uint64_t gpa, uint64_t length_bytes, Range *ranges, int room) noexcept nogil:
+        """Resolve a guest physical range into at most `room` pieces; their number, -EFAULT or -E2BIG.
+
+        Each piece ends with its region, so pieces are at most one a region; each is below 4 GiB, as the
+        length of a descriptor is.
+        """
+        cdef int count = 0, index
+        cdef uint64_t piece_bytes
+        cdef MappedRegion *region
+        if length_bytes and length_bytes - 1 > ADDRESS_LIMIT - gpa:
+            return -EFAULT
+        while length_bytes > 0:
+            index = self._find(gpa)
+            if index < 0:
+                return -EFAULT
+            if count == room:
+                return -E2BIG
+            region = &self.regions[index]
+            piece_bytes = region.size_bytes - (gpa - region.gpa)
+            if piece_bytes > length_bytes:
+                piece_bytes = length_bytes
+            ranges[count].region_index = <uint32_t>index
+            ranges[count].offset_bytes = gpa - region.gpa
+            ranges[count].length_bytes = <uint32_t>piece_bytes
+            count += 1
+            gpa += piece_bytes
+            length_bytes -= piece_bytes
+        return count
+
+    cdef uint8_t *at_uva(self, uint64_t uva, uint64_t length_bytes) noexcept nogil:
+        """The bytes at a front end's own address, or NULL where they are not within one current region."""
+        cdef uint32_t place
+        cdef MappedRegion *region
+        for place in range(self.current_count):
+            region = &self.regions[self.sorted_indexes[place]]
+            if uva - region.uva < region.size_bytes:
+                if length_bytes > region.size_bytes - (uva - region.uva):
+                    return NULL
+                return region.base + (uva - region.uva)
+        return NULL
+

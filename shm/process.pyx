@@ -1,0 +1,41 @@
+# cython: language_level=3
+"""What a child process asks of the kernel about itself."""
+
+import os
+
+from libc.signal cimport SIGKILL
+
+from ringblk.shm.crash_point cimport crash_point as c_crash_point
+
+cdef extern from *:
+    """
+    #ifdef __linux__
+    #include <sys/prctl.h>
+    static int ringblk_die_with_parent(int signal) { return prctl(PR_SET_PDEATHSIG, signal); }
+    static int ringblk_set_name(const char *name) { return prctl(PR_SET_NAME, name); }
+    #else
+    static int ringblk_die_with_parent(int signal) { (void)signal; return 0; }
+    static int ringblk_set_name(const char *name) { (void)name; return 0; }
+    #endif
+    """
+    int ringblk_die_with_parent(int signal)
+    int ringblk_set_name(const char *name)
+
+
+def die_with_parent(parent_pid: int) -> bool:
+    """Have the kernel kill this process when its parent ends; False when that has happened already.
+
+    Only where the kernel can do it (Linux).
+    """
+    ringblk_die_with_parent(SIGKILL)
+    return os.getppid() == parent_pid
+
+
+def set_process_name(name: str) -> None:
+    """Show this name (15 characters of it) in process listings."""
+    ringblk_set_name(name.encode()[:15])
+
+
+def crash_point(name: str) -> None:
+    """A named step where a test can end this process; nothing but a call as users build it (crash_point.pxd)."""
+    c_crash_point(name.encode())

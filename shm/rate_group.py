@@ -1,0 +1,170 @@
+"""A rate limit that several engines share: one limit for all disks of a tenant.
+
+The group is a named segment of POSIX shared memory with a header and a RateLimit. A member holds a shared
+flock on it, which the kernel releases when the member's last process is gone, however it went. Whoever gets
+the exclusive lock is alone: who joins alone begins the group anew, who leaves alone removes the name. Joining
+and leaving, and nothing else, take a record lock as well, so that one of them happens at a time; the kernel
+releases that one too (both go with the open file description). Drawing tokens takes no lock at all.
+
+A member that is killed leaves the group as it is for the others. If it was the last, the name stays until
+somebody joins again, and begins anew.
+"""
+
+import fcntl
+import mmap
+import os
+import re
+import struct
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+
+import posix_ipc
+
+from ringblk.shm.bucket_settings import BucketSettings
+from ringblk.shm.rate_limit import STATE_BYTES, RateLimit
+from ringblk.shm.rate_limit_settings import RateLimitSettings
+
+MAGIC = b"RINGRATE"
+VERSION = 1
+HEADER_BYTES = 64  # magic, version (u32), size of the state (u32), zeros
+SEGMENT_BYTES = mmap.PAGESIZE
+NAME_PATTERN = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,99}")
+
+
+class RateGroupError(Exception):
+    """The group cannot be joined: take another name, or end the engines of another version that use it."""
+
+
+class RateGroup:
+    """Membership in the group `name`. The first member's settings hold until configure()."""
+
+    def __init__(self, name: str, settings: RateLimitSettings, now_ns: int) -> None:
+        """Join the group, or create it with these settings and full buckets.
+
+        Raises RateGroupError, and BucketSettingsError for settings that make no bucket.
+        """
+        if not NAME_PATTERN.fullmatch(name):
+            raise RateGroupError(f"rate group {name!r}: a name is letters, digits, '_', '.' and '-'")
+        self.name = name
+        self.is_creator = False
+        self._segment_name = f"/ringblk-rate-{name}"
+        self._mapping: mmap.mmap | None = None
+        self._fd = -1
+        try:
+            while not self._try_join(settings, now_ns):
+                pass
+        except BaseException:
+            self.leave()
+            raise
+
+    @property
+    def limit(self) -> RateLimit:
+        """The buckets, as this process sees them."""
+        return RateLimit(self.buffer, HEADER_BYTES)
+
+    @property
+    def buffer(self) -> mmap.mmap:
+        """The segment; the RateLimitState begins HEADER_BYTES in."""
+        assert self._mapping is not None, "this group has been left"
+        return self._mapping
+
+    def configure(self, settings: RateLimitSettings, now_ns: int) -> None:
+        """Set new limits for all members, with full buckets. Members may do this at any time."""
+        with self._one_at_a_time():
+            self.limit.configure(settings, now_ns)
+
+    def configure_some(self, settings: Mapping[str, BucketSettings | None], now_ns: int) -> None:
+        """Like configure(), for the buckets named in a mapping; the others go on as they are."""
+        with self._one_at_a_time():
+            self.limit.configure_some(settings, now_ns)
+
+    def leave(self) -> None:
+        """Leave the group; the last member out removes it. No other process of this engine may be drawing."""
+        if self._fd < 0:
+            return
+        with self._one_at_a_time():
+            if self._is_named() and self._lock_membership(fcntl.LOCK_EX):
+                posix_ipc.unlink_shared_memory(self._segment_name)
+        self._release()
+
+    def _try_join(self, settings: RateLimitSettings, now_ns: int) -> bool:
+        """Return False when the segment lost its name before it was locked: then there is another."""
+        self._release()
+        try:
+            segment = posix_ipc.SharedMemory(self._segment_name, posix_ipc.O_CREAT, mode=0o600)
+        except (OSError, posix_ipc.Error) as error:
+            raise RateGroupError(f"rate group {self.name!r}: {error}") from error
+        self._fd = segment.fd
+        with self._one_at_a_time():
+            is_alone = self._lock_membership(fcntl.LOCK_EX)
+            if is_alone:
+                self._create(settings, now_ns)
+            # Who clears away orphaned segments may hold the exclusive lock for a moment, and take the name.
+            if not self._lock_membership(fcntl.LOCK_SH) or not self._is_named():
+                return False
+            if not self._has_header():
+                raise RateGroupError(f"rate group {self.name!r} is in use by engines of another version")
+            self._mapping = mmap.mmap(self._fd, SEGMENT_BYTES)
+            self.is_creator = is_alone
+        return True
+
+    def _create(self, settings: RateLimitSettings, now_ns: int) -> None:
+        """Begin anew: nobody else is in. The header comes last, so that one that stands can be believed."""
+        try:
+            os.ftruncate(self._fd, 0)
+            os.posix_fallocate(self._fd, 0, SEGMENT_BYTES)  # no room: an error now, not a SIGBUS later
+        except OSError as error:
+            raise RateGroupError(f"rate group {self.name!r}: {error}") from error
+        self._mapping = mmap.mmap(self._fd, SEGMENT_BYTES)
+        self.limit.configure(settings, now_ns)
+        self._mapping[:HEADER_BYTES] = _header()
+
+    def _has_header(self) -> bool:
+        return (
+            os.fstat(self._fd).st_size == SEGMENT_BYTES and os.pread(self._fd, HEADER_BYTES, 0) == _header()
+        )
+
+    def _lock_membership(self, operation: int) -> bool:
+        try:
+            fcntl.flock(self._fd, operation | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return False
+        return True
+
+    def _is_named(self) -> bool:
+        """Whether the group's name still means the segment that is open here."""
+        try:
+            named = posix_ipc.SharedMemory(self._segment_name)
+        except posix_ipc.ExistentialError:
+            return False
+        try:
+            return os.path.sameopenfile(named.fd, self._fd)
+        finally:
+            named.close_fd()
+
+    @contextmanager
+    def _one_at_a_time(self) -> Iterator[None]:
+        """Keep others from joining, leaving and configuring."""
+        fcntl.fcntl(self._fd, fcntl.F_OFD_SETLKW, _record_lock(fcntl.F_WRLCK))
+        try:
+            yield
+        finally:
+            if self._fd >= 0:
+                fcntl.fcntl(self._fd, fcntl.F_OFD_SETLK, _record_lock(fcntl.F_UNLCK))
+
+    def _release(self) -> None:
+        """Close what is open; membership ends with the last copy of the fd."""
+        self._mapping = None  # unmapped when the last RateLimit on it is gone
+        if self._fd >= 0:
+            os.close(self._fd)
+            self._fd = -1
+
+
+def _header() -> bytes:
+    sizes = VERSION.to_bytes(4, "little") + STATE_BYTES.to_bytes(4, "little")
+    return (MAGIC + sizes).ljust(HEADER_BYTES, b"\0")
+
+
+def _record_lock(lock_type: int) -> bytes:
+    """Build a struct flock for the whole file, for a lock that goes with the open file description."""
+    return struct.pack("hhqqi", lock_type, os.SEEK_SET, 0, 0, 0)

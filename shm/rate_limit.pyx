@@ -1,0 +1,197 @@
+# cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True
+"""The rate limit of a drive, or of a group of drives: six token buckets in shared memory.
+
+Bytes and operations, each for reads, for writes and for all. A request draws from those that apply to its
+kind (a CHARGE_ mask), from all of them or from none. There are two ways:
+
+- rate_limit_acquire: draws and returns 0, or draws nothing and returns when it is worth asking again.
+- rate_limit_reserve: draws ahead of time and returns when the request may begin, without asking again. This
+  is the one for a dispatcher: requests begin in the order in which they were reserved, whichever queue or
+  engine they are from, so that a large one is not kept out by many small ones. A queue holds one reservation
+  at most, for the request at its head: whoever dies has then lost one request's tokens. When settings have
+  changed (rate_limit_changed) a waiting request is cancelled and reserved anew. A bucket that was ready
+  sooner is drawn from before the request begins, so those in line may come on top of what it admits later.
+"""
+
+from cpython.buffer cimport PyBUF_WRITABLE, PyBuffer_Release, PyObject_GetBuffer
+from libc.stdint cimport uint64_t, uintptr_t
+
+from ringblk.shm.atomic cimport load_acquire_64, store_release_64
+from ringblk.shm.token_bucket cimport (
+    BucketState, Draw, TermsWords, bucket_acquire, bucket_configure, bucket_is_limited, bucket_refund,
+    bucket_reserve, bucket_wait, read_terms,
+)
+from ringblk.shm.bucket_settings import BucketSettingsError
+
+cdef enum:
+    BYTES_MASK = (1 << BYTES_TOTAL) | (1 << BYTES_READ) | (1 << BYTES_WRITE)
+
+BUCKET_NAMES = ("bytes_total", "bytes_read", "bytes_write", "ops_total", "ops_read", "ops_write")
+STATE_BYTES = RATE_LIMIT_STATE_BYTES
+READ = CHARGE_READ
+WRITE = CHARGE_WRITE
+OTHER = CHARGE_OTHER
+
+
+cdef inline uint64_t amount_for(uint64_t index, uint64_t size_bytes) noexcept nogil:
+    return size_bytes if (BYTES_MASK >> index) & 1 else 1
+
+
+cdef uint64_t rate_limit_wait(RateLimitState *state, uint64_t mask, uint64_t size_bytes,
+                              uint64_t now_ns) noexcept nogil:
+    """How long until each bucket in `mask` has what is wanted of it."""
+    cdef uint64_t index, wait_ns
+    cdef uint64_t longest_ns = 0
+    for index in range(BUCKET_COUNT):
+        if (mask >> index) & 1:
+            wait_ns = bucket_wait(&state.buckets[index], amount_for(index, size_bytes), now_ns)
+            if wait_ns > longest_ns:
+                longest_ns = wait_ns
+    return longest_ns
+
+
+cdef uint64_t rate_limit_acquire(RateLimitState *state, uint64_t kind, uint64_t size_bytes,
+                                 uint64_t now_ns) noexcept nogil:
+    """Draw from all buckets of `kind` and return 0, or from none and return the wait in nanoseconds."""
+    cdef uint64_t mask = load_acquire_64(&state.limited_mask) & kind
+    if mask == 0:
+        return 0
+    cdef Reservation taken
+    cdef uint64_t index, wait_ns, amount
+    # Looking first spares others the sight of tokens that are drawn and given back.
+    if mask & (mask - 1):
+        wait_ns = rate_limit_wait(state, mask, size_bytes, now_ns)
+        if wait_ns != 0:
+            return wait_ns
+    taken.drawn_mask = 0
+    for index in range(BUCKET_COUNT):
+        if not (mask >> index) & 1:
+            continue
+        amount = amount_for(index, size_bytes)
+        wait_ns = bucket_acquire(&state.buckets[index], amount, now_ns, &taken.draws[index])
+        if wait_ns != 0:
+            rate_limit_cancel(state, &taken)
+            return wait_ns
+        taken.drawn_mask |= <uint64_t>1 << index
+    return 0
+
+
+cdef uint64_t rate_limit_reserve(RateLimitState *state, uint64_t kind, uint64_t size_bytes,
+                                 uint64_t now_ns, Reservation *reservation) noexcept nogil:
+    """Draw from all buckets of `kind`, ahead of time if need be; return the wait before the request."""
+    cdef uint64_t mask = load_acquire_64(&state.limited_mask) & kind
+    cdef uint64_t longest_ns = 0
+    cdef uint64_t index, wait_ns
+    reservation.kind = kind
+    reservation.drawn_mask = mask
+    if mask == 0:
+        return 0
+    for index in range(BUCKET_COUNT):
+        if (mask >> index) & 1:
+            wait_ns = bucket_reserve(&state.buckets[index], amount_for(index, size_bytes), now_ns,
+                                     &reservation.draws[index])
+            if wait_ns > longest_ns:
+                longest_ns = wait_ns
+    return longest_ns   # NEVER_NS is the longest of all: cancel then
+
+
+cdef void rate_limit_cancel(RateLimitState *state, Reservation *reservation) noexcept nogil:
+    """Give back what a request drew that does not begin after all. A second time does nothing."""
+    cdef uint64_t index
+    for index in range(BUCKET_COUNT):
+        if (reservation.drawn_mask >> index) & 1:
+            bucket_refund(&state.buckets[index], &reservation.draws[index])
+    reservation.kind = reservation.drawn_mask = 0
+
+
+cdef bint rate_limit_changed(RateLimitState *state, const Reservation *reservation) noexcept nogil:
+    """Whether a bucket of the reservation's kind has other terms now: then cancel, and reserve again."""
+    cdef uint64_t index, word
+    cdef const BucketState *bucket
+    if load_acquire_64(&state.limited_mask) & reservation.kind != reservation.drawn_mask:
+        return True
+    for index in range(BUCKET_COUNT):
+        if (reservation.drawn_mask >> index) & 1 and reservation.draws[index].units != 0:
+            bucket = &state.buckets[index]
+            word = load_acquire_64(&bucket.word)
+            if load_acquire_64(&bucket.terms[word & 1].origin) != reservation.draws[index].origin:
+                return True
+    return False
+
+
+cdef class RateLimit:
+    """The six buckets in a writable buffer, such as a shared mapping."""
+
+    def __cinit__(self, buffer, size_t offset_bytes=0):
+        cdef Py_buffer view
+        PyObject_GetBuffer(buffer, &view, PyBUF_WRITABLE)
+        cdef uintptr_t address = <uintptr_t>view.buf + offset_bytes
+        cdef size_t size_bytes = view.len
+        PyBuffer_Release(&view)
+        if offset_bytes > size_bytes or size_bytes - offset_bytes < sizeof(RateLimitState):
+            raise ValueError(f"a rate limit takes {sizeof(RateLimitState)} bytes")
+        if address % RATE_LIMIT_ALIGN_BYTES:
+            raise ValueError(f"a rate limit lies on a multiple of {RATE_LIMIT_ALIGN_BYTES} bytes")
+        self.buffer = memoryview(buffer)   # an export: the mapping cannot be closed under us
+        self.state = <RateLimitState *>address
+        self.reservation.kind = self.reservation.drawn_mask = 0
+
+    def configure(self, settings, uint64_t now_ns):
+        """Begin with new settings (RateLimitSettings) and full buckets.
+
+        One process at a time; others may be drawing. Raises BucketSettingsError, its field beginning with
+        the bucket's name, and has then changed nothing.
+        """
+        self.configure_some({name: getattr(settings, name) for name in BUCKET_NAMES}, now_ns)
+
+    def configure_some(self, settings, uint64_t now_ns):
+        """Like configure(), for the buckets named in a mapping; the others go on as they are."""
+        cdef TermsWords terms[6]
+        cdef uint64_t mask = 0
+        cdef int index
+        indexes = [BUCKET_NAMES.index(name) for name in settings]
+        for index in indexes:
+            name = BUCKET_NAMES[index]
+            try:
+                read_terms(settings[name], now_ns, &terms[index])
+            except BucketSettingsError as error:
+                raise BucketSettingsError(f"{name}.{error.field}", error.reason) from None
+        for index in indexes:
+            bucket_configure(&self.state.buckets[index], &terms[index])
+        for index in range(BUCKET_COUNT):
+            if bucket_is_limited(&self.state.buckets[index]):
+                mask |= <uint64_t>1 << index
+        store_release_64(&self.state.limited_mask, mask)
+
+    def acquire(self, uint64_t kind, uint64_t size_bytes, uint64_t now_ns):
+        """Draw for one request and return 0, or draw nothing and return the nanoseconds to wait."""
+        return rate_limit_acquire(self.state, kind, size_bytes, now_ns)
+
+    def acquire_many(self, uint64_t kind, uint64_t size_bytes, uint64_t most, uint64_t now_ns):
+        """Acquire up to `most` times, until refused; return how often it succeeded. For measurements."""
+        cdef uint64_t count = 0
+        with nogil:
+            while count < most and rate_limit_acquire(self.state, kind, size_bytes, now_ns) == 0:
+                count += 1
+        return count
+
+    def reserve(self, uint64_t kind, uint64_t size_bytes, uint64_t now_ns):
+        """Draw for one request, ahead of time, and return the nanoseconds before it may begin."""
+        return rate_limit_reserve(self.state, kind, size_bytes, now_ns, &self.reservation)
+
+    def cancel(self):
+        """Give back what this object's last reserve() drew. A second time does nothing."""
+        rate_limit_cancel(self.state, &self.reservation)
+
+    @property
+    def has_changed(self):
+        """Whether settings have changed since this object's last reserve()."""
+        return rate_limit_changed(self.state, &self.reservation)
+
+    @property
+    def limited(self):
+        """The names of the buckets that have a limit."""
+        return [name for index, name in enumerate(BUCKET_NAMES) if self.state.limited_mask >> index & 1]
+
+
+assert sizeof(RateLimitState) == RATE_LIMIT_STATE_BYTES

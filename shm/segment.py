@@ -1,0 +1,182 @@
+"""Named POSIX shared memory: created, attached, and gone whatever way its engine ends.
+
+A segment begins with a header (magic, layout version, kind, size) that is checked at every attach. Its
+creator holds an exclusive `flock` on the segment's open file description; forked children share that
+description, so the lock lasts exactly as long as one process of the engine lives. A segment whose lock
+can be taken is an orphan of a killed engine: `remove_orphans` unlinks those at the next start.
+"""
+
+import contextlib
+import fcntl
+import mmap
+import os
+import struct
+from pathlib import Path
+from types import TracebackType
+
+import posix_ipc
+
+MAGIC = b"RINGBLK\0"
+HEADER = struct.Struct("<8sIIQ")
+"""Magic, layout version, kind (four letters) and size in bytes; the first 24 bytes of every segment."""
+HEADER_BYTES = 64
+"""What a segment's own layout leaves to the header."""
+
+_POSIX_SHM_FOLDER = Path("/dev/shm")
+
+
+class SegmentError(Exception):
+    """A segment cannot be created or attached.
+
+    The message says which and why. On attach: check the name, and that both programs are of the same
+    version; on create: check the room in the shared memory file system.
+    """
+
+
+class Segment:
+    """One mapped POSIX shared memory segment. Close it when done; a creator also unlinks it."""
+
+    def __init__(self, name: str, fd: int, size_bytes: int, *, is_creator: bool) -> None:
+        self.name = name
+        self.fd = fd
+        self.size_bytes = size_bytes
+        self.is_creator = is_creator
+        self.memory = mmap.mmap(fd, size_bytes)
+
+    @classmethod
+    def create(cls, name: str, kind: str, layout_version: int, size_bytes: int) -> "Segment":
+        """Create the segment `name` (without slash), zero-filled but for its header, and lock it.
+
+        Raises `SegmentError` when the name is taken by a living engine or there is no room.
+        """
+        remove_orphans(name)
+        try:
+            fd = _create_locked(name, size_bytes)
+        except OSError as error:
+            raise SegmentError(f"cannot create shared memory segment {name}: {error}") from error
+        except posix_ipc.Error as error:
+            raise SegmentError(f"cannot create shared memory segment {name}: {error}") from error
+        segment = cls(name, fd, size_bytes, is_creator=True)
+        HEADER.pack_into(segment.memory, 0, MAGIC, layout_version, _kind_code(kind), size_bytes)
+        return segment
+
+    @classmethod
+    def attach(cls, name: str, kind: str, layout_version: int) -> "Segment":
+        """Map an existing segment by name. Raises `SegmentError`."""
+        try:
+            fd = posix_ipc.SharedMemory("/" + name).fd
+        except (OSError, posix_ipc.Error) as error:
+            raise SegmentError(f"no shared memory segment {name}: {error}") from error
+        try:
+            return cls.attach_fd(fd, kind, layout_version, name=name)
+        except SegmentError:
+            os.close(fd)
+            raise
+
+    @classmethod
+    def attach_fd(cls, fd: int, kind: str, layout_version: int, name: str = "") -> "Segment":
+        """Map an existing segment by a descriptor, which the `Segment` then owns. Raises `SegmentError`."""
+        called = name or f"of descriptor {fd}"
+        header = os.pread(fd, HEADER.size, 0)
+        if len(header) < HEADER.size:
+            raise SegmentError(f"shared memory segment {called} is empty")
+        magic, version, code, size_bytes = HEADER.unpack(header)
+        if magic != MAGIC or code != _kind_code(kind):
+            raise SegmentError(f"shared memory segment {called} is not a ringblk {kind} segment")
+        if version != layout_version:
+            raise SegmentError(
+                f"shared memory segment {called} has layout version {version}, not {layout_version}"
+            )
+        if os.fstat(fd).st_size < size_bytes:
+            raise SegmentError(f"shared memory segment {called} is shorter than its header says")
+        return cls(name, fd, size_bytes, is_creator=False)
+
+    def unlink(self) -> None:
+        """Remove the name; the memory lives until the last process unmaps it."""
+        with contextlib.suppress(posix_ipc.ExistentialError):
+            posix_ipc.unlink_shared_memory("/" + self.name)
+
+    def close(self) -> None:
+        """Unmap and close; the creator removes the name as well. Compiled views must be gone before."""
+        if self.is_creator:
+            self.unlink()
+        with contextlib.suppress(BufferError):  # a view is still held: the process's end unmaps it
+            self.memory.close()
+        os.close(self.fd)
+
+    def __enter__(self) -> "Segment":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+def segment_names(prefix: str) -> list[str]:
+    """The names of existing segments that begin with `prefix` (none where the system cannot list them)."""
+    if not _POSIX_SHM_FOLDER.is_dir():
+        return []
+    return sorted(entry.name for entry in _POSIX_SHM_FOLDER.iterdir() if entry.name.startswith(prefix))
+
+
+def is_segment_held(name: str) -> bool:
+    """Whether a process of the engine that made this segment still lives."""
+    try:
+        fd = posix_ipc.SharedMemory("/" + name).fd
+    except (OSError, posix_ipc.Error):
+        return False
+    try:
+        fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except OSError:
+        return True
+    finally:
+        os.close(fd)
+    return False
+
+
+def remove_orphans(prefix: str) -> list[str]:
+    """Unlink segments beginning with `prefix` that no living process holds; returns their names."""
+    removed = []
+    for name in segment_names(prefix):
+        with contextlib.suppress(OSError, posix_ipc.Error):
+            fd = posix_ipc.SharedMemory("/" + name).fd
+            try:
+                fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                if os.fstat(fd).st_nlink:  # else the name is gone, or that of another segment by now
+                    posix_ipc.unlink_shared_memory("/" + name)
+                    removed.append(name)
+            finally:
+                os.close(fd)
+    return removed
+
+
+def is_held(fd: int) -> bool:
+    """Whether a living process holds the segment open at `fd`, by a description of its own."""
+    try:
+        fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    fcntl.flock(fd, fcntl.LOCK_UN)
+    return False
+
+
+def _create_locked(name: str, size_bytes: int) -> int:
+    while True:
+        fd: int = posix_ipc.SharedMemory("/" + name, posix_ipc.O_CREX, mode=0o600).fd
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX)
+            if os.fstat(fd).st_nlink == 0:  # taken for an orphan between its creation and its lock
+                os.close(fd)
+                continue
+            os.ftruncate(fd, size_bytes)
+            os.posix_fallocate(fd, 0, size_bytes)  # a full file system is an error now, no SIGBUS later
+        except OSError:
+            os.close(fd)
+            posix_ipc.unlink_shared_memory("/" + name)
+            raise
+        return fd
+
+
+def _kind_code(kind: str) -> int:
+    return int.from_bytes(kind.encode("ascii").ljust(4)[:4], "little")

@@ -1,0 +1,180 @@
+# cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True
+"""The state segment of one engine: request slots, worker rings, queue states, counters.
+
+`state.pxd` holds the layout. Everything here survives the death of any process of the engine: a new
+dispatcher or worker attaches to the same segment and goes on from it.
+"""
+
+from libc.stdint cimport uint32_t, uint64_t, uint8_t
+from libc.string cimport memcpy, memset
+
+from ringblk.shm.rate_limit import RateLimit
+from ringblk.shm.segment import Segment, SegmentError, is_held
+from ringblk.shm.atomic cimport store_release_32
+from ringblk.shm.crash_point cimport crash_point
+from ringblk.shm.rate_limit cimport RATE_LIMIT_STATE_BYTES
+from ringblk.shm.slot cimport SLOT_ALIGN_BYTES, Range, RequestSlot
+
+SEGMENT_KIND = "stat"
+LAYOUT_VERSION = STATE_LAYOUT_VERSION
+SEGMENT_PREFIX = "ringblk-engine-"
+MAX_QUEUES = QUEUE_LIMIT
+MAX_WORKERS = WORKER_LIMIT
+MAX_SLOTS = 1 << 16
+
+
+assert sizeof(RequestSlot) == SLOT_ALIGN_BYTES, "a slot is two cache lines"
+
+
+cdef size_t _page_up(size_t size_bytes) noexcept:
+    return (size_bytes + 4095) & ~<size_t>4095
+
+
+cdef class StateSegment:
+    """A mapped state segment. `create` for the supervisor; children inherit the object by fork."""
+
+    def __init__(self, segment):
+        self.segment = segment
+        self.view = segment.memory
+        self.header = <StateHeader *>&self.view[0]
+        self.slot_count = self.header.slot_count
+        self.ranges_per_slot = self.header.ranges_per_slot
+        cdef uint8_t *place = &self.view[0] + _page_up(sizeof(StateHeader))
+        self.queues = <QueueState *>place
+        place += _page_up(QUEUE_LIMIT * sizeof(QueueState))
+        self.workers = <WorkerState *>place
+        place += _page_up(WORKER_LIMIT * sizeof(WorkerState))
+        self.slots = <RequestSlot *>place
+        place += _page_up(self.slot_count * sizeof(RequestSlot))
+        self.ring_entries = <uint32_t *>place
+        place += _page_up(<size_t>WORKER_LIMIT * 2 * self.slot_count * sizeof(uint32_t))
+        self.rate_limit_offset = place - &self.view[0]
+        place += _page_up(RATE_LIMIT_STATE_BYTES)
+        self.operations = <OperationStatistics *>place
+        place += _page_up(OPERATION_LIMIT * sizeof(OperationStatistics))
+        self.ranges = <Range *>place
+
+    @staticmethod
+    def size_bytes(uint32_t slot_count, uint32_t ranges_per_slot):
+        """How large a segment for so many slots is."""
+        return (_page_up(sizeof(StateHeader)) + _page_up(QUEUE_LIMIT * sizeof(QueueState))
+                + _page_up(WORKER_LIMIT * sizeof(WorkerState)) + _page_up(slot_count * sizeof(RequestSlot))
+                + _page_up(<size_t>WORKER_LIMIT * 2 * slot_count * sizeof(uint32_t))
+                + _page_up(RATE_LIMIT_STATE_BYTES)
+                + _page_up(OPERATION_LIMIT * sizeof(OperationStatistics))
+                + _page_up(<size_t>slot_count * ranges_per_slot * sizeof(Range)))
+
+    @classmethod
+    def create(cls, str name, uint32_t slot_count, uint32_t queue_size):
+        """Create the named segment with `slot_count` slots (a power of two) for chains of `queue_size`.
+
+        Raises `SegmentError` when there is no room, `ValueError` when the count is not a power of two.
+        """
+        if slot_count & (slot_count - 1) or not 2 <= slot_count <= MAX_SLOTS:
+            raise ValueError(f"slot count {slot_count} is not a power of two from 2 to {MAX_SLOTS}")
+        cdef uint32_t ranges_per_slot = queue_size + RANGE_SLACK
+        segment = Segment.create(name, SEGMENT_KIND, STATE_LAYOUT_VERSION,
+                                 cls.size_bytes(slot_count, ranges_per_slot))
+        cdef uint8_t[::1] view = segment.memory
+        (<StateHeader *>&view[0]).slot_count = slot_count
+        (<StateHeader *>&view[0]).ranges_per_slot = ranges_per_slot
+        return cls(segment)
+
+    @classmethod
+    def attach(cls, str name):
+        """Map a living engine's segment by name, to read it. Raises `SegmentError`."""
+        segment = Segment.attach(name, SEGMENT_KIND, STATE_LAYOUT_VERSION)
+        cdef uint8_t[::1] view = segment.memory
+        cdef StateHeader *header = <StateHeader *>&view[0]
+        if cls.size_bytes(header.slot_count, header.ranges_per_slot) != segment.size_bytes:
+            slot_count = header.slot_count
+            view = None
+            segment.close()
+            raise SegmentError(f"shared memory segment {name} has no room for the {slot_count} slots it names")
+        return cls(segment)
+
+    @property
+    def is_alive(self):
+        """Whether a process of the engine lives; for who has attached to its segment."""
+        return is_held(self.segment.fd)
+
+    @property
+    def name(self):
+        """The segment's name in the system."""
+        return self.segment.name
+
+    def set_device(self, *, capacity_sectors, is_read_only, durable_writes, is_flush_offered, is_discard_offered,
+                   skips_flush=False):
+        """Publish the device as requests are checked against it. The supervisor is the only writer."""
+        self.header.capacity_sectors = capacity_sectors
+        self.header.is_read_only = is_read_only
+        self.header.durable_writes = durable_writes
+        self.header.is_flush_offered = is_flush_offered
+        self.header.is_discard_offered = is_discard_offered
+        self.header.skips_flush = skips_flush
+
+    def set_engine(self, str drive_name, uint32_t supervisor_pid, uint32_t queue_count, uint64_t started_ns):
+        """Say who this engine is. The supervisor is the only writer, here and in the next three."""
+        cdef bytes name = drive_name.encode(errors="surrogateescape")[:DRIVE_NAME_BYTES]
+        memset(self.header.drive_name, 0, DRIVE_NAME_BYTES)
+        memcpy(self.header.drive_name, <const char *>name, len(name))
+        self.header.supervisor_pid = supervisor_pid
+        self.header.queue_count = queue_count
+        self.header.started_ns = started_ns
+
+    def set_image(self, uint64_t device, uint64_t inode):
+        """Say which image this engine uses (engine/image_claim.py)."""
+        self.header.image_device = device
+        self.header.image_inode = inode
+
+    @property
+    def image(self):
+        """What `set_image` was told; (0, 0): there is none."""
+        return self.header.image_device, self.header.image_inode
+
+    def set_dispatcher(self, uint32_t pid, bint is_restart=False):
+        """This process is the dispatcher now (0: there is none), in place of one that died or not."""
+        self.header.dispatcher_pid = pid
+        self.header.dispatcher_restart_count += is_restart
+
+    def set_worker(self, uint32_t worker_index, uint32_t pid, bint is_restart=False):
+        """This process is that worker now (0: there is none), in place of one that died or not."""
+        self.workers[worker_index].pid = pid
+        self.workers[worker_index].restart_count += is_restart
+
+    def set_paused(self, bint is_paused):
+        """Say whether requests are popped at all."""
+        self.header.is_paused = is_paused
+
+    def announce_control(self, int worker_index=-1):
+        """Say that a message waits on a channel: the dispatcher's, or that of a worker.
+
+        Released after the message was sent; pairs with the acquire load in the loops that then read it.
+        """
+        if worker_index < 0:
+            store_release_32(&self.header.control_pending, 1)
+        else:
+            store_release_32(&self.workers[worker_index].control_pending, 1)
+        crash_point("supervisor: message announced")
+
+    @property
+    def rate_limit(self):
+        """The drive's own rate limit."""
+        return RateLimit(self.segment.memory, self.rate_limit_offset)
+
+    def broken_reason(self, uint32_t queue_index):
+        """Why the queue is broken (0: it is not)."""
+        return self.queues[queue_index].is_broken
+
+    def used_count(self, uint32_t queue_index):
+        """Requests that the queue has given back."""
+        return self.queues[queue_index].used_count
+
+    def worker_counters(self, uint32_t worker_index):
+        """Requests done and nanoseconds spent on them by whoever held this worker index."""
+        return self.workers[worker_index].request_count, self.workers[worker_index].busy_ns
+
+    def close(self):
+        """Unmap; the creator removes the name."""
+        self.view = None
+        self.segment.close()

@@ -1,0 +1,311 @@
+# cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True
+"""The device's side of a split virtqueue (virtio 1.2, 2.7).
+
+Guest memory may change under the reader, so each word of it is read once and the copy is checked. What a
+correct driver cannot write (an index out of range, a loop, more chains than entries) marks the queue
+broken; it stays so until it is reset, and nothing more is popped from it. What only makes one request bad
+(an address outside memory, a malformed table) is noted in its slot, for a status byte to say.
+"""
+
+from libc.errno cimport EPROTO
+from libc.stdint cimport uint16_t, uint32_t, uint64_t, uint8_t
+from libc.stdlib cimport free, malloc
+from libc.string cimport memcpy
+
+from ringblk.shm.atomic cimport full_fence, load_acquire_16, load_relaxed_16, store_relaxed_16, store_release_16
+from ringblk.shm.crash_point cimport crash_point
+from ringblk.shm.memory cimport REGION_LIMIT, GuestMemory
+from ringblk.shm.slot cimport Range, RequestSlot
+from ringblk.shm.split_ring cimport (
+    AVAIL_F_NO_INTERRUPT, DESC_F_INDIRECT, DESC_F_NEXT, DESC_F_WRITE, MAX_QUEUE_SIZE, MIN_QUEUE_SIZE,
+    USED_F_NO_NOTIFY, Descriptor, UsedElement, avail_ring_bytes, desc_table_bytes, needs_event, used_ring_bytes,
+)
+
+BROKEN_REASONS = {
+    BROKEN_AVAIL_COUNT: "the avail index is more than the queue size ahead",
+    BROKEN_HEAD_INDEX: "a head index is out of range",
+    BROKEN_HEAD_IN_FLIGHT: "a descriptor chain was offered again while in flight",
+    BROKEN_NEXT_INDEX: "a descriptor's next field is out of range",
+    BROKEN_LOOP: "a descriptor chain loops or is longer than it may be",
+    BROKEN_NESTED: "an indirect descriptor has a next one or stands in an indirect table",
+    BROKEN_INFLIGHT: "the in-flight region contradicts the ring",
+}
+
+
+class RingError(Exception):
+    """A virtqueue's rings are not where they can be: size, alignment or place in guest memory.
+
+    The front end set them up wrongly: refuse its request to start the queue.
+    """
+
+
+cdef class Virtqueue:
+    """One queue, popped and completed by one dispatcher.
+
+    `chain_limit` bounds the descriptors of a chain: the queue size (virtio 1.2, 2.7.5.3.1), or what the
+    device offers (`seg_max` + 2) where that is more, as Linux takes it for indirect tables.
+    """
+
+    def __init__(self, uint16_t queue_index, uint32_t queue_size, GuestMemory memory, uint64_t desc_uva,
+                 uint64_t avail_uva, uint64_t used_uva, bint event_idx, uint32_t chain_limit=0):
+        if not MIN_QUEUE_SIZE <= queue_size <= MAX_QUEUE_SIZE or queue_size & (queue_size - 1):
+            raise RingError(f"queue {queue_index}: size {queue_size} is not a power of two from 2 to 32768")
+        cdef Rings *rings = &self.rings
+        rings.queue_index = queue_index
+        rings.queue_size = queue_size
+        rings.event_idx = event_idx
+        rings.chain_limit = max(queue_size, chain_limit)
+        rings.broken = 0
+        self.memory = memory
+        self.desc_uva = desc_uva
+        self.avail_uva = avail_uva
+        self.used_uva = used_uva
+        self.remap()
+        rings.next_used = rings.published_used = rings.called_used = ring_used_idx(rings)
+
+    def remap(self):
+        """Find the rings in the region table as it is now. Raises `RingError`; they stay where they were then."""
+        cdef Rings *rings = &self.rings
+        cdef uint8_t *desc_table = self.memory.at_uva(self.desc_uva, desc_table_bytes(rings.queue_size))
+        cdef uint8_t *avail_ring = self.memory.at_uva(self.avail_uva, avail_ring_bytes(rings.queue_size))
+        cdef uint8_t *used_ring = self.memory.at_uva(self.used_uva, used_ring_bytes(rings.queue_size))
+        for name, uva, align_bytes, found in (
+            ("descriptor table", self.desc_uva, 16, desc_table != NULL),
+            ("avail ring", self.avail_uva, 2, avail_ring != NULL),
+            ("used ring", self.used_uva, 4, used_ring != NULL),
+        ):
+            where = f"queue {rings.queue_index}: its {name} at {uva:#x}"
+            if not found:
+                raise RingError(f"{where} is not within one memory region")
+            if uva % align_bytes:
+                raise RingError(f"{where} is not aligned to {align_bytes}")
+        rings.desc_table = desc_table
+        rings.avail_ring = avail_ring
+        rings.used_ring = used_ring
+
+    def start(self, uint16_t next_avail):
+        """Go on popping at avail entry `next_avail`."""
+        self.rings.next_avail = next_avail
+
+    @property
+    def used_idx(self):
+        """used.idx as it stands in guest memory."""
+        return ring_used_idx(&self.rings)
+
+    @property
+    def next_avail(self):
+        """The avail entry to be popped next."""
+        return self.rings.next_avail
+
+    @property
+    def queue_size(self):
+        """Entries in each ring."""
+        return self.rings.queue_size
+
+    @property
+    def broken(self):
+        """Why the queue is broken (a key of `BROKEN_REASONS`), 0 while it works."""
+        return self.rings.broken
+
+    def pop(self):
+        """Pop the next chain: `(head_index, flags, readable ranges, writable ranges)`, or None.
+
+        Ranges are `(region_index, offset_bytes, length_bytes)`; flags a set of CHAIN_* bits. None as well
+        when the queue is broken.
+        """
+        cdef RequestSlot slot
+        cdef int head, flags
+        if self.rings.broken or avail_count(&self.rings) <= 0:
+            return None
+        head = peek_head(&self.rings)
+        if head < 0:
+            return None
+        cdef uint32_t room = self.rings.chain_limit + 64
+        cdef Range *ranges = <Range *>malloc(room * sizeof(Range))
+        if ranges == NULL:
+            raise MemoryError
+        try:
+            flags = read_chain(&self.rings, <uint16_t>head, self.memory, &slot, ranges, room)
+            if flags < 0:
+                return None
+            self.rings.next_avail += 1
+            pieces = [(ranges[i].region_index, ranges[i].offset_bytes, ranges[i].length_bytes)
+                      for i in range(slot.readable_count + slot.writable_count)]
+        finally:
+            free(ranges)
+        return head, flags, pieces[: slot.readable_count], pieces[slot.readable_count :]
+
+    def push(self, completions):
+        """Give `(head_index, length_bytes)` pairs back in one batch; True when the driver wants a call."""
+        for head_index, length_bytes in completions:
+            push_used(&self.rings, head_index, length_bytes)
+        publish_used(&self.rings)
+        return needs_call(&self.rings)
+
+    def arm(self):
+        """Ask for a kick at the next chain; True when one is there already."""
+        return arm_kick(&self.rings)
+
+
+cdef uint16_t ring_used_idx(Rings *rings) noexcept nogil:
+    return load_acquire_16(used_word(rings, 1))
+
+
+cdef int set_broken(Rings *rings, uint32_t reason) noexcept nogil:
+    if rings.broken == 0:
+        rings.broken = reason
+    return -EPROTO
+
+
+cdef int avail_count(Rings *rings) noexcept nogil:
+    """Chains offered and not popped; -EPROTO when that is more than there can be."""
+    # Acquire: pairs with the driver's release of avail.idx after its entries and descriptors.
+    cdef uint16_t count = load_acquire_16(avail_word(rings, 1)) - rings.next_avail
+    if count > rings.queue_size:
+        return set_broken(rings, BROKEN_AVAIL_COUNT)
+    return count
+
+
+cdef int peek_head(Rings *rings) noexcept nogil:
+    """The head index at `next_avail` (there must be one); -EPROTO when it is out of range."""
+    cdef uint16_t head = load_relaxed_16(avail_word(rings, 2 + (rings.next_avail & (rings.queue_size - 1))))
+    if head >= rings.queue_size:
+        return set_broken(rings, BROKEN_HEAD_INDEX)
+    return head
+
+
+cdef int read_chain(Rings *rings, uint16_t head_index, GuestMemory memory, RequestSlot *slot, Range *ranges,
+                    uint32_t room) noexcept nogil:
+    """Copy and resolve a chain into `ranges`: readable pieces, then writable ones, counted in the slot.
+
+    The last writable byte, where there is one in the guest's memory, becomes the slot's status byte.
+    Returns 0, a set of ChainFlags when the request is bad, or -EPROTO when the queue is broken.
+    """
+    cdef uint32_t budget = rings.chain_limit
+    cdef int flags
+    slot.readable_count = 0
+    slot.writable_count = 0
+    slot.has_status = False
+    flags = _read_table(rings, <Descriptor *>rings.desc_table, 0, rings.queue_size, head_index, memory, slot, ranges,
+                        room, &budget, False)
+    if slot.has_status and memory.translate(rings.last_writable_gpa, 1, &slot.status_range, 1) != 1:
+        slot.has_status = False
+    return flags
+
+
+cdef int _read_table(Rings *rings, Descriptor *table, uint64_t table_gpa, uint32_t table_size, uint32_t first,
+                     GuestMemory memory, RequestSlot *slot, Range *ranges, uint32_t room, uint32_t *budget,
+                     bint is_indirect) noexcept nogil:
+    """Follow a chain through one table; `table` is NULL for one that straddles memory regions."""
+    cdef Descriptor entry
+    cdef uint32_t index = first, used_room
+    cdef int flags = 0, count
+    while True:
+        if budget[0] == 0:
+            return set_broken(rings, BROKEN_LOOP)
+        budget[0] -= 1
+        # The one read; what is checked is the copy.
+        if table != NULL:
+            memcpy(&entry, table + index, sizeof(Descriptor))
+        elif not _gather(memory, table_gpa + index * sizeof(Descriptor), &entry):
+            return flags | CHAIN_BAD_ADDRESS
+        if entry.flags & DESC_F_INDIRECT:
+            if is_indirect or entry.flags & DESC_F_NEXT:
+                return set_broken(rings, BROKEN_NESTED)
+            count = _read_indirect(rings, &entry, memory, slot, ranges, room, budget)
+            return count if count < 0 else flags | count
+        used_room = slot.readable_count + slot.writable_count
+        count = memory.translate(entry.gpa, entry.length_bytes, ranges + used_room, <int>(room - used_room))
+        if entry.flags & DESC_F_WRITE and entry.length_bytes:
+            rings.last_writable_gpa = entry.gpa + entry.length_bytes - 1
+            slot.has_status = True
+        if count < 0:
+            flags |= CHAIN_BAD_ADDRESS
+        elif entry.flags & DESC_F_WRITE:
+            slot.writable_count += count
+        else:
+            if slot.writable_count:
+                flags |= CHAIN_BAD_ORDER
+            slot.readable_count += count
+        if not entry.flags & DESC_F_NEXT:
+            return flags
+        if entry.next >= table_size:
+            return set_broken(rings, BROKEN_NEXT_INDEX)
+        index = entry.next
+
+
+cdef int _read_indirect(Rings *rings, Descriptor *entry, GuestMemory memory, RequestSlot *slot, Range *ranges,
+                        uint32_t room, uint32_t *budget) noexcept nogil:
+    cdef Range places[REGION_LIMIT]
+    cdef Descriptor *table = NULL
+    cdef int count
+    cdef uint32_t table_size = entry.length_bytes // <uint32_t>sizeof(Descriptor)
+    if table_size == 0 or entry.length_bytes % sizeof(Descriptor) or table_size > MAX_QUEUE_SIZE:
+        return CHAIN_BAD_ADDRESS
+    count = memory.translate(entry.gpa, entry.length_bytes, places, REGION_LIMIT)
+    if count < 0:
+        return CHAIN_BAD_ADDRESS
+    if count == 1:
+        table = <Descriptor *>memory.pointer(places)
+    budget[0] += 1   # the descriptor that refers to the table is none of the chain's buffers
+    return _read_table(rings, table, entry.gpa, table_size, 0, memory, slot, ranges, room, budget, True)
+
+
+cdef bint _gather(GuestMemory memory, uint64_t gpa, Descriptor *entry) noexcept nogil:
+    """Copy a descriptor that may be cut by the end of a region; False when it is outside guest memory."""
+    cdef Range pieces[16]   # a byte each at worst
+    cdef uint8_t *target = <uint8_t *>entry
+    cdef int index, count = memory.translate(gpa, sizeof(Descriptor), pieces, 16)
+    for index in range(count):
+        memcpy(target, memory.pointer(pieces + index), pieces[index].length_bytes)
+        target += pieces[index].length_bytes
+    return count > 0
+
+
+cdef void push_used(Rings *rings, uint16_t head_index, uint32_t length_bytes) noexcept nogil:
+    """Write a used element; the driver sees it with the next `publish_used`."""
+    cdef UsedElement *element = (<UsedElement *>(rings.used_ring + 4)
+                                 + (rings.next_used & (rings.queue_size - 1)))
+    element.head_index = head_index
+    element.length_bytes = length_bytes
+    crash_point("ring: used element written")
+    rings.next_used += 1
+
+
+cdef void publish_used(Rings *rings) noexcept nogil:
+    """Move used.idx over all pushed elements."""
+    # Release: pairs with the driver's acquire of used.idx before it reads elements and data.
+    store_release_16(used_word(rings, 1), rings.next_used)
+    crash_point("ring: used index published")
+    rings.published_used = rings.next_used
+
+
+cdef bint needs_call(Rings *rings) noexcept nogil:
+    """Whether the driver wants a call for what was published since this was last asked (2.7.7)."""
+    cdef uint16_t old_used = rings.called_used
+    rings.called_used = rings.published_used
+    # Full fence: used.idx before used_event or flags; pairs with the driver's between writing
+    # used_event and its last look at used.idx.
+    full_fence()
+    if rings.event_idx:
+        return needs_event(load_relaxed_16(avail_word(rings, 2 + rings.queue_size)), rings.published_used, old_used)
+    return not load_relaxed_16(avail_word(rings, 0)) & AVAIL_F_NO_INTERRUPT
+
+
+cdef bint arm_kick(Rings *rings) noexcept nogil:
+    """Ask the driver for a kick at the next chain; True when there already is one (2.7.10)."""
+    if rings.event_idx:
+        store_relaxed_16(used_word(rings, 2 + 4 * rings.queue_size), rings.next_avail)
+    else:
+        store_relaxed_16(used_word(rings, 0), 0)
+    crash_point("ring: kick asked for")
+    # Full fence: avail_event before avail.idx; pairs with the driver's between moving avail.idx and
+    # reading avail_event.
+    full_fence()
+    return load_acquire_16(avail_word(rings, 1)) != rings.next_avail
+
+
+cdef void disarm_kick(Rings *rings) noexcept nogil:
+    """Ask for no kicks while the rings are watched anyway; with EVENT_IDX an old avail_event does it."""
+    if not rings.event_idx:
+        store_relaxed_16(used_word(rings, 0), USED_F_NO_NOTIFY)
