@@ -1,0 +1,191 @@
+"""A whole block device in this process: the real dispatch loop on a mock driver's queue, no worker.
+
+For tests of what a request does: a request costs microseconds here. Guest memory is made of adjacent regions
+that are cut at odd places, so that buffers, tables and status bytes straddle them.
+"""
+
+import itertools
+import mmap
+import os
+import uuid
+from collections.abc import Sequence
+from types import TracebackType
+
+from ringblk.engine.dispatch_loop import BROKEN, DispatchLoop
+from ringblk.engine.handover import Handover
+from ringblk.engine.idle_poll import IdlePoll
+from ringblk.engine.inline_gate import InlineGate
+from ringblk.engine.io_plan import EVERYTHING_NS
+from ringblk.engine.queue_table import QueueTable
+from ringblk.engine.recovery import Recovery
+from ringblk.engine.throttle import Throttle
+from ringblk.shm.inflight import InflightQueue, queue_region_bytes
+from ringblk.shm.memory import GuestMemory
+from ringblk.shm.region import MemoryRegion
+from ringblk.shm.state import StateSegment
+from ringblk.shm.virtqueue import Virtqueue
+from ringblk.workers.block_executor import BlockExecutor
+from ringblk.workers.block_parser import BlockParser
+from ringblk.workers.native_backend import NativeBackend
+from tests.mock_driver import MockDriver
+
+GPA = 0x4000_0000
+UVA_OFFSET = 0x7000_0000_0000
+PAGE = mmap.PAGESIZE
+OK, IOERR, UNSUPP = 0, 1, 2
+IN, OUT, FLUSH, GET_ID, DISCARD, WRITE_ZEROES = 0, 1, 4, 8, 11, 13
+
+
+class GuestRam:
+    """One memfd, shown to the device as adjacent regions that end at the given offsets."""
+
+    def __init__(self, size_bytes: int, cuts: Sequence[int] = ()) -> None:
+        self.fd = os.memfd_create("guest-ram")
+        os.ftruncate(self.fd, size_bytes)
+        self.mapping = mmap.mmap(self.fd, size_bytes)
+        self.view = memoryview(self.mapping)
+        edges = [0, *sorted(cuts), size_bytes]
+        self.regions = [
+            MemoryRegion(GPA + start, end - start, GPA + start + UVA_OFFSET, start)
+            for start, end in itertools.pairwise(edges)
+        ]
+
+    def guest_memory(self) -> GuestMemory:
+        memory = GuestMemory()
+        for region_index, region in enumerate(self.regions):
+            memory.add(region_index, region, self.fd, region_index + 1)
+        return memory
+
+    def close(self) -> None:
+        self.view.release()
+        self.mapping.close()
+        os.close(self.fd)
+
+
+class InlineDevice:
+    """A block device on `backend` with one queue, driven by `driver`; requests run when `run` is called."""
+
+    def __init__(
+        self,
+        backend: NativeBackend,
+        *,
+        queue_size: int = 16,
+        event_idx: bool = False,
+        chain_limit: int = 128,
+        ram_bytes: int = 1 << 20,
+        cuts: Sequence[int] = (),
+        drive_id: bytes = b"drive",
+        is_read_only: bool = False,
+        durable_writes: bool = False,
+        is_flush_offered: bool = True,
+        is_discard_offered: bool = True,
+    ) -> None:
+        self.ram = GuestRam(ram_bytes, cuts)
+        self.driver = MockDriver(self.ram.view, GPA, queue_size, event_idx=event_idx)
+        self.state = StateSegment.create(f"ringblk-test-{uuid.uuid4().hex}", 64, chain_limit)
+        self.state.set_device(
+            capacity_sectors=backend.size_bytes // 512,
+            is_read_only=is_read_only,
+            durable_writes=durable_writes,
+            is_flush_offered=is_flush_offered,
+            is_discard_offered=is_discard_offered,
+        )
+        self.memory = self.ram.guest_memory()
+        self.executor = BlockExecutor(self.state, self.memory, backend, drive_id)
+        self._eventfd = os.eventfd(0, os.EFD_NONBLOCK)
+        self.kick_fd = os.eventfd(0, os.EFD_NONBLOCK)
+        self.call_fd = os.eventfd(0, os.EFD_NONBLOCK)
+        self.table = QueueTable(self.state, self._eventfd)
+        self.loop = DispatchLoop(
+            self.state,
+            self.memory,
+            BlockParser(self.state, self.memory, backend.block_size_bytes),
+            self.executor,
+            Handover(self.state),
+            self.table,
+            Throttle(self.state, self.state.rate_limit, False),
+            InlineGate(EVERYTHING_NS),
+            IdlePoll(0),
+        )
+        Recovery(self.loop).take_over(False)  # every slot is free
+        self.loop.reports_progress = True
+        driver = self.driver
+        self.virtqueue = Virtqueue(
+            0,
+            queue_size,
+            self.memory,
+            driver.desc_gpa + UVA_OFFSET,
+            driver.avail_gpa + UVA_OFFSET,
+            driver.used_gpa + UVA_OFFSET,
+            event_idx,
+            chain_limit,
+        )
+        self.inflight = InflightQueue(bytearray(queue_region_bytes(queue_size)), 0, queue_size)
+        self.inflight.recover(self.virtqueue.used_idx)
+        self.virtqueue.start(self.virtqueue.used_idx)
+        self.loop.add_queue(0, self.virtqueue, self.inflight, self.kick_fd, self.call_fd, True)
+
+    def run(self) -> list[tuple[int, int]]:
+        """Let the device serve what was offered; (head, used length) of what came back. Broken: what did."""
+        offered = (self.driver.avail_idx - self.driver.next_used) & 0xFFFF
+        used: list[tuple[int, int]] = []
+        while len(used) < offered:
+            event = self.loop.run()
+            used += self.driver.used()
+            self.executor.take_error()
+            if event == BROKEN:
+                break
+        return used
+
+    def request(
+        self,
+        request_type: int,
+        sector: int = 0,
+        *,
+        data: bytes = b"",
+        read_bytes: int = 0,
+        cuts: Sequence[int] = (),
+        indirect: bool | int = False,
+    ) -> tuple[int, int, bytes]:
+        """Send one request cut into descriptors at these places of the whole; status, used length, data."""
+        readable = request_type.to_bytes(4, "little") + bytes(4) + sector.to_bytes(8, "little") + data
+        driver = self.driver
+        driver.forget_places()
+        readable_gpa = driver.place(readable, 1)
+        writable_gpa = driver.place(b"\xaa" * read_bytes + b"\xff", 1)
+        pieces = cut_pieces(
+            [(readable_gpa, len(readable), False), (writable_gpa, read_bytes + 1, True)], cuts
+        )
+        if not isinstance(indirect, bool):
+            indirect = min(indirect, len(pieces) - 1)  # an empty table is no table
+        driver.offer(driver.make_chain(pieces, indirect=indirect))
+        ((_, used_length),) = self.run()
+        written = driver.read(writable_gpa, read_bytes + 1)
+        return written[-1], used_length, written[:-1]
+
+    def close(self) -> None:
+        self.table.remove_queue(0)
+        self.state.close()
+        for fd in (self._eventfd, self.kick_fd, self.call_fd):
+            os.close(fd)
+        self.ram.close()
+
+    def __enter__(self) -> "InlineDevice":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+def cut_pieces(pieces: Sequence[tuple[int, int, bool]], cuts: Sequence[int]) -> list[tuple[int, int, bool]]:
+    """The pieces, cut further at these offsets from the beginning of the first."""
+    done: list[tuple[int, int, bool]] = []
+    start = 0
+    for gpa, length, writable in pieces:
+        inner = sorted({cut - start for cut in cuts if start < cut < start + length})
+        edges = [0, *inner, length]
+        done += [(gpa + low, high - low, writable) for low, high in itertools.pairwise(edges)]
+        start += length
+    return done

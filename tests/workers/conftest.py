@@ -1,0 +1,62 @@
+"""Files, file systems and devices to keep a drive on."""
+
+import os
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+
+@pytest.fixture
+def shm_path() -> Iterator[Path]:
+    """A directory on a tmpfs."""
+    with tempfile.TemporaryDirectory(dir="/dev/shm", prefix="ringblk-test-") as directory:
+        yield Path(directory)
+
+
+@pytest.fixture
+def mount(tmp_path: Path) -> Iterator[Callable[..., Path]]:
+    """Mount a file system: mount("tmpfs", "size=64k") gives its directory. Needs root."""
+    points: list[Path] = []
+
+    def mount_one(kind: str, options: str = "rw") -> Path:
+        point = tmp_path / f"mount-{len(points)}"
+        point.mkdir()
+        command = ["mount", "-t", kind, "-o", options, kind, str(point)]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        if done.returncode:
+            pytest.skip(f"can't mount {kind}: {done.stderr.strip()}")
+        points.append(point)
+        return point
+
+    yield mount_one
+    for point in points:
+        subprocess.run(["umount", str(point)], check=True)
+
+
+@pytest.fixture
+def loop_device(shm_path: Path) -> Iterator[Callable[[int, int], Path]]:
+    """Make a loop device of so many bytes and with such logical blocks. Needs root and loop devices."""
+    devices: list[str] = []
+
+    def make(size_bytes: int, block_bytes: int) -> Path:
+        if os.geteuid() != 0 or not Path("/dev/loop-control").exists() or not shutil.which("losetup"):
+            pytest.skip("needs root, losetup and loop devices")
+        image = shm_path / f"loop-{len(devices)}.img"
+        with image.open("wb") as file:
+            file.truncate(size_bytes)
+        command = ["losetup", "--find", "--show", f"--sector-size={block_bytes}", str(image)]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        if done.returncode:
+            pytest.skip(f"can't set up a loop device: {done.stderr.strip()}")
+        devices.append(done.stdout.strip())
+        # A read-only flag of an earlier use outlives that use.
+        subprocess.run(["blockdev", "--setrw", devices[-1]], check=True)
+        return Path(devices[-1])
+
+    yield make
+    for device in devices:
+        subprocess.run(["losetup", "--detach", device], check=True)

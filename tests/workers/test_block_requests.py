@@ -1,0 +1,378 @@
+"""Block requests from chain to status byte, on the real dispatch loop and parser (virtio 1.2, 5.2.6)."""
+
+import random
+import struct
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Required, TypeAlias, TypedDict
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from ringblk.workers.file_backend import FileBackend
+from ringblk.workers.memory_backend import MemoryBackend
+from ringblk.workers.python_backend import PythonBackend
+from tests.inline_device import (
+    DISCARD,
+    FLUSH,
+    GET_ID,
+    GPA,
+    IN,
+    IOERR,
+    OK,
+    OUT,
+    UNSUPP,
+    WRITE_ZEROES,
+    InlineDevice,
+    cut_pieces,
+)
+
+DISK_BYTES = 1 << 18
+SECTORS = DISK_BYTES // 512
+RAM_CUTS = (0x8001, 0x8003, 0x8200, 0x9001, 0xA0FF, 0x20001)
+UNMAP = 1
+
+
+def new_disk() -> tuple[MemoryBackend, bytearray]:
+    backend = MemoryBackend(DISK_BYTES)
+    content = random.Random(3).randbytes(DISK_BYTES)
+    backend.write_at(0, content)
+    return backend, bytearray(content)
+
+
+def content_of(backend: MemoryBackend) -> bytes:
+    buffer = bytearray(DISK_BYTES)
+    backend.read_at(0, buffer)
+    return bytes(buffer)
+
+
+def segments(*parts: tuple[int, int, int]) -> bytes:
+    return b"".join(struct.pack("<QII", *part) for part in parts)
+
+
+Disk: TypeAlias = tuple[InlineDevice, bytearray, MemoryBackend]
+
+
+@pytest.fixture
+def disk() -> Iterator[Disk]:
+    backend, content = new_disk()
+    with InlineDevice(backend) as device:
+        yield device, content, backend
+
+
+# Chain shapes: header, data and status may be cut anywhere, and lie anywhere in cut guest memory.
+
+
+class Shape(TypedDict):
+    """How a chain is laid out."""
+
+    seed: int
+    indirect: bool | int
+    cuts: list[int]
+    skip: int
+
+
+SHAPES = st.fixed_dictionaries(
+    {
+        "seed": st.integers(0, 1 << 32),
+        "indirect": st.sampled_from([False, True, 0, 1, 2]),
+        "cuts": st.lists(st.integers(1, 4200), max_size=12),
+        "skip": st.integers(0, 4200),
+    }
+)
+
+
+@settings(max_examples=150, deadline=None)
+@given(shape=SHAPES, sector=st.integers(0, SECTORS - 8), num_sectors=st.integers(0, 8), writes=st.booleans())
+def test_reads_and_writes_in_any_shape(shape: Shape, sector: int, num_sectors: int, writes: bool) -> None:
+    backend, content = new_disk()
+    data = random.Random(shape["seed"]).randbytes(512 * num_sectors)
+    start, end = 512 * sector, 512 * (sector + num_sectors)
+    with InlineDevice(backend, queue_size=32, cuts=RAM_CUTS) as device:
+        device.driver.places_gpa = GPA + 0x7000 + shape["skip"]
+        indirect = shape["indirect"]
+        if writes:
+            status, used_length, _ = device.request(
+                OUT, sector, data=data, cuts=shape["cuts"], indirect=indirect
+            )
+            content[start:end] = data
+            assert (status, used_length) == (OK, 1)
+        else:
+            status, used_length, found = device.request(
+                IN, sector, read_bytes=len(data), cuts=shape["cuts"], indirect=indirect
+            )
+            assert (status, used_length) == (OK, len(data) + 1)
+            assert found == content[start:end]
+    assert content_of(backend) == content
+
+
+@settings(max_examples=40, deadline=None)
+@given(shape=SHAPES, room=st.integers(20, 40), drive_id=st.binary(max_size=30))
+def test_get_id_is_20_bytes_padded_and_cut(shape: Shape, room: int, drive_id: bytes) -> None:
+    with InlineDevice(MemoryBackend(4096), queue_size=32, cuts=RAM_CUTS, drive_id=drive_id) as device:
+        device.driver.places_gpa = GPA + 0x7000 + shape["skip"]
+        cuts = [cut % 64 for cut in shape["cuts"]]
+        status, used_length, found = device.request(
+            GET_ID, read_bytes=room, cuts=cuts, indirect=shape["indirect"]
+        )
+        assert (status, used_length) == (OK, 21)
+        assert found[:20] == drive_id[:20].ljust(20, b"\0")
+        assert found[20:] == b"\xaa" * (room - 20)
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    shape=SHAPES,
+    parts=st.lists(
+        st.tuples(st.integers(0, SECTORS - 64), st.integers(0, 64), st.sampled_from([0, UNMAP])),
+        min_size=1,
+        max_size=16,
+    ),
+)
+def test_write_zeroes_in_any_shape(shape: Shape, parts: list[tuple[int, int, int]]) -> None:
+    backend, content = new_disk()
+    with InlineDevice(backend, queue_size=32, cuts=RAM_CUTS) as device:
+        device.driver.places_gpa = GPA + 0x7000 + shape["skip"]
+        cuts = [cut % 300 for cut in shape["cuts"]]
+        answer = device.request(WRITE_ZEROES, data=segments(*parts), cuts=cuts, indirect=shape["indirect"])
+        assert answer == (OK, 1, b"")
+    for sector, num_sectors, _ in parts:
+        content[512 * sector : 512 * (sector + num_sectors)] = bytes(512 * num_sectors)
+    assert content_of(backend) == content
+
+
+def test_flush_and_discard(disk: Disk) -> None:
+    device, content, backend = disk
+    assert device.request(FLUSH) == (OK, 1, b"")
+    assert device.request(DISCARD, data=segments((8, 8, 0), (64, 64, 0)), cuts=[5, 20, 31]) == (OK, 1, b"")
+    kept = content_of(backend)
+    assert kept[: 8 * 512] == content[: 8 * 512]
+    assert kept[128 * 512 :] == content[128 * 512 :]
+
+
+# What is refused, with which status; nothing is read or written then.
+
+
+class Request(TypedDict, total=False):
+    """What a request is made of."""
+
+    request_type: Required[int]
+    sector: int
+    data: bytes
+    read_bytes: int
+
+
+BAD_REQUESTS: dict[str, tuple[Request, int]] = {
+    "unknown type": ({"request_type": 3}, UNSUPP),
+    "legacy scsi": ({"request_type": 2, "data": bytes(64)}, UNSUPP),
+    "secure erase": ({"request_type": 14, "data": segments((0, 8, 0))}, UNSUPP),
+    "largest type": ({"request_type": 0xFFFFFFFF}, UNSUPP),
+    "read past the end": ({"request_type": IN, "sector": SECTORS - 1, "read_bytes": 1024}, IOERR),
+    "read at the end": ({"request_type": IN, "sector": SECTORS, "read_bytes": 512}, IOERR),
+    "write past the end": ({"request_type": OUT, "sector": SECTORS - 1, "data": bytes(1024)}, IOERR),
+    "read whose end overflows": ({"request_type": IN, "sector": (1 << 64) - 1, "read_bytes": 1024}, IOERR),
+    "write whose end overflows": ({"request_type": OUT, "sector": (1 << 64) - 1, "data": bytes(1024)}, IOERR),
+    "sector whose offset overflows": ({"request_type": OUT, "sector": 1 << 55, "data": bytes(512)}, IOERR),
+    "read of a part of a sector": ({"request_type": IN, "read_bytes": 511}, IOERR),
+    "read of a sector and a byte": ({"request_type": IN, "read_bytes": 513}, IOERR),
+    "write of a part of a sector": ({"request_type": OUT, "data": bytes(100)}, IOERR),
+    "write of a sector and a byte": ({"request_type": OUT, "data": bytes(513)}, IOERR),
+    "id into 19 bytes": ({"request_type": GET_ID, "read_bytes": 19}, IOERR),
+    "discard of no segment": ({"request_type": DISCARD}, IOERR),
+    "discard of half a segment": ({"request_type": DISCARD, "data": segments((0, 8, 0))[:8]}, IOERR),
+    "discard with unmap": ({"request_type": DISCARD, "data": segments((0, 8, UNMAP))}, UNSUPP),
+    "discard with an unknown flag": ({"request_type": DISCARD, "data": segments((0, 8, 2))}, UNSUPP),
+    "zeroes with an unknown flag": ({"request_type": WRITE_ZEROES, "data": segments((0, 8, 2))}, UNSUPP),
+    "zeroes, the second past the end": (
+        {"request_type": WRITE_ZEROES, "data": segments((0, 8, 0), (SECTORS, 1, 0))},
+        IOERR,
+    ),
+    "zeroes, the second with a bad flag": (
+        {"request_type": WRITE_ZEROES, "data": segments((0, 8, 0), (8, 1, 4))},
+        UNSUPP,
+    ),
+    "zeroes whose end overflows": (
+        {"request_type": WRITE_ZEROES, "data": segments(((1 << 64) - 1, 8, 0))},
+        IOERR,
+    ),
+    "a segment that is too long": ({"request_type": WRITE_ZEROES, "data": segments((0, 0x400000, 0))}, IOERR),
+    "17 segments": ({"request_type": WRITE_ZEROES, "data": segments(*[(0, 1, 0)] * 17)}, IOERR),
+}
+
+
+@pytest.mark.parametrize(("request_and_status"), BAD_REQUESTS.values(), ids=BAD_REQUESTS)
+def test_a_bad_request_gets_its_status_and_does_nothing(
+    disk: Disk, request_and_status: tuple[Request, int]
+) -> None:
+    device, content, backend = disk
+    request, expected = request_and_status
+    status, used_length, found = device.request(**request)
+    assert (status, used_length) == (expected, 1)
+    assert found == b"\xaa" * len(found)
+    assert content_of(backend) == content
+    assert device.request(IN, read_bytes=512) == (OK, 513, bytes(content[:512]))
+
+
+@pytest.mark.parametrize(
+    "request_type_and_data",
+    [(OUT, bytes(512)), (DISCARD, segments((0, 8, 0))), (WRITE_ZEROES, segments((0, 8, 0)))],
+    ids=["write", "discard", "write zeroes"],
+)
+def test_a_read_only_drive_is_not_changed(request_type_and_data: tuple[int, bytes]) -> None:
+    backend, content = new_disk()
+    request_type, data = request_type_and_data
+    with InlineDevice(backend, is_read_only=True) as device:
+        assert device.request(request_type, data=data) == (IOERR, 1, b"")
+        assert device.request(IN, read_bytes=512) == (OK, 513, bytes(content[:512]))
+        assert device.request(FLUSH) == (OK, 1, b"")
+    assert content_of(backend) == content
+
+
+@pytest.mark.parametrize("request_type", [FLUSH, DISCARD, WRITE_ZEROES])
+def test_what_is_not_offered_is_unsupported(request_type: int) -> None:
+    data = b"" if request_type == FLUSH else segments((0, 8, 0))
+    with InlineDevice(MemoryBackend(DISK_BYTES), is_flush_offered=False, is_discard_offered=False) as device:
+        assert device.request(request_type, data=data) == (UNSUPP, 1, b"")
+
+
+# Chains that are no request.
+
+READABLE, WRITABLE, OUTSIDE = GPA + 0x8000, GPA + 0x9000, GPA + (1 << 30)
+HEADER_PIECE, DATA_PIECE, STATUS_PIECE = (
+    (READABLE, 16, False),
+    (WRITABLE, 512, True),
+    (WRITABLE + 512, 1, True),
+)
+BadChain: TypeAlias = tuple[list[tuple[int, int, bool]], int, int | None]  # pieces, used length, status
+BAD_CHAINS: dict[str, BadChain] = {
+    "nothing writable": ([HEADER_PIECE], 0, None),
+    "an empty writable piece": ([HEADER_PIECE, (WRITABLE + 512, 0, True)], 0, None),
+    "status outside memory": ([HEADER_PIECE, DATA_PIECE, (OUTSIDE, 1, True)], 0, None),
+    "everything outside memory": ([(OUTSIDE, 16, False), (OUTSIDE + 16, 1, True)], 0, None),
+    "no header": ([STATUS_PIECE], 1, IOERR),
+    "15 bytes of header": ([(READABLE, 15, False), DATA_PIECE, STATUS_PIECE], 1, IOERR),
+    "header outside memory": ([(OUTSIDE, 16, False), DATA_PIECE, STATUS_PIECE], 1, IOERR),
+    "data outside memory": ([HEADER_PIECE, (OUTSIDE, 512, True), STATUS_PIECE], 1, IOERR),
+    "data over the end of memory": ([HEADER_PIECE, (GPA + 0xFFF00, 512, True), STATUS_PIECE], 1, IOERR),
+    "an address that overflows": ([HEADER_PIECE, ((1 << 64) - 256, 512, True), STATUS_PIECE], 1, IOERR),
+    "readable after writable": ([HEADER_PIECE, DATA_PIECE, (READABLE, 16, False), STATUS_PIECE], 1, IOERR),
+}
+
+
+@pytest.mark.parametrize("indirect", [False, True])
+@pytest.mark.parametrize("case", BAD_CHAINS.values(), ids=BAD_CHAINS)
+def test_a_chain_that_is_no_request(disk: Disk, case: BadChain, indirect: bool) -> None:
+    device, content, _ = disk
+    pieces, expected_length, expected_status = case
+    driver = device.driver
+    driver.write(READABLE, struct.pack("<IIQ", IN, 0, 0))
+    driver.write(WRITABLE, b"\xee" * 513)
+    driver.next_place = GPA + 0x10000
+    driver.offer(driver.make_chain(pieces, indirect=indirect))
+    assert device.run() == [(0, expected_length)]
+    assert driver.read(WRITABLE, 512) == b"\xee" * 512
+    if expected_status is not None:
+        assert driver.read(WRITABLE + 512, 1) == bytes([expected_status])
+    assert device.virtqueue.broken == 0
+    assert device.request(IN, read_bytes=512) == (OK, 513, bytes(content[:512]))
+
+
+@pytest.mark.parametrize(
+    ("length", "where"), [(0, READABLE), (15, READABLE), (17, READABLE), (16, OUTSIDE), (16 * 40000, GPA)]
+)
+def test_an_indirect_table_that_is_none_is_one_bad_request(disk: Disk, length: int, where: int) -> None:
+    device, content, _ = disk
+    device.driver.descriptor(3, where, length, 4)
+    device.driver.offer(3)
+    assert device.run() == [(3, 0)]
+    assert device.virtqueue.broken == 0
+    assert device.request(IN, read_bytes=512) == (OK, 513, bytes(content[:512]))
+
+
+def test_status_in_the_last_byte_of_the_data_descriptor(disk: Disk) -> None:
+    device, content, _ = disk
+    driver = device.driver
+    header = driver.place(struct.pack("<IIQ", IN, 0, 4))
+    buffer = driver.place(b"\xff" * 1025)
+    driver.offer(driver.make_chain([(header, 16, False), (buffer, 1025, True)]))
+    assert device.run() == [(0, 1025)]
+    assert driver.read(buffer, 1025) == content[2048:3072] + b"\0"
+
+
+def test_a_batch_is_served_in_one_go_and_called_once(disk: Disk) -> None:
+    device, content, _ = disk
+    driver = device.driver
+    places = []
+    for number in range(5):
+        header = driver.place(struct.pack("<IIQ", IN, 0, number))
+        buffer = driver.reserve(513)
+        places.append((buffer, number))
+        driver.make_chain([(header, 16, False), (buffer, 513, True)], indices=[2 * number, 2 * number + 1])
+    driver.offer(*(2 * number for _, number in places))
+    assert sorted(device.run()) == [(2 * number, 513) for _, number in places]
+    for buffer, number in places:
+        assert driver.read(buffer, 513) == content[512 * number : 512 * (number + 1)] + b"\0"
+
+
+# Host errors, and direct I/O on odd addresses.
+
+
+class Failing:
+    """A backend whose every request raises."""
+
+    size_bytes = DISK_BYTES
+    read_only = False
+
+    def read_at(self, offset_bytes: int, buffer: memoryview) -> None:
+        raise RuntimeError("no such luck")
+
+    def write_at(self, offset_bytes: int, buffer: memoryview) -> None:
+        raise OSError(28, "full")
+
+    def flush(self) -> None:
+        raise ValueError("not now")
+
+
+def test_what_a_backend_raises_is_ioerr() -> None:
+    with InlineDevice(PythonBackend(Failing())) as device:
+        assert device.request(IN, read_bytes=512)[:2] == (IOERR, 1)
+        assert device.request(OUT, data=bytes(512))[:2] == (IOERR, 1)
+        assert device.request(FLUSH)[:2] == (IOERR, 1)
+        assert device.request(GET_ID, read_bytes=20)[0] == OK
+
+
+@settings(max_examples=60, deadline=None)
+@given(shape=SHAPES, sector=st.integers(0, 64), num_sectors=st.integers(1, 8), writes=st.booleans())
+def test_direct_io_with_buffers_at_odd_addresses(
+    tmp_path_factory: pytest.TempPathFactory, shape: Shape, sector: int, num_sectors: int, writes: bool
+) -> None:
+    content = bytearray(random.Random(4).randbytes(1 << 16))
+    path = Path("/dev/shm") / tmp_path_factory.mktemp("direct").name
+    path.write_bytes(content)
+    data = random.Random(shape["seed"]).randbytes(512 * num_sectors)
+    start, end = 512 * sector, 512 * (sector + num_sectors)
+    try:
+        backend = FileBackend(path, direct="on")
+        assert backend.direct
+        with InlineDevice(backend, queue_size=32, cuts=RAM_CUTS) as device:
+            device.driver.places_gpa = GPA + 0x7000 + shape["skip"]
+            if writes:
+                assert device.request(OUT, sector, data=data, cuts=shape["cuts"]) == (OK, 1, b"")
+                content[start:end] = data
+            else:
+                answer = device.request(IN, sector, read_bytes=len(data), cuts=shape["cuts"])
+                assert answer == (OK, len(data) + 1, bytes(content[start:end]))
+        backend.close()
+        assert path.read_bytes() == content
+    finally:
+        path.unlink()
+
+
+def test_cut_pieces_cuts_and_keeps_everything() -> None:
+    assert cut_pieces([(100, 10, False), (500, 5, True)], [3, 10, 12, 99]) == [
+        (100, 3, False),
+        (103, 7, False),
+        (500, 2, True),
+        (502, 3, True),
+    ]

@@ -1,0 +1,47 @@
+"""What a block backend is: where a drive's bytes are kept.
+
+`BlockBackend` is all that a user's own class has to offer; `ringblk.workers.backend_loader` finds it by
+name. The backends that come with ringblk are compiled (`native_backend.pyx`) and fulfil it too.
+"""
+
+from typing import Protocol, runtime_checkable
+
+
+class BackendError(Exception):
+    """A backend can't be had as asked for. The message is one line that names it; show it and end."""
+
+
+@runtime_checkable
+class BlockBackend(Protocol):
+    """A drive's storage, as the engine calls it.
+
+    The object is made once, before the workers are forked; every worker then works on its own copy of
+    it, several at a time. What they are to share must lie outside of the process (a file, a server) or
+    in shared memory (`mmap.mmap(-1, size)`). Offsets and sizes are in bytes, mostly multiples of 512;
+    everything asked for lies within `size_bytes`.
+
+    A buffer is a piece of guest memory, valid only until the method returns: fill it or copy from it,
+    don't keep it. An exception becomes an I/O error for the guest and a log line.
+
+    Three more methods are used where they exist:
+    `discard(offset_bytes: int, size_bytes: int) -> None`, the guest no longer needs this range;
+    `write_zeroes(offset_bytes: int, size_bytes: int) -> None`, else zeroes go through `write_at`;
+    `start_worker() -> None`, called once in each worker before its first request.
+    """
+
+    @property
+    def size_bytes(self) -> int:
+        """How large the drive is: a multiple of 512, and not 0."""
+
+    @property
+    def read_only(self) -> bool:
+        """Whether the guest may only read."""
+
+    def read_at(self, offset_bytes: int, buffer: memoryview, /) -> None:
+        """Fill `buffer`, a writable view of bytes, from `offset_bytes` on."""
+
+    def write_at(self, offset_bytes: int, buffer: memoryview, /) -> None:
+        """Store `buffer`, a read-only view of bytes, at `offset_bytes`."""
+
+    def flush(self) -> None:
+        """Return when everything written so far would survive a power cut."""

@@ -1,0 +1,150 @@
+"""Find a backend by name and make it: `--backend=... --backend-arg=key=value`."""
+
+import importlib
+import inspect
+import os
+import sys
+import types
+import typing
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from ringblk.workers.backend import BackendError, BlockBackend
+from ringblk.workers.memory_backend import MemoryBackend
+from ringblk.workers.native_backend import NativeBackend
+from ringblk.workers.null_backend import NullBackend
+from ringblk.workers.python_backend import PythonBackend
+
+TRUE_WORDS = ("true", "yes", "on", "1")
+FALSE_WORDS = ("false", "no", "off", "0")
+REQUIRED_METHODS = ("read_at", "write_at", "flush")
+OPTIONAL_METHODS = ("discard", "write_zeroes", "start_worker")
+
+
+def make_memory_backend(size_bytes: int) -> MemoryBackend:
+    """`--backend=memory`. (A compiled constructor has no annotations to convert by.)"""
+    return MemoryBackend(size_bytes)
+
+
+def make_null_backend(size_bytes: int) -> NullBackend:
+    """`--backend=null`."""
+    return NullBackend(size_bytes)
+
+
+BUILT_IN: Mapping[str, Callable[..., NativeBackend]] = {
+    "memory": make_memory_backend,
+    "null": make_null_backend,
+}
+
+
+def load_backend(name: str, arguments: Mapping[str, str]) -> NativeBackend:
+    """Make the backend `name`, ready for the workers.
+
+    `name` is "memory", "null" or "package.module:Class" (any callable that gives a BlockBackend will do);
+    modules are also looked for in the current directory. Arguments are converted by the constructor's
+    annotations: int, bool, float, str, Path, or one of them or None. BackendError says what is wrong.
+    """
+    factory = BUILT_IN.get(name) or find_factory(name)
+    values = convert_arguments(name, factory, arguments)
+    try:
+        backend = factory(**values)
+    except BackendError:
+        raise
+    except Exception as error:
+        raise BackendError(f"backend {name}: {describe(error)}") from error
+    if isinstance(backend, NativeBackend):
+        return backend
+    return PythonBackend(check_backend(name, backend))
+
+
+def find_factory(name: str) -> Callable[..., object]:
+    """Import what "package.module:Class" names."""
+    module_name, colon, attribute = name.partition(":")
+    if not (module_name and colon and attribute):
+        raise BackendError(f"backend {name}: neither {', '.join(BUILT_IN)} nor package.module:Class")
+    if os.getcwd() not in sys.path:
+        sys.path.append(os.getcwd())  # last, so that nothing there can stand in for an installed module
+    try:
+        found: object = importlib.import_module(module_name)
+    except Exception as error:
+        raise BackendError(f"backend {name}: can't import {module_name}: {describe(error)}") from error
+    for part in attribute.split("."):
+        if not hasattr(found, part):
+            raise BackendError(f"backend {name}: {module_name} has no {attribute}")
+        found = getattr(found, part)
+    if not callable(found):
+        raise BackendError(f"backend {name}: {attribute} is no class")
+    return found
+
+
+def convert_arguments(
+    name: str, factory: Callable[..., object], arguments: Mapping[str, str]
+) -> dict[str, object]:
+    """Match the arguments with the constructor's parameters and convert each one."""
+    try:
+        parameters = inspect.signature(factory, eval_str=True).parameters.values()
+    except (ValueError, TypeError, NameError) as error:
+        raise BackendError(f"backend {name}: can't tell its arguments: {describe(error)}") from error
+    named = {p.name: p for p in parameters if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)}
+    rest = next((p for p in parameters if p.kind is p.VAR_KEYWORD), None)
+    values: dict[str, object] = {}
+    for key, text in arguments.items():
+        parameter = named.get(key, rest)
+        if parameter is None:
+            raise BackendError(f"backend {name}: no argument {key} (it has {', '.join(named) or 'none'})")
+        try:
+            values[key] = convert(text, parameter.annotation)
+        except ValueError as error:
+            raise BackendError(f"backend {name}: argument {key}={text}: {error}") from error
+    for key, parameter in named.items():
+        if key not in values and parameter.default is parameter.empty:
+            raise BackendError(f"backend {name}: argument {key} is missing")
+    return values
+
+
+def convert(text: str, annotation: Any) -> object:
+    """Turn an argument's text into what its annotation asks for; ValueError if that can't be done."""
+    if typing.get_origin(annotation) in (typing.Union, types.UnionType):
+        annotation = next(kind for kind in typing.get_args(annotation) if kind is not types.NoneType)
+    if annotation is bool:
+        if text.lower() not in TRUE_WORDS + FALSE_WORDS:
+            raise ValueError("not true or false")
+        return text.lower() in TRUE_WORDS
+    if annotation is int:
+        try:
+            return int(text, 0)
+        except ValueError:
+            raise ValueError("not an integer") from None
+    if annotation is float:
+        try:
+            return float(text)
+        except ValueError:
+            raise ValueError("not a number") from None
+    if annotation in (Path, os.PathLike):
+        return Path(text)
+    if annotation in (str, inspect.Parameter.empty, Any, object):
+        return text
+    raise ValueError(f"can't be given as text: it is a {getattr(annotation, '__name__', annotation)}")
+
+
+def check_backend(name: str, backend: object) -> BlockBackend:
+    """Give the object back if it has all of BlockBackend; BackendError names what is missing or wrong."""
+    for method in REQUIRED_METHODS:
+        if not callable(getattr(backend, method, None)):
+            raise BackendError(f"backend {name}: has no method {method}")
+    for method in OPTIONAL_METHODS:
+        if not callable(getattr(backend, method, method.__str__)):
+            raise BackendError(f"backend {name}: {method} is no method")
+    size_bytes = getattr(backend, "size_bytes", None)
+    if type(size_bytes) is not int or size_bytes <= 0 or size_bytes % 512 or size_bytes >= 1 << 63:
+        raise BackendError(f"backend {name}: size_bytes is {size_bytes!r}, not a multiple of 512 above 0")
+    read_only = getattr(backend, "read_only", None)
+    if type(read_only) is not bool:
+        raise BackendError(f"backend {name}: read_only is {read_only!r}, not True or False")
+    return typing.cast("BlockBackend", backend)
+
+
+def describe(error: BaseException) -> str:
+    """An exception on one line."""
+    return " ".join(f"{type(error).__name__}: {error}".split())

@@ -1,0 +1,170 @@
+# cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True
+"""Carrying out block requests from their slots: the workers' half (virtio 1.2, 5.2.6)."""
+
+from libc.errno cimport EIO
+from libc.stdint cimport uint32_t, uint64_t, uint8_t
+from libc.string cimport memcpy, memset
+from posix.uio cimport iovec
+
+from ringblk.shm.memory cimport GuestMemory
+from ringblk.shm.slot cimport Range, RequestSlot
+from ringblk.shm.state cimport StateSegment
+from ringblk.workers.block_request cimport (
+    DRIVE_ID_BYTES, OPERATION_DISCARD, OPERATION_FLUSH, OPERATION_GET_ID, OPERATION_READ, OPERATION_WRITE,
+    OPERATION_WRITE_ZEROES, SECTOR_BYTES, SEGMENT_F_UNMAP, STATUS_IOERR, STATUS_OK, Segment,
+)
+from ringblk.workers.file_backend cimport FileBackend
+from ringblk.workers.native_backend cimport NativeBackend
+from ringblk.workers.request cimport SLOT_DURABLE, SLOT_EXCLUSIVE, RequestExecutor
+from ringblk.workers.uring cimport (
+    IORING_FSYNC_DATASYNC, IORING_OP_FSYNC, IORING_OP_READ, IORING_OP_READV, IORING_OP_WRITE, IORING_OP_WRITEV,
+    io_uring_sqe,
+)
+
+cdef extern from "sys/uio.h" nogil:
+    int RWF_DSYNC
+
+cdef enum:
+    IOV_LIMIT = 1024    # ranges in one call (IOV_MAX)
+
+
+cdef class BlockExecutor(RequestExecutor):
+    """Executes requests on one backend. `drive_id` is cut at 20 bytes and padded with zeroes."""
+
+    cdef StateSegment state
+    cdef GuestMemory memory
+    cdef NativeBackend backend
+    cdef FileBackend file       # the same, where it is one; None otherwise
+    cdef uint8_t drive_id[DRIVE_ID_BYTES]
+    cdef iovec vectors[IOV_LIMIT]
+
+    def __init__(self, StateSegment state, GuestMemory memory, NativeBackend backend, bytes drive_id):
+        self.state = state
+        self.memory = memory
+        self.backend = backend
+        self.file = backend if isinstance(backend, FileBackend) else None
+        self.failure_status = STATUS_IOERR
+        memset(self.drive_id, 0, DRIVE_ID_BYTES)
+        memcpy(self.drive_id, <const char *>drive_id, min(len(drive_id), DRIVE_ID_BYTES))
+
+    cdef void execute(self, uint32_t slot_index) noexcept nogil:
+        cdef RequestSlot *slot = &self.state.slots[slot_index]
+        cdef Range *ranges = self.state.slot_ranges(slot_index) + slot.first_range
+        cdef int error = 0
+        slot.used_length_bytes = 1
+        if slot.operation == OPERATION_READ:
+            error = self._transfer(slot, ranges)
+            if error == 0:
+                slot.used_length_bytes += <uint32_t>slot.length_bytes
+        elif slot.operation == OPERATION_WRITE:
+            error = self._transfer(slot, ranges)
+        elif slot.operation == OPERATION_FLUSH:
+            error = self.backend.flush_all()
+        elif slot.operation == OPERATION_GET_ID:
+            self._give_id(ranges)
+            slot.used_length_bytes += DRIVE_ID_BYTES
+        else:
+            error = self._change_segments(slot, <Segment *>ranges)
+        slot.status = STATUS_OK if error == 0 else STATUS_IOERR
+        if error:
+            self.last_error = error
+            self.last_error_slot = slot_index
+
+    cdef bint begin(self, uint32_t slot_index, io_uring_sqe *entry, iovec *vectors,
+                    uint32_t vector_limit) noexcept nogil:
+        cdef RequestSlot *slot = &self.state.slots[slot_index]
+        cdef Range *ranges = self.state.slot_ranges(slot_index) + slot.first_range
+        if slot.operation == OPERATION_FLUSH:
+            entry.opcode = IORING_OP_FSYNC
+            entry.fd = self.file.fd
+            entry.fsync_flags = IORING_FSYNC_DATASYNC
+            return True
+        if slot.operation != OPERATION_READ and slot.operation != OPERATION_WRITE:
+            return False
+        if slot.range_count == 0 or slot.range_count > vector_limit or slot.flags & SLOT_EXCLUSIVE:
+            return False
+        self._fill_vectors(vectors, ranges, slot.range_count)
+        if not self.file.is_aligned(vectors, <int>slot.range_count, slot.offset_bytes):
+            return False
+        entry.fd = self.file.fd
+        entry.off = slot.offset_bytes
+        if slot.range_count == 1:
+            entry.opcode = IORING_OP_READ if slot.operation == OPERATION_READ else IORING_OP_WRITE
+            entry.addr = <uint64_t>vectors.iov_base
+            entry.len = <uint32_t>vectors.iov_len
+        else:
+            entry.opcode = IORING_OP_READV if slot.operation == OPERATION_READ else IORING_OP_WRITEV
+            entry.addr = <uint64_t>vectors
+            entry.len = slot.range_count
+        if slot.operation == OPERATION_WRITE and slot.flags & SLOT_DURABLE:
+            entry.rw_flags = RWF_DSYNC
+        return True
+
+    cdef void end(self, uint32_t slot_index, int result) noexcept nogil:
+        cdef RequestSlot *slot = &self.state.slots[slot_index]
+        if result < 0 or (slot.operation != OPERATION_FLUSH and <uint64_t>result != slot.length_bytes):
+            self.execute(slot_index)   # once more, from the start: it continues short transfers, or knows the error
+            return
+        slot.used_length_bytes = 1
+        if slot.operation == OPERATION_READ:
+            slot.used_length_bytes += <uint32_t>slot.length_bytes
+        slot.status = STATUS_OK
+
+    cdef void finish(self, uint32_t slot_index) noexcept nogil:
+        cdef RequestSlot *slot = &self.state.slots[slot_index]
+        if slot.has_status:
+            self.memory.pointer(&slot.status_range)[0] = <uint8_t>slot.status
+
+    cdef int _transfer(self, RequestSlot *slot, Range *ranges) noexcept nogil:
+        """Read or write the data, at most IOV_LIMIT ranges a call."""
+        cdef uint32_t done = 0, count
+        cdef uint64_t offset_bytes = slot.offset_bytes, part_bytes
+        cdef int error
+        while done < slot.range_count:
+            count = min(slot.range_count - done, <uint32_t>IOV_LIMIT)
+            part_bytes = self._fill_vectors(self.vectors, ranges + done, count)
+            if slot.operation == OPERATION_READ:
+                error = self.backend.readv_at(self.vectors, <int>count, offset_bytes, part_bytes)
+            else:
+                error = self.backend.writev_at(self.vectors, <int>count, offset_bytes, part_bytes,
+                                               slot.flags & SLOT_DURABLE)
+            if error:
+                return error
+            offset_bytes += part_bytes
+            done += count
+        return 0
+
+    cdef uint64_t _fill_vectors(self, iovec *vectors, Range *ranges, uint32_t count) noexcept nogil:
+        """Resolve ranges to this process's addresses; returns their length together."""
+        cdef uint32_t index
+        cdef uint64_t size_bytes = 0
+        for index in range(count):
+            vectors[index].iov_base = self.memory.pointer(ranges + index)
+            vectors[index].iov_len = ranges[index].length_bytes
+            size_bytes += ranges[index].length_bytes
+        return size_bytes
+
+    cdef void _give_id(self, Range *ranges) noexcept nogil:
+        """Scatter the drive id over the first 20 bytes of the data."""
+        cdef uint32_t given = 0, part_bytes
+        while given < DRIVE_ID_BYTES:
+            part_bytes = min(ranges.length_bytes, <uint32_t>DRIVE_ID_BYTES - given)
+            memcpy(self.memory.pointer(ranges), self.drive_id + given, part_bytes)
+            given += part_bytes
+            ranges += 1
+
+    cdef int _change_segments(self, RequestSlot *slot, Segment *segments) noexcept nogil:
+        cdef uint32_t index
+        cdef uint64_t offset_bytes, length_bytes
+        cdef int error
+        for index in range(slot.range_count):
+            offset_bytes = segments[index].sector * SECTOR_BYTES
+            length_bytes = <uint64_t>segments[index].num_sectors * SECTOR_BYTES
+            if slot.operation == OPERATION_DISCARD:
+                error = self.backend.discard_at(offset_bytes, length_bytes)
+            else:
+                error = self.backend.write_zeroes_at(offset_bytes, length_bytes,
+                                                     segments[index].flags & SEGMENT_F_UNMAP)
+            if error:
+                return error
+        return self.backend.flush_all() if slot.flags & SLOT_DURABLE else 0

@@ -1,0 +1,10 @@
+from ringblk.shm.memory import GuestMemory
+from ringblk.shm.state import StateSegment
+from ringblk.workers.request import RequestParser
+
+OPERATION_NAMES: dict[int, str]
+MAX_SEGMENTS: int
+MAX_SEGMENT_SECTORS: int
+
+class BlockParser(RequestParser):
+    def __init__(self, state: StateSegment, memory: GuestMemory, block_size_bytes: int) -> None: ...

@@ -1,0 +1,197 @@
+# cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True
+"""From a descriptor chain to a block request: the dispatcher's half (virtio 1.2, 5.2.6).
+
+Nothing is assumed about where descriptors are cut: the header is the first 16 device-readable bytes, the
+status byte the last device-writable one, the data what lies between (2.6.4). Every check on a request is
+made here, on the slot's copy; the executor trusts the slot.
+"""
+
+from libc.stdint cimport uint32_t, uint64_t, uint8_t
+from libc.string cimport memcpy
+
+from ringblk.shm.memory cimport GuestMemory
+from ringblk.shm.rate_limit cimport CHARGE_OTHER, CHARGE_READ, CHARGE_WRITE
+from ringblk.shm.slot cimport Range, RequestSlot
+from ringblk.shm.state cimport StateSegment
+from ringblk.workers.block_request cimport (
+    DRIVE_ID_BYTES, HEADER_BYTES, OPERATION_DISCARD, OPERATION_FLUSH, OPERATION_GET_ID, OPERATION_READ,
+    OPERATION_WRITE, OPERATION_WRITE_ZEROES, SECTOR_BYTES, SEGMENT_F_UNMAP, SEGMENT_LIMIT, SEGMENT_SECTOR_LIMIT,
+    STATUS_IOERR, STATUS_OK, STATUS_UNSUPP, TYPE_DISCARD, TYPE_FLUSH, TYPE_GET_ID, TYPE_IN, TYPE_OUT, TYPE_WRITE_ZEROES,
+    BlockHeader, Segment,
+)
+from ringblk.workers.request cimport OPERATION_COMPLETE, SLOT_BRIEF, SLOT_DURABLE, SLOT_EXCLUSIVE, RequestParser
+
+OPERATION_NAMES = {
+    OPERATION_READ: "read", OPERATION_WRITE: "write", OPERATION_FLUSH: "flush", OPERATION_GET_ID: "get_id",
+    OPERATION_DISCARD: "discard", OPERATION_WRITE_ZEROES: "write_zeroes", OPERATION_COMPLETE: "other",
+}
+"""A slot's operation in words; "other" is what was answered without being carried out."""
+MAX_SEGMENTS = SEGMENT_LIMIT
+MAX_SEGMENT_SECTORS = SEGMENT_SECTOR_LIMIT
+
+
+cdef class BlockParser(RequestParser):
+    """Parses and checks requests against the device that the state segment describes.
+
+    `block_size_bytes` is the backend's: a write of parts of such blocks is marked exclusive.
+    """
+
+    cdef StateSegment state
+    cdef GuestMemory memory
+    cdef uint64_t block_size_bytes
+
+    def __init__(self, StateSegment state, GuestMemory memory, uint64_t block_size_bytes):
+        self.state = state
+        self.memory = memory
+        self.block_size_bytes = block_size_bytes
+
+    cdef void prepare(self, uint32_t slot_index, int chain_flags) noexcept nogil:
+        cdef RequestSlot *slot = &self.state.slots[slot_index]
+        cdef Range *ranges = self.state.slot_ranges(slot_index)
+        cdef BlockHeader header
+        slot.operation = OPERATION_COMPLETE
+        slot.flags = 0
+        slot.status = STATUS_IOERR
+        slot.charge_kind = CHARGE_OTHER
+        slot.length_bytes = 0
+        slot.used_length_bytes = 1 if slot.has_status else 0
+        slot.first_range = 0
+        slot.range_count = slot.readable_count
+        if chain_flags or not slot.has_status or not self._take(slot, ranges, <uint8_t *>&header, HEADER_BYTES):
+            return
+        if header.type == TYPE_IN:
+            self._prepare_read(slot, ranges, header.sector)
+        elif header.type == TYPE_OUT:
+            self._prepare_write(slot, ranges, header.sector)
+        elif header.type == TYPE_FLUSH and self.state.header.is_flush_offered:
+            if self.state.header.skips_flush:
+                slot.status = STATUS_OK   # there is nothing to carry out
+            else:
+                slot.operation = OPERATION_FLUSH
+        elif header.type == TYPE_GET_ID:
+            self._prepare_get_id(slot, ranges)
+        elif (header.type == TYPE_DISCARD or header.type == TYPE_WRITE_ZEROES) \
+                and self.state.header.is_discard_offered:
+            self._prepare_segments(slot, ranges, header.type)
+        else:
+            slot.status = STATUS_UNSUPP
+
+    cdef uint64_t affected_bytes(self, RequestSlot *slot) noexcept nogil:
+        """The length of the data, or that of the segments to be discarded or zeroed."""
+        cdef Segment *segments
+        cdef uint64_t num_sectors = 0
+        cdef uint32_t index
+        if slot.operation != OPERATION_DISCARD and slot.operation != OPERATION_WRITE_ZEROES:
+            return slot.length_bytes
+        segments = <Segment *>self.state.slot_ranges(<uint32_t>(slot - self.state.slots)) + slot.first_range
+        for index in range(slot.range_count):
+            num_sectors += segments[index].num_sectors
+        return num_sectors * SECTOR_BYTES
+
+    cdef bint _take(self, RequestSlot *slot, Range *ranges, uint8_t *target, uint32_t size_bytes) noexcept nogil:
+        """Copy the first bytes of the slot's current ranges out and cut them off; False when there are fewer.
+
+        Guest memory is read here once; what is checked and used is the copy.
+        """
+        cdef Range *piece
+        cdef uint32_t part_bytes
+        while size_bytes:
+            if slot.range_count == 0:
+                return False
+            piece = ranges + slot.first_range
+            part_bytes = min(size_bytes, piece.length_bytes)
+            memcpy(target, self.memory.pointer(piece), part_bytes)
+            target += part_bytes
+            size_bytes -= part_bytes
+            piece.offset_bytes += part_bytes
+            piece.length_bytes -= part_bytes
+            if piece.length_bytes == 0:
+                slot.first_range += 1
+                slot.range_count -= 1
+        return True
+
+    cdef void _use_writable(self, RequestSlot *slot, Range *ranges) noexcept nogil:
+        """Make the data the writable ranges, less the status byte at their end."""
+        cdef Range *last
+        slot.first_range = slot.readable_count
+        slot.range_count = slot.writable_count
+        last = ranges + slot.first_range + slot.range_count - 1
+        last.length_bytes -= 1
+        if last.length_bytes == 0:
+            slot.range_count -= 1
+
+    cdef bint _measure(self, RequestSlot *slot, Range *ranges) noexcept nogil:
+        """Sum the data's length into the slot; False when it does not fit a used length of 32 bits."""
+        cdef uint32_t index
+        slot.length_bytes = 0
+        for index in range(slot.range_count):
+            slot.length_bytes += ranges[slot.first_range + index].length_bytes
+        return slot.length_bytes < <uint64_t>0xFFFFFFFF
+
+    cdef bint _place(self, RequestSlot *slot, Range *ranges, uint64_t sector) noexcept nogil:
+        """Check the data's length and its place on the drive and set the offset."""
+        cdef uint64_t capacity = self.state.header.capacity_sectors, num_sectors
+        if not self._measure(slot, ranges) or slot.length_bytes % SECTOR_BYTES:
+            return False
+        num_sectors = slot.length_bytes // SECTOR_BYTES
+        if num_sectors > capacity or sector > capacity - num_sectors:   # no sum that could overflow
+            return False
+        slot.offset_bytes = sector * SECTOR_BYTES
+        return True
+
+    cdef void _prepare_read(self, RequestSlot *slot, Range *ranges, uint64_t sector) noexcept nogil:
+        self._use_writable(slot, ranges)
+        if self._place(slot, ranges, sector):
+            slot.operation = OPERATION_READ
+            slot.charge_kind = CHARGE_READ
+            slot.flags |= SLOT_BRIEF
+
+    cdef void _prepare_write(self, RequestSlot *slot, Range *ranges, uint64_t sector) noexcept nogil:
+        if self.state.header.is_read_only or not self._place(slot, ranges, sector):
+            return
+        if self.state.header.durable_writes:
+            slot.flags |= SLOT_DURABLE
+        if (slot.offset_bytes | slot.length_bytes) % self.block_size_bytes:
+            slot.flags |= SLOT_EXCLUSIVE
+        elif not slot.flags & SLOT_DURABLE:
+            slot.flags |= SLOT_BRIEF
+        slot.operation = OPERATION_WRITE
+        slot.charge_kind = CHARGE_WRITE
+
+    cdef void _prepare_get_id(self, RequestSlot *slot, Range *ranges) noexcept nogil:
+        self._use_writable(slot, ranges)
+        if self._measure(slot, ranges) and slot.length_bytes >= DRIVE_ID_BYTES:
+            slot.operation = OPERATION_GET_ID
+        slot.length_bytes = DRIVE_ID_BYTES
+
+    cdef void _prepare_segments(self, RequestSlot *slot, Range *ranges, uint32_t request_type) noexcept nogil:
+        """DISCARD and WRITE_ZEROES: copy the segments, check them, put them where the ranges were."""
+        cdef Segment segments[SEGMENT_LIMIT]
+        cdef uint64_t capacity = self.state.header.capacity_sectors
+        cdef uint32_t count, index, allowed_flags = 0
+        if self.state.header.is_read_only or not self._measure(slot, ranges):
+            return
+        if slot.length_bytes == 0 or slot.length_bytes % sizeof(Segment) or slot.length_bytes > sizeof(segments):
+            return
+        count = <uint32_t>(slot.length_bytes // sizeof(Segment))
+        if not self._take(slot, ranges, <uint8_t *>segments, <uint32_t>slot.length_bytes):
+            return
+        if request_type == TYPE_WRITE_ZEROES:
+            allowed_flags = SEGMENT_F_UNMAP
+            if self.state.header.durable_writes:
+                slot.flags |= SLOT_DURABLE
+        for index in range(count):
+            if segments[index].flags & ~allowed_flags:
+                slot.status = STATUS_UNSUPP
+                return
+            if segments[index].num_sectors > SEGMENT_SECTOR_LIMIT or segments[index].num_sectors > capacity \
+                    or segments[index].sector > capacity - segments[index].num_sectors:
+                return
+            if ((segments[index].sector | segments[index].num_sectors) * SECTOR_BYTES) % self.block_size_bytes:
+                slot.flags |= SLOT_EXCLUSIVE
+        slot.charge_kind = CHARGE_WRITE
+        slot.length_bytes = 0   # operations that move no data are charged as such
+        memcpy(ranges, segments, count * sizeof(Segment))
+        slot.first_range = 0
+        slot.range_count = count
+        slot.operation = OPERATION_DISCARD if request_type == TYPE_DISCARD else OPERATION_WRITE_ZEROES

@@ -1,0 +1,99 @@
+"""Direct I/O: past the host's page cache, and what it asks of a request's alignment.
+
+A guest has a page cache of its own; caching its drive a second time on the host costs memory and copies
+and makes a completed write less than it seems.
+"""
+
+import ctypes
+import errno
+import fcntl
+import mmap
+import os
+import stat
+import struct
+import sys
+from typing import Literal, NamedTuple
+
+from ringblk.workers import host_device
+
+DirectMode = Literal["auto", "on", "off"]
+
+AT_EMPTY_PATH = 0x1000
+STATX_DIOALIGN = 0x2000
+STATX_BYTES = 256
+DIO_ALIGN_OFFSET_BYTES = 152  # of stx_dio_mem_align and stx_dio_offset_align in struct statx
+SECTOR_BYTES = 512
+
+
+class Alignment(NamedTuple):
+    """What direct I/O on a file wants: offsets, lengths and memory addresses in multiples of these."""
+
+    offset_bytes: int
+    memory_bytes: int
+
+
+def set_direct(fd: int) -> Alignment:
+    """Let I/O on `fd` go past the page cache; OSError where the file system refuses (EINVAL)."""
+    if sys.platform == "darwin":
+        fcntl.fcntl(fd, fcntl.F_NOCACHE, 1)
+        return Alignment(
+            SECTOR_BYTES, 1
+        )  # F_NOCACHE asks for nothing: what is unaligned goes through the cache
+    fcntl.fcntl(fd, fcntl.F_SETFL, fcntl.fcntl(fd, fcntl.F_GETFL) | os.O_DIRECT)
+    try:
+        return find_alignment(fd)
+    except OSError:
+        unset_direct(fd)
+        raise
+
+
+def unset_direct(fd: int) -> None:
+    """Let I/O on `fd` go through the page cache again."""
+    if sys.platform == "darwin":
+        fcntl.fcntl(fd, fcntl.F_NOCACHE, 0)
+    else:
+        fcntl.fcntl(fd, fcntl.F_SETFL, fcntl.fcntl(fd, fcntl.F_GETFL) & ~os.O_DIRECT)
+
+
+def find_alignment(fd: int) -> Alignment:
+    """What direct I/O on `fd`, which has O_DIRECT set, asks for; OSError if it doesn't work after all."""
+    stated = read_statx_alignment(fd)
+    if stat.S_ISBLK(os.fstat(fd).st_mode):
+        block_bytes = host_device.logical_block_bytes(fd)
+        return Alignment(block_bytes, stated.memory_bytes if stated else block_bytes)
+    if stated is None:
+        return try_alignments(fd)
+    if stated.offset_bytes == 0:  # statx(2): direct I/O is not supported on this file
+        raise OSError(errno.EINVAL, os.strerror(errno.EINVAL))
+    return stated
+
+
+def read_statx_alignment(fd: int) -> Alignment | None:
+    """STATX_DIOALIGN (Linux 6.1), or None where the C library, kernel or file system doesn't say."""
+    try:
+        statx = ctypes.CDLL(None).statx
+    except AttributeError:
+        return None
+    answer = ctypes.create_string_buffer(STATX_BYTES)
+    if statx(fd, b"", AT_EMPTY_PATH, STATX_DIOALIGN, answer) != 0:
+        return None
+    (mask,) = struct.unpack_from("=I", answer)
+    if not mask & STATX_DIOALIGN:
+        return None
+    memory_bytes, offset_bytes = struct.unpack_from("=II", answer, DIO_ALIGN_OFFSET_BYTES)
+    return Alignment(offset_bytes, memory_bytes)
+
+
+def try_alignments(fd: int) -> Alignment:
+    """The smaller of 512 and 4096 that a read succeeds with; the last error if none does."""
+    with mmap.mmap(-1, mmap.PAGESIZE) as page, memoryview(page) as view:
+        for size_bytes in (SECTOR_BYTES, 4096):
+            try:
+                with view[:size_bytes] as buffer:
+                    os.preadv(fd, [buffer], size_bytes)
+            except OSError as error:
+                if error.errno != errno.EINVAL or size_bytes == 4096:
+                    raise
+            else:
+                return Alignment(size_bytes, size_bytes)
+    raise AssertionError("the last size either returns or raises")

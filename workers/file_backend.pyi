@@ -1,0 +1,16 @@
+import os
+
+from ringblk.workers.direct_io import DirectMode
+from ringblk.workers.native_backend import NativeBackend
+
+class FileBackend(NativeBackend):
+    """A regular file or a block device."""
+
+    def __init__(
+        self, path: str | os.PathLike[str], *, read_only: bool = ..., direct: DirectMode = ...
+    ) -> None: ...
+    @property
+    def direct(self) -> bool: ...
+    @property
+    def memory_alignment_bytes(self) -> int: ...
+    def fileno(self) -> int: ...

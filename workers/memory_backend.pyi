@@ -1,0 +1,6 @@
+from ringblk.workers.native_backend import NativeBackend
+
+class MemoryBackend(NativeBackend):
+    """A drive in memory that all workers share."""
+
+    def __init__(self, size_bytes: int) -> None: ...

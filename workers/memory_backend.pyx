@@ -1,0 +1,89 @@
+# cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True
+"""A drive in memory that all workers share and that is gone when the engine ends."""
+
+import mmap
+
+from libc.errno cimport EINTR, errno
+from libc.stdint cimport uint8_t, uint64_t
+from libc.string cimport memcpy, memset
+from posix.uio cimport iovec
+
+from ringblk.workers.native_backend cimport NativeBackend
+
+from ringblk.workers.backend import BackendError
+
+cdef extern from * nogil:
+    """
+    #include <errno.h>
+    #include <sys/mman.h>
+    #ifdef MADV_REMOVE
+    static inline int give_back(void *memory, size_t size) { return madvise(memory, size, MADV_REMOVE); }
+    #else
+    static inline int give_back(void *memory, size_t size) { errno = EOPNOTSUPP; return -1; }
+    #endif
+    """
+    int give_back(void *memory, size_t size_bytes)
+
+
+cdef class MemoryBackend(NativeBackend):
+    """`size_bytes` of zeroes, mapped here and shared with every worker that is forked later.
+
+    Memory is taken as it is written and given back when it is discarded. Raises BackendError.
+    """
+
+    cdef object mapping
+    cdef uint8_t[::1] view
+    cdef uint8_t *memory
+    cdef uint64_t page_mask
+
+    def __init__(self, size_bytes):
+        if size_bytes <= 0 or size_bytes % 512:
+            raise BackendError(f"memory backend: size_bytes is {size_bytes}, not a multiple of 512 above 0")
+        try:
+            self.mapping = mmap.mmap(-1, size_bytes)
+        except (OSError, OverflowError) as error:
+            raise BackendError(f"memory backend: can't have {size_bytes} bytes: {error}") from error
+        self.view = self.mapping
+        self.memory = &self.view[0]
+        self.size_bytes = size_bytes
+        self.page_mask = mmap.PAGESIZE - 1
+
+    cdef int readv_at(self, const iovec *ranges, int range_count, uint64_t offset_bytes,
+                      uint64_t length_bytes) noexcept nogil:
+        cdef const uint8_t *source = self.memory + offset_bytes
+        cdef int index
+        for index in range(range_count):
+            memcpy(ranges[index].iov_base, source, ranges[index].iov_len)
+            source += ranges[index].iov_len
+        return 0
+
+    cdef int writev_at(self, const iovec *ranges, int range_count, uint64_t offset_bytes,
+                       uint64_t length_bytes, bint durable) noexcept nogil:
+        cdef uint8_t *target = self.memory + offset_bytes
+        cdef int index
+        for index in range(range_count):
+            memcpy(target, ranges[index].iov_base, ranges[index].iov_len)
+            target += ranges[index].iov_len
+        return 0
+
+    cdef int discard_at(self, uint64_t offset_bytes, uint64_t length_bytes) noexcept nogil:
+        """Give back the whole pages of the range; what lies beside them stays as it is."""
+        cdef uint64_t start_bytes = (offset_bytes + self.page_mask) & ~self.page_mask
+        cdef uint64_t end_bytes = (offset_bytes + length_bytes) & ~self.page_mask
+        if start_bytes < end_bytes:
+            # The kernel may refuse (locked memory, a debugger): discarding is advisory.
+            while give_back(self.memory + start_bytes, end_bytes - start_bytes) != 0 and errno == EINTR:
+                pass
+        return 0
+
+    cdef int write_zeroes_at(self, uint64_t offset_bytes, uint64_t length_bytes,
+                             bint may_unmap) noexcept nogil:
+        cdef uint64_t start_bytes = (offset_bytes + self.page_mask) & ~self.page_mask
+        cdef uint64_t end_bytes = (offset_bytes + length_bytes) & ~self.page_mask
+        if not may_unmap or start_bytes >= end_bytes or \
+                give_back(self.memory + start_bytes, end_bytes - start_bytes) != 0:
+            memset(self.memory + offset_bytes, 0, length_bytes)
+            return 0
+        memset(self.memory + offset_bytes, 0, start_bytes - offset_bytes)
+        memset(self.memory + end_bytes, 0, offset_bytes + length_bytes - end_bytes)
+        return 0

@@ -1,0 +1,179 @@
+# cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True
+"""The base of every block backend that the pump calls: compiled, without the GIL, negative errno.
+
+Native backends implement the five C methods of the .pxd; `readv_at` and `writev_at` at least. On top of
+them stands the `BlockBackend` protocol of backend.py, so every native backend can be used from Python
+too. That boundary is the one place where a negative errno becomes an OSError.
+"""
+
+import os
+
+from cpython.buffer cimport (
+    Py_buffer, PyBUF_SIMPLE, PyBUF_WRITABLE, PyBuffer_Release, PyObject_GetBuffer,
+)
+from libc.errno cimport EOPNOTSUPP, EROFS
+from libc.stdint cimport uint8_t, uint64_t
+from posix.uio cimport iovec
+
+from ringblk.workers.backend import BackendError
+
+cdef extern from * nogil:
+    """
+    #define RINGBLK_ZERO_BYTES 65536
+    /* Never written. Aligned for direct I/O on any device. */
+    static unsigned char ringblk_zeroes[RINGBLK_ZERO_BYTES] __attribute__((aligned(4096)));
+    """
+    enum: ZERO_BYTES "RINGBLK_ZERO_BYTES"
+    uint8_t *zeroes "ringblk_zeroes"
+
+cdef enum:
+    ZERO_RANGES = 16  # ranges per write of zeroes: all of them show the same zeroes
+    MAX_RANGES = 1024  # IOV_MAX
+
+
+cdef class NativeBackend:
+    """A block backend that works without the GIL.
+
+    `size_bytes` is a multiple of 512. `block_size_bytes` is what requests should be multiples of, in
+    offset and length; others are carried out too, but a write of a part of a block may be done by reading
+    the block, changing it and writing it back. Two such writes to one block must not run at once, nor one
+    of them beside any other write to that block: the dispatcher sees to that, no backend locks.
+    """
+
+    def __cinit__(self):
+        self.block_size_bytes = 512
+
+    cdef int readv_at(self, const iovec *ranges, int range_count, uint64_t offset_bytes,
+                      uint64_t length_bytes) noexcept nogil:
+        """Fill the ranges from the backend, completely or not with success."""
+        return -EOPNOTSUPP
+
+    cdef int writev_at(self, const iovec *ranges, int range_count, uint64_t offset_bytes,
+                       uint64_t length_bytes, bint durable) noexcept nogil:
+        """Write the ranges; where durable, they are on stable storage when this returns."""
+        return -EOPNOTSUPP
+
+    cdef int flush_all(self) noexcept nogil:
+        """Bring every write that has returned to stable storage."""
+        return 0
+
+    cdef int discard_at(self, uint64_t offset_bytes, uint64_t length_bytes) noexcept nogil:
+        """Give the space back. Advisory (virtio 1.2, 5.2.6): 0 where nothing can be done."""
+        return 0
+
+    cdef int write_zeroes_at(self, uint64_t offset_bytes, uint64_t length_bytes,
+                             bint may_unmap) noexcept nogil:
+        """Make the range read as zeroes; here by writing them. `may_unmap` allows giving the space back."""
+        cdef iovec ranges[ZERO_RANGES]
+        cdef uint64_t chunk_bytes, filled_bytes
+        cdef int range_count, result
+        while length_bytes:
+            chunk_bytes = 0
+            range_count = 0
+            while range_count < ZERO_RANGES and chunk_bytes < length_bytes:
+                filled_bytes = min(length_bytes - chunk_bytes, <uint64_t>ZERO_BYTES)
+                ranges[range_count].iov_base = zeroes
+                ranges[range_count].iov_len = filled_bytes
+                range_count += 1
+                chunk_bytes += filled_bytes
+            result = self.writev_at(ranges, range_count, offset_bytes, chunk_bytes, False)
+            if result < 0:
+                return result
+            offset_bytes += chunk_bytes
+            length_bytes -= chunk_bytes
+        return 0
+
+    cdef int check_range(self, uint64_t offset_bytes, uint64_t length_bytes) except -1:
+        if length_bytes > self.size_bytes or offset_bytes > self.size_bytes - length_bytes:
+            raise ValueError(f"{length_bytes} bytes at {offset_bytes} lie outside {self.size_bytes}")
+        return 0
+
+    cdef int check_write(self, uint64_t offset_bytes, uint64_t length_bytes) except -1:
+        self.check_range(offset_bytes, length_bytes)
+        return raise_error(-EROFS if self.read_only else 0)
+
+    # The BlockBackend protocol. The GIL stays held throughout: a backend's scratch memory belongs to one
+    # thread of a process, and so these calls can't overlap.
+
+    def read_at(self, uint64_t offset_bytes, buffer):
+        """Fill a writable buffer from `offset_bytes` on; ValueError if outside, OSError if it fails."""
+        self.read_ranges(offset_bytes, (buffer,))
+
+    def write_at(self, uint64_t offset_bytes, buffer, *, bint durable=False):
+        """Write a buffer at `offset_bytes`; ValueError if outside, OSError if it fails."""
+        self.write_ranges(offset_bytes, (buffer,), durable=durable)
+
+    def read_ranges(self, uint64_t offset_bytes, buffers):
+        """Fill writable buffers one after the other, as one request of at most 1024 ranges."""
+        cdef BufferList ranges = BufferList(buffers, True)
+        self.check_range(offset_bytes, ranges.length_bytes)
+        raise_error(self.readv_at(ranges.ranges, ranges.count, offset_bytes, ranges.length_bytes))
+
+    def write_ranges(self, uint64_t offset_bytes, buffers, *, bint durable=False):
+        """Write buffers one after the other, as one request of at most 1024 ranges."""
+        cdef BufferList ranges = BufferList(buffers, False)
+        self.check_write(offset_bytes, ranges.length_bytes)
+        raise_error(self.writev_at(ranges.ranges, ranges.count, offset_bytes, ranges.length_bytes, durable))
+
+    def flush(self):
+        """Bring every write that has returned to stable storage."""
+        raise_error(self.flush_all())
+
+    def discard(self, uint64_t offset_bytes, uint64_t size_bytes):
+        """Give the space back where that is possible; what the range reads as then is undefined."""
+        self.check_write(offset_bytes, size_bytes)
+        raise_error(self.discard_at(offset_bytes, size_bytes))
+
+    def write_zeroes(self, uint64_t offset_bytes, uint64_t size_bytes, *, bint may_unmap=False):
+        """Make the range read as zeroes."""
+        self.check_write(offset_bytes, size_bytes)
+        raise_error(self.write_zeroes_at(offset_bytes, size_bytes, may_unmap))
+
+    def start_worker(self):
+        """Called once in each worker after the fork, before its first request."""
+
+    def resize(self, uint64_t size_bytes):
+        """Make the drive larger or smaller, where the backend can; nothing is in flight beyond a new end.
+
+        The supervisor calls it. Other processes' `size_bytes` stay as they are: what requests are checked
+        against is the capacity in the state segment. Raises BackendError or OSError.
+        """
+        raise BackendError("this backend has a fixed size")
+
+    def measure(self):
+        """The size that the storage has now, which somebody else may have changed, in bytes."""
+        return self.size_bytes
+
+    def close(self):
+        """Let go of what the backend holds in this process; no request may follow."""
+
+
+cdef int raise_error(int result) except -1:
+    if result < 0:
+        raise OSError(-result, os.strerror(-result))
+    return 0
+
+
+cdef class BufferList:
+    """The iovecs of a sequence of buffers, held for the length of one request."""
+
+    cdef iovec ranges[MAX_RANGES]
+    cdef Py_buffer views[MAX_RANGES]
+    cdef int count
+    cdef uint64_t length_bytes
+
+    def __init__(self, buffers, bint writable):
+        cdef int flags = PyBUF_SIMPLE | PyBUF_WRITABLE if writable else PyBUF_SIMPLE
+        for buffer in buffers:
+            if self.count == MAX_RANGES:
+                raise ValueError(f"a request has at most {MAX_RANGES} ranges")
+            PyObject_GetBuffer(buffer, &self.views[self.count], flags)
+            self.ranges[self.count].iov_base = self.views[self.count].buf
+            self.ranges[self.count].iov_len = self.views[self.count].len
+            self.length_bytes += self.views[self.count].len
+            self.count += 1
+
+    def __dealloc__(self):
+        cdef int index
+        for index in range(self.count):
+            PyBuffer_Release(&self.views[index])

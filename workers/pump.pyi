@@ -1,0 +1,16 @@
+from ringblk.shm.memory import GuestMemory
+from ringblk.shm.state import StateSegment
+from ringblk.workers.request import RequestExecutor
+
+class Pump:
+    def __init__(
+        self,
+        state: StateSegment,
+        worker_index: int,
+        memory: GuestMemory,
+        executor: RequestExecutor,
+        own_eventfd: int,
+        dispatcher_eventfd: int,
+    ) -> None: ...
+    def run(self) -> bool: ...
+    def take_control(self) -> None: ...

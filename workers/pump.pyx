@@ -1,0 +1,123 @@
+# cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True
+"""The worker's loop: take slots from the submit ring, carry them out, put them into the done ring.
+
+One worker owns one pair of rings. It moves two cursors, `submit_head` and `done_tail`; both mean nothing for
+recovery but that a slot in the done ring is done. A worker may die anywhere: what it held and had not put
+into the done ring is done again by another.
+"""
+
+from libc.stdint cimport int32_t, uint32_t, uint64_t
+
+from ringblk.shm.atomic cimport load_acquire_32, load_relaxed_32, spin_hint, store_relaxed_32, store_relaxed_64
+from ringblk.shm.atomic cimport store_release_32
+from ringblk.shm.clock cimport monotonic_ns
+from ringblk.shm.crash_point cimport crash_point
+from ringblk.shm.memory cimport GuestMemory
+from ringblk.shm.slot cimport RequestSlot
+from ringblk.shm.state cimport StateHeader, StateSegment, WorkerState
+from ringblk.shm.wakeup cimport drain_eventfd, end_sleep, prepare_sleep, wake
+from ringblk.workers.request cimport RequestExecutor
+
+cdef enum:
+    # A completion waits at most this long for others to share its wake-up of the dispatcher.
+    WAKE_DELAY_NS = 20000
+
+
+cdef class Pump:
+    """Runs one worker's rings until there is a message to read or an error to report.
+
+    `own_eventfd` wakes this worker, `dispatcher_eventfd` the dispatcher.
+    """
+
+    def __init__(self, StateSegment state, uint32_t worker_index, GuestMemory memory, RequestExecutor executor,
+                 int own_eventfd, int dispatcher_eventfd):
+        self.state = state
+        self.worker = &state.workers[worker_index]
+        self.submit_entries = state.submit_entries(worker_index)
+        self.done_entries = state.done_entries(worker_index)
+        self.index_mask = state.slot_count - 1
+        self.memory = memory
+        self.executor = executor
+        self.own_eventfd = own_eventfd
+        self.dispatcher_eventfd = dispatcher_eventfd
+        store_relaxed_32(&self.worker.sleeping, 0)   # a predecessor may have died asleep
+
+    def run(self):
+        """Serve the rings. Returns True when a message waits on the channel, False after a host I/O error."""
+        cdef bint is_control
+        with nogil:
+            is_control = self._run()
+        return is_control
+
+    def take_control(self):
+        """Clear the announcement of messages; to be called before the channel is read empty."""
+        store_relaxed_32(&self.worker.control_pending, 0)
+
+    cdef bint _run(self) noexcept nogil:
+        cdef uint32_t head = self.worker.submit_head
+        while True:
+            # Acquire: pairs with announce_control's release, after the message was sent.
+            if load_acquire_32(&self.worker.control_pending):
+                return True
+            # Acquire: pairs with the dispatcher's release of the tail after slot and entry.
+            if head == load_acquire_32(&self.worker.submit_tail):
+                self._sleep(head)
+                continue
+            if not self._serve(&head):
+                return True
+            if self.executor.last_error:
+                return False
+
+    cdef bint _serve(self, uint32_t *head) noexcept nogil:
+        """Do what the submit ring holds; False when a slot needs memory that was not announced here yet."""
+        cdef uint32_t tail = load_acquire_32(&self.worker.submit_tail)   # pairs as in _run
+        cdef uint64_t now_ns = monotonic_ns(), waked_ns = now_ns
+        cdef uint32_t slot_index
+        cdef RequestSlot *slot
+        cdef bint has_memory = True
+        while head[0] != tail:
+            slot_index = self.submit_entries[head[0] & self.index_mask]
+            slot = &self.state.slots[slot_index]
+            if not self.has_memory_for(slot_index):
+                has_memory = False
+                break
+            slot.started_ns = now_ns
+            crash_point("worker: taken")
+            self.executor.execute(slot_index)
+            crash_point("worker: executed")
+            self.executor.finish(slot_index)
+            now_ns = monotonic_ns()
+            slot.done_ns = now_ns
+            head[0] += 1
+            self._push_done(slot_index)
+            store_relaxed_32(&self.worker.submit_head, head[0])
+            crash_point("worker: head moved")
+            store_relaxed_64(&self.worker.busy_ns, self.worker.busy_ns + (now_ns - slot.started_ns))
+            if now_ns - waked_ns > WAKE_DELAY_NS:
+                wake(&self.state.header.dispatcher_sleeping, self.dispatcher_eventfd)
+                waked_ns = now_ns
+            if self.executor.last_error or load_relaxed_32(&self.worker.control_pending):
+                break
+        wake(&self.state.header.dispatcher_sleeping, self.dispatcher_eventfd)
+        return has_memory
+
+    cdef bint has_memory_for(self, uint32_t slot_index) noexcept nogil:
+        """Whether every region that the slot may name is mapped here; otherwise the channel says where it is."""
+        return <int32_t>(self.state.slots[slot_index].memory_epoch - self.memory.epoch) <= 0
+
+    cdef void _push_done(self, uint32_t slot_index) noexcept nogil:
+        """Give a slot back whose outcome is written."""
+        cdef uint32_t done_tail = self.worker.done_tail
+        self.done_entries[done_tail & self.index_mask] = slot_index
+        crash_point("worker: done entry written")
+        store_relaxed_64(&self.worker.request_count, self.worker.request_count + 1)
+        # Release: outcome and status byte before the cursor; pairs with the dispatcher's acquire.
+        store_release_32(&self.worker.done_tail, done_tail + 1)
+        crash_point("worker: done published")
+
+    cdef void _sleep(self, uint32_t head) noexcept nogil:
+        prepare_sleep(&self.worker.sleeping)
+        crash_point("worker: about to sleep")
+        if head == load_acquire_32(&self.worker.submit_tail) and not load_acquire_32(&self.worker.control_pending):
+            drain_eventfd(self.own_eventfd)
+        end_sleep(&self.worker.sleeping)

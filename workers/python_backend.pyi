@@ -1,0 +1,9 @@
+from ringblk.workers.backend import BlockBackend
+from ringblk.workers.native_backend import NativeBackend
+
+class PythonBackend(NativeBackend):
+    """A user's Python object as a native backend."""
+
+    def __init__(self, backend: BlockBackend) -> None: ...
+    @property
+    def backend(self) -> BlockBackend: ...

@@ -1,0 +1,176 @@
+# cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True
+"""A user's Python object as a native backend.
+
+Each range of a request becomes one call with a memoryview straight over guest memory: no copy. What the
+object raises becomes a negative errno here, and a log line: nothing it does ends a worker.
+"""
+
+import logging
+import os
+
+from cpython.buffer cimport Py_buffer, PyBuffer_FillInfo
+from libc.errno cimport EIO
+from libc.stdint cimport uint64_t
+from posix.uio cimport iovec
+
+from ringblk.workers.native_backend cimport NativeBackend
+
+logger = logging.getLogger(__name__)
+
+cdef enum:
+    MAX_KINDS_OF_FAILURE = 256
+    MAX_ERRNO = 4095
+
+
+cdef class PythonBackend(NativeBackend):
+    """Calls `backend`, a BlockBackend that `backend_loader.check_backend` has found complete.
+
+    `backend` is kept as the attribute of that name; its `size_bytes` and `read_only` are read once, here.
+    """
+
+    cdef readonly object backend
+    cdef object discard_method
+    cdef object write_zeroes_method
+    cdef object failure_counts
+
+    def __init__(self, backend):
+        self.backend = backend
+        self.size_bytes = backend.size_bytes
+        self.read_only = backend.read_only
+        self.discard_method = getattr(backend, "discard", None)
+        self.write_zeroes_method = getattr(backend, "write_zeroes", None)
+        self.failure_counts = {}
+
+    def start_worker(self):
+        """Call the object's own hook, if it has one; what that raises is the worker's to report."""
+        hook = getattr(self.backend, "start_worker", None)
+        if hook is not None:
+            hook()
+
+    def close(self):
+        """Call the object's own `close`, if it has one."""
+        hook = getattr(self.backend, "close", None)
+        if hook is not None:
+            hook()
+
+    cdef int readv_at(self, const iovec *ranges, int range_count, uint64_t offset_bytes,
+                      uint64_t length_bytes) noexcept nogil:
+        with gil:
+            try:
+                self.call_for_ranges("read_at", ranges, range_count, offset_bytes, True)
+            except BaseException as error:
+                return self.report("read_at", error)
+            return 0
+
+    cdef int writev_at(self, const iovec *ranges, int range_count, uint64_t offset_bytes,
+                       uint64_t length_bytes, bint durable) noexcept nogil:
+        with gil:
+            try:
+                self.call_for_ranges("write_at", ranges, range_count, offset_bytes, False)
+            except BaseException as error:
+                return self.report("write_at", error)
+        return self.flush_all() if durable else 0
+
+    cdef int flush_all(self) noexcept nogil:
+        with gil:
+            try:
+                self.backend.flush()
+            except BaseException as error:
+                return self.report("flush", error)
+            return 0
+
+    cdef int discard_at(self, uint64_t offset_bytes, uint64_t length_bytes) noexcept nogil:
+        with gil:
+            try:
+                if self.discard_method is not None:
+                    self.discard_method(offset_bytes, length_bytes)
+            except BaseException as error:
+                return self.report("discard", error)
+            return 0
+
+    cdef int write_zeroes_at(self, uint64_t offset_bytes, uint64_t length_bytes,
+                             bint may_unmap) noexcept nogil:
+        with gil:
+            if self.write_zeroes_method is not None:
+                try:
+                    self.write_zeroes_method(offset_bytes, length_bytes)
+                except BaseException as error:
+                    return self.report("write_zeroes", error)
+                return 0
+        return NativeBackend.write_zeroes_at(self, offset_bytes, length_bytes, may_unmap)
+
+    cdef int call_for_ranges(self, str method_name, const iovec *ranges, int range_count,
+                             uint64_t offset_bytes, bint writable) except -1:
+        cdef GuestRange piece
+        cdef int index
+        method = getattr(self.backend, method_name)
+        for index in range(range_count):
+            if ranges[index].iov_len == 0:
+                continue
+            piece = GuestRange.__new__(GuestRange)
+            piece.data = ranges[index]
+            piece.writable = writable
+            view = memoryview(piece)
+            try:
+                method(offset_bytes, view)
+            finally:
+                self.take_back(method_name, view, piece)
+            offset_bytes += ranges[index].iov_len
+        return 0
+
+    cdef int take_back(self, str method_name, view, GuestRange piece) except -1:
+        """Release the view, so that an object that keeps it can't touch guest memory later.
+
+        Python lets nobody take back a slice or an array made from it; those are reported.
+        """
+        try:
+            view.release()
+        except BufferError:
+            pass  # something made from the view still uses it: piece.view_count tells
+        if piece.view_count:
+            self.log_failure(method_name, "keeps its buffer after it has returned", None)
+        return 0
+
+    cdef int report(self, str method_name, error) noexcept:
+        """Log what a method raised and turn it into a negative errno."""
+        cdef int result = -EIO
+        try:
+            if isinstance(error, OSError) and error.errno is not None and 0 < error.errno <= MAX_ERRNO:
+                result = -<int>error.errno
+            self.log_failure(method_name, type(error).__name__, error)
+        except BaseException:
+            pass  # a log handler that fails must not hide that the request failed
+        return result
+
+    cdef log_failure(self, str method_name, str what, error):
+        """The first failure of a kind with its traceback, then only the count, at each power of ten."""
+        traceback = None if error is None else error.__traceback__
+        while traceback is not None and traceback.tb_next is not None:
+            traceback = traceback.tb_next
+        place = None if traceback is None else (traceback.tb_frame.f_code, traceback.tb_lineno)
+        kind = (method_name, what, place)
+        if kind not in self.failure_counts and len(self.failure_counts) >= MAX_KINDS_OF_FAILURE:
+            self.failure_counts.clear()
+        count = self.failure_counts.get(kind, 0) + 1
+        self.failure_counts[kind] = count
+        name = f"{type(self.backend).__module__}.{type(self.backend).__qualname__}.{method_name}"
+        if count == 1:
+            exc_info = None if error is None else (type(error), error, error.__traceback__)
+            logger.error("%s: %s (worker %d)", name, what, os.getpid(), exc_info=exc_info)
+        elif str(count).strip("0") == "1":
+            logger.error("%s: %s, %d times by now (worker %d)", name, what, count, os.getpid())
+
+
+cdef class GuestRange:
+    """A piece of guest memory that counts who looks at it."""
+
+    cdef iovec data
+    cdef bint writable
+    cdef int view_count
+
+    def __getbuffer__(self, Py_buffer *view, int flags):
+        PyBuffer_FillInfo(view, self, self.data.iov_base, self.data.iov_len, not self.writable, flags)
+        self.view_count += 1
+
+    def __releasebuffer__(self, Py_buffer *view):
+        self.view_count -= 1

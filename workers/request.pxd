@@ -1,0 +1,31 @@
+# What a device kind consists of: a parser (in the dispatcher) and an executor (in the workers).
+
+from libc.stdint cimport uint32_t, uint64_t
+from posix.uio cimport iovec
+
+from ringblk.shm.slot cimport RequestSlot
+from ringblk.workers.uring cimport io_uring_sqe
+
+cdef enum:
+    OPERATION_COMPLETE = 0    # nothing to carry out: the slot's status is its outcome
+
+cdef enum SlotFlags:
+    SLOT_DURABLE = 1          # on stable storage before it is done
+    SLOT_EXCLUSIVE = 2        # one at a time: it changes a part of a block (workers/native_backend.pyx)
+    SLOT_BRIEF = 4            # as quick as the backend is: the dispatcher may carry it out itself
+
+
+cdef class RequestParser:
+    cdef void prepare(self, uint32_t slot_index, int chain_flags) noexcept nogil
+    cdef uint64_t affected_bytes(self, RequestSlot *slot) noexcept nogil
+
+
+cdef class RequestExecutor:
+    cdef uint32_t failure_status          # the kind's status of a request that failed here
+    cdef readonly int last_error          # negative errno of the last host I/O error, until it is taken
+    cdef readonly uint32_t last_error_slot
+    cdef void execute(self, uint32_t slot_index) noexcept nogil
+    cdef void finish(self, uint32_t slot_index) noexcept nogil
+    cdef bint begin(self, uint32_t slot_index, io_uring_sqe *entry, iovec *vectors,
+                    uint32_t vector_limit) noexcept nogil
+    cdef void end(self, uint32_t slot_index, int result) noexcept nogil

@@ -1,0 +1,137 @@
+# cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True
+"""An io_uring: requests to the kernel and their completions through rings in shared memory.
+
+The supervisor makes a ring, a worker forked from it uses it, and the supervisor keeps it. That is the fence
+for what a killed worker had submitted: its direct I/O may still be on its way to the disk after the process
+was reaped, but each submission posts exactly one completion, and the kernel posts it to the ring that the
+supervisor holds. When as many were posted as were submitted, nothing can land any more (`is_idle`).
+"""
+
+import os
+
+from libc.errno cimport EINTR, errno
+from libc.stdint cimport uint32_t, uint64_t, uint8_t
+from libc.string cimport memset
+from posix.mman cimport MAP_FAILED, MAP_SHARED, PROT_READ, PROT_WRITE, mmap, munmap
+from posix.unistd cimport close
+
+from ringblk.shm.atomic cimport load_acquire_32, store_release_32
+
+cdef extern from "sys/mman.h" nogil:
+    int madvise(void *address, size_t length, int advice)
+    int MADV_DONTFORK
+
+cdef extern from "linux/io_uring.h" nogil:
+    struct io_sqring_offsets:
+        uint32_t head, tail, ring_mask, ring_entries, flags, dropped, array
+    struct io_cqring_offsets:
+        uint32_t head, tail, ring_mask, ring_entries, overflow, cqes
+    struct io_uring_params:
+        uint32_t sq_entries, cq_entries, flags, features
+        io_sqring_offsets sq_off
+        io_cqring_offsets cq_off
+    enum:
+        IORING_FEAT_SINGLE_MMAP
+        IORING_ENTER_GETEVENTS
+        IORING_SETUP_SUBMIT_ALL
+        IORING_SETUP_COOP_TASKRUN
+    uint64_t IORING_OFF_SQ_RING
+    uint64_t IORING_OFF_SQES
+
+cdef extern from * nogil:
+    """
+    #include <sys/syscall.h>
+    #include <unistd.h>
+    static inline int ringblk_uring_setup(unsigned entries, struct io_uring_params *params)
+        { return (int)syscall(__NR_io_uring_setup, entries, params); }
+    static inline int ringblk_uring_enter(int fd, unsigned to_submit, unsigned min_complete, unsigned flags)
+        { return (int)syscall(__NR_io_uring_enter, fd, to_submit, min_complete, flags, NULL, 0); }
+    """
+    int ringblk_uring_setup(uint32_t entries, io_uring_params *params)
+    int ringblk_uring_enter(int fd, uint32_t to_submit, uint32_t min_complete, uint32_t flags)
+
+
+cdef class Uring:
+    """A ring of `entry_count` (a power of two) submissions. Raises `OSError` where the kernel has none."""
+
+    def __cinit__(self, uint32_t entry_count):
+        cdef io_uring_params params
+        cdef uint32_t index
+        cdef uint32_t *order
+        memset(&params, 0, sizeof(params))
+        params.flags = IORING_SETUP_SUBMIT_ALL | IORING_SETUP_COOP_TASKRUN
+        self.fd = ringblk_uring_setup(entry_count, &params)
+        if self.fd < 0:
+            raise OSError(errno, f"io_uring: {os.strerror(errno)}")
+        self.entry_count = params.sq_entries
+        self.rings_bytes = max(params.sq_off.array + params.sq_entries * sizeof(uint32_t),
+                               params.cq_off.cqes + params.cq_entries * sizeof(io_uring_cqe))
+        self.rings = <uint8_t *>mmap(NULL, self.rings_bytes, PROT_READ | PROT_WRITE, MAP_SHARED, self.fd,
+                                     IORING_OFF_SQ_RING)
+        self.entries = <io_uring_sqe *>mmap(NULL, params.sq_entries * sizeof(io_uring_sqe), PROT_READ | PROT_WRITE,
+                                            MAP_SHARED, self.fd, IORING_OFF_SQES)
+        if self.rings == MAP_FAILED or self.entries == MAP_FAILED or not params.features & IORING_FEAT_SINGLE_MMAP:
+            raise OSError("io_uring: cannot map the rings")
+        self.sq_head = <uint32_t *>(self.rings + params.sq_off.head)
+        self.sq_tail = <uint32_t *>(self.rings + params.sq_off.tail)
+        self.cq_head = <uint32_t *>(self.rings + params.cq_off.head)
+        self.cq_tail = <uint32_t *>(self.rings + params.cq_off.tail)
+        self.sq_mask = params.sq_entries - 1
+        self.cq_mask = params.cq_entries - 1
+        self.completions = <io_uring_cqe *>(self.rings + params.cq_off.cqes)
+        order = <uint32_t *>(self.rings + params.sq_off.array)
+        for index in range(params.sq_entries):
+            order[index] = index   # entries are submitted in the order in which they are filled
+
+    def __dealloc__(self):
+        if self.rings != NULL and self.rings != MAP_FAILED:
+            munmap(self.rings, self.rings_bytes)
+        if self.entries != NULL and self.entries != MAP_FAILED:
+            munmap(self.entries, self.entry_count * sizeof(io_uring_sqe))
+        if self.fd >= 0:
+            close(self.fd)
+
+    def keep_from_children(self):
+        """Let no process that is forked from now on inherit the mapped rings: they would outlive this object."""
+        madvise(self.rings, self.rings_bytes, MADV_DONTFORK)
+        madvise(self.entries, self.entry_count * sizeof(io_uring_sqe), MADV_DONTFORK)
+
+    def fileno(self):
+        """The ring's descriptor; the process that uses the ring must keep it open."""
+        return self.fd
+
+    @property
+    def is_idle(self):
+        """Whether every submission that the kernel took has completed; nothing can land any more."""
+        return load_acquire_32(self.sq_head) == load_acquire_32(self.cq_tail)
+
+    cdef io_uring_sqe *next_entry(self) noexcept nogil:
+        """A zeroed entry to fill, or NULL when all are waiting to be submitted."""
+        cdef io_uring_sqe *entry
+        # Acquire: pairs with the kernel's release of the head after it has read an entry.
+        if self.local_tail - load_acquire_32(self.sq_head) > self.sq_mask:
+            return NULL
+        entry = &self.entries[self.local_tail & self.sq_mask]
+        memset(entry, 0, sizeof(io_uring_sqe))
+        self.local_tail += 1
+        return entry
+
+    cdef bint take_completion(self, io_uring_cqe *completion) noexcept nogil:
+        """Take the oldest completion; False when there is none."""
+        cdef uint32_t head = self.cq_head[0]
+        # Acquire: pairs with the kernel's release of the tail after it has written the completion.
+        if head == load_acquire_32(self.cq_tail):
+            return False
+        completion[0] = self.completions[head & self.cq_mask]
+        store_release_32(self.cq_head, head + 1)   # pairs with the kernel's acquire before it reuses the place
+        return True
+
+    cdef int enter(self, uint32_t min_complete) noexcept nogil:
+        """Submit what was filled and wait for so many completions; 0 or a negative errno (not -EINTR)."""
+        cdef uint32_t to_submit = self.local_tail - load_acquire_32(self.sq_head)
+        cdef int result
+        store_release_32(self.sq_tail, self.local_tail)   # pairs with the kernel's acquire of the tail
+        result = ringblk_uring_enter(self.fd, to_submit, min_complete, IORING_ENTER_GETEVENTS)
+        if result < 0 and errno != EINTR:
+            return -errno
+        return 0

@@ -1,0 +1,159 @@
+# cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True
+"""A worker's loop over io_uring: many requests under way at once, submitted and reaped in batches.
+
+It serves the same rings as the plain pump. What cannot go through the ring (unaligned or very scattered
+requests, DISCARD) is executed in between. The ring also watches the worker's eventfd, so that one call waits
+for completions and new requests alike.
+"""
+
+from libc.stdint cimport uint32_t, uint64_t
+from libc.stdlib cimport calloc, free
+from posix.uio cimport iovec
+
+from ringblk.shm.atomic cimport load_acquire_32, store_relaxed_32, store_relaxed_64
+from ringblk.shm.clock cimport monotonic_ns
+from ringblk.shm.crash_point cimport crash_point
+from ringblk.shm.slot cimport RequestSlot
+from ringblk.shm.wakeup cimport end_sleep, prepare_sleep, wake
+from ringblk.workers.pump cimport Pump
+from ringblk.workers.uring cimport IORING_OP_READ, Uring, io_uring_cqe, io_uring_sqe
+
+cdef enum:
+    VECTOR_LIMIT = 128    # ranges of a request that goes through the ring
+
+cdef uint64_t WAKE_MARK = <uint64_t>-1   # user data of the read of the eventfd
+
+
+cdef class UringPump(Pump):
+    """Runs one worker's rings over `uring`, which has room for its depth and the eventfd."""
+
+    cdef Uring uring
+    cdef iovec *vectors           # VECTOR_LIMIT for each place
+    cdef uint32_t *free_places
+    cdef uint32_t free_count
+    cdef uint32_t depth
+    cdef uint64_t woken_count     # what the eventfd said; the kernel writes here
+    cdef bint is_watching         # a read of the eventfd is under way
+
+    def __init__(self, state, worker_index, memory, executor, own_eventfd, dispatcher_eventfd, Uring uring):
+        Pump.__init__(self, state, worker_index, memory, executor, own_eventfd, dispatcher_eventfd)
+        cdef uint32_t place
+        self.uring = uring
+        self.depth = uring.entry_count - 1
+        self.vectors = <iovec *>calloc(self.depth * VECTOR_LIMIT, sizeof(iovec))
+        self.free_places = <uint32_t *>calloc(self.depth, sizeof(uint32_t))
+        if self.vectors == NULL or self.free_places == NULL:
+            raise MemoryError
+        for place in range(self.depth):
+            self.free_places[place] = self.depth - 1 - place
+        self.free_count = self.depth
+
+    def __dealloc__(self):
+        free(self.vectors)
+        free(self.free_places)
+
+    cdef bint _run(self) noexcept nogil:
+        cdef uint32_t head = self.worker.submit_head
+        cdef uint32_t progress
+        while True:
+            # Acquire: pairs with announce_control's release, after the message was sent.
+            if load_acquire_32(&self.worker.control_pending):
+                return True
+            progress = self._reap()
+            if not self._begin_all(&head):
+                return True
+            if self.executor.last_error:
+                return False
+            self._advance(head, progress == 0)
+
+    cdef bint _begin_all(self, uint32_t *head) noexcept nogil:
+        """Begin what the submit ring holds, as far as there is room; False when memory is not mapped yet."""
+        # Acquire: pairs with the dispatcher's release of the tail after slot and entry.
+        cdef uint32_t tail = load_acquire_32(&self.worker.submit_tail)
+        cdef uint32_t slot_index
+        cdef uint64_t now_ns
+        if head[0] == tail:
+            return True
+        now_ns = monotonic_ns()
+        while head[0] != tail and self.free_count:
+            slot_index = self.submit_entries[head[0] & self.index_mask]
+            if not self.has_memory_for(slot_index):
+                return False
+            self.state.slots[slot_index].started_ns = now_ns
+            crash_point("uring: taken")
+            self._begin(slot_index)
+            head[0] += 1
+            store_relaxed_32(&self.worker.submit_head, head[0])
+            crash_point("uring: head moved")
+        return True
+
+    cdef void _begin(self, uint32_t slot_index) noexcept nogil:
+        cdef uint32_t place = self.free_places[self.free_count - 1]
+        cdef io_uring_sqe *entry = self.uring.next_entry()   # there is one: places are fewer than entries
+        if self.executor.begin(slot_index, entry, self.vectors + place * VECTOR_LIMIT, VECTOR_LIMIT):
+            entry.user_data = (<uint64_t>place << 32) | slot_index
+            self.free_count -= 1
+            crash_point("uring: entry filled")
+            return
+        self.uring.local_tail -= 1
+        self.executor.execute(slot_index)
+        self._give_back(slot_index)
+        wake(&self.state.header.dispatcher_sleeping, self.dispatcher_eventfd)
+
+    cdef void _give_back(self, uint32_t slot_index) noexcept nogil:
+        cdef RequestSlot *slot = &self.state.slots[slot_index]
+        crash_point("uring: executed")
+        self.executor.finish(slot_index)
+        slot.done_ns = monotonic_ns()
+        self._push_done(slot_index)
+        store_relaxed_64(&self.worker.busy_ns, self.worker.busy_ns + (slot.done_ns - slot.started_ns))
+
+    cdef uint32_t _reap(self) noexcept nogil:
+        """Give back what has completed; returns how many requests that was."""
+        cdef io_uring_cqe completion
+        cdef uint32_t count = 0
+        while self.uring.take_completion(&completion):
+            if completion.user_data == WAKE_MARK:
+                self.is_watching = False
+                continue
+            crash_point("uring: completion taken")
+            self.executor.end(<uint32_t>completion.user_data, completion.res)
+            self._give_back(<uint32_t>completion.user_data)
+            self.free_places[self.free_count] = <uint32_t>(completion.user_data >> 32)
+            self.free_count += 1
+            count += 1
+        if count:
+            wake(&self.state.header.dispatcher_sleeping, self.dispatcher_eventfd)
+        return count
+
+    cdef void _advance(self, uint32_t head, bint may_sleep) noexcept nogil:
+        """Submit what was begun; where nothing else is to be done, sleep until something completes or comes."""
+        cdef bint has_work
+        if not may_sleep:
+            if self.uring.local_tail != load_acquire_32(self.uring.sq_head):
+                self.uring.enter(0)
+                crash_point("uring: entries submitted")
+            return
+        self._watch_eventfd()
+        prepare_sleep(&self.worker.sleeping)
+        crash_point("uring: about to sleep")
+        has_work = load_acquire_32(&self.worker.control_pending) != 0
+        if self.free_count and head != load_acquire_32(&self.worker.submit_tail):
+            has_work = True
+        self.uring.enter(0 if has_work else 1)
+        end_sleep(&self.worker.sleeping)
+
+    cdef void _watch_eventfd(self) noexcept nogil:
+        """Have a completion posted when the eventfd is written."""
+        cdef io_uring_sqe *entry
+        if self.is_watching:
+            return
+        entry = self.uring.next_entry()
+        if entry == NULL:
+            return   # never: places and this one are no more than entries, and those were submitted
+        entry.opcode = IORING_OP_READ
+        entry.fd = self.own_eventfd
+        entry.addr = <uint64_t>&self.woken_count
+        entry.len = sizeof(self.woken_count)
+        entry.user_data = WAKE_MARK
+        self.is_watching = True

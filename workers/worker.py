@@ -1,0 +1,95 @@
+"""The worker process: a pump on one pair of rings, and the few messages that the supervisor sends it."""
+
+import logging
+import os
+from dataclasses import dataclass
+
+import msgspec
+
+from ringblk.shm.channel import Channel, ChannelClosed
+from ringblk.shm.memory import GuestMemory
+from ringblk.shm.region import MemoryRegion
+from ringblk.shm.state import StateSegment
+from ringblk.workers.block_executor import BlockExecutor
+from ringblk.workers.host_errors import HostErrors
+from ringblk.workers.native_backend import NativeBackend
+from ringblk.workers.pump import Pump
+from ringblk.workers.uring import Uring
+from ringblk.workers.uring_pump import UringPump
+
+_log = logging.getLogger(__name__)
+
+
+class MapRegion(msgspec.Struct, tag=True, frozen=True):
+    """Map this region, whose fd comes along, under this index; requests of this epoch use it."""
+
+    region_index: int
+    region: MemoryRegion
+    epoch: int
+
+
+class UnmapRegion(msgspec.Struct, tag=True, frozen=True):
+    """No request uses this region any more."""
+
+    region_index: int
+
+
+class Stop(msgspec.Struct, tag=True, frozen=True):
+    """End; nothing is in flight."""
+
+
+ToWorker = MapRegion | UnmapRegion | Stop
+
+
+@dataclass(frozen=True)
+class WorkerSetup:
+    """What a worker inherits from the supervisor that forks it."""
+
+    worker_index: int
+    state: StateSegment
+    backend: NativeBackend
+    drive_id: bytes
+    own_eventfd: int
+    dispatcher_eventfd: int
+    uring: Uring | None
+    """Where it is given, requests go through it."""
+
+
+def run_worker(setup: WorkerSetup, channel: Channel[ToWorker]) -> None:
+    """Serve requests until told to stop; the body of a worker process."""
+    memory = GuestMemory()
+    executor = BlockExecutor(setup.state, memory, setup.backend, setup.drive_id)
+    pump = make_pump(setup, memory, executor)
+    errors = HostErrors(f"worker {setup.worker_index}")
+    setup.backend.start_worker()
+    try:
+        while _read_channel(channel, memory, pump):
+            if not pump.run():
+                errors.report(executor.take_error()[0])
+    except ChannelClosed:
+        _log.info("worker %d: the supervisor is gone", setup.worker_index)
+
+
+def make_pump(setup: WorkerSetup, memory: GuestMemory, executor: BlockExecutor) -> Pump:
+    """The loop that the worker is to run."""
+    own, dispatcher = setup.own_eventfd, setup.dispatcher_eventfd
+    if setup.uring is None:
+        return Pump(setup.state, setup.worker_index, memory, executor, own, dispatcher)
+    return UringPump(setup.state, setup.worker_index, memory, executor, own, dispatcher, setup.uring)
+
+
+def _read_channel(channel: Channel[ToWorker], memory: GuestMemory, pump: Pump) -> bool:
+    """Carry out all messages that wait; False when one says stop."""
+    pump.take_control()
+    while (received := channel.receive()) is not None:
+        message, fds = received
+        match message:
+            case MapRegion():
+                memory.add(message.region_index, message.region, fds[0], message.epoch)
+            case UnmapRegion():
+                memory.unmap(message.region_index)
+            case Stop():
+                return False
+        for fd in fds:
+            os.close(fd)
+    return True
