@@ -1,0 +1,1 @@
+"""The device and its processes: command line, vhost-user, dispatcher, supervisor, front end."""

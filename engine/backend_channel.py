@@ -1,0 +1,53 @@
+"""The way back: a back end's own messages to the front end (vhost-user, "Back-end communication")."""
+
+import asyncio
+import logging
+import os
+import socket
+
+from ringblk.engine.device import DeviceError
+from ringblk.engine.vhost_user_messages import BackendRequest, encode_message
+from ringblk.engine.vhost_user_socket import VhostUserSocket
+
+_log = logging.getLogger(__name__)
+
+
+class BackendChannel:
+    """Sends the back end's messages without anyone waiting for them. Owns its fd.
+
+    No answer is asked for, as a front end may be in the middle of a message of its own that it wants answered
+    first.
+    """
+
+    def __init__(self, fd: int) -> None:
+        try:
+            channel_socket = socket.socket(fileno=fd)
+        except OSError as error:
+            os.close(fd)
+            raise DeviceError(f"the channel for back-end requests: {error.strerror}") from error
+        if channel_socket.type != socket.SOCK_STREAM:
+            channel_socket.close()
+            raise DeviceError("the channel for back-end requests is no stream socket")
+        self._socket = VhostUserSocket(channel_socket)
+        self._changed = asyncio.Event()
+        self._sender = asyncio.get_running_loop().create_task(self._send_changes())
+
+    def notify_config_change(self) -> None:
+        """Tell the front end to read the config space again; changes that pile up are told once."""
+        self._changed.set()
+
+    async def close(self) -> None:
+        """Close the channel, whatever is still to be sent."""
+        self._sender.cancel()
+        await asyncio.wait({self._sender})
+        self._socket.close()
+
+    async def _send_changes(self) -> None:
+        while True:
+            await self._changed.wait()
+            self._changed.clear()
+            try:
+                await self._socket.send(encode_message(BackendRequest.CONFIG_CHANGE_MSG))
+            except OSError as error:
+                _log.warning("the front end cannot be told of a config change: %s", error)
+                return

@@ -1,0 +1,206 @@
+"""The block device as its driver sees it: features, config space and cache mode (virtio 1.2, 5.2).
+
+It knows nothing of rings, processes or files.
+"""
+
+import struct
+from typing import Annotated, Literal
+
+import msgspec
+
+from ringblk.engine.device import ConfigRefused
+
+SECTOR_BYTES = 512
+"""The unit of the config space and of requests, whatever the block size (virtio 1.2, 5.2.6)."""
+
+# Feature bits as masks (virtio 1.2, 5.2.3 and 6).
+F_SEG_MAX = 1 << 2
+F_RO = 1 << 5
+F_BLK_SIZE = 1 << 6
+F_FLUSH = 1 << 9
+F_TOPOLOGY = 1 << 10
+F_CONFIG_WCE = 1 << 11
+F_MQ = 1 << 12
+F_DISCARD = 1 << 13
+F_WRITE_ZEROES = 1 << 14
+F_INDIRECT_DESC = 1 << 28
+F_EVENT_IDX = 1 << 29
+F_VERSION_1 = 1 << 32
+
+# struct virtio_blk_config (virtio 1.2, 5.2.4): capacity, size_max, seg_max, geometry, blk_size,
+# topology, writeback, num_queues, discard, write zeroes, secure erase.
+_CONFIG = struct.Struct("<Q II HBB I BBHI BxH III IIB3x III")
+CONFIG_BYTES = _CONFIG.size
+_WRITEBACK_OFFSET_BYTES = 32
+
+_MAX_LOGICAL_BLOCK_BYTES = 4096
+_MAX_PHYSICAL_BLOCK_BYTES = 32768
+
+
+CacheMode = Literal["writeback", "writethrough", "unsafe"]
+
+
+class BlockDeviceConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What a block device is made of. Raises `ValueError` where the values make no device.
+
+    `cache="writeback"` offers FLUSH and lets the driver choose write-through; `"unsafe"` offers neither.
+    A physical block is `logical_block_size_bytes << physical_block_exponent`. Limits of discard and write
+    zeroes are for one segment of a request; a read-only device offers neither.
+    """
+
+    capacity_bytes: Annotated[int, msgspec.Meta(ge=0)]
+    read_only: bool = False
+    cache: Literal["writeback", "unsafe"] = "writeback"
+    num_queues: Annotated[int, msgspec.Meta(ge=1, le=64)] = 1
+    queue_size: Annotated[int, msgspec.Meta(ge=2, le=32768)] = 128
+    logical_block_size_bytes: int = 512
+    physical_block_exponent: Annotated[int, msgspec.Meta(ge=0)] = 0
+    max_segments: Annotated[int, msgspec.Meta(ge=1)] = 16
+    max_discard_bytes: Annotated[int, msgspec.Meta(ge=SECTOR_BYTES)] = 1 << 30
+    max_write_zeroes_bytes: Annotated[int, msgspec.Meta(ge=SECTOR_BYTES)] = 1 << 26
+
+    def __post_init__(self) -> None:
+        if self.queue_size & (self.queue_size - 1):
+            raise ValueError(f"queue_size {self.queue_size} is no power of two")
+        block_bytes = self.logical_block_size_bytes
+        if not SECTOR_BYTES <= block_bytes <= _MAX_LOGICAL_BLOCK_BYTES or block_bytes & (block_bytes - 1):
+            raise ValueError(
+                f"logical_block_size_bytes {block_bytes} is no power of two "
+                f"from {SECTOR_BYTES} to {_MAX_LOGICAL_BLOCK_BYTES}"
+            )
+        if block_bytes << self.physical_block_exponent > _MAX_PHYSICAL_BLOCK_BYTES:
+            raise ValueError(f"a physical block is larger than {_MAX_PHYSICAL_BLOCK_BYTES} bytes")
+
+
+class BlockDevice:
+    """A block device's face to its driver."""
+
+    def __init__(self, config: BlockDeviceConfig) -> None:
+        self._config = config
+        self._capacity_bytes = config.capacity_bytes
+        self._features = 0
+        self._cache: CacheMode = config.cache
+        self._writeback = config.cache == "writeback"
+
+    def set_cache(self, cache: CacheMode) -> None:
+        """Another cache mode from now on, with the features that the driver was offered at the start.
+
+        `"writethrough"` makes every write stable, whatever the driver chose; so does `"writeback"` for a
+        driver that has no FLUSH. `"unsafe"` makes none stable.
+        """
+        self._cache = cache
+
+    @property
+    def cache(self) -> CacheMode:
+        """The cache mode now."""
+        return self._cache
+
+    @property
+    def skips_flush(self) -> bool:
+        """Whether a FLUSH is answered without being carried out."""
+        return self._cache == "unsafe"
+
+    @property
+    def num_queues(self) -> int:
+        """How many virtqueues there are."""
+        return self._config.num_queues
+
+    @property
+    def read_only(self) -> bool:
+        """Whether the driver may only read."""
+        return self._config.read_only
+
+    @property
+    def num_sectors(self) -> int:
+        """The capacity in sectors of 512 bytes, in whole logical blocks."""
+        block_bytes = self._config.logical_block_size_bytes
+        return self._capacity_bytes // block_bytes * (block_bytes // SECTOR_BYTES)
+
+    @property
+    def logical_block_size_bytes(self) -> int:
+        """The unit that the capacity is whole multiples of."""
+        return self._config.logical_block_size_bytes
+
+    def set_capacity(self, capacity_bytes: int) -> None:
+        """Another size from now on; the driver learns of it by a config change, which the caller sends."""
+        if capacity_bytes < 0:
+            raise ValueError(f"a capacity of {capacity_bytes} bytes")
+        self._capacity_bytes = capacity_bytes
+
+    @property
+    def device_features(self) -> int:
+        """The features on offer."""
+        features = F_VERSION_1 | F_INDIRECT_DESC | F_EVENT_IDX | F_MQ | F_SEG_MAX | F_BLK_SIZE | F_TOPOLOGY
+        if self._config.read_only:
+            features |= F_RO
+        else:
+            features |= F_DISCARD | F_WRITE_ZEROES
+        if self._config.cache == "writeback":
+            features |= F_FLUSH | F_CONFIG_WCE
+        return features
+
+    @property
+    def features(self) -> int:
+        """The features that the driver has accepted; 0 before it has, and after a reset."""
+        return self._features
+
+    def set_features(self, features: int) -> None:
+        """The driver accepts features; 0 is a reset and puts write-back back to what it was at first."""
+        self._features = features
+        if features == 0:
+            self._writeback = self._config.cache == "writeback"
+        elif features & F_CONFIG_WCE and not features & F_FLUSH:
+            self._writeback = False  # virtio 1.2, 5.2.5.2
+
+    @property
+    def write_through(self) -> bool:
+        """Whether a write must be on disk before it completes (virtio 1.2, 5.2.6.2, on stable writes).
+
+        It must when the driver has turned write-back off, and when it could have accepted FLUSH but took
+        neither that nor CONFIG_WCE, and so has no way to ask for it later.
+        """
+        if self._cache != "writeback":
+            return self._cache == "writethrough"
+        if self._features & F_CONFIG_WCE:
+            return not self._writeback
+        return not self._features & F_FLUSH
+
+    def read_config(self, offset_bytes: int, size_bytes: int) -> bytes:
+        """That part of the config space; zeroes past its end."""
+        return self._config_space()[offset_bytes : offset_bytes + size_bytes].ljust(size_bytes, b"\0")
+
+    def write_config(self, offset_bytes: int, data: bytes) -> None:
+        """Write to the config space: only `writeback`, with 0 or 1, and only with CONFIG_WCE."""
+        if (offset_bytes, len(data)) != (_WRITEBACK_OFFSET_BYTES, 1):
+            raise ConfigRefused(f"{len(data)} bytes of config space at {offset_bytes} are read-only")
+        # A front end passes the driver's features on only when the driver is done, after such a write.
+        if not (self._features or self.device_features) & F_CONFIG_WCE:
+            raise ConfigRefused("writeback cannot be written without CONFIG_WCE")
+        if data[0] > 1:
+            raise ConfigRefused(f"writeback {data[0]}, expected 0 or 1")
+        self._writeback = bool(data[0])
+
+    def _config_space(self) -> bytes:
+        config = self._config
+        physical_block_blocks = 1 << config.physical_block_exponent
+        physical_block_sectors = config.logical_block_size_bytes // SECTOR_BYTES * physical_block_blocks
+        discard = write_zeroes = (0, 0, 0)
+        if not config.read_only:
+            discard = (config.max_discard_bytes // SECTOR_BYTES, config.max_segments, physical_block_sectors)
+            write_zeroes = (config.max_write_zeroes_bytes // SECTOR_BYTES, config.max_segments, 1)
+        return _CONFIG.pack(
+            self.num_sectors,
+            0,  # size_max: not offered
+            max(config.queue_size - 2, 1),  # seg_max: all but header and status
+            *(0, 0, 0),  # geometry: not offered
+            config.logical_block_size_bytes,
+            config.physical_block_exponent,
+            0,  # alignment_offset
+            physical_block_blocks,  # min_io_size
+            0,  # opt_io_size: none
+            self._writeback,
+            config.num_queues,
+            *discard,
+            *write_zeroes,
+            *(0, 0, 0),  # secure erase: not offered
+        )

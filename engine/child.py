@@ -1,0 +1,163 @@
+"""Forked child processes of the supervisor: started with few descriptors, watched by pidfd, ended with it."""
+
+import asyncio
+import contextlib
+import gc
+import logging
+import os
+import signal
+import sys
+import time
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import Any, Generic, TypeVar
+
+from ringblk.shm.channel import Channel, ChannelClosed
+from ringblk.shm.process import crash_point, die_with_parent, set_process_name
+
+_log = logging.getLogger(__name__)
+_FD_FOLDER = Path("/proc/self/fd" if sys.platform == "linux" else "/dev/fd")
+
+Received = TypeVar("Received")
+
+
+class Child(Generic[Received]):
+    """A running child: its process, and the supervisor's end of its channel."""
+
+    def __init__(self, name: str, pid: int, channel: Channel[Received]) -> None:
+        self.name = name
+        self.pid = pid
+        self.channel = channel
+        self.pidfd = os.pidfd_open(pid)
+        self.started_s = time.monotonic()
+
+    def watch(
+        self,
+        on_exit: Callable[["Child[Received]", int], None],
+        on_message: Callable[[Received], None] | None = None,
+    ) -> None:
+        """Call `on_exit(child, wait_status)` once the process has ended and was reaped.
+
+        What it sends goes to `on_message`, all of it before `on_exit`.
+        """
+        loop = asyncio.get_running_loop()
+        loop.add_reader(self.pidfd, self._reap, on_exit, on_message)
+        if on_message is not None:
+            loop.add_reader(self.channel.socket.fileno(), self._read, on_message)
+
+    def _read(self, on_message: Callable[[Received], None]) -> None:
+        try:
+            while (received := self.channel.receive()) is not None:
+                on_message(received[0])
+        except ChannelClosed:
+            asyncio.get_running_loop().remove_reader(self.channel.socket.fileno())
+
+    def send(self, message: object, fds: Sequence[int] = ()) -> None:
+        """Send a message; what its socket does not take now goes out when it does. Raises `ChannelClosed`."""
+        self.channel.send(message, fds)
+        if self.channel.has_unsent:
+            asyncio.get_running_loop().add_writer(self.channel.socket.fileno(), self._send_rest)
+
+    def _send_rest(self) -> None:
+        with contextlib.suppress(ChannelClosed):
+            self.channel.flush()
+        if not self.channel.has_unsent:
+            asyncio.get_running_loop().remove_writer(self.channel.socket.fileno())
+
+    def kill(self) -> None:
+        """End the process at once. It is reaped where it is watched."""
+        signal.pidfd_send_signal(self.pidfd, signal.SIGKILL)
+
+    def _reap(
+        self,
+        on_exit: Callable[["Child[Received]", int], None],
+        on_message: Callable[[Received], None] | None,
+    ) -> None:
+        _, status = os.waitpid(self.pid, 0)
+        crash_point("supervisor: child reaped")
+        if on_message is not None:
+            self._read(on_message)
+        loop = asyncio.get_running_loop()
+        loop.remove_reader(self.pidfd)
+        loop.remove_reader(self.channel.socket.fileno())
+        loop.remove_writer(self.channel.socket.fileno())
+        os.close(self.pidfd)
+        self.channel.close()
+        on_exit(self, status)
+
+
+def was_own_fault(status: int) -> bool:
+    """Whether a child ended by what it did, and was not killed from outside."""
+    return not (os.WIFSIGNALED(status) and os.WTERMSIG(status) == signal.SIGKILL)
+
+
+def describe_end(status: int) -> str:
+    """What waitpid says of an end, in words."""
+    if os.WIFSIGNALED(status):
+        return f"killed by {signal.Signals(os.WTERMSIG(status)).name}"
+    return f"exit status {os.waitstatus_to_exitcode(status)}"
+
+
+def open_fds() -> set[int]:
+    """The descriptors that this process has open."""
+    return {int(name) for name in os.listdir(_FD_FOLDER) if _is_open(int(name))}
+
+
+def _is_open(fd: int) -> bool:
+    try:
+        os.fstat(fd)
+    except OSError:
+        return False  # the descriptor of the listing itself
+    return True
+
+
+def fork_child(
+    name: str,
+    body: Callable[[Channel[Any]], None],
+    received_type: Any,
+    sent_type: Any,
+    keep_fds: Iterable[int],
+) -> Child[Any]:
+    """Fork a child that runs `body` on its end of a channel and ends; `keep_fds` and its standard fds stay.
+
+    `received_type` is what the supervisor receives from it, `sent_type` what it sends.
+    """
+    ours, theirs = Channel.socketpair()
+    parent_pid = os.getpid()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    pid = os.fork()
+    if pid == 0:
+        _run_child(name, body, Channel(theirs, sent_type), parent_pid, {theirs.fileno(), *keep_fds})
+    crash_point("supervisor: child forked")
+    theirs.close()
+    return Child(name, pid, Channel(ours, received_type))
+
+
+def _run_child(
+    name: str,
+    body: Callable[[Channel[Any]], None],
+    channel: Channel[Any],
+    parent_pid: int,
+    keep_fds: set[int],
+) -> None:
+    """The child's life. It never returns to the supervisor's code that was running at the fork."""
+    status = 1
+    try:
+        signal.set_wakeup_fd(-1)  # asyncio's: a signal here must not wake the supervisor
+        # A terminal or service manager signals the whole group; the supervisor says when to end.
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        gc.freeze()  # what was inherited is never collected here: its pages stay shared
+        if not die_with_parent(parent_pid):
+            os._exit(1)
+        for fd in open_fds() - keep_fds - {0, 1, 2}:
+            os.close(fd)
+        set_process_name(name)
+        body(channel)
+        status = 0
+    except BaseException:
+        _log.exception("%s ends with an error", name)
+    finally:
+        logging.shutdown()
+        os._exit(status)

@@ -1,0 +1,148 @@
+"""What an engine is started with: command line and configuration file come down to one `EngineConfig`."""
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+import msgspec
+
+from ringblk.engine.rate_limiter_config import (
+    RateLimiterError,
+    RateLimitOptions,
+    decode_rate_limiter,
+    settings_from_config,
+    settings_from_options,
+)
+from ringblk.shm.rate_limit_settings import RateLimitSettings
+
+Count = Annotated[int, msgspec.Meta(ge=1)]
+PowerOfTwo = Annotated[int, msgspec.Meta(ge=2, le=32768)]
+
+
+class ConfigError(Exception):
+    """The configuration cannot be honoured; the message is one line that names the option.
+
+    `exit_status` is 2 where the command line or file is wrong, 1 where the system says no.
+    """
+
+    def __init__(self, message: str, exit_status: int = 2) -> None:
+        super().__init__(message)
+        self.exit_status = exit_status
+
+
+class EngineConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """One engine and its drive. The options of `ringblk serve` are these fields, with hyphens."""
+
+    socket_path: str | None = None
+    """Listen here; or"""
+    fd: Annotated[int, msgspec.Meta(ge=0)] | None = None
+    """an inherited socket, connected or listening."""
+    blk_file: str | None = None
+    """The image: a regular file or block device; or"""
+    backend: str | None = None
+    """a backend by name: `memory`, `null`, or `package.module:Class`."""
+    backend_arg: dict[str, str] = {}
+    """Arguments of the backend's constructor."""
+    read_only: bool = False
+    takeover: bool = False
+    """An engine that uses this image or socket is to end, and its front end to go on with this one."""
+    workers: Annotated[int, msgspec.Meta(ge=1, le=64)] = 4
+    num_queues: Annotated[int, msgspec.Meta(ge=1, le=64)] = 1
+    queue_size: PowerOfTwo = 128
+    cache: Literal["writeback", "unsafe"] = "writeback"
+    direct: Literal["auto", "on", "off"] = "auto"
+    io_engine: Literal["auto", "psync", "io_uring", "sync"] = "auto"
+    poll_us: Annotated[int, msgspec.Meta(ge=0, le=10000)] = 50
+    bps: Count | None = None
+    bps_read: Count | None = None
+    bps_write: Count | None = None
+    burst: Count | None = None
+    one_time_burst: Count | None = None
+    iops: Count | None = None
+    iops_read: Count | None = None
+    iops_write: Count | None = None
+    iops_burst: Count | None = None
+    iops_one_time_burst: Count | None = None
+    rate_limiter: dict[str, object] | None = None
+    """Firecracker's form of the limits, in place of the plain numbers."""
+    rate_group: str | None = None
+    """Share the limit with the engines of this group; the first one's settings hold."""
+    control: str | None = None
+    """Serve the control API on this unix socket."""
+    log_format: Literal["human", "json"] = "human"
+    drive_id: str = "ringblk"
+    logical_block_size: Annotated[int, msgspec.Meta(ge=512, le=4096)] | None = None
+    """None: what the backend works in."""
+
+    def check(self) -> None:
+        """Raise `ConfigError` for what the types cannot say."""
+        if (self.socket_path is None) == (self.fd is None):
+            raise ConfigError("give one of --socket-path and --fd")
+        if "" in (self.socket_path, self.control):  # Linux would listen on a name of its own choice
+            raise ConfigError(f"--{'control' if self.control == '' else 'socket-path'} is empty")
+        if (self.blk_file is None) == (self.backend is None):
+            raise ConfigError("give one of --blk-file and --backend")
+        if self.takeover and self.blk_file is None and self.socket_path is None:
+            raise ConfigError("--takeover needs --blk-file or --socket-path, to find the other engine by")
+        if self.backend_arg and self.backend is None:
+            raise ConfigError("--backend-arg needs --backend")
+        if self.direct == "on" and self.blk_file is None:
+            raise ConfigError("--direct on: only for --blk-file")
+        if self.queue_size & (self.queue_size - 1):
+            raise ConfigError(f"--queue-size {self.queue_size} is not a power of two")
+        if self.logical_block_size and self.logical_block_size & (self.logical_block_size - 1):
+            raise ConfigError(f"--logical-block-size {self.logical_block_size} is not a power of two")
+        self.rate_limits()
+
+    @property
+    def drive_name(self) -> str:
+        """What the drive is called in statistics: the image's path, or the backend's name."""
+        if self.blk_file is not None:
+            return str(Path(self.blk_file).absolute())
+        return self.backend or ""
+
+    def rate_limits(self) -> RateLimitSettings:
+        """The limits of the drive or its group. Raises `ConfigError`."""
+        names = [field.name for field in msgspec.structs.fields(RateLimitOptions)]
+        plain = {name: getattr(self, name) for name in names if getattr(self, name) is not None}
+        try:
+            if self.rate_limiter is None:
+                return settings_from_options(RateLimitOptions(**plain))
+            if plain:
+                raise ConfigError(f"give one of rate_limiter and --{next(iter(plain)).replace('_', '-')}")
+            return settings_from_config(decode_rate_limiter(self.rate_limiter))
+        except RateLimiterError as error:
+            raise ConfigError(f"--{error}" if plain else str(error)) from error
+
+
+def read_config_file(path: Path) -> dict[str, object]:
+    """The fields that a JSON configuration file sets. Raises `ConfigError` naming a wrong key or value."""
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise ConfigError(f"--config {path}: {error.strerror}", exit_status=1) from error
+    try:
+        fields = msgspec.json.decode(data)
+        if not isinstance(fields, dict):
+            raise ConfigError(f"--config {path}: not a JSON object")
+        msgspec.convert(fields, EngineConfig)
+    except msgspec.DecodeError as error:
+        raise ConfigError(f"--config {path}: {error}") from error
+    return fields
+
+
+def make_config(fields: dict[str, object]) -> EngineConfig:
+    """Check everything. Raises `ConfigError`."""
+    try:
+        config = msgspec.convert(fields, EngineConfig)
+    except msgspec.ValidationError as error:
+        raise ConfigError(_with_option_name(str(error))) from error
+    config.check()
+    return config
+
+
+def _with_option_name(text: str) -> str:
+    """msgspec's `... - at `$.num_queues`` in the command line's words."""
+    message, _, place = text.partition(" - at `$.")
+    if not place:
+        return text
+    return f"--{place.rstrip('`').split('.')[0].split('[')[0].replace('_', '-')}: {message}"

@@ -1,0 +1,120 @@
+"""The control API: HTTP with JSON bodies on a unix socket, for `curl --unix-socket` and programs.
+
+Imported only where `--control` is given: the libraries it stands on are larger than the engine.
+"""
+
+import contextlib
+import os
+from collections.abc import Awaitable, Callable
+
+from aiohttp import web
+from prometheus_client.exposition import CONTENT_TYPE_LATEST
+
+from ringblk.engine.control_messages import (
+    DriveBody,
+    ErrorBody,
+    WorkersBody,
+    decode_body,
+    encode_body,
+)
+from ringblk.engine.device import DeviceError
+from ringblk.engine.engine_control import EngineControl
+from ringblk.engine.listener import listen_at
+from ringblk.engine.live_changes import ChangeRefused
+from ringblk.engine.metrics import exposition
+from ringblk.engine.statistics import encode_json
+
+MAX_BODY_BYTES = 65536
+OWNER_ONLY = 0o177
+SHUTDOWN_S = 0.5
+
+_Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+
+
+class ControlServer:
+    """Serves one engine's control API until it is closed."""
+
+    def __init__(self, control: EngineControl, socket_path: str) -> None:
+        self._control = control
+        self._path = socket_path
+        self._socket = listen_at("--control", socket_path, mode_mask=OWNER_ONLY)
+        self._inode = os.stat(socket_path).st_ino
+        application = web.Application(middlewares=[_answer_errors], client_max_size=MAX_BODY_BYTES)
+        application.add_routes(
+            [
+                web.get("/", self._describe),
+                web.get("/stats", self._stats),
+                web.get("/metrics", self._metrics),
+                web.patch("/drive", self._patch_drive),
+                web.patch("/workers", self._patch_workers),
+                web.post("/pause", self._pause),
+                web.post("/resume", self._resume),
+            ]
+        )
+        self._runner = web.AppRunner(
+            application, access_log=None, handle_signals=False, shutdown_timeout=SHUTDOWN_S
+        )
+
+    async def start(self) -> None:
+        """Begin to serve."""
+        await self._runner.setup()
+        await web.SockSite(self._runner, self._socket).start()
+
+    async def close(self) -> None:
+        """End, and remove the socket's name if it is ours still."""
+        await self._runner.cleanup()
+        self._socket.close()
+        with contextlib.suppress(OSError):
+            if os.stat(self._path).st_ino == self._inode:
+                os.unlink(self._path)
+
+    async def _describe(self, request: web.Request) -> web.Response:
+        return _json(encode_body(self._control.describe()))
+
+    async def _stats(self, request: web.Request) -> web.Response:
+        return _json(encode_json(self._control.snapshot()) + b"\n")
+
+    async def _metrics(self, request: web.Request) -> web.Response:
+        body = exposition(self._control.snapshot())
+        return web.Response(body=body, headers={"Content-Type": CONTENT_TYPE_LATEST})
+
+    async def _patch_drive(self, request: web.Request) -> web.Response:
+        await self._control.patch_drive(decode_body(await request.read(), DriveBody))
+        return await self._describe(request)
+
+    async def _patch_workers(self, request: web.Request) -> web.Response:
+        await self._control.patch_workers(decode_body(await request.read(), WorkersBody))
+        return await self._describe(request)
+
+    async def _pause(self, request: web.Request) -> web.Response:
+        await self._control.pause()
+        return await self._describe(request)
+
+    async def _resume(self, request: web.Request) -> web.Response:
+        await self._control.resume()
+        return await self._describe(request)
+
+
+@web.middleware
+async def _answer_errors(request: web.Request, handler: _Handler) -> web.StreamResponse:
+    """Every error in the same form: JSON with `error`, and `field` where one is at fault."""
+    try:
+        return await handler(request)
+    except ChangeRefused as error:
+        return _json(encode_body(ErrorBody(str(error), error.field)), status=400)
+    except DeviceError as error:
+        return _json(encode_body(ErrorBody(str(error))), status=409)
+    except web.HTTPException as error:
+        headers = {"Allow": error.headers["Allow"]} if "Allow" in error.headers else None
+        return _json(encode_body(ErrorBody(error.reason)), status=error.status, headers=headers)
+
+
+def _json(body: bytes, *, status: int = 200, headers: dict[str, str] | None = None) -> web.Response:
+    return web.Response(body=body, status=status, content_type="application/json", headers=headers)
+
+
+async def serve_control(control: EngineControl, socket_path: str) -> ControlServer:
+    """Open the socket and serve. Raises `ConfigError`."""
+    server = ControlServer(control, socket_path)
+    await server.start()
+    return server

@@ -1,0 +1,79 @@
+"""What a vhost-user session asks of a device, whatever kind of device it is.
+
+The session checks what can be checked without memory or disk (sizes, ranges, order); the device does the
+rest and may refuse. Calls come one at a time. A call is cancelled when the front end goes away, and `reset`
+follows.
+"""
+
+from typing import Protocol
+
+from ringblk.engine.vring import Vring
+from ringblk.shm.region import MemoryRegion
+
+
+class DeviceError(Exception):
+    """The device cannot do what the front end asks; its text says why.
+
+    The caller answers the front end with a failure where that waits for an answer, and otherwise ends the
+    session: the front end would go on as if it had been done.
+    """
+
+
+class ConfigRefused(Exception):  # noqa: N818
+    """A config space access that the driver may not make. Log it, answer with a failure, and go on."""
+
+
+class Device(Protocol):
+    """A virtio device as the session sees it."""
+
+    @property
+    def num_queues(self) -> int:
+        """How many virtqueues there are."""
+
+    @property
+    def device_features(self) -> int:
+        """The virtio feature bits on offer, without bit 30, which is the session's."""
+
+    def set_features(self, features: int) -> None:
+        """The driver has accepted these of `device_features` (0 after a reset)."""
+
+    def read_config(self, offset_bytes: int, size_bytes: int) -> bytes:
+        """Exactly `size_bytes` of the config space, zeroes past its end."""
+
+    def write_config(self, offset_bytes: int, data: bytes) -> None:
+        """Write to the config space; `ConfigRefused` where the driver may not."""
+
+    async def add_region(self, region: MemoryRegion, fd: int) -> None:
+        """Map a region in every process. `fd` is the device's from the call on, also when it raises."""
+
+    async def remove_region(self, region: MemoryRegion) -> None:
+        """Unmap a region that was added; returns when no request uses it any more."""
+
+    async def replace_regions(self, regions: list[tuple[MemoryRegion, int]]) -> None:
+        """Put these regions in place of all others. The fds are the device's, also when it raises."""
+
+    async def start_queue(self, vring: Vring) -> None:
+        """Begin to process a ring, which is enabled.
+
+        Its fds stay the session's: they are valid until `update_fds`, `stop_queue` or `reset` returns.
+        """
+
+    async def update_fds(self, vring: Vring) -> None:
+        """A running ring's kick, call or err fd has been replaced; the old one is closed on return."""
+
+    async def set_enabled(self, queue_index: int, enabled: bool) -> None:
+        """Let a running ring rest, or go on."""
+
+    async def stop_queue(self, queue_index: int) -> int:
+        """Stop a running ring, wait for what is in flight, and give back `next_avail`."""
+
+    async def get_inflight(self, num_queues: int, queue_size: int) -> tuple[int, int, int]:
+        """Make an in-flight region: an fd, which the caller closes, its mmap size and its mmap offset."""
+
+    async def set_inflight(
+        self, fd: int, mmap_size_bytes: int, mmap_offset_bytes: int, num_queues: int, queue_size: int
+    ) -> None:
+        """Use an in-flight region from an earlier back end. `fd` is the device's, also when it raises."""
+
+    async def reset(self) -> None:
+        """The front end is gone: stop and drain all rings, forget regions, features, in-flight region."""

@@ -1,0 +1,51 @@
+from libc.stdint cimport uint16_t, uint32_t, uint64_t
+
+from ringblk.engine.handover cimport Handover
+from ringblk.engine.idle_poll cimport IdlePoll
+from ringblk.engine.inline_gate cimport InlineGate
+from ringblk.engine.queue_table cimport QueueTable, ServedQueue
+from ringblk.engine.request_recorder cimport RequestRecorder
+from ringblk.engine.throttle cimport Throttle
+from ringblk.shm.memory cimport GuestMemory
+from ringblk.shm.state cimport StateSegment
+from ringblk.workers.request cimport RequestExecutor, RequestParser
+
+cdef struct Resubmission:
+    uint16_t queue_index
+    uint16_t head_index
+
+
+cdef class DispatchLoop:
+    cdef StateSegment state
+    cdef GuestMemory memory
+    cdef RequestParser parser
+    cdef RequestExecutor executor
+    cdef readonly Handover handover
+    cdef InlineGate gate
+    cdef IdlePoll idle_poll
+    cdef public bint reports_progress
+    cdef readonly QueueTable table
+    cdef Throttle throttle
+    cdef RequestRecorder recorder
+    cdef uint32_t newly_broken
+    cdef Resubmission *resubmissions       # heads of an earlier engine, still without a slot
+    cdef uint32_t resubmission_count
+    cdef uint32_t resubmission_next
+    cdef uint64_t next_counter
+
+    cdef void _submit_waiting(self, uint32_t queue_index) noexcept nogil
+    cdef int add_resubmission(self, uint32_t queue_index, uint32_t head_index) except -1
+    cdef int _run(self) noexcept nogil
+    cdef uint32_t collect(self) noexcept nogil
+    cdef uint32_t _release_throttled(self) noexcept nogil
+    cdef uint32_t _pop_all(self) noexcept nogil
+    cdef uint32_t _pop_queue(self, uint32_t queue_index, uint64_t now_ns) noexcept nogil
+    cdef bint _take_in(self, ServedQueue *queue, uint32_t queue_index, uint32_t head, uint64_t now_ns,
+                       bint is_new) noexcept nogil
+    cdef void _resubmit(self, Resubmission *old, uint64_t now_ns) noexcept nogil
+    cdef void submit(self, uint32_t slot_index) noexcept nogil
+    cdef uint32_t complete(self) noexcept nogil
+    cdef void _call_if_needed(self, uint32_t queue_index) noexcept nogil
+    cdef bint _poll(self) noexcept nogil
+    cdef bint _has_work(self) noexcept nogil
+    cdef void _sleep(self) noexcept nogil

@@ -1,0 +1,52 @@
+from ringblk.engine.handover import Handover
+from ringblk.engine.idle_poll import IdlePoll
+from ringblk.engine.inline_gate import InlineGate
+from ringblk.engine.queue_table import QueueTable
+from ringblk.engine.throttle import Throttle
+from ringblk.shm.inflight import InflightQueue
+from ringblk.shm.memory import GuestMemory
+from ringblk.shm.state import StateSegment
+from ringblk.shm.virtqueue import Virtqueue
+from ringblk.workers.request import RequestExecutor, RequestParser
+
+CONTROL: int
+PROGRESS: int
+BROKEN: int
+ERROR: int
+
+class DispatchLoop:
+    reports_progress: bool
+    @property
+    def handover(self) -> Handover: ...
+    @property
+    def table(self) -> QueueTable: ...
+    def __init__(
+        self,
+        state: StateSegment,
+        memory: GuestMemory,
+        parser: RequestParser,
+        executor: RequestExecutor,
+        handover: Handover,
+        table: QueueTable,
+        throttle: Throttle,
+        gate: InlineGate,
+        idle_poll: IdlePoll,
+    ) -> None: ...
+    def add_queue(
+        self,
+        queue_index: int,
+        virtqueue: Virtqueue,
+        inflight: InflightQueue,
+        kick_fd: int | None,
+        call_fd: int | None,
+        is_enabled: bool,
+    ) -> None: ...
+    def drain_queue(self, queue_index: int) -> None: ...
+    def pause(self) -> None: ...
+    def resume(self) -> None: ...
+    def request_counter(self) -> int: ...
+    def oldest_counter(self) -> int: ...
+    def worker_up(self, worker_index: int, eventfd: int) -> None: ...
+    def run(self) -> int: ...
+    def take_control(self) -> None: ...
+    def take_broken(self) -> list[tuple[int, int]]: ...

@@ -1,0 +1,367 @@
+# cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True
+"""The dispatcher's loop: pop chains, hand them over, publish what is done, call the guest, sleep.
+
+The one owner of every virtqueue. What a dispatcher has done at any instruction can be read from shared
+memory: a head is in flight once its in-flight record says so, and then has a slot that says everything else;
+it is done once used.idx has passed it. Recovery (recovery.pyx) goes on from there after a death.
+"""
+
+from libc.stdint cimport uint16_t, uint32_t, uint64_t
+from libc.stdlib cimport free, realloc
+
+from ringblk.engine.handover cimport Handover
+from ringblk.engine.idle_poll cimport IdlePoll
+from ringblk.engine.inline_gate cimport InlineGate
+from ringblk.engine.queue_table cimport QueueTable, ServedQueue
+from ringblk.engine.request_recorder cimport RequestRecorder
+from ringblk.engine.throttle cimport Throttle
+from ringblk.shm.atomic cimport load_acquire_32, store_relaxed_32, store_release_32
+from ringblk.shm.clock cimport monotonic_ns
+from ringblk.shm.crash_point cimport crash_point
+from ringblk.shm.inflight cimport (
+    InflightQueue, inflight_clear, inflight_fetch, inflight_link, inflight_settle, is_inflight,
+)
+from ringblk.shm.memory cimport GuestMemory
+from ringblk.shm.slot cimport NO_WORKER, SLOT_HANDED, SLOT_PREPARED, RequestSlot
+from ringblk.shm.state cimport QUEUE_LIMIT, QueueState, StateSegment
+from ringblk.shm.virtqueue cimport (
+    BROKEN_HEAD_IN_FLIGHT, Virtqueue, arm_kick, avail_count, disarm_kick, needs_call, peek_head,
+    publish_used, push_used, read_chain, set_broken,
+)
+from ringblk.shm.wakeup cimport end_sleep, prepare_sleep, signal_eventfd
+from ringblk.workers.request cimport OPERATION_COMPLETE, RequestExecutor, RequestParser
+
+cdef extern from "sched.h" nogil:
+    int sched_yield()
+
+cdef enum:
+    EVENT_CONTROL = 1      # a message waits on the channel
+    EVENT_PROGRESS = 2     # requests were completed while somebody waits for that
+    EVENT_BROKEN = 3       # a queue broke
+    EVENT_ERROR = 4        # a host I/O error of the dispatcher's own executor
+
+    POP_LIMIT = 64         # chains popped from one queue before others are looked at
+    INLINE_BATCH = 8       # requests carried out here before the driver hears of them
+
+cdef uint64_t NO_TIMEOUT = <uint64_t>-1
+
+CONTROL, PROGRESS, BROKEN, ERROR = EVENT_CONTROL, EVENT_PROGRESS, EVENT_BROKEN, EVENT_ERROR
+
+cdef class DispatchLoop:
+    """Serves the queues given to it until something needs Python.
+
+    What `gate` allows is carried out here by `executor`, which also writes the outcome of what needs no
+    worker.
+    """
+
+    def __cinit__(self, StateSegment state, GuestMemory memory, RequestParser parser, RequestExecutor executor,
+                  Handover handover, QueueTable table, Throttle throttle, InlineGate gate, IdlePoll idle_poll):
+        self.state = state
+        self.memory = memory
+        self.parser = parser
+        self.executor = executor
+        self.handover = handover
+        self.table = table
+        self.throttle = throttle
+        self.recorder = RequestRecorder(state, parser)
+        self.gate = gate
+        self.idle_poll = idle_poll
+
+    def __dealloc__(self):
+        free(self.resubmissions)
+
+    # Queues
+
+    def add_queue(self, uint32_t queue_index, Virtqueue virtqueue, InflightQueue inflight, kick_fd, call_fd,
+                  bint is_enabled):
+        """Serve a queue whose rings and in-flight record are set up. The fds stay the caller's."""
+        self.table.add_queue(queue_index, virtqueue, inflight, kick_fd, call_fd, is_enabled)
+        self.next_counter = max(self.next_counter, inflight.record.next_counter)
+
+    def drain_queue(self, uint32_t queue_index):
+        """Pop no more from a queue; what waits for tokens goes on at once and leaves a debt."""
+        self.table.set_enabled(queue_index, False)
+        self._submit_waiting(queue_index)
+        self.handover.publish()
+
+    def pause(self):
+        """Pop nothing more until `resume`; what waits for tokens goes on at once and leaves a debt."""
+        self.table.set_paused(True)
+        for queue_index in range(QUEUE_LIMIT):
+            self._submit_waiting(queue_index)
+        self.handover.publish()
+
+    def resume(self):
+        """Pop again."""
+        self.table.set_paused(False)
+
+    cdef void _submit_waiting(self, uint32_t queue_index) noexcept nogil:
+        cdef int slot_index
+        while True:
+            slot_index = self.throttle.take_any(queue_index, monotonic_ns())
+            if slot_index < 0:
+                break
+            self.submit(<uint32_t>slot_index)
+
+    def request_counter(self):
+        """The counter that the next chain popped gets: chains popped later have larger ones."""
+        return self.next_counter
+
+    def oldest_counter(self):
+        """The counter of the oldest request in flight; that of the next one if none is."""
+        cdef uint64_t oldest = self.next_counter
+        cdef uint32_t index
+        for index in range(self.state.slot_count):
+            if self.state.slots[index].state and self.state.slots[index].counter < oldest:
+                oldest = self.state.slots[index].counter
+        return oldest
+
+    def worker_up(self, uint32_t worker_index, int eventfd):
+        """Begin to hand requests to a worker."""
+        self.handover.worker_up(worker_index, eventfd)
+
+    cdef int add_resubmission(self, uint32_t queue_index, uint32_t head_index) except -1:
+        """Take this head in once a slot is free for it: an earlier engine had it in flight."""
+        cdef size_t size_bytes = (self.resubmission_count + 1) * sizeof(Resubmission)
+        cdef Resubmission *grown = <Resubmission *>realloc(self.resubmissions, size_bytes)
+        if grown == NULL:
+            raise MemoryError
+        self.resubmissions = grown
+        grown[self.resubmission_count].queue_index = <uint16_t>queue_index
+        grown[self.resubmission_count].head_index = <uint16_t>head_index
+        self.resubmission_count += 1
+        return 0
+
+    # The loop
+
+    def run(self):
+        """Serve until something needs Python; returns CONTROL, PROGRESS, BROKEN or ERROR."""
+        cdef int event
+        with nogil:
+            event = self._run()
+        return event
+
+    def take_control(self):
+        """Clear the announcement of messages; to be called before the channel is read empty."""
+        store_relaxed_32(&self.state.header.control_pending, 0)
+
+    def take_broken(self):
+        """The queues that broke since the last call, with their reasons."""
+        broken = []
+        for index in range(QUEUE_LIMIT):
+            if self.table.queues[index].rings != NULL and self.table.queues[index].rings.broken \
+                    and self.state.queues[index].is_broken == 0:
+                self.state.queues[index].is_broken = self.table.queues[index].rings.broken
+                broken.append((index, self.table.queues[index].rings.broken))
+        self.newly_broken = 0
+        self.table.list_active()
+        return broken
+
+    cdef int _run(self) noexcept nogil:
+        cdef uint32_t progress, popped
+        while True:
+            # Acquire: pairs with announce_control's release, after the message was sent.
+            if load_acquire_32(&self.state.header.control_pending):
+                return EVENT_CONTROL
+            progress = self.collect()
+            popped = self._release_throttled() + self._pop_all()
+            self.handover.publish()
+            progress += self.complete()
+            if self.newly_broken:
+                return EVENT_BROKEN
+            if self.executor.last_error:
+                return EVENT_ERROR
+            if progress and self.reports_progress:
+                return EVENT_PROGRESS
+            if progress == 0 and popped == 0:
+                if not self._poll():
+                    self._sleep()
+
+    cdef uint32_t collect(self) noexcept nogil:
+        """Publish what the workers have done; returns how many requests that was."""
+        self.handover.collect()
+        return self.complete()
+
+    cdef uint32_t _release_throttled(self) noexcept nogil:
+        """Submit what has waited for its tokens long enough."""
+        cdef uint32_t count = 0
+        cdef int slot_index
+        cdef uint64_t now_ns
+        if self.throttle.waiting_queues == 0:
+            return 0
+        now_ns = monotonic_ns()
+        while True:
+            slot_index = self.throttle.take_ready(now_ns)
+            if slot_index < 0:
+                return count
+            self.submit(<uint32_t>slot_index)
+            count += 1
+
+    cdef uint32_t _pop_all(self) noexcept nogil:
+        cdef uint32_t place, popped = 0
+        cdef uint64_t now_ns
+        if self.handover.free_count == 0:
+            return 0
+        now_ns = monotonic_ns()
+        while self.resubmission_next < self.resubmission_count and self.handover.free_count:
+            self._resubmit(&self.resubmissions[self.resubmission_next], now_ns)
+            self.resubmission_next += 1
+            popped += 1
+        for place in range(self.table.active_count):
+            popped += self._pop_queue(self.table.active[place], now_ns)
+        return popped
+
+    cdef uint32_t _pop_queue(self, uint32_t queue_index, uint64_t now_ns) noexcept nogil:
+        cdef ServedQueue *queue = &self.table.queues[queue_index]
+        cdef int head, available = avail_count(queue.rings)
+        cdef uint32_t popped = 0
+        while available > 0 and popped < POP_LIMIT and self.handover.free_count:
+            head = peek_head(queue.rings)
+            if head >= 0 and is_inflight(queue.inflight, head):
+                head = set_broken(queue.rings, BROKEN_HEAD_IN_FLIGHT)
+            if head < 0 or not self._take_in(queue, queue_index, head, now_ns, True):
+                break
+            queue.rings.next_avail += 1
+            popped += 1
+            available -= 1
+        if queue.rings.broken:
+            self.newly_broken = 1
+        return popped
+
+    cdef bint _take_in(self, ServedQueue *queue, uint32_t queue_index, uint32_t head, uint64_t now_ns,
+                       bint is_new) noexcept nogil:
+        """Copy a chain into a slot, mark it in flight and submit it; False when the queue broke."""
+        cdef uint32_t slot_index = self.handover.free_slots[self.handover.free_count - 1]
+        cdef QueueState *counters = &self.state.queues[queue_index]
+        cdef RequestSlot *slot = &self.state.slots[slot_index]
+        cdef int flags = read_chain(queue.rings, <uint16_t>head, self.memory, slot,
+                                    self.state.slot_ranges(slot_index), self.state.ranges_per_slot)
+        if flags < 0:
+            return False
+        self.handover.free_count -= 1
+        slot.queue_index = <uint16_t>queue_index
+        slot.head_index = <uint16_t>head
+        slot.memory_epoch = self.memory.epoch
+        slot.worker_index = NO_WORKER
+        slot.death_count = 0
+        slot.throttled_ns = 0
+        slot.popped_ns = now_ns
+        slot.counter = self.next_counter if is_new else queue.inflight.entries[head].counter
+        self.parser.prepare(slot_index, flags)
+        # Release: the whole slot before its state; pairs with recovery, which reads slots by state.
+        store_release_32(&slot.state, SLOT_PREPARED)
+        crash_point("dispatcher: slot prepared")
+        if is_new:
+            self.next_counter += 1
+            inflight_fetch(queue.inflight, head, slot.counter)
+            counters.popped_count += 1
+        if self.throttle.admit(slot_index, now_ns):
+            self.submit(slot_index)
+        return True
+
+    cdef void _resubmit(self, Resubmission *old, uint64_t now_ns) noexcept nogil:
+        """Take a head of an earlier engine in, if its queue is still served."""
+        cdef ServedQueue *queue = &self.table.queues[old.queue_index]
+        if queue.rings == NULL or not is_inflight(queue.inflight, old.head_index):
+            return
+        if not self._take_in(queue, old.queue_index, old.head_index, now_ns, False):
+            queue.inflight.count -= 1   # it cannot be done, so nobody must wait for it
+            self.newly_broken = 1
+
+    cdef void submit(self, uint32_t slot_index) noexcept nogil:
+        """Finish what needs no I/O, carry it out here, or give it to a worker."""
+        cdef RequestSlot *slot = &self.state.slots[slot_index]
+        if slot.operation != OPERATION_COMPLETE and not self.gate.allows(slot):
+            self.handover.give(slot_index)
+            return
+        slot.worker_index = NO_WORKER
+        store_release_32(&slot.state, SLOT_HANDED)
+        crash_point("dispatcher: inline request begun")
+        slot.started_ns = monotonic_ns()
+        if slot.operation != OPERATION_COMPLETE:
+            self.executor.execute(slot_index)
+        self.executor.finish(slot_index)
+        slot.done_ns = monotonic_ns()
+        if slot.operation != OPERATION_COMPLETE:
+            self.gate.note(slot)
+        crash_point("dispatcher: inline request done")
+        self.handover.batch[self.handover.batch_count] = slot_index
+        self.handover.batch_count += 1
+        if self.handover.batch_count >= INLINE_BATCH:
+            self.complete()   # so that the driver goes on meanwhile
+
+    cdef uint32_t complete(self) noexcept nogil:
+        """Publish the batch: used elements, used.idx, calls, in-flight records, slots, in this order."""
+        cdef uint32_t place, count = self.handover.batch_count
+        cdef uint64_t touched = 0
+        cdef RequestSlot *slot
+        cdef ServedQueue *queue
+        if count == 0:
+            return 0
+        for place in range(count):
+            slot = &self.state.slots[self.handover.batch[place]]
+            queue = &self.table.queues[slot.queue_index]
+            inflight_link(queue.inflight, slot.head_index)
+            push_used(queue.rings, slot.head_index, slot.used_length_bytes)
+            self.recorder.record(slot)   # before the driver can know: whoever asks then finds it counted
+            touched |= (<uint64_t>1) << slot.queue_index
+        for place in range(<uint32_t>QUEUE_LIMIT):
+            if (touched >> place) & 1:
+                publish_used(self.table.queues[place].rings)
+                self._call_if_needed(place)
+        for place in range(count):
+            slot = &self.state.slots[self.handover.batch[place]]
+            inflight_clear(self.table.queues[slot.queue_index].inflight, slot.head_index)
+        for place in range(<uint32_t>QUEUE_LIMIT):
+            if (touched >> place) & 1:
+                inflight_settle(self.table.queues[place].inflight, self.table.queues[place].rings.published_used)
+        self.handover.release()
+        return count
+
+    cdef void _call_if_needed(self, uint32_t queue_index) noexcept nogil:
+        cdef QueueState *counters = &self.state.queues[queue_index]
+        if not needs_call(self.table.queues[queue_index].rings):
+            counters.suppressed_call_count += 1
+        elif self.table.queues[queue_index].call_fd >= 0:
+            counters.call_count += 1
+            signal_eventfd(self.table.queues[queue_index].call_fd)
+            crash_point("dispatcher: called")
+
+    cdef bint _poll(self) noexcept nogil:
+        """Look for work a little longer before sleeping; True when there is some."""
+        if not self.idle_poll.begin():
+            return False
+        while True:
+            if self._has_work():
+                return True
+            if not self.idle_poll.goes_on():
+                return False
+
+    cdef bint _has_work(self) noexcept nogil:
+        """Whether a queue, a done ring or the channel has something."""
+        cdef uint32_t place
+        if self.handover.has_done() or load_acquire_32(&self.state.header.control_pending):
+            return True
+        if self.handover.free_count:
+            for place in range(self.table.active_count):
+                if avail_count(self.table.queues[self.table.active[place]].rings) != 0:
+                    return True
+        return False
+
+    cdef void _sleep(self) noexcept nogil:
+        """Wait for a kick, a completion or a message; every way in is looked at once more before."""
+        cdef uint32_t place
+        cdef bint has_work = False
+        prepare_sleep(&self.state.header.dispatcher_sleeping)
+        if self.handover.free_count:
+            for place in range(self.table.active_count):
+                has_work |= arm_kick(self.table.queues[self.table.active[place]].rings)
+        crash_point("dispatcher: about to sleep")
+        if self.table.polled_count:
+            sched_yield()
+        elif not has_work and not self.handover.has_done() \
+                and not load_acquire_32(&self.state.header.control_pending):
+            self.table.wait(self.throttle.wait_ns(monotonic_ns()) if self.throttle.waiting_queues else NO_TIMEOUT)
+        end_sleep(&self.state.header.dispatcher_sleeping)
+        for place in range(self.table.active_count):
+            disarm_kick(self.table.queues[self.table.active[place]].rings)

@@ -1,0 +1,308 @@
+"""The dispatcher process: the loop over all queues, and the messages that set it up.
+
+Its state is in shared memory or with the supervisor. A successor is told everything again, then `Recover`,
+and goes on.
+"""
+
+import mmap
+import os
+import select
+from dataclasses import dataclass
+
+from ringblk.engine.dispatch_loop import BROKEN, ERROR, DispatchLoop
+from ringblk.engine.dispatcher_messages import (
+    Answer,
+    ChangeRegions,
+    EnableQueue,
+    FromDispatcher,
+    Pause,
+    QueueBroken,
+    Recover,
+    RegionUnused,
+    RequestGivenUp,
+    Resume,
+    SetInflight,
+    SetQueueFds,
+    StartQueue,
+    StopQueue,
+    ToDispatcher,
+    WorkerDown,
+    WorkerRetire,
+    WorkerUp,
+)
+from ringblk.engine.handover import Handover
+from ringblk.engine.idle_poll import IdlePoll
+from ringblk.engine.inline_gate import InlineGate
+from ringblk.engine.queue_table import QueueTable
+from ringblk.engine.recovery import Recovery
+from ringblk.engine.throttle import Throttle
+from ringblk.shm.channel import Channel, ChannelClosed
+from ringblk.shm.inflight import InflightError, InflightQueue, queue_region_bytes
+from ringblk.shm.memory import GuestMemory
+from ringblk.shm.rate_limit import RateLimit
+from ringblk.shm.region import RegionError
+from ringblk.shm.state import StateSegment
+from ringblk.shm.virtqueue import RingError, Virtqueue
+from ringblk.workers.block_executor import BlockExecutor
+from ringblk.workers.block_parser import BlockParser
+from ringblk.workers.host_errors import HostErrors
+from ringblk.workers.native_backend import NativeBackend
+from ringblk.workers.worker import Stop
+
+
+@dataclass(frozen=True)
+class DispatcherSetup:
+    """What a dispatcher inherits from the supervisor that forks it."""
+
+    state: StateSegment
+    backend: NativeBackend
+    drive_id: bytes
+    own_eventfd: int
+    inline_limit_ns: int
+    poll_ns: int
+    chain_limit: int
+    rate_limit: RateLimit
+    is_rate_shared: bool
+
+
+class _StopReceived(Exception):  # noqa: N818
+    """Leaves the dispatcher's loop; nothing is in flight."""
+
+
+class Dispatcher:
+    """One dispatcher's life: messages in, the loop, answers out."""
+
+    def __init__(self, setup: DispatcherSetup, channel: Channel[ToDispatcher]) -> None:
+        self._setup = setup
+        self._channel = channel
+        self._memory = GuestMemory()
+        self._executor = BlockExecutor(setup.state, self._memory, setup.backend, setup.drive_id)
+        self._table = QueueTable(setup.state, setup.own_eventfd)
+        self._handover = Handover(setup.state)
+        self._loop = DispatchLoop(
+            setup.state,
+            self._memory,
+            BlockParser(setup.state, self._memory, setup.backend.block_size_bytes),
+            self._executor,
+            self._handover,
+            self._table,
+            Throttle(setup.state, setup.rate_limit, setup.is_rate_shared),
+            InlineGate(setup.inline_limit_ns),
+            IdlePoll(setup.poll_ns),
+        )
+        self._recovery = Recovery(self._loop)
+        self._has_taken_over = False
+        self._errors = HostErrors("dispatcher")
+        self._inflight: mmap.mmap | None = None
+        self._inflight_queue_size = 0
+        self._inflight_offset_bytes = 0
+        self._queue_fds: dict[int, tuple[int | None, int | None]] = {}
+        self._stopping: dict[int, list[int]] = {}  # queue_index -> request_ids
+        self._retiring: dict[int, int] = {}  # worker_index -> request_id
+        self._pausing: list[int] = []  # request_ids
+        self._dropping: dict[int, int] = {}  # region_index -> counter of the first request after
+        self._worker_eventfds: dict[int, int] = {}
+
+    def run(self) -> None:
+        """Serve until told to stop or the supervisor is gone."""
+        try:
+            while not self._has_taken_over:
+                select.select([self._channel.socket], [], [])
+                self._read_channel()
+            while True:
+                self._read_channel()
+                self._settle_waiting()
+                self._loop.reports_progress = bool(
+                    self._stopping or self._dropping or self._retiring or self._pausing
+                )
+                event = self._loop.run()
+                if event == BROKEN:
+                    for queue_index, reason in self._loop.take_broken():
+                        self._send(QueueBroken(queue_index, reason))
+                elif event == ERROR:
+                    self._errors.report(self._executor.take_error()[0])
+        except (ChannelClosed, _StopReceived):
+            pass
+
+    def _send(self, message: FromDispatcher) -> None:
+        self._channel.send(message)
+
+    def _read_channel(self) -> None:
+        self._loop.take_control()
+        self._channel.flush()
+        while (received := self._channel.receive()) is not None:
+            message, fds = received
+            try:
+                self._carry_out(message, fds)
+            except (InflightError, RegionError, RingError, OSError, ValueError) as error:
+                self._send(Answer(getattr(message, "request_id", 0), error=str(error)))
+            finally:
+                for fd in fds:
+                    os.close(fd)
+
+    def _carry_out(self, message: ToDispatcher, fds: list[int]) -> None:
+        """One message. `fds` are closed afterwards but for those taken out of the list."""
+        match message:
+            case ChangeRegions():
+                self._change_regions(message, fds)
+            case SetInflight():
+                self._set_inflight(message, fds[0])
+                self._send(Answer(message.request_id))
+            case StartQueue():
+                self._start_queue(message, fds)
+            case SetQueueFds():
+                former = self._take_queue_fds(message.queue_index, message.has_kick, message.has_call, fds)
+                self._table.set_fds(message.queue_index, *self._queue_fds[message.queue_index])
+                fds.extend(former)
+                self._send(Answer(message.request_id))
+            case EnableQueue():
+                self._table.set_enabled(message.queue_index, message.is_enabled)
+                self._send(Answer(message.request_id))
+            case StopQueue():
+                self._stop_queue(message)
+            case WorkerRetire():
+                self._handover.worker_retire(message.worker_index)
+                self._retiring[message.worker_index] = message.request_id
+            case Pause():
+                self._loop.pause()
+                self._pausing.append(message.request_id)
+            case Resume():
+                self._resume()
+                self._send(Answer(message.request_id))
+            case WorkerUp():
+                self._worker_up(message.worker_index, fds)
+            case WorkerDown():
+                self._worker_down(message)
+            case Recover():
+                self._take_over(message)
+            case Stop():
+                raise _StopReceived
+
+    def _change_regions(self, message: ChangeRegions, fds: list[int]) -> None:
+        """What is done already is left out: after a predecessor's death a message may come twice."""
+        for region_index in message.dropped_indexes:
+            if self._memory.is_mapped(region_index):
+                self._memory.remove(region_index)
+                self._dropping.setdefault(region_index, self._loop.request_counter())
+        for added, fd in zip(message.added, fds, strict=True):
+            if not self._memory.is_mapped(added.region_index):
+                self._memory.add(added.region_index, added.region, fd, added.epoch)
+        self._table.remap()
+        self._send(Answer(message.request_id))
+
+    def _set_inflight(self, message: SetInflight, fd: int) -> None:
+        offset_bytes = message.mmap_offset_bytes % mmap.ALLOCATIONGRANULARITY
+        self._inflight = mmap.mmap(
+            fd, message.mmap_size_bytes + offset_bytes, offset=message.mmap_offset_bytes - offset_bytes
+        )
+        self._inflight_offset_bytes = offset_bytes
+        self._inflight_queue_size = message.queue_size
+
+    def _start_queue(self, message: StartQueue, fds: list[int]) -> None:
+        virtqueue = Virtqueue(
+            message.queue_index,
+            message.queue_size,
+            self._memory,
+            message.desc_uva,
+            message.avail_uva,
+            message.used_uva,
+            message.event_idx,
+            self._setup.chain_limit,
+        )
+        stride_bytes = queue_region_bytes(self._inflight_queue_size)
+        if self._inflight is None:
+            raise InflightError("there is no in-flight region")
+        if message.queue_size > self._inflight_queue_size:
+            raise InflightError(
+                f"queue {message.queue_index} has {message.queue_size} entries,"
+                f" the in-flight region is for {self._inflight_queue_size}"
+            )
+        inflight = InflightQueue(
+            self._inflight,
+            self._inflight_offset_bytes + message.queue_index * stride_bytes,
+            message.queue_size,
+        )
+        is_fresh = inflight.is_fresh
+        heads = inflight.recover(virtqueue.used_idx)
+        # The record knows better than the base, which is as old as the queue's first start.
+        virtqueue.start(message.base if is_fresh else (virtqueue.used_idx + len(heads)) % 65536)
+        self._take_queue_fds(message.queue_index, message.has_kick, message.has_call, fds)
+        kick_fd, call_fd = self._queue_fds[message.queue_index]
+        self._loop.add_queue(message.queue_index, virtqueue, inflight, kick_fd, call_fd, message.is_enabled)
+        if self._has_taken_over:
+            self._recovery.resubmit(message.queue_index)
+        self._send(Answer(message.request_id, value=len(heads)))
+
+    def _take_queue_fds(self, queue_index: int, has_kick: bool, has_call: bool, fds: list[int]) -> list[int]:
+        """Own a queue's fds out of `fds`; returns its former ones, to be closed once they are not used."""
+        former = self._queue_fds.get(queue_index, (None, None))
+        kick_fd = fds.pop(0) if has_kick else None
+        call_fd = fds.pop(0) if has_call else None
+        self._queue_fds[queue_index] = (kick_fd, call_fd)
+        return [fd for fd in former if fd is not None]
+
+    def _resume(self) -> None:
+        self._loop.resume()
+        for request_id in self._pausing:
+            self._send(Answer(request_id, error="resumed before all was done"))
+        self._pausing.clear()
+
+    def _worker_up(self, worker_index: int, fds: list[int]) -> None:
+        eventfd = fds.pop()
+        self._loop.worker_up(worker_index, eventfd)
+        if worker_index in self._worker_eventfds:
+            fds.append(self._worker_eventfds[worker_index])
+        self._worker_eventfds[worker_index] = eventfd
+
+    def _worker_down(self, message: WorkerDown) -> None:
+        self._tell_given_up(self._recovery.worker_down(message.worker_index, message.own_fault))
+        self._send(Answer(message.request_id))
+
+    def _take_over(self, message: Recover) -> None:
+        self._tell_given_up(self._recovery.take_over(message.own_fault))
+        for region_index in self._dropping:  # now it is known what is in flight
+            self._dropping[region_index] = self._loop.request_counter()
+        self._has_taken_over = True
+
+    def _tell_given_up(self, slot_indexes: list[int]) -> None:
+        for slot_index in slot_indexes:
+            self._send(RequestGivenUp(self._recovery.describe_slot(slot_index)))
+
+    def _stop_queue(self, message: StopQueue) -> None:
+        if not self._table.is_served(message.queue_index):  # its start was refused
+            self._send(Answer(message.request_id))
+            return
+        self._loop.drain_queue(message.queue_index)
+        self._stopping.setdefault(message.queue_index, []).append(message.request_id)
+
+    def _settle_waiting(self) -> None:
+        """Answer for all that was waited for: queues drained, workers idle, regions unused."""
+        for queue_index, request_ids in list(self._stopping.items()):
+            if self._table.inflight_count(queue_index) == 0:
+                del self._stopping[queue_index]
+                next_avail = self._table.remove_queue(queue_index)
+                for fd in self._take_queue_fds(queue_index, False, False, []):
+                    os.close(fd)
+                for request_id in request_ids:
+                    self._send(Answer(request_id, value=next_avail))
+        for worker_index, request_id in list(self._retiring.items()):
+            if self._handover.held_count(worker_index) == 0:
+                del self._retiring[worker_index]
+                self._send(Answer(request_id))
+        if self._pausing and not any(map(self._table.inflight_count, self._queue_fds)):
+            for request_id in self._pausing:
+                self._send(Answer(request_id))
+            self._pausing.clear()
+        if not self._dropping:
+            return
+        oldest_counter = self._loop.oldest_counter()
+        for region_index, later_counter in list(self._dropping.items()):
+            if oldest_counter >= later_counter:
+                del self._dropping[region_index]
+                self._memory.unmap(region_index)
+                self._send(RegionUnused(region_index))
+
+
+def run_dispatcher(setup: DispatcherSetup, channel: Channel[ToDispatcher]) -> None:
+    """The body of a dispatcher process."""
+    Dispatcher(setup, channel).run()

@@ -1,0 +1,130 @@
+"""The supervisor's line to the dispatcher: requests with answers, and what a successor must be told again.
+
+A request stays here until it is answered, whether or not somebody still waits for that. When a dispatcher
+dies, its successor is first told all that was answered (`EngineModel`), then these requests once more, in
+order; each of them may be carried out twice. A queue whose start was not answered may have been served, so
+the successor hears of it before it takes over.
+"""
+
+import asyncio
+import itertools
+import os
+from collections.abc import Callable, Sequence
+
+import msgspec
+
+from ringblk.engine.child import Child
+from ringblk.engine.device import DeviceError
+from ringblk.engine.dispatcher_messages import Answer, FromDispatcher, Recover, StartQueue, ToDispatcher
+from ringblk.shm.channel import ChannelClosed
+from ringblk.shm.process import crash_point
+from ringblk.shm.state import StateSegment
+
+
+class DispatcherGone(DeviceError):  # noqa: N818
+    """There is no dispatcher any more and there will be none: the engine ends."""
+
+
+class _Request(msgspec.Struct):
+    message: ToDispatcher
+    fds: tuple[int, ...]
+    answer: "asyncio.Future[int]"
+    settle: Callable[[bool], None]
+
+
+class DispatcherLink:
+    """Sends to the dispatcher that lives now, and matches answers to requests."""
+
+    def __init__(self, state: StateSegment, eventfd: int) -> None:
+        self._state = state
+        self._eventfd = eventfd
+        self._child: Child[FromDispatcher] | None = None
+        self._request_ids = itertools.count(1)
+        self._open: dict[int, _Request] = {}
+        self._failure: DispatcherGone | None = None
+
+    def connect(
+        self,
+        child: Child[FromDispatcher],
+        setup: Sequence[tuple[ToDispatcher, Sequence[int]]],
+        recover: Recover,
+    ) -> None:
+        """Talk to this dispatcher from now on: the set-up first, then every open request again."""
+        self._child = child
+        open_requests = [(request.message, request.fds) for request in self._open.values()]
+        starts = [pair for pair in open_requests if isinstance(pair[0], StartQueue)]
+        others = [pair for pair in open_requests if not isinstance(pair[0], StartQueue)]
+        try:
+            for message, fds in [*setup, *starts, (recover, ()), *others]:
+                child.send(message, fds)
+                crash_point("supervisor: set-up message sent")
+        except ChannelClosed:
+            return  # its pidfd tells the rest
+        self.wake()
+
+    def disconnect(self) -> None:
+        """The dispatcher is gone; requests wait for the next."""
+        self._child = None
+
+    def close(self) -> None:
+        """The engine ends at once: whoever waits for an answer, now or later, gets `DispatcherGone`."""
+        self._failure = DispatcherGone("the engine ends")
+        for request_id in list(self._open):
+            self._resolve(request_id, 0, self._failure)
+
+    def tell(self, message: ToDispatcher, fds: Sequence[int] = ()) -> None:
+        """Send without an answer. Lost if there is no dispatcher now: its successor's set-up includes it."""
+        if self._child is None:
+            return
+        try:
+            self._child.send(message, fds)
+        except ChannelClosed:
+            return  # its pidfd tells the rest
+        self.wake()
+
+    async def ask(
+        self,
+        make_message: Callable[[int], ToDispatcher],
+        fds: Sequence[int] = (),
+        settle: Callable[[bool], None] = lambda is_done: None,
+    ) -> int:
+        """Send the request made with a new id and wait for its value. Raises `DeviceError` if refused.
+
+        `settle` is called with whether it was done, at once when the answer comes and before anything else
+        is sent: that is when the model changes.
+        """
+        if self._failure is not None:
+            raise self._failure
+        request_id = next(self._request_ids)
+        message = make_message(request_id)
+        answer: asyncio.Future[int] = asyncio.get_running_loop().create_future()
+        # Copies: the caller's descriptors may be closed before the request is sent a second time.
+        request = _Request(message, tuple(os.dup(fd) for fd in fds), answer, settle)
+        self._open[request_id] = request
+        self.tell(message, request.fds)
+        crash_point("supervisor: request sent")
+        # Shielded: it is carried out even where whoever asked has gone.
+        return await asyncio.shield(answer)
+
+    def take_answer(self, answer: Answer) -> None:
+        """Resolve the request that this answers, if it is none of a set-up."""
+        self._resolve(answer.request_id, answer.value, DeviceError(answer.error) if answer.error else None)
+
+    def _resolve(self, request_id: int, value: int, error: DeviceError | None) -> None:
+        request = self._open.pop(request_id, None)
+        if request is None:
+            return
+        crash_point("supervisor: answer received")
+        for fd in request.fds:
+            os.close(fd)
+        request.settle(error is None)
+        if error is not None:
+            request.answer.set_exception(error)
+            request.answer.exception()  # seen, also where nobody waits any more
+        else:
+            request.answer.set_result(value)
+
+    def wake(self) -> None:
+        """Make the dispatcher look around, at its channel and at its limits, wherever in its loop it is."""
+        self._state.announce_control()
+        os.eventfd_write(self._eventfd, 1)

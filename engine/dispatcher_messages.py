@@ -1,0 +1,155 @@
+"""What the supervisor tells the dispatcher, and what it hears from it."""
+
+import msgspec
+
+from ringblk.workers.worker import MapRegion, Stop
+
+
+class ChangeRegions(msgspec.Struct, tag=True, frozen=True):
+    """Drop regions from the table and map others, whose fds come along, with no request in between.
+
+    Answered when it is done; a `RegionUnused` follows for each that was dropped.
+    """
+
+    request_id: int
+    dropped_indexes: list[int]
+    added: list[MapRegion]
+
+
+class SetInflight(msgspec.Struct, tag=True, frozen=True):
+    """Keep in-flight records in this region, whose fd comes along; queue i's part at i times the stride."""
+
+    request_id: int
+    mmap_size_bytes: int
+    mmap_offset_bytes: int
+    queue_size: int
+
+
+class StartQueue(msgspec.Struct, tag=True, frozen=True):
+    """Serve a queue. Its kick and call fds come along, in this order, where it has them."""
+
+    request_id: int
+    queue_index: int
+    queue_size: int
+    desc_uva: int
+    avail_uva: int
+    used_uva: int
+    base: int
+    event_idx: bool
+    is_enabled: bool
+    has_kick: bool
+    has_call: bool
+
+
+class SetQueueFds(msgspec.Struct, tag=True, frozen=True):
+    """Use these fds for kicks and calls from now on."""
+
+    request_id: int
+    queue_index: int
+    has_kick: bool
+    has_call: bool
+
+
+class EnableQueue(msgspec.Struct, tag=True, frozen=True):
+    """Pop from a queue, or let it rest."""
+
+    request_id: int
+    queue_index: int
+    is_enabled: bool
+
+
+class StopQueue(msgspec.Struct, tag=True, frozen=True):
+    """Stop popping; answered with next_avail when nothing of the queue is in flight."""
+
+    request_id: int
+    queue_index: int
+
+
+class WorkerUp(msgspec.Struct, tag=True, frozen=True):
+    """A worker serves these rings; its eventfd comes along."""
+
+    worker_index: int
+
+
+class WorkerDown(msgspec.Struct, tag=True, frozen=True):
+    """A worker was reaped; answered when what it held is with others.
+
+    `own_fault`: it was not killed from outside.
+    """
+
+    request_id: int
+    worker_index: int
+    own_fault: bool
+
+
+class WorkerRetire(msgspec.Struct, tag=True, frozen=True):
+    """Give this worker nothing more; answered when it holds nothing."""
+
+    request_id: int
+    worker_index: int
+
+
+class Pause(msgspec.Struct, tag=True, frozen=True):
+    """Pop nothing more; answered when nothing is in flight, or refused when `Resume` comes first."""
+
+    request_id: int
+
+
+class Resume(msgspec.Struct, tag=True, frozen=True):
+    """Pop again."""
+
+    request_id: int
+
+
+class Recover(msgspec.Struct, tag=True, frozen=True):
+    """All that an earlier dispatcher was told has been said again: go on where it ended.
+
+    `own_fault`: it was not killed from outside.
+    """
+
+    own_fault: bool
+
+
+class Answer(msgspec.Struct, tag=True, frozen=True):
+    """A request is done, or was refused for the reason in `error`."""
+
+    request_id: int
+    value: int = 0
+    error: str = ""
+
+
+class RegionUnused(msgspec.Struct, tag=True, frozen=True):
+    """A dropped region is not used by any request any more, and unmapped in the dispatcher."""
+
+    region_index: int
+
+
+class QueueBroken(msgspec.Struct, tag=True, frozen=True):
+    """A queue's rings cannot be right (a key of `BROKEN_REASONS`); it rests until it is reset."""
+
+    queue_index: int
+    reason: int
+
+
+class RequestGivenUp(msgspec.Struct, tag=True, frozen=True):
+    """A request has killed three processes and was answered with an error."""
+
+    description: str
+
+
+ToDispatcher = (
+    ChangeRegions
+    | SetInflight
+    | StartQueue
+    | SetQueueFds
+    | EnableQueue
+    | StopQueue
+    | WorkerUp
+    | WorkerDown
+    | WorkerRetire
+    | Pause
+    | Resume
+    | Recover
+    | Stop
+)
+FromDispatcher = Answer | RegionUnused | QueueBroken | RequestGivenUp

@@ -1,0 +1,193 @@
+"""What the engine's processes have been told: enough to set up a new one in the place of any of them."""
+
+import os
+from collections.abc import Sequence
+
+import msgspec
+
+from ringblk.engine.device import DeviceError
+from ringblk.engine.dispatcher_messages import (
+    ChangeRegions,
+    Pause,
+    SetInflight,
+    StartQueue,
+    ToDispatcher,
+    WorkerUp,
+)
+from ringblk.engine.vring import Vring
+from ringblk.shm.memory import GuestMemory
+from ringblk.shm.region import MemoryRegion, RegionError, check_overlap, check_region
+from ringblk.workers.worker import MapRegion, ToWorker
+
+REGION_INDEXES = 64
+"""Region indexes there are; GuestMemory enforces it (REGION_LIMIT in shm/memory.pxd)."""
+
+Sent = list[tuple[ToDispatcher, Sequence[int]]]
+
+
+class MappedRegion(msgspec.Struct):
+    """A region that the children have mapped; `fd` is ours. Not current: waits for its last request."""
+
+    message: MapRegion
+    fd: int
+    is_current: bool = True
+
+
+class ServedQueue(msgspec.Struct):
+    """A queue that the dispatcher was asked to serve. Its fds are the session's."""
+
+    vring: Vring
+    event_idx: bool
+    is_enabled: bool = True
+    is_started: bool = False
+    """It has answered that it does."""
+
+    def fds(self) -> list[int]:
+        """Kick and call fd, where there are any, in the order of the messages."""
+        return [fd for fd in (self.vring.kick_fd, self.vring.call_fd) if fd is not None]
+
+    def start_message(self, request_id: int) -> StartQueue:
+        """The message that starts it, now or in a later dispatcher."""
+        vring = self.vring
+        return StartQueue(
+            request_id,
+            vring.queue_index,
+            vring.queue_size,
+            vring.desc_uva,
+            vring.avail_uva,
+            vring.used_uva,
+            vring.base,
+            self.event_idx,
+            self.is_enabled,
+            vring.kick_fd is not None,
+            vring.call_fd is not None,
+        )
+
+
+class EngineModel:
+    """Regions, queues, in-flight region, workers and pause as the dispatcher knows them."""
+
+    def __init__(self) -> None:
+        self.regions: dict[int, MappedRegion] = {}
+        self.queues: dict[int, ServedQueue] = {}
+        self.inflight: tuple[SetInflight, int] | None = None
+        self.worker_eventfds: dict[int, int] = {}
+        """Of the workers that are up."""
+        self.is_paused = False
+        self.epoch = 0
+
+    def new_region(self, region: MemoryRegion, fd: int) -> MappedRegion:
+        """Give a region an index and an epoch. Raises `DeviceError` when all indexes are in use."""
+        free = next((index for index in range(REGION_INDEXES) if index not in self.regions), None)
+        if free is None:
+            raise DeviceError("too many memory regions, with those that requests in flight still use")
+        self.epoch += 1
+        mapped = MappedRegion(MapRegion(free, region, self.epoch), fd)
+        self.regions[free] = mapped
+        return mapped
+
+    def admit_regions(
+        self, regions: Sequence[tuple[MemoryRegion, int]], dropped: Sequence[int]
+    ) -> list[MappedRegion]:
+        """Check regions against each other, those that stay and the rings, and give them indexes.
+
+        Their fds are closed if one is refused. Raises `DeviceError`.
+        """
+        table = [mapped.message.region for index, mapped in self.regions.items()
+                 if mapped.is_current and index not in dropped]  # fmt: skip
+        try:
+            for region, fd in regions:
+                check_region(region, fd)
+                check_overlap(region, table)
+                GuestMemory().add(0, region, fd, 0)  # what cannot be mapped must not reach the children
+                table.append(region)
+            self._check_rings(table)
+            if len(self.regions) + len(regions) > REGION_INDEXES:
+                raise DeviceError("too many memory regions, with those that requests in flight still use")
+        except (RegionError, DeviceError, OverflowError) as error:
+            for _, fd in regions:
+                os.close(fd)
+            raise DeviceError(str(error)) from error
+        return [self.new_region(region, fd) for region, fd in regions]
+
+    def _check_rings(self, regions: Sequence[MemoryRegion]) -> None:
+        """Refuse a region table that lacks the rings of a running queue. Raises `DeviceError`."""
+        for queue_index, queue in self.queues.items():
+            vring, size = queue.vring, queue.vring.queue_size
+            for uva, size_bytes in (  # virtio 1.2, 2.7: with the event words at the ends of the rings
+                (vring.desc_uva, 16 * size),
+                (vring.avail_uva, 6 + 2 * size),
+                (vring.used_uva, 6 + 8 * size),
+            ):
+                end = uva + size_bytes
+                if not any(each.uva <= uva and end <= each.uva + each.size_bytes for each in regions):
+                    raise DeviceError(f"queue {queue_index} is running on memory that would go away")
+
+    def forget_region(self, region_index: int) -> None:
+        """Close what is held for a region that nobody has mapped any more."""
+        os.close(self.regions.pop(region_index).fd)
+
+    def current_regions(self) -> list[MemoryRegion]:
+        """The region table."""
+        return [mapped.message.region for mapped in self.regions.values() if mapped.is_current]
+
+    def settle_start(self, queue: ServedQueue, is_done: bool) -> None:
+        """The dispatcher has begun to serve a queue, or refused it."""
+        queue.is_started = is_done
+        if not is_done:
+            self.forget_queue(queue.vring.queue_index, True)
+
+    def forget_queue(self, queue_index: int, is_done: bool) -> None:
+        """A queue was stopped (`is_done`)."""
+        if is_done:
+            self.queues.pop(queue_index, None)
+
+    def forget_inflight(self) -> None:
+        """Close the in-flight region."""
+        if self.inflight is not None:
+            os.close(self.inflight[1])
+            self.inflight = None
+
+    def dispatcher_setup(self) -> Sent:
+        """All that a new dispatcher must be told before it goes on."""
+        everything = list(self.regions.values())
+        dropped = [mapped for mapped in everything if not mapped.is_current]
+        current = [mapped for mapped in everything if mapped.is_current]
+        sent: Sent = []
+        if dropped:
+            sent.append(_addition(dropped))
+            sent.append((ChangeRegions(0, [mapped.message.region_index for mapped in dropped], []), []))
+        if current:
+            sent.append(_addition(current))
+        if self.inflight is not None:
+            sent.append((self.inflight[0], [self.inflight[1]]))
+        sent.extend(
+            (queue.start_message(0), queue.fds()) for queue in self.queues.values() if queue.is_started
+        )
+        sent.extend((WorkerUp(index), [eventfd]) for index, eventfd in self.worker_eventfds.items())
+        if self.is_paused:
+            sent.append((Pause(0), []))
+        return sent
+
+    def worker_setup(self) -> list[tuple[ToWorker, Sequence[int]]]:
+        """All that a new worker must be told before its first request."""
+        mapped = list(self.regions.values())
+        messages = [each.message for each in mapped]
+        if messages:  # the epoch of a region that is gone already may be the one that requests carry
+            messages[-1] = msgspec.structs.replace(messages[-1], epoch=self.epoch)
+        return [(message, [each.fd]) for message, each in zip(messages, mapped, strict=True)]
+
+
+def _addition(regions: list[MappedRegion]) -> tuple[ChangeRegions, list[int]]:
+    """One message for all: fds for every region index there is fit into one (MAX_FDS in shm/channel.py)."""
+    return ChangeRegions(0, [], [mapped.message for mapped in regions]), [mapped.fd for mapped in regions]
+
+
+def admit_inflight(fd: int, mmap_size_bytes: int, mmap_offset_bytes: int, needed_bytes: int) -> None:
+    """Check an in-flight region that was handed over; its fd is closed if it is refused, by `DeviceError`."""
+    if mmap_size_bytes < needed_bytes:
+        os.close(fd)
+        raise DeviceError(f"an in-flight region of {mmap_size_bytes} bytes is too small")
+    if os.fstat(fd).st_size < mmap_offset_bytes + mmap_size_bytes:
+        os.close(fd)
+        raise DeviceError("the in-flight region is shorter than it is said to be")

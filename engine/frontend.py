@@ -1,0 +1,343 @@
+"""The front end: a virtio block driver for Python programs.
+
+It makes guest memory, talks vhost-user to a back end, and drives the back end's queues itself, where a
+hypervisor would leave that to its guest. It works with any vhost-user block back end.
+
+    with Frontend(engine_command("--blk-file=disk.img")) as disk:
+        disk.write(0, b"x" * 4096)
+        disk.flush()
+
+read(), write() and the like do one thing and wait for it. The batched form (submit_read() and the like,
+then submit(), then poll()) keeps many requests in flight on buffers that allocate() gives.
+"""
+
+import contextlib
+import os
+from collections.abc import Iterable, Sequence
+from types import TracebackType
+
+from ringblk.engine.frontend_buffer import Buffer
+from ringblk.engine.frontend_config import WRITEBACK_OFFSET, DiskConfig
+from ringblk.engine.frontend_memory import FrontendMemory
+from ringblk.engine.frontend_queue import FrontendQueue, queue_bytes
+from ringblk.engine.frontend_request import BackendGone, Completion, RequestFailed, RequestType
+from ringblk.engine.frontend_session import FrontendSession
+
+SECTOR_BYTES = 512
+DRIVE_ID_BYTES = 20
+GUEST_MEMORY_GPA = 0x1_0000_0000
+MAX_TRANSFER_BYTES = 1 << 20
+"""The most that read() and write() move with one request."""
+
+_WRITE_ZEROES_F_UNMAP = 1
+_MAX_RANGE_SECTORS = (1 << 32) - 1
+_NS_PER_S = 1_000_000_000
+
+
+class Frontend:
+    """A disk behind a vhost-user back end.
+
+    `backend` is the path of a socket that one listens on, or the command that starts one, in which `{fd}`,
+    `{listen_fd}` or `{socket_path}` stands for the way to it (see BackendProcess; engine_command() makes
+    the command of this package's own engine).
+
+    `memory_size_bytes` is guest memory for buffers. `queue_size` is a power of two up to 32768; without
+    `indirect` a read or write takes three entries of it. With `polling`, waiting spins, which is faster
+    where a core is free for it; without, it sleeps until the back end calls. `request_timeout_s` limits
+    how long read() and the like wait (None: for ever); past it they raise TimeoutError.
+
+    Raises BackendGone when there is no back end, BackendRefused when it will not do what is asked, and
+    OSError when there is not enough shared memory. One thread uses a queue at a time.
+    """
+
+    def __init__(
+        self,
+        backend: str | os.PathLike[str] | Sequence[str],
+        *,
+        memory_size_bytes: int = 16 << 20,
+        num_queues: int = 1,
+        queue_size: int = 128,
+        indirect: bool = True,
+        event_idx: bool = True,
+        polling: bool = False,
+        request_timeout_s: float | None = None,
+    ) -> None:
+        self.request_timeout_s = request_timeout_s
+        self._backend = backend
+        self._closing = contextlib.ExitStack()
+        with contextlib.ExitStack() as undo:
+            one_queue_bytes = -(-queue_bytes(queue_size) // 64) * 64
+            self._memory = FrontendMemory(memory_size_bytes + num_queues * one_queue_bytes, GUEST_MEMORY_GPA)
+            undo.callback(self._memory.close)
+            self._session = FrontendSession(backend, indirect=indirect, event_idx=event_idx)
+            undo.callback(self._session.close)
+            self._session.negotiate(num_queues)
+            self._queues = [
+                FrontendQueue(
+                    self._memory.mapping,
+                    self._memory.gpa,
+                    queue_index,
+                    queue_size,
+                    offset_bytes=self._memory.allocate(one_queue_bytes, 64).gpa - self._memory.gpa,
+                    indirect=self._session.indirect,
+                    event_idx=self._session.event_idx,
+                    polling=polling,
+                )
+                for queue_index in range(num_queues)
+            ]
+            self._session.start([self._memory], self._queues)
+            self._closing = undo.pop_all()
+
+    # About the disk.
+
+    @property
+    def config(self) -> DiskConfig:
+        """The config space as it was at the start, or at the last refresh_config()."""
+        return self._session.config
+
+    def refresh_config(self) -> DiskConfig:
+        """Read the config space again, after a resize for example."""
+        return self._session.read_config()
+
+    @property
+    def capacity_bytes(self) -> int:
+        """The disk's size."""
+        return self.config.capacity * SECTOR_BYTES
+
+    @property
+    def features(self) -> int:
+        """The negotiated virtio features, as a mask."""
+        return self._session.features
+
+    @property
+    def num_queues(self) -> int:
+        """How many queues this front end uses."""
+        return len(self._queues)
+
+    @property
+    def queues(self) -> Sequence[FrontendQueue]:
+        """The queues themselves, for native loops (load_generator.py). They end with the front end."""
+        return self._queues
+
+    @property
+    def backend_pid(self) -> int | None:
+        """The process id of a back end that was started from a command."""
+        return self._session.backend_pid
+
+    def set_write_cache(self, enabled: bool) -> None:
+        """Turn the disk's write-back cache on or off (CONFIG_WCE). Off, a write that is done is durable."""
+        self._session.connection.set_config(WRITEBACK_OFFSET, bytes([enabled]))
+        self._session.read_config()
+
+    # One thing at a time.
+
+    def read(self, offset_bytes: int, size_bytes: int, *, queue_index: int = 0) -> bytes:
+        """Bytes of the disk; both numbers are multiples of 512.
+
+        This and the methods below raise RequestFailed, BackendGone, TimeoutError, DeviceBroken, and
+        QueueFull where the batched form has filled the queue.
+        """
+        pieces = []
+        with self._staging(size_bytes) as staging:
+            for start, buffer in _parts(staging, size_bytes):
+                self._finish(self.submit_read(offset_bytes + start, buffer, queue_index=queue_index))
+                pieces.append(bytes(buffer))
+        return b"".join(pieces)
+
+    def write(self, offset_bytes: int, data: bytes | bytearray | memoryview, *, queue_index: int = 0) -> None:
+        """Write data, a multiple of 512 bytes long, at a multiple of 512."""
+        source = memoryview(data).cast("B")
+        with self._staging(len(source)) as staging:
+            for start, buffer in _parts(staging, len(source)):
+                buffer.view[:] = source[start : start + buffer.size_bytes]
+                self._finish(self.submit_write(offset_bytes + start, buffer, queue_index=queue_index))
+
+    def flush(self, *, queue_index: int = 0) -> None:
+        """Make durable every write that was done before this."""
+        self._finish(self.submit_flush(queue_index=queue_index))
+
+    def discard(self, offset_bytes: int, size_bytes: int, *, queue_index: int = 0) -> None:
+        """Tell the disk that these bytes are not needed; what they read as afterwards is its affair."""
+        limit = self.config.max_discard_sectors or _MAX_RANGE_SECTORS
+        for start, part_bytes in _ranges(size_bytes, limit * SECTOR_BYTES):
+            self._finish(self.submit_discard(offset_bytes + start, part_bytes, queue_index=queue_index))
+
+    def write_zeroes(
+        self, offset_bytes: int, size_bytes: int, *, unmap: bool = False, queue_index: int = 0
+    ) -> None:
+        """Make these bytes zero; with unmap the disk may deallocate them."""
+        limit = self.config.max_write_zeroes_sectors or _MAX_RANGE_SECTORS
+        for start, part_bytes in _ranges(size_bytes, limit * SECTOR_BYTES):
+            self._finish(
+                self.submit_write_zeroes(
+                    offset_bytes + start, part_bytes, unmap=unmap, queue_index=queue_index
+                )
+            )
+
+    def get_id(self, *, queue_index: int = 0) -> str:
+        """The drive's id, up to 20 characters."""
+        with self.allocate(DRIVE_ID_BYTES) as buffer:
+            buffer.view[:] = bytes(DRIVE_ID_BYTES)
+            self._finish(
+                self.submit_request(
+                    RequestType.GET_ID, 0, buffer, device_writes=True, queue_index=queue_index
+                )
+            )
+            return bytes(buffer).split(b"\0")[0].decode("ascii", "replace")
+
+    def _staging(self, size_bytes: int) -> Buffer:
+        return self.allocate(max(1, min(size_bytes, MAX_TRANSFER_BYTES)), 4096)
+
+    def _finish(self, token: int) -> None:
+        completion = self.wait(token, self.request_timeout_s)
+        if completion.status:
+            raise RequestFailed(completion.status)
+
+    # Many at once.
+
+    def allocate(self, size_bytes: int, align: int = SECTOR_BYTES) -> Buffer:
+        """Guest memory for the data of requests. Raises MemoryError when there is not that much free."""
+        return self._memory.allocate(size_bytes, align)
+
+    def submit_read(self, offset_bytes: int, buffer: Buffer, *, queue_index: int = 0) -> int:
+        """Add a read that fills the buffer; its token.
+
+        Nothing of it reaches the back end before submit(), poll() or wait(). Raises QueueFull when there is
+        no room: poll() first. The buffer is the request's until its completion is there.
+        """
+        return self.submit_request(
+            RequestType.IN, _sector(offset_bytes), buffer, device_writes=True, queue_index=queue_index
+        )
+
+    def submit_write(self, offset_bytes: int, buffer: Buffer, *, queue_index: int = 0) -> int:
+        """Add a write of the buffer's bytes; as submit_read()."""
+        return self.submit_request(RequestType.OUT, _sector(offset_bytes), buffer, queue_index=queue_index)
+
+    def submit_flush(self, *, queue_index: int = 0) -> int:
+        """Add a flush; as submit_read()."""
+        return self.submit_request(RequestType.FLUSH, 0, queue_index=queue_index)
+
+    def submit_discard(self, offset_bytes: int, size_bytes: int, *, queue_index: int = 0) -> int:
+        """Add a discard of one range; as submit_read()."""
+        return self._queues[queue_index].start_range(
+            RequestType.DISCARD, _sector(offset_bytes), _sector(size_bytes), 0
+        )
+
+    def submit_write_zeroes(
+        self, offset_bytes: int, size_bytes: int, *, unmap: bool = False, queue_index: int = 0
+    ) -> int:
+        """Add a write of zeroes to one range; as submit_read()."""
+        flags = _WRITE_ZEROES_F_UNMAP if unmap else 0
+        return self._queues[queue_index].start_range(
+            RequestType.WRITE_ZEROES, _sector(offset_bytes), _sector(size_bytes), flags
+        )
+
+    def submit_request(
+        self,
+        request_type: int,
+        sector: int,
+        buffer: Buffer | None = None,
+        *,
+        device_writes: bool = False,
+        queue_index: int = 0,
+    ) -> int:
+        """Add a request of any type, known or not, with these bytes as its data; as submit_read()."""
+        return self._queues[queue_index].start(request_type, sector, buffer, device_writes)
+
+    def submit_many(
+        self, requests: Iterable[tuple[RequestType, int, Buffer]], *, queue_index: int = 0
+    ) -> list[int]:
+        """Add reads and writes until the queue is full, and submit() them; their tokens.
+
+        Each is (RequestType.IN or OUT, offset_bytes, buffer).
+        """
+        tokens = self._queues[queue_index].start_many(requests)
+        self._queues[queue_index].kick()
+        return tokens
+
+    def submit(self, *, queue_index: int = 0) -> None:
+        """Let the back end see what was added, and kick it if it asked for that."""
+        self._queues[queue_index].kick()
+
+    def poll(
+        self,
+        min_count: int = 1,
+        timeout_s: float | None = None,
+        *,
+        max_count: int = 32768,
+        queue_index: int = 0,
+    ) -> list[Completion]:
+        """Submit what was added and take completions: at least min_count, if as many are in flight.
+
+        Fewer when the time is over. Failed requests are completions too: look at `status`. Raises
+        BackendGone when the back end has gone and no completion of it is left, and DeviceBroken when it
+        writes nonsense to the ring.
+        """
+        queue = self._queues[queue_index]
+        queue.kick()
+        return queue.poll(min_count, max_count, _nanoseconds(timeout_s))
+
+    def wait(self, token: int, timeout_s: float | None = None) -> Completion:
+        """The completion of one request; those of others are kept for poll(). Raises TimeoutError."""
+        queue = self._queues[token >> 48]
+        queue.kick()
+        completion = queue.wait_for(token, _nanoseconds(timeout_s))
+        if completion is None:
+            raise TimeoutError(f"no completion in {timeout_s} s")
+        return completion
+
+    def inflight_count(self, *, queue_index: int = 0) -> int:
+        """How many requests are with the back end, or added and not yet submitted."""
+        return self._queues[queue_index].virtqueue.inflight_count
+
+    # Its life.
+
+    def reconnect(self, backend: str | os.PathLike[str] | Sequence[str] | None = None) -> None:
+        """Go on with a new back end: same memory, same rings, and the requests in flight are finished there.
+
+        The new one is what the first was made from, unless another is given. Nothing may be left of the old
+        one: it is stopped if this front end started it, else the caller knows that it has ended. A back end
+        with INFLIGHT_SHMFD gets the in-flight region back; to one without, every request in flight is
+        offered again. Raises as the constructor; a reconnect() that failed can be tried again.
+        """
+        self._session.disconnect()
+        for queue in self._queues:
+            queue.stash_ready()
+        self._session.reconnect(self._backend if backend is None else backend)
+
+    def close(self) -> None:
+        """Stop the queues, which waits for requests in flight, end the back end if it was started here.
+
+        May be called again. Buffers that are still held keep their bytes.
+        """
+        with self._closing, contextlib.suppress(BackendGone):
+            self._queues = []  # they hold the memory that is about to be unmapped
+            self._session.stop()
+
+    def __enter__(self) -> "Frontend":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+def _sector(offset_bytes: int) -> int:
+    if offset_bytes % SECTOR_BYTES:
+        raise ValueError(f"{offset_bytes} is not a multiple of {SECTOR_BYTES}")
+    return offset_bytes // SECTOR_BYTES
+
+
+def _nanoseconds(timeout_s: float | None) -> int | None:
+    return None if timeout_s is None else max(0, int(timeout_s * _NS_PER_S))
+
+
+def _ranges(size_bytes: int, limit_bytes: int) -> Iterable[tuple[int, int]]:
+    """(start, size) of the parts of at most limit_bytes that make up size_bytes."""
+    return ((start, min(limit_bytes, size_bytes - start)) for start in range(0, size_bytes, limit_bytes))
+
+
+def _parts(staging: Buffer, size_bytes: int) -> Iterable[tuple[int, Buffer]]:
+    for start, part_bytes in _ranges(size_bytes, staging.size_bytes):
+        yield start, staging if part_bytes == staging.size_bytes else staging.part(0, part_bytes)

@@ -1,0 +1,39 @@
+from collections.abc import Iterable
+
+from typing_extensions import Buffer as PlainBuffer
+
+from ringblk.engine.frontend_buffer import Buffer
+from ringblk.engine.frontend_request import Completion
+from ringblk.shm.driver_virtqueue import DriverVirtqueue
+
+def queue_bytes(queue_size: int) -> int: ...
+
+class FrontendQueue:
+    kick_fd: int
+    call_fd: int
+    socket_fd: int
+    def __init__(
+        self,
+        memory: PlainBuffer,
+        gpa: int,
+        queue_index: int,
+        queue_size: int,
+        *,
+        offset_bytes: int,
+        indirect: bool,
+        event_idx: bool,
+        polling: bool,
+    ) -> None: ...
+    @property
+    def virtqueue(self) -> DriverVirtqueue: ...
+    @property
+    def indirect(self) -> bool: ...
+    @property
+    def polling(self) -> bool: ...
+    def start(self, request_type: int, sector: int, buffer: Buffer | None, device_writes: bool) -> int: ...
+    def start_range(self, request_type: int, sector: int, num_sectors: int, flags: int) -> int: ...
+    def start_many(self, requests: Iterable[tuple[int, int, Buffer]]) -> list[int]: ...
+    def kick(self) -> None: ...
+    def poll(self, min_count: int, max_count: int, timeout_ns: int | None) -> list[Completion]: ...
+    def wait_for(self, token: int, timeout_ns: int | None) -> Completion | None: ...
+    def stash_ready(self) -> int: ...

@@ -1,0 +1,240 @@
+"""A front end's session with its back end: what they agreed on, and what a new back end is told again."""
+
+import contextlib
+import os
+from collections.abc import Sequence
+
+from ringblk.engine.block_device import (
+    F_BLK_SIZE,
+    F_CONFIG_WCE,
+    F_DISCARD,
+    F_EVENT_IDX,
+    F_FLUSH,
+    F_INDIRECT_DESC,
+    F_MQ,
+    F_RO,
+    F_SEG_MAX,
+    F_TOPOLOGY,
+    F_VERSION_1,
+    F_WRITE_ZEROES,
+)
+from ringblk.engine.frontend_backend import BackendProcess, connect_to
+from ringblk.engine.frontend_config import CONFIG_BYTES, DiskConfig
+from ringblk.engine.frontend_connection import FrontendConnection
+from ringblk.engine.frontend_memory import FrontendMemory
+from ringblk.engine.frontend_queue import FrontendQueue
+from ringblk.engine.frontend_request import BackendRefused
+from ringblk.engine.vhost_user_messages import (
+    MAX_TABLE_REGIONS,
+    PROTOCOL_FEATURES_BIT,
+    InflightDescription,
+    ProtocolFeature,
+    VringAddress,
+)
+
+BackendSource = str | os.PathLike[str] | Sequence[str]
+
+_WANTED_PROTOCOL_FEATURES = (
+    ProtocolFeature.MQ
+    | ProtocolFeature.REPLY_ACK
+    | ProtocolFeature.CONFIG
+    | ProtocolFeature.CONFIGURE_MEM_SLOTS
+    | ProtocolFeature.INFLIGHT_SHMFD
+)
+
+
+_WANTED_FEATURES = (
+    F_SEG_MAX
+    | F_RO
+    | F_BLK_SIZE
+    | F_FLUSH
+    | F_TOPOLOGY
+    | F_CONFIG_WCE
+    | F_MQ
+    | F_DISCARD
+    | F_WRITE_ZEROES
+    | F_INDIRECT_DESC
+    | F_EVENT_IDX
+    | F_VERSION_1
+)
+
+
+class FrontendSession:
+    """Opens the connection; then negotiate() and start(); reconnect() does it all again with a new back end.
+
+    `indirect` and `event_idx` say what is wanted, and after negotiate() what was agreed.
+    """
+
+    def __init__(self, backend: BackendSource, *, indirect: bool, event_idx: bool) -> None:
+        self.indirect = indirect
+        self.event_idx = event_idx
+        self.features = 0
+        self.config = DiskConfig.decode(bytes(CONFIG_BYTES))
+        self._process: BackendProcess | None = None
+        self._memories: list[FrontendMemory] = []
+        self._queues: list[FrontendQueue] = []
+        self._inflight: tuple[InflightDescription, int] | None = None
+        self.connection = self._open(backend)
+
+    def _open(self, backend: BackendSource) -> FrontendConnection:
+        if isinstance(backend, (str, os.PathLike)):
+            return FrontendConnection(connect_to(backend))
+        self._process = BackendProcess(backend)
+        return FrontendConnection(self._process.connection)
+
+    @property
+    def backend_pid(self) -> int | None:
+        """The process id of a back end that was started from a command."""
+        return self._process.process.pid if self._process else None
+
+    def negotiate(self, num_queues: int) -> None:
+        """Agree on features and read the config space. Raises BackendRefused for what cannot be had."""
+        self.connection.set_owner()
+        offered = self.connection.get_features()
+        self._check_offer(offered)
+        self.connection.negotiate_protocol_features(_WANTED_PROTOCOL_FEATURES)
+        if ProtocolFeature.CONFIG not in self.connection.protocol_features:
+            raise BackendRefused("the back end has no config space to be read (protocol feature CONFIG)")
+        queue_num = self.connection.get_queue_num()
+        if num_queues > queue_num:
+            raise BackendRefused(f"the back end has {queue_num} queues, {num_queues} were asked for")
+        self.features = self.features or self._wanted_features() & offered
+        self.indirect = bool(self.features & F_INDIRECT_DESC)
+        self.event_idx = bool(self.features & F_EVENT_IDX)
+        self.connection.set_features(self.features | 1 << PROTOCOL_FEATURES_BIT)
+        self.read_config()
+
+    def _wanted_features(self) -> int:
+        wanted = _WANTED_FEATURES
+        if not self.indirect:
+            wanted &= ~F_INDIRECT_DESC
+        if not self.event_idx:
+            wanted &= ~F_EVENT_IDX
+        return wanted
+
+    def _check_offer(self, offered: int) -> None:
+        if not offered & F_VERSION_1:
+            raise BackendRefused("the back end does not offer VERSION_1")
+        if not offered >> PROTOCOL_FEATURES_BIT & 1:
+            raise BackendRefused("the back end does not offer protocol features")
+        missing = self.features & ~offered
+        if missing:
+            raise BackendRefused(f"the new back end lacks features that the old one had: {missing:#x}")
+
+    def read_config(self) -> DiskConfig:
+        """Read the config space into `config`."""
+        self.config = DiskConfig.decode(self.connection.get_config(0, CONFIG_BYTES))
+        return self.config
+
+    # Memory and rings.
+
+    def start(self, memories: list[FrontendMemory], queues: list[FrontendQueue]) -> None:
+        """Hand over memory and rings, and let the rings be served."""
+        self._memories = memories
+        self._queues = queues
+        for queue in queues:
+            queue.kick_fd = _eventfd()
+            queue.call_fd = _eventfd()
+        self._send_memories()
+        if ProtocolFeature.INFLIGHT_SHMFD in self.connection.protocol_features:
+            queue_size = queues[0].virtqueue.queue_size
+            self._inflight = self.connection.get_inflight(len(queues), queue_size)
+            self.connection.set_inflight(*self._inflight)
+        self._start_queues()
+
+    def _send_memories(self) -> None:
+        if ProtocolFeature.CONFIGURE_MEM_SLOTS in self.connection.protocol_features:
+            for memory in self._memories:
+                self.connection.add_region(memory.region, memory.fd)
+        else:
+            self.connection.set_mem_table([(memory.region, memory.fd) for memory in self._memories])
+
+    def add_memory(self, memory: FrontendMemory) -> None:
+        """Hand over another region while the rings run. Raises BackendRefused."""
+        if ProtocolFeature.CONFIGURE_MEM_SLOTS in self.connection.protocol_features:
+            self.connection.add_region(memory.region, memory.fd)
+        elif len(self._memories) == MAX_TABLE_REGIONS:
+            raise BackendRefused(f"the back end takes {MAX_TABLE_REGIONS} regions of memory")
+        else:
+            regions = [(each.region, each.fd) for each in [*self._memories, memory]]
+            self.connection.set_mem_table(regions)
+        self._memories.append(memory)
+
+    def remove_memory(self, memory: FrontendMemory) -> None:
+        """Take a region away; no request uses it any more."""
+        self._memories.remove(memory)
+        if ProtocolFeature.CONFIGURE_MEM_SLOTS in self.connection.protocol_features:
+            self.connection.remove_region(memory.region)
+        else:
+            self.connection.set_mem_table([(each.region, each.fd) for each in self._memories])
+
+    def _start_queues(self) -> None:
+        for queue_index, queue in enumerate(self._queues):
+            ring = queue.virtqueue
+            queue.socket_fd = self.connection.socket.fileno()
+            self.connection.set_vring_num(queue_index, ring.queue_size)
+            self.connection.set_vring_base(queue_index, ring.used_idx)
+            self.connection.set_vring_address(
+                VringAddress(
+                    queue_index,
+                    flags=0,
+                    desc_uva=FrontendMemory.uva(ring.desc_gpa),
+                    used_uva=FrontendMemory.uva(ring.used_gpa),
+                    avail_uva=FrontendMemory.uva(ring.avail_gpa),
+                )
+            )
+            self.connection.set_vring_call(queue_index, queue.call_fd)
+            self.connection.set_vring_kick(queue_index, queue.kick_fd)
+        for queue_index in range(len(self._queues)):
+            self.connection.set_vring_enable(queue_index, True)
+
+    # Another back end, and the end.
+
+    def disconnect(self) -> None:
+        """Leave the back end as it is, and end it if it was started here."""
+        self.connection.close()
+        if self._process is not None:
+            self._process.stop()
+            self._process = None
+
+    def reconnect(self, backend: BackendSource) -> None:
+        """Have a new back end go on where the old one was.
+
+        disconnect() comes first, then stash_ready() of every queue.
+        """
+        self.connection = self._open(backend)
+        self.negotiate(len(self._queues))
+        self._send_memories()
+        if self._inflight is not None and ProtocolFeature.INFLIGHT_SHMFD in self.connection.protocol_features:
+            self.connection.set_inflight(*self._inflight)
+        else:
+            for queue in self._queues:
+                queue.virtqueue.offer_again()
+        self._start_queues()
+        for queue in self._queues:
+            queue.kick()
+            # Nobody has looked at what was offered to the old one, whatever the ring says of kicks.
+            os.eventfd_write(queue.kick_fd, 1)
+
+    def stop(self) -> None:
+        """Stop the rings, which waits for what is in flight."""
+        for queue_index in range(len(self._queues)):
+            self.connection.get_vring_base(queue_index)
+
+    def close(self) -> None:
+        """End the connection, the process, and everything that was handed over."""
+        self.disconnect()
+        fds = [fd for queue in self._queues for fd in (queue.kick_fd, queue.call_fd)]
+        if self._inflight is not None:
+            fds.append(self._inflight[1])
+        for fd in fds:
+            with contextlib.suppress(OSError):
+                os.close(fd)
+        for queue in self._queues:
+            queue.kick_fd = queue.call_fd = queue.socket_fd = -1
+        self._inflight = None
+        self._queues = []
+
+
+def _eventfd() -> int:
+    return os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)

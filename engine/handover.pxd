@@ -1,0 +1,39 @@
+from libc.stdint cimport uint32_t, uint64_t
+
+from ringblk.shm.slot cimport RequestSlot
+from ringblk.shm.state cimport WORKER_LIMIT, StateSegment
+
+cdef inline bint is_begun(RequestSlot *slot) noexcept nogil:
+    """Whether somebody was carrying the request out when it was last heard of."""
+    return slot.started_ns >= slot.popped_ns and slot.done_ns < slot.started_ns
+
+
+cdef class Handover:
+    cdef StateSegment state
+    cdef uint32_t index_mask
+    cdef uint32_t *free_slots
+    cdef readonly uint32_t free_count
+    cdef uint32_t *backlog
+    cdef readonly uint32_t backlog_count
+    cdef uint32_t *batch              # slots whose outcome is known, to be published together
+    cdef uint32_t batch_count
+    cdef uint32_t ring_count          # rings that were ever used: one more than the highest index
+    cdef bint is_up[WORKER_LIMIT]
+    cdef uint32_t load[WORKER_LIMIT]  # slots that the worker holds
+    cdef uint32_t submit_tail[WORKER_LIMIT]
+    cdef uint32_t collected_tail[WORKER_LIMIT]
+    cdef uint64_t touched_workers     # whose submit_tail is not published yet
+    cdef uint64_t progress_ns[WORKER_LIMIT]   # when the worker last gave something back, or began to have something
+    cdef uint64_t service_ns          # moving average of what a request takes, once it is begun
+    cdef int eventfds[WORKER_LIMIT]
+
+    cdef void note_service(self, uint64_t sample_ns) noexcept nogil
+    cdef void give(self, uint32_t slot_index) noexcept nogil
+    cdef int _choose(self, uint64_t now_ns) noexcept nogil
+    cdef void _hand(self, uint32_t slot_index, uint32_t worker_index) noexcept nogil
+    cdef void publish(self) noexcept nogil
+    cdef uint32_t collect(self) noexcept nogil
+    cdef bint has_done(self) noexcept nogil
+    cdef void release(self) noexcept nogil
+    cdef void _give_backlog(self) noexcept nogil
+    cdef bint _is_held(self, uint32_t slot_index, uint32_t worker_index) noexcept nogil

@@ -1,0 +1,235 @@
+"""`ringblk image`: create, import, export and look at images, past the page cache."""
+
+import argparse
+import os
+import re
+import signal
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import msgspec
+
+from ringblk.engine.image_copy import SECTOR_BYTES, CopyResult, copy_spans, copy_to_file
+from ringblk.engine.image_error import ImageError
+from ringblk.engine.image_format import FORMATS, format_of_name
+from ringblk.engine.image_info import ImageInfo, read_image_info
+from ringblk.engine.image_partial import PartialFile
+from ringblk.engine.image_progress import CopyProgress, format_bytes
+from ringblk.engine.image_sink import PipeSink
+from ringblk.engine.image_source import ImageSource, open_source
+from ringblk.workers.image_lock import ImageLocked
+
+_UNITS = {"": 0, "K": 10, "M": 20, "G": 30, "T": 40}
+
+
+def parse_size_bytes(text: str) -> int:
+    """Parse "10G", "512MiB" or a plain number of bytes, as argparse wants it: ValueError if it is none."""
+    match = re.fullmatch(r"(\d+)([KMGT]?)(?:i?B)?", text.strip(), re.IGNORECASE)
+    if match is None:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a size such as 10G or 512M")
+    size_bytes = int(match[1]) << _UNITS[match[2].upper()]
+    if size_bytes == 0 or size_bytes % SECTOR_BYTES:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a multiple of {SECTOR_BYTES} bytes")
+    return size_bytes
+
+
+def add_parser(subparsers: Any) -> argparse.ArgumentParser:
+    """Add `image` and its commands to what `add_subparsers` returned; `run` carries them out."""
+    image: argparse.ArgumentParser = subparsers.add_parser(
+        "image", help="create, import, export and look at images", description=__doc__
+    )
+    image.set_defaults(run=run)
+    commands = image.add_subparsers(dest="image_command", required=True, metavar="COMMAND")
+
+    create = commands.add_parser("create", help="make an empty raw image")
+    create.add_argument("image", type=Path)
+    create.add_argument("size", type=parse_size_bytes, help="such as 10G")
+    create.add_argument("--preallocate", action="store_true", help="take up its room on the disk now")
+    _add_force(create)
+
+    into = commands.add_parser("import", help="copy an image of any format into a raw one")
+    into.add_argument("source", help="a file, a block device, or - for standard input")
+    into.add_argument("image", type=Path)
+    into.add_argument("--format", choices=FORMATS, help="of the source (told from its first bytes)")
+    _add_copy_options(into)
+
+    out = commands.add_parser("export", help="copy a raw image into one of any format")
+    out.add_argument("image")
+    out.add_argument("target", help="a file, or - for standard output (raw)")
+    out.add_argument("--format", choices=FORMATS, help="of the target (told from its name)")
+    _add_copy_options(out)
+
+    info = commands.add_parser("info", help="say what an image is")
+    info.add_argument("image", type=Path)
+    info.add_argument("--format", choices=FORMATS, help="of the image (told from its first bytes)")
+    info.add_argument("--json", action="store_true", help="print JSON")
+    return image
+
+
+def _add_force(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--force", action="store_true", help="replace the target if it exists")
+
+
+def _add_copy_options(parser: argparse.ArgumentParser) -> None:
+    _add_force(parser)
+    parser.add_argument("--verify", action="store_true", help="read the target back and compare digests")
+    parser.add_argument("--quiet", action="store_true", help="no progress bar and no summary")
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Carry out a parsed command, return the exit status: 1, with one line on standard error, if it fails."""
+    commands: dict[str, Callable[[argparse.Namespace], None]] = {
+        "create": _create,
+        "import": _import,
+        "export": _export,
+        "info": _info,
+    }
+    named = arguments.source if arguments.image_command == "import" else arguments.image
+    try:
+        with _interruptible():
+            commands[arguments.image_command](arguments)
+    except KeyboardInterrupt as interrupt:
+        print("ringblk image: interrupted", file=sys.stderr)
+        return 128 + int(interrupt.args[0] if interrupt.args else signal.SIGINT)
+    except OSError as error:
+        at = error.filename if error.filename is not None else named
+        print(f"ringblk image: {at}: {error.strerror or error}", file=sys.stderr)
+        return 1
+    except (ImageError, ImageLocked) as error:
+        print(f"ringblk image: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+@contextmanager
+def _interruptible() -> Iterator[None]:
+    """Let SIGTERM clean up as an interrupt from the terminal does, and that one even in the background."""
+
+    def interrupt(number: int, _: FrameType | None) -> None:
+        raise KeyboardInterrupt(number)
+
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = {number: signal.signal(number, interrupt) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+@contextmanager
+def _naming(path: str | os.PathLike[str]) -> Iterator[None]:
+    """Begin an error's line with the image that it is about."""
+    try:
+        yield
+    except (ImageError, ImageLocked) as error:
+        raise ImageError(f"{os.fspath(path)}: {error}") from error
+
+
+def _create(arguments: argparse.Namespace) -> None:
+    target = Path(os.path.realpath(arguments.image))
+    with _naming(arguments.image):
+        partial = PartialFile(target, replace=arguments.force)
+        try:
+            if arguments.preallocate:
+                os.posix_fallocate(partial.fileno(), 0, arguments.size)
+            else:
+                os.ftruncate(partial.fileno(), arguments.size)
+            os.fsync(partial.fileno())
+            partial.commit()
+        except BaseException:
+            partial.discard()
+            raise
+
+
+def _import(arguments: argparse.Namespace) -> None:
+    with _naming(arguments.source):
+        source = open_source(arguments.source, arguments.format)
+    try:
+        target = Path(os.path.realpath(arguments.image))
+        with CopyProgress("import", quiet=arguments.quiet) as progress, _naming(arguments.image):
+            result = copy_to_file(
+                source, target, "raw", progress, replace=arguments.force, verify=arguments.verify
+            )
+    finally:
+        source.close()
+    _summarise(arguments, result, sys.stdout)
+
+
+def _export(arguments: argparse.Namespace) -> None:
+    with _naming(arguments.image):
+        source = open_source(arguments.image, "raw")
+    try:
+        with CopyProgress("export", quiet=arguments.quiet) as progress, _naming(arguments.target):
+            if arguments.target == "-":
+                result = _export_to_pipe(arguments, source, progress)
+            else:
+                target = Path(os.path.realpath(arguments.target))
+                image_format = arguments.format or format_of_name(target)
+                result = copy_to_file(
+                    source, target, image_format, progress, replace=arguments.force, verify=arguments.verify
+                )
+    finally:
+        source.close()
+    _summarise(arguments, result, sys.stderr if arguments.target == "-" else sys.stdout)
+
+
+def _export_to_pipe(arguments: argparse.Namespace, source: ImageSource, progress: CopyProgress) -> CopyResult:
+    if arguments.format not in (None, "raw") or arguments.verify:
+        raise ImageError("only a raw image goes to standard output, and cannot be verified there")
+    sink = PipeSink(sys.stdout.buffer)
+    result = copy_spans(source, sink, None, progress)
+    sink.finish()
+    return result
+
+
+def _info(arguments: argparse.Namespace) -> None:
+    with _naming(arguments.image):
+        info = read_image_info(arguments.image, arguments.format)
+    if arguments.json:
+        print(msgspec.json.format(msgspec.json.encode(info)).decode())
+    else:
+        print("\n".join(f"{name:<15} {value}" for name, value in _info_lines(info)))
+
+
+def _info_lines(info: ImageInfo) -> list[tuple[str, str]]:
+    lines = [
+        ("image", info.path),
+        ("format", info.format),
+        (
+            "size",
+            "unknown"
+            if info.size_bytes is None
+            else f"{format_bytes(info.size_bytes)} ({info.size_bytes} bytes)",
+        ),
+        ("on disk", f"{format_bytes(info.disk_bytes)} ({info.disk_bytes} bytes)"),
+        ("direct I/O", f"aligned to {info.alignment_bytes} bytes" if info.direct else "refused"),
+        ("locked", "by a running engine or another program" if info.locked else "no"),
+    ]
+    return lines + [("continues in", name) for name in info.outside_files]
+
+
+def _summarise(arguments: argparse.Namespace, result: CopyResult, stream: Any) -> None:
+    if arguments.quiet:
+        return
+    print(f"{format_bytes(result.size_bytes)}, {format_bytes(result.data_bytes)} of it data", file=stream)
+    if result.digest is not None:
+        print(f"sha256 {result.digest}, read back and compared", file=stream)
+
+
+def main() -> int:
+    """Run `image` by itself: `python -m ringblk.engine.image_command COMMAND ...`."""
+    parser = argparse.ArgumentParser(prog="ringblk")
+    add_parser(parser.add_subparsers(required=True))
+    return run(parser.parse_args(["image", *sys.argv[1:]]))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

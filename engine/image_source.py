@@ -1,0 +1,252 @@
+"""Where an image comes from: whatever its format, spans of its raw content in order."""
+
+import io
+import lzma
+import os
+import stat
+import sys
+import zlib
+from collections import deque
+from collections.abc import Iterator
+from contextlib import ExitStack
+from mmap import mmap
+from pathlib import Path
+from typing import BinaryIO, Protocol, cast
+
+from ringblk.engine.image_error import ImageError
+from ringblk.engine.image_format import COMPRESSIONS, HEAD_BYTES, QEMU_FORMATS, ImageFormat, probe_format
+from ringblk.engine.image_zstd import open_zstd, zstd_error
+from ringblk.engine.nbd_client import CMD_READ, NbdError
+from ringblk.engine.qemu_image import QemuNbd, describe_image, map_extents
+from ringblk.workers.direct_io_reader import BUFFER_BYTES, DirectIoReader, Span
+from ringblk.workers.direct_open import LARGE_BUFFER_BYTES
+from ringblk.workers.image_lock import lock_image
+
+READS_UNDER_WAY = 4
+
+
+class ImageSource(Protocol):
+    """An image being read. `progress_bytes` of `total_bytes` (None: nobody knows) are read so far."""
+
+    image_format: ImageFormat
+    size_bytes: int | None
+    total_bytes: int | None
+
+    @property
+    def progress_bytes(self) -> int:
+        """How far reading has come, in the measure of `total_bytes`."""
+
+    def spans(self) -> Iterator[Span]:
+        """Give the raw content in order; each span's data is good until the next."""
+
+    def close(self) -> None:
+        """Let go of the image."""
+
+
+class RawSource:
+    """A raw image, a file or a block device."""
+
+    image_format: ImageFormat = "raw"
+
+    def __init__(self, reader: DirectIoReader) -> None:
+        self._reader = reader
+        self.size_bytes: int | None = reader.size_bytes
+        self.total_bytes: int | None = reader.size_bytes
+
+    @property
+    def progress_bytes(self) -> int:
+        """How much of the file is read, holes included."""
+        return self._reader.position_bytes
+
+    def spans(self) -> Iterator[Span]:
+        """Give the file's spans."""
+        return self._reader.spans()
+
+    def close(self) -> None:
+        """Close the file."""
+        self._reader.close()
+
+
+class StreamSource:
+    """A stream of bytes, compressed or not, that may be a pipe."""
+
+    size_bytes: int | None = None
+
+    def __init__(self, stream: BinaryIO, image_format: ImageFormat, below: DirectIoReader | None) -> None:
+        """Read `stream`, which is in `image_format`; `below` is the file that it comes from, if it is one."""
+        self.image_format = image_format
+        self._below = below
+        self._under = stream
+        self._stream = _decompressed(stream, image_format)
+        self._given_bytes = 0
+        self.total_bytes = below.size_bytes if below else None
+
+    @property
+    def progress_bytes(self) -> int:
+        """How much is read of the file below, or what a pipe has given."""
+        return self._below.position_bytes if self._below else self._given_bytes
+
+    def spans(self) -> Iterator[Span]:
+        """Read the stream, a buffer at a time. Raises ImageError if it is cut off or corrupt."""
+        buffer = memoryview(mmap(-1, BUFFER_BYTES))
+        while True:
+            try:
+                size_bytes = self._fill(buffer)
+            except (EOFError, lzma.LZMAError, zlib.error, zstd_error(), OSError) as error:
+                if isinstance(error, OSError) and error.errno is not None:
+                    raise
+                raise ImageError(
+                    f"the source's {self.image_format} stream is cut off or corrupt: {error}"
+                ) from error
+            if size_bytes == 0:
+                return
+            yield Span(self._given_bytes, size_bytes, buffer[:size_bytes])
+            self._given_bytes += size_bytes
+
+    def _fill(self, buffer: memoryview) -> int:
+        filled_bytes = 0
+        while filled_bytes < len(buffer):
+            # readinto is what all these streams have, and typeshed's BinaryIO has not
+            read_bytes = cast(io.BufferedReader, self._stream).readinto(buffer[filled_bytes:])
+            if not read_bytes:
+                break
+            filled_bytes += read_bytes
+        return filled_bytes
+
+    def close(self) -> None:
+        """Close the stream and what is below it."""
+        self._stream.close()
+        self._under.close()
+
+
+def _decompressed(stream: BinaryIO, image_format: ImageFormat) -> BinaryIO:
+    if image_format == "gzip":
+        import gzip
+
+        return cast(BinaryIO, gzip.GzipFile(fileobj=stream, mode="rb"))
+    if image_format == "xz":
+        return cast(BinaryIO, lzma.LZMAFile(stream, "rb"))
+    if image_format == "zstd":
+        return open_zstd(stream, "rb")
+    return stream
+
+
+class QemuSource:
+    """An image in one of QEMU's formats, read through qemu-nbd; what reads as zeroes is not read."""
+
+    def __init__(self, path: Path, image_format: ImageFormat, *, direct: bool) -> None:
+        """Serve `path` by a qemu-nbd of our own. Raises ImageError."""
+        self.image_format = image_format
+        self._extents = map_extents(path, image_format)
+        self._nbd = QemuNbd(path, image_format, read_only=True, direct=direct)
+        self.size_bytes: int | None = self._nbd.client.size_bytes
+        self.total_bytes: int | None = self.size_bytes
+        self._given_bytes = 0
+
+    @property
+    def progress_bytes(self) -> int:
+        """How much of the image is read, holes included."""
+        return self._given_bytes
+
+    def spans(self) -> Iterator[Span]:
+        """Read some requests ahead. Raises ImageError if qemu-nbd ends, OSError for a failed read."""
+        spare = [memoryview(mmap(-1, BUFFER_BYTES)) for _ in range(READS_UNDER_WAY + 1)]
+        ahead: deque[tuple[Span, memoryview | None, int]] = deque()
+        answered: set[int] = set()
+        planned = self._plan()
+        client = self._nbd.client
+        given: memoryview | None = None
+        try:
+            while True:
+                if given is not None:
+                    spare.append(given)
+                while spare and (piece := next(planned, None)) is not None:
+                    offset_bytes, size_bytes, zero = piece
+                    if zero:
+                        ahead.append((Span(offset_bytes, size_bytes, None), None, -1))
+                        continue
+                    buffer = spare.pop()
+                    cookie = client.send(CMD_READ, offset_bytes, size_bytes, buffer)
+                    ahead.append((Span(offset_bytes, size_bytes, buffer[:size_bytes]), buffer, cookie))
+                if not ahead:
+                    return
+                span, given, cookie = ahead.popleft()
+                while given is not None and cookie not in answered:
+                    answered.add(client.receive())
+                answered.discard(cookie)
+                yield span
+                self._given_bytes = span.offset_bytes + span.size_bytes
+        except NbdError as error:
+            raise self._nbd.explain(error) from error
+
+    def _plan(self) -> Iterator[tuple[int, int, bool]]:
+        assert self.size_bytes is not None
+        for extent in self._extents:
+            end_bytes = min(extent.start + extent.length, self.size_bytes)
+            if extent.zero:
+                yield extent.start, end_bytes - extent.start, True
+                continue
+            for start_bytes in range(extent.start, end_bytes, BUFFER_BYTES):
+                yield start_bytes, min(BUFFER_BYTES, end_bytes - start_bytes), False
+
+    def close(self) -> None:
+        """End qemu-nbd."""
+        self._nbd.close()
+
+
+def open_source(name: str, image_format: ImageFormat | None) -> ImageSource:
+    """Open the image `name` ("-": standard input); without a format, tell it from its first bytes.
+
+    Raises ImageError, OSError, ImageLocked if a running engine writes to it. An image whose format was not
+    given may not lead to other files of the host: a guest can write any beginning into a raw image.
+    """
+    if name == "-":
+        stdin_file = _standard_input_file()
+        if stdin_file is None:
+            return _open_stream(image_format)
+        name = stdin_file
+    path = Path(name)
+    with ExitStack() as on_error:
+        reader = on_error.enter_context(DirectIoReader(path, buffer_bytes=LARGE_BUFFER_BYTES, buffer_count=2))
+        lock_image(reader.fileno(), read_only=True)
+        told = image_format or probe_format(_read_head(path))
+        if told in QEMU_FORMATS:
+            _check_outside_files(path, told, given=image_format is not None)
+            direct = reader.direct
+            on_error.close()  # and with it our lock, which qemu-nbd would take for another program's
+            return QemuSource(path, told, direct=direct)
+        on_error.pop_all()
+        if told in COMPRESSIONS:
+            return StreamSource(io.BufferedReader(reader, BUFFER_BYTES), told, reader)
+        return RawSource(reader)
+
+
+def _read_head(path: Path) -> bytes:
+    with DirectIoReader(path, buffer_bytes=4 * HEAD_BYTES * HEAD_BYTES, buffer_count=1) as reader:
+        return reader.read(HEAD_BYTES)
+
+
+def _check_outside_files(path: Path, image_format: ImageFormat, *, given: bool) -> None:
+    outside = describe_image(path, image_format).outside_files
+    if outside and not given:
+        raise ImageError(
+            f"this {image_format} image continues in {outside[0]}: --format {image_format} allows that"
+        )
+
+
+def _standard_input_file() -> str | None:
+    """Name a standard input that is a file, at its beginning: it is read past the page cache."""
+    fd = sys.stdin.fileno()
+    opened = os.fstat(fd)
+    if not stat.S_ISREG(opened.st_mode) or os.lseek(fd, 0, os.SEEK_CUR) != 0:
+        return None
+    name = os.path.realpath(f"/proc/self/fd/{fd}")
+    return name if os.path.exists(name) and os.path.samestat(os.stat(name), opened) else None
+
+
+def _open_stream(image_format: ImageFormat | None) -> ImageSource:
+    stream = io.BufferedReader(io.FileIO(sys.stdin.fileno(), closefd=False), BUFFER_BYTES)
+    told = image_format or probe_format(stream.peek(HEAD_BYTES)[:HEAD_BYTES])
+    if told in QEMU_FORMATS:
+        raise ImageError(f"a {told} image cannot be read from a pipe: give a file")
+    return StreamSource(stream, told, None)

@@ -1,0 +1,33 @@
+"""Zstandard, which the standard library has from Python 3.14 on and a package brings to earlier ones."""
+
+import importlib
+import sys
+from types import ModuleType
+from typing import BinaryIO, cast
+
+from ringblk.engine.image_error import ImageError
+
+_MODULE = "compression.zstd" if sys.version_info >= (3, 14) else "backports.zstd"
+
+
+def open_zstd(stream: BinaryIO, mode: str) -> BinaryIO:
+    """Return a stream that decompresses (mode "rb") or compresses ("wb"). Raises ImageError."""
+    module = _load()
+    if module is None:
+        raise ImageError("zstd needs the backports.zstd package: pip install 'ringblk[image]'")
+    # The checksum is off unless asked for, and without it damage to stored bytes goes unnoticed.
+    options = {module.CompressionParameter.checksum_flag: 1} if mode == "wb" else None
+    return cast(BinaryIO, module.ZstdFile(stream, mode=mode, options=options))
+
+
+def zstd_error() -> type[Exception]:
+    """Return the exception of a corrupt stream; one that nobody raises where there is no zstd."""
+    module = _load()
+    return ImageError if module is None else cast(type[Exception], module.ZstdError)
+
+
+def _load() -> ModuleType | None:
+    try:
+        return importlib.import_module(_MODULE)
+    except ImportError:
+        return None

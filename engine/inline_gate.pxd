@@ -1,0 +1,13 @@
+from libc.stdint cimport uint32_t, uint64_t
+
+from ringblk.shm.slot cimport RequestSlot
+
+cdef class InlineGate:
+    cdef uint64_t limit_ns
+    cdef bint is_quick                # the last request that was carried out inline took less than the limit
+    cdef uint32_t quick_count         # ... and so many before it
+    cdef uint64_t next_probe_ns       # when to try again after one that did not
+    cdef uint64_t probe_interval_ns
+
+    cdef bint allows(self, const RequestSlot *slot) noexcept nogil
+    cdef void note(self, const RequestSlot *slot) noexcept nogil

@@ -1,0 +1,99 @@
+"""Where front ends come from: a listening socket of our own, or one that was inherited."""
+
+import asyncio
+import contextlib
+import os
+import socket
+import stat
+from collections.abc import AsyncIterator
+
+from ringblk.engine.config import ConfigError
+
+
+class Listener:
+    """Gives one connected socket after the other."""
+
+    def __init__(self, end: socket.socket, socket_path: str | None = None) -> None:
+        self._socket = end
+        self._socket.setblocking(False)
+        self._own_path = socket_path
+        self._own_inode = os.stat(socket_path).st_ino if socket_path else 0
+
+    @classmethod
+    def at_path(cls, socket_path: str) -> "Listener":
+        """Listen on a unix socket, in place of one whose owner is gone. Raises `ConfigError`."""
+        return cls(listen_at("--socket-path", socket_path), socket_path)
+
+    @classmethod
+    def from_fd(cls, fd: int) -> "Listener":
+        """Use an inherited unix stream socket. Raises `ConfigError`."""
+        try:
+            if not stat.S_ISSOCK(os.fstat(fd).st_mode):
+                raise ConfigError(f"--fd {fd}: not a socket", 1)
+            end = socket.socket(fileno=fd)
+        except OSError as error:
+            raise ConfigError(f"--fd {fd}: {error.strerror}", 1) from error
+        if end.family != socket.AF_UNIX or end.type != socket.SOCK_STREAM:
+            raise ConfigError(f"--fd {fd}: not a unix stream socket", 1)
+        end.set_inheritable(False)
+        return cls(end)
+
+    @property
+    def is_connected(self) -> bool:
+        """Whether the inherited socket is a connection itself, which is served and then over."""
+        return not self._socket.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN)
+
+    async def connections(self) -> AsyncIterator[socket.socket]:
+        """Connected sockets, each the receiver's to close; the only one if one was inherited."""
+        if self.is_connected:
+            yield self._socket.dup()
+            return
+        loop = asyncio.get_running_loop()
+        while True:
+            connected, _ = await loop.sock_accept(self._socket)
+            yield connected
+
+    def close(self) -> None:
+        """Close, and remove the socket's name if it is ours still."""
+        self._socket.close()
+        if self._own_path is not None:
+            with contextlib.suppress(OSError):
+                if os.stat(self._own_path).st_ino == self._own_inode:
+                    os.unlink(self._own_path)
+
+
+def listen_at(option: str, socket_path: str, *, mode_mask: int | None = None) -> socket.socket:
+    """Listen on a unix socket, in place of one whose owner is gone.
+
+    Raises `ConfigError`, naming the option. `mode_mask` is a umask for the socket's name.
+    """
+    _remove_dead_socket(socket_path)
+    end = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    former_mask = os.umask(mode_mask) if mode_mask is not None else None
+    try:
+        end.bind(socket_path)
+        end.listen(8)
+    except OSError as error:
+        end.close()
+        raise ConfigError(f"{option} {socket_path}: {error.strerror or error}", 1) from error
+    finally:
+        if former_mask is not None:
+            os.umask(former_mask)
+    return end
+
+
+def _remove_dead_socket(socket_path: str) -> None:
+    """Unlink a socket that nobody listens on any more; leave everything else to `bind`'s error."""
+    try:
+        if not stat.S_ISSOCK(os.stat(socket_path).st_mode):
+            return
+    except OSError:
+        return
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+        probe.setblocking(False)  # a living one whose backlog is full would keep us waiting
+        try:
+            probe.connect(socket_path)
+        except ConnectionRefusedError:
+            os.unlink(socket_path)
+        except OSError:
+            return

@@ -1,0 +1,169 @@
+"""What can be changed about an engine while a guest uses it: pause, size, cache mode, number of workers."""
+
+import asyncio
+import logging
+from collections.abc import Callable
+from typing import Literal
+
+from ringblk.engine.block_device import SECTOR_BYTES, BlockDevice, CacheMode
+from ringblk.engine.dispatcher_link import DispatcherLink
+from ringblk.engine.dispatcher_messages import Pause, Resume, WorkerRetire, WorkerUp
+from ringblk.engine.engine_model import EngineModel
+from ringblk.engine.workforce import Workforce
+from ringblk.shm.state import StateSegment
+from ringblk.workers.backend import BackendError
+from ringblk.workers.native_backend import NativeBackend
+
+_log = logging.getLogger(__name__)
+
+
+class ChangeRefused(Exception):  # noqa: N818
+    """The change cannot be made and nothing was changed: `field` names what to ask for differently."""
+
+    def __init__(self, field: str, reason: str) -> None:
+        super().__init__(f"{field}: {reason}" if field else reason)
+        self.field = field
+        self.reason = reason
+
+
+class LiveChanges:
+    """Changes to one running engine; those of the same kind are made one after the other."""
+
+    def __init__(
+        self,
+        device: BlockDevice,
+        backend: NativeBackend,
+        state: StateSegment,
+        model: EngineModel,
+        link: DispatcherLink,
+        workers: Workforce,
+        publish_device: Callable[[], None],
+    ) -> None:
+        self._device = device
+        self._backend = backend
+        self._state = state
+        self._model = model
+        self._link = link
+        self._workers = workers
+        self._publish_device = publish_device
+        self._holders: set[str] = set()
+        self._resize_lock = asyncio.Lock()
+        self._workers_lock = asyncio.Lock()
+        self.notify_config_change: Callable[[], bool] | None = None
+        """Tells the front end that is connected, if one is; False where it cannot be told."""
+
+    # Pause
+
+    @property
+    def is_paused(self) -> bool:
+        """Whether somebody has paused the engine and not resumed it."""
+        return "user" in self._holders
+
+    async def pause(self) -> None:
+        """Pop nothing more; returns when nothing is in flight.
+
+        Raises `DeviceError` when the engine is resumed before.
+        """
+        await self._hold("user")
+
+    async def resume(self) -> None:
+        """Pop again, unless a change in progress still needs the pause."""
+        await self._release("user")
+
+    async def _hold(self, holder: str) -> None:
+        self._holders.add(holder)
+        self._model.is_paused = True
+        self._state.set_paused(self.is_paused)
+        await self._link.ask(Pause)
+
+    async def _release(self, holder: str) -> None:
+        self._holders.discard(holder)
+        self._state.set_paused(self.is_paused)
+        if not self._holders:
+            self._model.is_paused = False
+            await self._link.ask(Resume)
+
+    # Size and cache mode
+
+    async def resize(self, size: int | Literal["image"]) -> None:
+        """Make the drive `size` bytes large, or as large as its image is now, and tell the driver.
+
+        A regular file is extended or cut off. Shrinking waits until nothing is in flight, so that no write
+        lands beyond the new end and brings it back. Raises `ChangeRefused`.
+        """
+        async with self._resize_lock:
+            size_bytes = self._backend.measure() if size == "image" else size
+            self._check_size(size_bytes)
+            if size_bytes >= self._device.num_sectors * SECTOR_BYTES:
+                self._set_size(size_bytes, is_measured=size == "image")
+            else:
+                try:
+                    await self._hold("resize")
+                    self._set_size(size_bytes, is_measured=size == "image")
+                finally:
+                    await self._release("resize")
+            is_told = self.notify_config_change is not None and self.notify_config_change()
+            _log.info(
+                "the drive has %d bytes; the driver %s", size_bytes, "is told" if is_told else "is not told"
+            )
+
+    def _check_size(self, size_bytes: int) -> None:
+        block_bytes = max(self._backend.block_size_bytes, self._device.logical_block_size_bytes)
+        if size_bytes <= 0 or size_bytes % block_bytes:
+            raise ChangeRefused("size_bytes", f"{size_bytes} is not a multiple of {block_bytes} above 0")
+        if size_bytes >= 1 << 63:
+            raise ChangeRefused("size_bytes", f"{size_bytes} is not below 2**63")
+
+    def _set_size(self, size_bytes: int, *, is_measured: bool) -> None:
+        try:
+            if not is_measured:
+                self._backend.resize(size_bytes)
+        except (BackendError, OSError) as error:
+            raise ChangeRefused("size_bytes", str(error)) from error
+        self._device.set_capacity(size_bytes)
+        self._publish_device()
+
+    def set_cache(self, cache: CacheMode) -> None:
+        """Use another cache mode for what is popped from now on."""
+        self._device.set_cache(cache)
+        self._publish_device()
+
+    @property
+    def is_read_only(self) -> bool:
+        """Whether the guest may only read."""
+        return self._device.read_only
+
+    @property
+    def cache(self) -> CacheMode:
+        """The cache mode now."""
+        return self._device.cache
+
+    def wake_dispatcher(self) -> None:
+        """Have limits that were changed take hold at once."""
+        self._link.wake()
+
+    # Workers
+
+    async def set_worker_count(self, count: int) -> None:
+        """Have so many worker processes; returns when new ones are started and others have ended.
+
+        A worker that is to end gets no more requests and finishes those that it holds. Raises
+        `ChangeRefused` for an engine without workers.
+        """
+        if self._workers.wanted_count == 0:
+            raise ChangeRefused("count", "this engine has no workers (--io-engine=sync)")
+        async with self._workers_lock:
+            before = self._workers.wanted_count
+            self._workers.wanted_count = count
+            for worker_index in range(before, count):
+                eventfd = self._workers.start(worker_index)
+                self._model.worker_eventfds[worker_index] = eventfd
+                self._link.tell(WorkerUp(worker_index), [eventfd])
+            await asyncio.gather(*(self._retire(worker_index) for worker_index in range(count, before)))
+
+    async def _retire(self, worker_index: int) -> None:
+        ended = self._workers.begin_retirement(worker_index)
+        await self._link.ask(lambda request_id: WorkerRetire(request_id, worker_index))
+        self._model.worker_eventfds.pop(worker_index, None)  # no later dispatcher may hand to it
+        self._workers.stop_one(worker_index)
+        await ended

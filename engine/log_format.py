@@ -1,0 +1,102 @@
+"""Log lines: one an event, for people or as JSON, and few however often the same thing happens.
+
+What a guest or a front end can cause, it can cause without end. So each message, by its text before the
+values are put in, is written `FREE_LINES` times and then only when its count is a power of two, until it has
+been quiet for a while. A log grows by a few lines a message and not with the number of events.
+"""
+
+import logging
+import sys
+import time
+from collections.abc import Callable
+from datetime import UTC, datetime
+from typing import Literal
+
+import msgspec
+
+LogFormat = Literal["human", "json"]
+FREE_LINES = 10
+QUIET_S = 600.0
+MAX_MESSAGES = 1000
+"""Different messages kept count of; beyond, the one that came first is forgotten."""
+
+
+class RepeatFilter(logging.Filter):
+    """Lets through what is new, and of what repeats a line at each power of two, with the count."""
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        super().__init__()
+        self._clock = clock
+        self._seen: dict[tuple[str, int, object], tuple[int, float]] = {}
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Whether to write the record; what it leaves out shows as `repeated` in the next that is written."""
+        key = (record.name, record.levelno, record.msg)
+        now_s = self._clock()
+        count, last_s = self._seen.get(key, (0, now_s))
+        if now_s - last_s > QUIET_S:
+            count = 0
+        count += 1
+        if len(self._seen) >= MAX_MESSAGES and key not in self._seen:
+            del self._seen[next(iter(self._seen))]
+        self._seen[key] = (count, now_s)
+        record.repeated = count
+        return count <= FREE_LINES or count & (count - 1) == 0
+
+
+class HumanFormatter(logging.Formatter):
+    """`ringblk[PID] LEVEL: message`, on one line."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """The line."""
+        text = f"ringblk[{record.process}] {record.levelname}: {_message(record)}"
+        if record.exc_info:
+            text += " | " + self.formatException(record.exc_info)
+        return text.rstrip("\n").replace("\n", " | ")
+
+
+class _JsonLine(msgspec.Struct, omit_defaults=True):
+    time: str
+    level: str
+    pid: int | None
+    source: str
+    message: str
+    repeated: int = 0
+    exception: str = ""
+
+
+class JsonFormatter(logging.Formatter):
+    """One JSON object: time (UTC), level, pid, source, message; repeated and exception where there are."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """The line."""
+        repeated = _repeated(record)
+        line = _JsonLine(
+            datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds"),
+            record.levelname.lower(),
+            record.process,
+            record.name,
+            record.getMessage(),
+            repeated,
+            self.formatException(record.exc_info) if record.exc_info else "",
+        )
+        return msgspec.json.encode(line).decode()
+
+
+def start_logging(log_format: LogFormat) -> None:
+    """Log to stderr from now on, in this process and those forked from it."""
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(JsonFormatter() if log_format == "json" else HumanFormatter())
+    handler.addFilter(RepeatFilter())
+    logging.basicConfig(level=logging.INFO, handlers=[handler])
+
+
+def _repeated(record: logging.LogRecord) -> int:
+    """How often it has happened, where lines are being left out; 0 otherwise."""
+    count: int = getattr(record, "repeated", 0)
+    return count if count > FREE_LINES else 0
+
+
+def _message(record: logging.LogRecord) -> str:
+    count = _repeated(record)
+    return record.getMessage() + (f" ({count} such lines so far, most left out)" if count else "")

@@ -1,0 +1,112 @@
+"""The command line of the backend program, with the conventions' options and our own.
+
+Conventions: QEMU, docs/interop/vhost-user.rst, "Backend program conventions".
+"""
+
+import argparse
+from pathlib import Path
+from typing import Literal, get_args, get_origin
+
+import msgspec
+
+from ringblk.engine.config import ConfigError, EngineConfig, make_config, read_config_file
+from ringblk.engine.rate_limiter_config import RateLimitOptions
+
+_RATES = {field.name for field in msgspec.structs.fields(RateLimitOptions)}
+_INTEGER_OPTIONS = {"fd", "workers", "num_queues", "queue_size", "logical_block_size", "poll_us"} | _RATES
+
+_HELP = {
+    "socket_path": "listen on this unix socket",
+    "fd": "serve this inherited socket, connected or listening",
+    "blk_file": "the image: a regular file or block device",
+    "backend": "memory, null or package.module:Class instead of an image",
+    "backend_arg": "key=value for the backend's constructor; may be repeated",
+    "read_only": "the guest may only read",
+    "takeover": "have an engine that uses the image or the socket end, and go on in its place",
+    "workers": "worker processes, 1 to 64; none with --io-engine=sync",
+    "num_queues": "virtqueues offered, 1 to 64",
+    "queue_size": "queue size that requests are cut for (seg_max is two less)",
+    "cache": "writeback: the guest flushes; unsafe: nobody does",
+    "direct": "bypass the host's page cache: auto, on or off",
+    "io_engine": "psync or io_uring: in workers; sync: in the dispatcher; auto: as measured",
+    "poll_us": "how long to look for new work before sleeping; 0: not at all",
+    "bps": "bytes a second, reads and writes together",
+    "bps_read": "bytes a second of reads",
+    "bps_write": "bytes a second of writes",
+    "burst": "bytes that may go at once (default: a tenth of a second's worth)",
+    "one_time_burst": "bytes that go first without counting, once",
+    "iops": "operations a second, all together",
+    "iops_read": "reads a second",
+    "iops_write": "writes a second",
+    "iops_burst": "operations that may go at once (default: a tenth of a second's worth)",
+    "iops_one_time_burst": "operations that go first without counting, once",
+    "rate_limiter": "the limits in Firecracker's form, as JSON",
+    "rate_group": "share the limits with all engines that name this group",
+    "control": "serve the control API (HTTP) on this unix socket",
+    "log_format": "log lines for people (human) or as JSON objects (json)",
+    "drive_id": "what GET_ID gives, cut at 20 bytes",
+    "logical_block_size": "512 to 4096 (default: what the image's alignment asks for)",
+}
+
+
+class OptionParser(argparse.ArgumentParser):
+    """Raises `ConfigError` with one line instead of printing a usage text and exiting."""
+
+    def error(self, message: str) -> None:  # type: ignore[override]  # argparse says NoReturn
+        """Called by argparse for a wrong command line."""
+        raise ConfigError(message)
+
+
+def add_engine_options(parser: argparse.ArgumentParser) -> None:
+    """One option for each field of `EngineConfig`, and `--config`."""
+    for field in msgspec.structs.fields(EngineConfig):
+        option = "--" + field.name.replace("_", "-")
+        if field.type is bool:
+            parser.add_argument(option, action="store_true", default=None, help=_HELP[field.name])
+        elif field.name == "backend_arg":
+            parser.add_argument(option, action="append", metavar="KEY=VALUE", help=_HELP[field.name])
+        else:
+            default = "" if field.default in (None, msgspec.NODEFAULT) else f" (default: {field.default})"
+            parser.add_argument(option, metavar="VALUE", help=_HELP[field.name] + default)
+    parser.add_argument("--config", type=Path, metavar="FILE", help="a JSON file with these options as keys")
+
+
+def config_from(arguments: argparse.Namespace) -> EngineConfig:
+    """The engine's configuration; options stand over the file. Raises `ConfigError`."""
+    fields = read_config_file(arguments.config) if arguments.config else {}
+    for field in msgspec.structs.fields(EngineConfig):
+        value = getattr(arguments, field.name)
+        if value is None:
+            continue
+        if field.name == "backend_arg":
+            value = dict(_key_and_value(text) for text in value)
+        elif field.name == "rate_limiter":
+            value = _json("rate_limiter", value)
+        elif field.name in _INTEGER_OPTIONS:
+            value = _integer(field.name, value)
+        elif get_origin(field.type) is Literal and value not in get_args(field.type):
+            choices = ", ".join(get_args(field.type))
+            raise ConfigError(f"--{field.name.replace('_', '-')}: {value} is none of {choices}")
+        fields[field.name] = value
+    return make_config(fields)
+
+
+def _integer(name: str, text: str) -> int:
+    try:
+        return int(text, 0)
+    except ValueError:
+        raise ConfigError(f"--{name.replace('_', '-')}: {text} is not a whole number") from None
+
+
+def _json(name: str, text: str) -> object:
+    try:
+        return msgspec.json.decode(text)
+    except msgspec.DecodeError as error:
+        raise ConfigError(f"--{name.replace('_', '-')}: {error}") from None
+
+
+def _key_and_value(text: str) -> tuple[str, str]:
+    key, equals, value = text.partition("=")
+    if not key or not equals:
+        raise ConfigError(f"--backend-arg {text}: not of the form key=value")
+    return key, value

@@ -1,0 +1,135 @@
+"""QEMU's programs for the formats that are QEMU's: qemu-img looks and creates, qemu-nbd reads and writes.
+
+qemu-nbd serves one image on a socket that it inherits listening (systemd's socket activation), so there is
+nothing to poll for, and it ends by itself when the connection does, however that comes about.
+"""
+
+import json
+import os
+import shutil
+import socket
+import subprocess
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from ringblk.engine.image_error import ImageError
+from ringblk.engine.nbd_client import NbdClient, NbdError
+
+# The shell makes standard input descriptor 3 and names itself, as sd_listen_fds(3) wants it.
+_ACTIVATE = 'exec 3<&0 </dev/null; export LISTEN_PID=$$ LISTEN_FDS=1; exec "$@"'
+
+
+class QemuInfo(msgspec.Struct):
+    """What `qemu-img info` says of an image; `outside_files` are those beside it that it continues in."""
+
+    virtual_size_bytes: int
+    outside_files: list[str]
+
+
+class QemuExtent(msgspec.Struct):
+    """A stretch of an image as `qemu-img map` gives it; `zero` where it reads as zeroes."""
+
+    start: int
+    length: int
+    zero: bool
+
+
+def require_program(name: str) -> str:
+    """Return the program's path. Raises ImageError if it is not installed."""
+    found = shutil.which(name)
+    if found is None:
+        raise ImageError(f"this format needs {name}, which is not installed (Debian: qemu-utils)")
+    return found
+
+
+def describe_image(path: Path, image_format: str) -> QemuInfo:
+    """Ask `qemu-img info`, also while another program has the image open. Raises ImageError."""
+    answer = json.loads(
+        _run_qemu_img("info", "-U", "--output=json", "-f", image_format, os.path.abspath(path))
+    )
+    outside = [answer["full-backing-filename"]] if "full-backing-filename" in answer else []
+    outside += _outside_files(answer.get("format-specific", {}).get("data", {}), os.path.abspath(path))
+    return QemuInfo(answer["virtual-size"], outside)
+
+
+def _outside_files(specific: dict[str, Any], own_path: str) -> list[str]:
+    named = [specific["data-file"]] if "data-file" in specific else []
+    extents = [extent.get("filename", own_path) for extent in specific.get("extents", [])]
+    return named + [name for name in extents if name != own_path]
+
+
+def map_extents(path: Path, image_format: str) -> list[QemuExtent]:
+    """Ask `qemu-img map` what is data and what reads as zeroes, in order, all of it. Raises ImageError."""
+    answer = _run_qemu_img("map", "--output=json", "-f", image_format, os.path.abspath(path))
+    return msgspec.json.decode(answer, type=list[QemuExtent])
+
+
+def create_qemu_image(path: Path, image_format: str, size_bytes: int) -> None:
+    """Create an empty image with `qemu-img create`. Raises ImageError."""
+    _run_qemu_img("create", "-q", "-f", image_format, os.path.abspath(path), str(size_bytes))
+
+
+def _run_qemu_img(*arguments: str) -> bytes:
+    command = [require_program("qemu-img"), *arguments]
+    done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, check=False)
+    if done.returncode != 0:
+        raise ImageError(_last_line(done.stderr) or f"qemu-img ended with status {done.returncode}")
+    return done.stdout
+
+
+def _last_line(output: bytes) -> str:
+    lines = output.decode(errors="replace").strip().splitlines()
+    return lines[-1] if lines else ""
+
+
+class QemuNbd:
+    """A qemu-nbd of our own that serves one image to `client`, past the page cache if `direct`."""
+
+    def __init__(self, path: Path, image_format: str, *, read_only: bool, direct: bool) -> None:
+        """Start it and connect. Raises ImageError with what it printed, a lock it ran into for instance."""
+        command = [
+            require_program("qemu-nbd"),
+            f"--format={image_format}",
+            f"--cache={'none' if direct else 'writeback'}",
+            *(["--read-only"] if read_only else ["--discard=unmap", "--detect-zeroes=off"]),
+            os.path.abspath(path),
+        ]
+        self._output = tempfile.TemporaryFile()  # noqa: SIM115  (closed in close)
+        with (
+            tempfile.TemporaryDirectory(prefix="ringblk-nbd-") as directory,
+            socket.socket(socket.AF_UNIX) as listener,
+        ):
+            address = f"{directory}/socket"
+            listener.bind(address)
+            listener.listen(1)
+            # Its own session: an interrupt from the terminal is ours to handle.
+            self._process = subprocess.Popen(
+                ["/bin/sh", "-c", _ACTIVATE, "sh", *command],
+                stdin=listener.fileno(),
+                stdout=self._output,
+                stderr=self._output,
+                start_new_session=True,
+            )
+            connection = socket.socket(socket.AF_UNIX)
+            connection.connect(address)
+        try:
+            self.client = NbdClient(connection)
+        except (NbdError, OSError) as error:
+            connection.close()
+            self._process.wait()
+            raise self.explain(error) from error
+
+    def explain(self, error: Exception) -> ImageError:
+        """Turn an error of the connection into what qemu-nbd said of it."""
+        self._output.seek(0)
+        said = _last_line(self._output.read())
+        return ImageError(said.removeprefix("qemu-nbd: ") or f"qemu-nbd: {error}")
+
+    def close(self) -> None:
+        """End the connection and wait for qemu-nbd to end, which closes the image."""
+        self.client.close()
+        self._process.wait()
+        self._output.close()

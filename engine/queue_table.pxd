@@ -1,0 +1,26 @@
+from libc.stdint cimport uint32_t, uint64_t
+
+from ringblk.shm.inflight cimport InflightRecord
+from ringblk.shm.state cimport QUEUE_LIMIT, StateSegment
+from ringblk.shm.virtqueue cimport Rings
+
+cdef struct ServedQueue:
+    Rings *rings                # NULL: not served
+    InflightRecord *inflight
+    int kick_fd                 # -1: the queue is polled
+    int call_fd                 # -1: the driver is never called
+    bint is_enabled
+
+
+cdef class QueueTable:
+    cdef StateSegment state
+    cdef ServedQueue queues[QUEUE_LIMIT]
+    cdef uint32_t active[QUEUE_LIMIT]      # indexes of the queues that are popped from
+    cdef bint is_paused
+    cdef uint32_t active_count
+    cdef uint32_t polled_count             # active queues without a kick fd
+    cdef list owners                       # keeps each queue's Virtqueue and InflightQueue alive
+    cdef int epoll_fd
+
+    cdef void list_active(self) noexcept
+    cdef void wait(self, uint64_t timeout_ns) noexcept nogil

@@ -1,0 +1,150 @@
+# cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True
+"""The queues that a dispatcher serves, and waiting for their kicks."""
+
+from libc.stdint cimport uint32_t, uint64_t
+from libc.string cimport memset
+from posix.time cimport timespec
+from posix.unistd cimport close
+
+from ringblk.shm.crash_point cimport crash_point
+from ringblk.shm.inflight cimport InflightQueue
+from ringblk.shm.state cimport QUEUE_LIMIT, QueueState, StateSegment
+from ringblk.shm.virtqueue cimport Virtqueue
+from ringblk.shm.wakeup cimport signal_eventfd
+
+cdef uint64_t NO_TIMEOUT = <uint64_t>-1
+
+cdef extern from "sys/epoll.h" nogil:
+    ctypedef union epoll_data:
+        uint64_t u64
+    struct epoll_event:
+        uint32_t events
+        epoll_data data
+    enum: EPOLLIN, EPOLLET, EPOLL_CTL_ADD, EPOLL_CTL_DEL, EPOLL_CLOEXEC
+    int epoll_create1(int flags)
+    int epoll_ctl(int epoll_fd, int operation, int fd, epoll_event *event)
+    int epoll_pwait2(int epoll_fd, epoll_event *events, int event_count, const timespec *timeout,
+                     const void *signal_mask)
+
+
+cdef class QueueTable:
+    """Queues by index. `wake_eventfd` ends a wait as a kick does."""
+
+    def __cinit__(self, StateSegment state, int wake_eventfd):
+        cdef epoll_event event
+        self.state = state
+        self.owners = [None] * QUEUE_LIMIT
+        memset(self.queues, 0, sizeof(self.queues))
+        self.epoll_fd = epoll_create1(EPOLL_CLOEXEC)
+        # Edge-triggered, here and for kicks: each write is an event and nothing needs to be read back.
+        event.events = EPOLLIN | EPOLLET
+        event.data.u64 = QUEUE_LIMIT
+        if self.epoll_fd < 0 or epoll_ctl(self.epoll_fd, EPOLL_CTL_ADD, wake_eventfd, &event) < 0:
+            raise OSError("cannot set up epoll")
+
+    def __dealloc__(self):
+        if self.epoll_fd >= 0:
+            close(self.epoll_fd)
+
+    def add_queue(self, uint32_t queue_index, Virtqueue virtqueue, InflightQueue inflight, kick_fd, call_fd,
+                  bint is_enabled):
+        """Serve a queue whose rings and in-flight record are set up. The fds stay the caller's."""
+        cdef ServedQueue *queue = &self.queues[queue_index]
+        self.owners[queue_index] = (virtqueue, inflight)
+        queue.rings = &virtqueue.rings
+        queue.inflight = &inflight.record
+        queue.is_enabled = is_enabled
+        queue.kick_fd = queue.call_fd = -1
+        virtqueue.rings.broken = self.state.queues[queue_index].is_broken
+        try:
+            self.set_fds(queue_index, kick_fd, call_fd)
+        except OSError:
+            queue.kick_fd = -1
+            self.remove_queue(queue_index)
+            raise
+
+    def set_fds(self, uint32_t queue_index, kick_fd, call_fd):
+        """Use these for kicks and calls from now on; None: the queue is polled, or never called."""
+        cdef ServedQueue *queue = &self.queues[queue_index]
+        cdef epoll_event event
+        if queue.kick_fd >= 0:
+            epoll_ctl(self.epoll_fd, EPOLL_CTL_DEL, queue.kick_fd, NULL)
+        queue.kick_fd = -1 if kick_fd is None else kick_fd
+        queue.call_fd = -1 if call_fd is None else call_fd
+        event.events = EPOLLIN | EPOLLET
+        event.data.u64 = queue_index
+        if queue.kick_fd >= 0 and epoll_ctl(self.epoll_fd, EPOLL_CTL_ADD, queue.kick_fd, &event) < 0:
+            self.list_active()
+            raise OSError(f"queue {queue_index}: its kick descriptor cannot be waited for")
+        self.list_active()
+        self.call(queue_index)
+
+    def set_enabled(self, uint32_t queue_index, bint is_enabled):
+        """Pop from the queue, or leave what it offers alone."""
+        self.queues[queue_index].is_enabled = is_enabled
+        self.list_active()
+
+    def set_paused(self, bint is_paused):
+        """Pop from no queue at all, or again from those that are enabled."""
+        self.is_paused = is_paused
+        self.list_active()
+
+    def remove_queue(self, uint32_t queue_index):
+        """Forget a queue that has nothing in flight; returns its next_avail and mends its broken state."""
+        cdef ServedQueue *queue = &self.queues[queue_index]
+        assert queue.rings != NULL, "a queue that is not served"
+        next_avail = queue.rings.next_avail
+        if queue.kick_fd >= 0:
+            epoll_ctl(self.epoll_fd, EPOLL_CTL_DEL, queue.kick_fd, NULL)
+        queue.rings = NULL
+        queue.inflight = NULL
+        self.owners[queue_index] = None
+        self.state.queues[queue_index].is_broken = 0
+        self.list_active()
+        return next_avail
+
+    def is_served(self, uint32_t queue_index):
+        """Whether the queue is in the table."""
+        return self.queues[queue_index].rings != NULL
+
+    def remap(self):
+        """Find all rings again after the memory table changed. Raises `RingError`."""
+        for owner in self.owners:
+            if owner is not None:
+                owner[0].remap()
+
+    def call(self, uint32_t queue_index):
+        """Call the driver, whether it asked for it or not: a call may have been lost with its caller."""
+        if self.queues[queue_index].call_fd >= 0:
+            signal_eventfd(self.queues[queue_index].call_fd)
+            crash_point("recovery: called")
+
+    def inflight_count(self, uint32_t queue_index):
+        """Requests of the queue that were popped and not given back."""
+        return self.queues[queue_index].inflight.count if self.queues[queue_index].rings != NULL else 0
+
+    cdef void list_active(self) noexcept:
+        cdef uint32_t index
+        self.active_count = 0
+        self.polled_count = 0
+        for index in range(<uint32_t>QUEUE_LIMIT):
+            if not self.is_paused and self.queues[index].rings != NULL and self.queues[index].is_enabled \
+                    and self.queues[index].rings.broken == 0:
+                self.active[self.active_count] = index
+                self.active_count += 1
+                self.polled_count += self.queues[index].kick_fd < 0
+
+    cdef void wait(self, uint64_t timeout_ns) noexcept nogil:
+        """Wait for a kick or a wake-up; the largest timeout is none."""
+        cdef timespec timeout
+        cdef epoll_event events[QUEUE_LIMIT + 1]
+        cdef QueueState *counters
+        cdef int index, count
+        timeout.tv_sec = <long>(timeout_ns // 1000000000)
+        timeout.tv_nsec = <long>(timeout_ns % 1000000000)
+        count = epoll_pwait2(self.epoll_fd, events, QUEUE_LIMIT + 1, NULL if timeout_ns == NO_TIMEOUT else &timeout,
+                             NULL)
+        for index in range(count):
+            if events[index].data.u64 < QUEUE_LIMIT:
+                counters = &self.state.queues[events[index].data.u64]
+                counters.kick_count += 1

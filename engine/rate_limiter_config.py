@@ -1,0 +1,150 @@
+"""How users write rate limits: Firecracker's `rate_limiter`, or plain numbers as on the command line."""
+
+from collections.abc import Mapping
+from typing import Annotated, Any
+
+import msgspec
+
+from ringblk.shm.bucket_settings import MAX_TOKENS, BucketSettings, BucketSettingsError
+from ringblk.shm.rate_limit_settings import RateLimitSettings
+
+Count = Annotated[int, msgspec.Meta(ge=0, le=MAX_TOKENS)]
+PositiveCount = Annotated[int, msgspec.Meta(ge=1, le=MAX_TOKENS)]
+
+
+class RateLimiterError(ValueError):
+    """A rate limit that cannot be had: the message begins with the field to change, `field` names it."""
+
+    def __init__(self, field: str, reason: str) -> None:
+        super().__init__(f"{field}: {reason}")
+        self.field = field
+
+
+class TokenBucketConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Firecracker's TokenBucket: `size` tokens, refilled evenly within `refill_time` milliseconds.
+
+    A `size` or `refill_time` of 0 is no limit, as there.
+    """
+
+    size: Count
+    refill_time: Count
+    one_time_burst: Count | None = None
+
+    def bucket(self) -> BucketSettings | None:
+        """Return the bucket this describes, None for no limit."""
+        if self.size == 0 or self.refill_time == 0:
+            return None
+        return BucketSettings(
+            tokens=self.size,
+            period_ms=self.refill_time,
+            burst=self.size,
+            one_time_burst=self.one_time_burst or 0,
+        )
+
+
+class RateLimiterConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Firecracker's RateLimiter: reads and writes together, in bytes (`bandwidth`) and operations (`ops`)."""
+
+    bandwidth: TokenBucketConfig | None = None
+    ops: TokenBucketConfig | None = None
+
+
+class RateLimitOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """Plain limits, in bytes or operations a second. A burst without its limit is refused.
+
+    `burst` is for the byte limits and `iops_burst` for the others: the size of each bucket, a tenth of a
+    second's worth by default. The one-time bursts go with the limits of reads and writes together.
+    """
+
+    bps: PositiveCount | None = None
+    bps_read: PositiveCount | None = None
+    bps_write: PositiveCount | None = None
+    burst: PositiveCount | None = None
+    one_time_burst: PositiveCount | None = None
+    iops: PositiveCount | None = None
+    iops_read: PositiveCount | None = None
+    iops_write: PositiveCount | None = None
+    iops_burst: PositiveCount | None = None
+    iops_one_time_burst: PositiveCount | None = None
+
+
+# For each bucket: where it stands in Firecracker's form, and the options that make it.
+_FORMS: dict[str, tuple[str, tuple[str, str, str]]] = {
+    "bytes_total": ("rate_limiter.bandwidth", ("bps", "burst", "one_time_burst")),
+    "bytes_read": ("", ("bps_read", "burst", "")),
+    "bytes_write": ("", ("bps_write", "burst", "")),
+    "ops_total": ("rate_limiter.ops", ("iops", "iops_burst", "iops_one_time_burst")),
+    "ops_read": ("", ("iops_read", "iops_burst", "")),
+    "ops_write": ("", ("iops_write", "iops_burst", "")),
+}
+_NEEDS = {
+    "burst": ("bps", "bps_read", "bps_write"),
+    "one_time_burst": ("bps",),
+    "iops_burst": ("iops", "iops_read", "iops_write"),
+    "iops_one_time_burst": ("iops",),
+}
+
+
+def buckets_from_config(config: RateLimiterConfig) -> dict[str, BucketSettings | None]:
+    """Return the buckets that Firecracker's form names, by name; those it leaves out are left as they are.
+
+    For RateLimit.configure_some. Raises RateLimiterError.
+    """
+    buckets: dict[str, BucketSettings | None] = {}
+    for name, part in (("bytes_total", config.bandwidth), ("ops_total", config.ops)):
+        if part is not None:
+            buckets[name] = part.bucket()
+            path = _FORMS[name][0]
+            _check(buckets[name], {"tokens": f"{path}.size", "period_ms": f"{path}.refill_time"}, path)
+    return buckets
+
+
+def settings_from_config(config: RateLimiterConfig) -> RateLimitSettings:
+    """Return the six buckets for Firecracker's form; raises RateLimiterError."""
+    return RateLimitSettings(**buckets_from_config(config))
+
+
+def buckets_from_patch(limits: Mapping[str, int | None]) -> dict[str, BucketSettings | None]:
+    """Return the buckets whose limits are among these plain ones, by name; None (or 0) takes a limit away.
+
+    A burst goes with the limits named beside it. Limits that are not named are left as they are.
+    """
+    given = {name: value for name, value in limits.items() if value}
+    settings = settings_from_options(RateLimitOptions(**given))
+    return {name: getattr(settings, name) for name, (_, (rate, *_)) in _FORMS.items() if rate in limits}
+
+
+def settings_from_options(options: RateLimitOptions) -> RateLimitSettings:
+    """Return the six buckets for plain options; raises RateLimiterError."""
+    for burst, limits in _NEEDS.items():
+        if getattr(options, burst) is not None and all(getattr(options, limit) is None for limit in limits):
+            raise RateLimiterError(burst, f"is given without {' or '.join(limits)}")
+    buckets: dict[str, BucketSettings] = {}
+    for name, (_, (rate, burst, one_time_burst)) in _FORMS.items():
+        tokens = getattr(options, rate)
+        if tokens is None:
+            continue
+        once = getattr(options, one_time_burst) if one_time_burst else None
+        bucket = BucketSettings(tokens=tokens, burst=getattr(options, burst), one_time_burst=once or 0)
+        _check(bucket, {"tokens": rate, "burst": burst, "one_time_burst": one_time_burst}, rate)
+        buckets[name] = bucket
+    return RateLimitSettings(**buckets)
+
+
+def decode_rate_limiter(value: Mapping[str, Any]) -> RateLimiterConfig:
+    """Check a decoded JSON object in Firecracker's form; raises RateLimiterError naming the field."""
+    try:
+        return msgspec.convert(value, RateLimiterConfig)
+    except msgspec.ValidationError as error:
+        reason, _, path = str(error).partition(" - at `$")
+        raise RateLimiterError(f"rate_limiter{path.rstrip('`')}", reason) from None
+
+
+def _check(bucket: BucketSettings | None, fields: Mapping[str, str], path: str) -> None:
+    """Refuse what makes no bucket in the words of the form that it was written in."""
+    try:
+        if bucket is not None:
+            bucket.terms()
+    except BucketSettingsError as error:
+        field = fields.get(error.field, f"{path}.{error.field}")
+        raise RateLimiterError(field, error.reason) from None

@@ -1,0 +1,146 @@
+"""What a running engine has done and is doing, read from its state segment by anyone."""
+
+import time
+from typing import Any
+
+import msgspec
+
+from ringblk.shm.histogram import Histogram
+from ringblk.shm.state import StateSegment
+from ringblk.shm.state_reader import read_engine, read_inflight, read_operation, read_queue, read_workers
+from ringblk.shm.virtqueue import BROKEN_REASONS
+from ringblk.workers.block_parser import OPERATION_NAMES
+
+SECTOR_BYTES = 512
+
+
+class OperationSnapshot(msgspec.Struct, frozen=True):
+    """Completed requests of one kind since the engine's start; bytes are those of requests that succeeded.
+
+    `queue_wait` runs from a chain's popping to the start of its I/O and holds the wait for tokens,
+    `service` from there to its end.
+    """
+
+    operation: str
+    request_count: int
+    byte_count: int
+    error_count: int
+    throttled_count: int
+    throttled_ns: int
+    queue_wait: Histogram
+    service: Histogram
+
+
+class QueueSnapshot(msgspec.Struct, frozen=True):
+    """One virtqueue: `depth` requests are in flight; why it is `broken`, or None."""
+
+    queue_index: int
+    depth: int
+    kick_count: int
+    call_count: int
+    suppressed_call_count: int
+    popped_count: int
+    used_count: int
+    broken: str | None
+
+
+class WorkerSnapshot(msgspec.Struct, frozen=True):
+    """One worker process. The counts are those of its index, whoever held it."""
+
+    worker_index: int
+    pid: int
+    request_count: int
+    busy_ns: int
+    restart_count: int
+    held_count: int
+
+
+class StatisticsSnapshot(msgspec.Struct, frozen=True):
+    """One engine at one moment. Each number is whole; two of them may be a moment apart."""
+
+    name: str
+    drive: str
+    taken_ns: int
+    uptime_ns: int
+    supervisor_pid: int
+    dispatcher_pid: int
+    dispatcher_restart_count: int
+    capacity_bytes: int
+    is_paused: bool
+    oldest_request_ns: int
+    operations: list[OperationSnapshot]
+    queues: list[QueueSnapshot]
+    workers: list[WorkerSnapshot]
+
+    @property
+    def depth(self) -> int:
+        """Requests in flight."""
+        return sum(queue.depth for queue in self.queues)
+
+
+def take_snapshot(state: StateSegment) -> StatisticsSnapshot:
+    """Read everything once. The engine goes on meanwhile."""
+    drive, supervisor_pid, dispatcher_pid, restarts, queue_count, sectors, is_paused, started_ns = (
+        read_engine(state)
+    )
+    taken_ns = time.monotonic_ns()
+    depths, oldest_request_ns = read_inflight(state)
+    return StatisticsSnapshot(
+        name=state.name,
+        drive=drive,
+        taken_ns=taken_ns,
+        uptime_ns=taken_ns - started_ns,
+        supervisor_pid=supervisor_pid,
+        dispatcher_pid=dispatcher_pid,
+        dispatcher_restart_count=restarts,
+        capacity_bytes=sectors * SECTOR_BYTES,
+        is_paused=is_paused,
+        oldest_request_ns=oldest_request_ns,
+        operations=[
+            OperationSnapshot(name, *read_operation(state, operation))
+            for operation, name in OPERATION_NAMES.items()
+        ],
+        queues=[_read_queue(state, index, depths[index]) for index in range(queue_count)],
+        workers=[WorkerSnapshot(*values) for values in read_workers(state)],
+    )
+
+
+def _read_queue(state: StateSegment, queue_index: int, depth: int) -> QueueSnapshot:
+    reason, kicks, calls, suppressed_calls, popped, used = read_queue(state, queue_index)
+    broken = BROKEN_REASONS.get(reason, f"reason {reason}") if reason else None
+    return QueueSnapshot(queue_index, depth, kicks, calls, suppressed_calls, popped, used, broken)
+
+
+class LatencySummary(msgspec.Struct, frozen=True):
+    """A histogram in few words."""
+
+    count: int
+    mean_ns: int
+    p50_ns: int
+    p99_ns: int
+    p999_ns: int
+    max_ns: int
+
+
+def summarize(histogram: Histogram) -> LatencySummary:
+    """Percentiles of a histogram; all 0 when it is empty."""
+    count = histogram.count
+    return LatencySummary(
+        count=count,
+        mean_ns=histogram.sum_ns // count if count else 0,
+        p50_ns=histogram.percentile(50),
+        p99_ns=histogram.percentile(99),
+        p999_ns=histogram.percentile(99.9),
+        max_ns=histogram.percentile(100),
+    )
+
+
+def encode_json(value: Any) -> bytes:
+    """A snapshot, or some, as JSON; histograms as their summaries."""
+    return msgspec.json.encode(value, enc_hook=_encode_histogram)
+
+
+def _encode_histogram(value: Any) -> LatencySummary:
+    if isinstance(value, Histogram):
+        return summarize(value)
+    raise NotImplementedError(f"cannot encode a {type(value).__name__}")

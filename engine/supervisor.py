@@ -1,0 +1,447 @@
+"""The supervisor: the control plane of one engine, never in the data path.
+
+It owns the child processes, the state segment and what they have been told (`EngineModel`), and is the
+`Device` that a vhost-user session drives. A child that dies is replaced: its successor is told everything
+again and goes on from shared memory.
+"""
+
+import asyncio
+import contextlib
+import logging
+import os
+import time
+from typing import Any
+
+from ringblk.engine.block_device import F_DISCARD, F_EVENT_IDX, F_FLUSH, BlockDevice
+from ringblk.engine.child import Child, describe_end, fork_child, open_fds, was_own_fault
+from ringblk.engine.config import EngineConfig
+from ringblk.engine.device import DeviceError
+from ringblk.engine.dispatcher import DispatcherSetup, run_dispatcher
+from ringblk.engine.dispatcher_link import DispatcherGone, DispatcherLink
+from ringblk.engine.dispatcher_messages import (
+    Answer,
+    ChangeRegions,
+    EnableQueue,
+    FromDispatcher,
+    QueueBroken,
+    Recover,
+    RegionUnused,
+    RequestGivenUp,
+    SetInflight,
+    SetQueueFds,
+    StopQueue,
+    ToDispatcher,
+    WorkerDown,
+    WorkerUp,
+)
+from ringblk.engine.engine_model import EngineModel, MappedRegion, ServedQueue, admit_inflight
+from ringblk.engine.io_plan import plan_io
+from ringblk.engine.live_changes import LiveChanges
+from ringblk.engine.restart_limit import RestartLimit
+from ringblk.engine.vring import MAX_QUEUE_SIZE, Vring
+from ringblk.engine.workforce import Workforce
+from ringblk.shm.channel import Channel
+from ringblk.shm.inflight import make_inflight_region, queue_region_bytes
+from ringblk.shm.process import crash_point
+from ringblk.shm.rate_limit import RateLimit
+from ringblk.shm.region import MemoryRegion
+from ringblk.shm.state import StateSegment
+from ringblk.shm.virtqueue import BROKEN_REASONS
+from ringblk.workers.native_backend import NativeBackend
+from ringblk.workers.worker import Stop, UnmapRegion
+
+_log = logging.getLogger(__name__)
+
+STOP_TIMEOUT_S = 5.0
+"""How long children may take to end once told to; then they are killed."""
+
+
+class EngineFailed(Exception):  # noqa: N818
+    """The engine cannot go on; the message says why. In-flight records are left for a successor."""
+
+
+class Supervisor:
+    """One engine: its processes, and the device that they make."""
+
+    def __init__(
+        self,
+        config: EngineConfig,
+        device: BlockDevice,
+        backend: NativeBackend,
+        state: StateSegment,
+        rate_limit: RateLimit,
+    ) -> None:
+        self._config = config
+        self._device = device
+        self._backend = backend
+        self._state = state
+        self._rate_limit = rate_limit
+        self._model = EngineModel()
+        self._plan = plan_io(config.io_engine, backend)
+        self._dispatcher_eventfd = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
+        self._link = DispatcherLink(state, self._dispatcher_eventfd)
+        self._dispatcher: Child[FromDispatcher] | None = None
+        self._dispatcher_limit = RestartLimit()
+        self._inherited_fds = open_fds() - {config.fd}  # the front end's socket is none of the children's
+        self._drive_id = config.drive_id.encode()
+        self._workers = Workforce(
+            state,
+            backend,
+            self._drive_id,
+            self._model,
+            self._dispatcher_eventfd,
+            lambda: self._inherited_fds,
+            self._worker_died,
+            uses_uring=self._plan.uses_uring,
+        )
+        self._unused: dict[int, asyncio.Future[None]] = {}  # region_index -> set when nobody uses it
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._is_stopping = False
+        self._all_ended = asyncio.Event()
+        self.changes = LiveChanges(
+            device, backend, state, self._model, self._link, self._workers, self._publish_device
+        )
+        self.failure: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        """Set with `EngineFailed` when the engine cannot go on."""
+
+    def start(self) -> None:
+        """Start all children. They keep open what the backend opened, the segment and their channels."""
+        self._state.set_engine(
+            self._config.drive_name, os.getpid(), self._config.num_queues, time.monotonic_ns()
+        )
+        self._publish_device()
+        if self._plan.uses_workers:
+            self._workers.wanted_count = self._config.workers
+            for worker_index in range(self._config.workers):
+                self._model.worker_eventfds[worker_index] = self._workers.start(worker_index)
+        self._start_dispatcher(own_fault=False)
+
+    @property
+    def pids(self) -> dict[str, int]:
+        """Process ids by role."""
+        pids = {f"worker {index}": pid for index, pid in self._workers.pids.items()}
+        if self._dispatcher is not None:
+            pids["dispatcher"] = self._dispatcher.pid
+        return pids
+
+    async def stop(self) -> None:
+        """End all children; the session has been reset, so nothing is in flight."""
+        self._is_stopping = True
+        self._link.tell(Stop())
+        self._workers.stop()
+        self._note_end()
+        try:
+            await asyncio.wait_for(self._all_ended.wait(), STOP_TIMEOUT_S)
+        except TimeoutError:
+            _log.warning("children do not end when asked to: %s; killing them", self.pids)
+            self.kill()
+            await self._all_ended.wait()
+        for task in self._tasks:
+            task.cancel()
+        self._model.forget_inflight()
+        for region_index in list(self._model.regions):
+            self._model.forget_region(region_index)
+        self._workers.close()
+        os.close(self._dispatcher_eventfd)
+
+    def kill(self) -> None:
+        """End all children at once. Requests in flight stay in the in-flight records."""
+        self._is_stopping = True
+        self._link.close()
+        for future in self._unused.values():
+            future.cancel()
+        self._workers.kill()
+        if self._dispatcher is not None:
+            self._dispatcher.kill()
+
+    # Children
+
+    def _start_dispatcher(self, own_fault: bool, *, is_restart: bool = False) -> None:
+        """Start a dispatcher; `own_fault` says how its predecessor ended."""
+        setup = DispatcherSetup(
+            state=self._state,
+            backend=self._backend,
+            drive_id=self._drive_id,
+            own_eventfd=self._dispatcher_eventfd,
+            inline_limit_ns=self._plan.inline_limit_ns,
+            poll_ns=self._config.poll_us * 1000,
+            chain_limit=self._config.queue_size,
+            rate_limit=self._rate_limit,
+            is_rate_shared=self._config.rate_group is not None,
+        )
+
+        def body(channel: Channel[Any]) -> None:
+            run_dispatcher(setup, channel)
+
+        child: Child[FromDispatcher] = fork_child(
+            "rb-dispatcher",
+            body,
+            FromDispatcher,
+            ToDispatcher,
+            self._inherited_fds | {self._dispatcher_eventfd},
+        )
+        self._dispatcher = child
+        self._state.set_dispatcher(child.pid, is_restart)
+        child.watch(self._dispatcher_died, self._hear)
+        self._link.connect(child, self._model.dispatcher_setup(), Recover(own_fault))
+
+    def _hear(self, message: FromDispatcher) -> None:
+        match message:
+            case Answer():
+                if message.error and message.request_id == 0:
+                    self._fail(f"a new dispatcher cannot go on: {message.error}")
+                self._link.take_answer(message)
+            case RegionUnused():
+                self._region_unused(message.region_index)
+            case QueueBroken():
+                self._queue_broken(message)
+            case RequestGivenUp():
+                _log.error(
+                    "a request has killed three processes and is answered with an error: %s",
+                    message.description,
+                )
+
+    def _queue_broken(self, message: QueueBroken) -> None:
+        reason = BROKEN_REASONS.get(message.reason, str(message.reason))
+        _log.error("queue %d is broken until it is reset: %s", message.queue_index, reason)
+        queue = self._model.queues.get(message.queue_index)
+        if queue is not None and queue.vring.err_fd is not None:
+            with contextlib.suppress(OSError):  # it is the front end's, and may be anything
+                os.eventfd_write(queue.vring.err_fd, 1)
+
+    def _dispatcher_died(self, child: Child[FromDispatcher], status: int) -> None:
+        self._dispatcher = None
+        self._state.set_dispatcher(0)
+        self._link.disconnect()
+        if self._is_stopping:
+            self._note_end()
+            return
+        _log.warning("the dispatcher (pid %d) died: %s; starting another", child.pid, describe_end(status))
+        own_fault = was_own_fault(status)
+        count = self._done_count()
+        if not self._dispatcher_limit.allows(count, count, own_fault):
+            self._fail("the dispatcher dies again and again without completing a request")
+            return
+        try:
+            self._start_dispatcher(own_fault, is_restart=True)
+        except OSError as error:
+            self._fail(f"cannot start another dispatcher: {error}")
+
+    def _done_count(self) -> int:
+        """Requests that this engine has completed."""
+        return sum(self._state.used_count(index) for index in range(self._config.num_queues))
+
+    def _worker_died(self, worker_index: int, status: int) -> None:
+        self._model.worker_eventfds.pop(worker_index, None)
+        if self._is_stopping:
+            self._note_end()
+            return
+        if self._workers.is_retiring(worker_index) and status == 0:
+            self._spawn(self._replace_worker(worker_index, own_fault=False))
+            return
+        _log.warning("worker %d died: %s; starting another", worker_index, describe_end(status))
+        if not self._workers.may_restart(worker_index, status, self._done_count()):
+            self._fail(f"worker {worker_index} dies again and again without completing a request")
+            return
+        self._spawn(self._replace_worker(worker_index, was_own_fault(status)))
+
+    async def _replace_worker(self, worker_index: int, own_fault: bool) -> None:
+        """It was reaped: have its work done elsewhere, and only then let another use its rings."""
+        try:
+            await self._workers.fence(worker_index)
+            await self._link.ask(lambda request_id: WorkerDown(request_id, worker_index, own_fault))
+            if self._is_stopping:
+                return
+            if self._workers.is_retiring(worker_index):
+                self._workers.finish_retirement(worker_index)
+                return
+            eventfd = self._workers.start(worker_index, is_restart=True)
+        except DispatcherGone:
+            return
+        except (OSError, DeviceError) as error:
+            self._fail(f"cannot put another in the place of worker {worker_index}: {error}")
+            return
+        self._model.worker_eventfds[worker_index] = eventfd
+        self._link.tell(WorkerUp(worker_index), [eventfd])
+        crash_point("supervisor: worker replaced")
+
+    def _note_end(self) -> None:
+        if self._dispatcher is None and not self._workers.pids:
+            self._all_ended.set()
+
+    def _fail(self, reason: str) -> None:
+        if not self.failure.done():
+            self.failure.set_exception(EngineFailed(reason))
+        self.kill()
+
+    def _spawn(self, work: Any) -> None:
+        task: asyncio.Task[None] = asyncio.get_running_loop().create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    # The device, as a session drives it
+
+    @property
+    def num_queues(self) -> int:
+        """How many virtqueues there are."""
+        return self._device.num_queues
+
+    @property
+    def device_features(self) -> int:
+        """The virtio feature bits on offer."""
+        return self._device.device_features
+
+    def set_features(self, features: int) -> None:
+        """The driver has accepted these features."""
+        self._device.set_features(features)
+        self._publish_device()
+
+    def read_config(self, offset_bytes: int, size_bytes: int) -> bytes:
+        """Part of the config space."""
+        return self._device.read_config(offset_bytes, size_bytes)
+
+    def write_config(self, offset_bytes: int, data: bytes) -> None:
+        """A write by the driver. Raises `ConfigRefused`."""
+        self._device.write_config(offset_bytes, data)
+        self._publish_device()
+
+    def _publish_device(self) -> None:
+        self._state.set_device(
+            capacity_sectors=self._device.num_sectors,
+            is_read_only=self._device.read_only,
+            durable_writes=self._device.write_through,
+            is_flush_offered=bool(self._device.device_features & F_FLUSH),
+            is_discard_offered=bool(self._device.device_features & F_DISCARD),
+            skips_flush=self._device.skips_flush,
+        )
+
+    async def add_region(self, region: MemoryRegion, fd: int) -> None:
+        """Map a region in every process. Raises `DeviceError`."""
+        await self._change_regions([(region, fd)], dropped=[])
+
+    async def remove_region(self, region: MemoryRegion) -> None:
+        """Unmap a region; returns when no request uses it any more."""
+        dropped = [
+            index
+            for index, mapped in self._model.regions.items()
+            if mapped.is_current and mapped.message.region == region
+        ]
+        for future in await self._change_regions([], dropped):
+            await future
+
+    async def replace_regions(self, regions: list[tuple[MemoryRegion, int]]) -> None:
+        """Put these regions in place of all others, which stay mapped for requests in flight."""
+        current = [index for index, mapped in self._model.regions.items() if mapped.is_current]
+        await self._change_regions(regions, current)
+
+    async def _change_regions(
+        self, regions: list[tuple[MemoryRegion, int]], dropped: list[int]
+    ) -> "list[asyncio.Future[None]]":
+        """Tell everybody. Returns a future for each dropped region, done when nobody uses it."""
+        added = self._model.admit_regions(regions, dropped)
+        loop = asyncio.get_running_loop()
+        for region_index in dropped:
+            self._model.regions[region_index].is_current = False
+            self._unused[region_index] = loop.create_future()
+        for mapped in added:  # before the dispatcher knows: no slot may name what a worker cannot map
+            self._workers.tell(mapped.message, (mapped.fd,))
+        futures = [self._unused[region_index] for region_index in dropped]
+        messages = [mapped.message for mapped in added]
+        await self._link.ask(
+            lambda request_id: ChangeRegions(request_id, dropped, messages),
+            [mapped.fd for mapped in added],
+            lambda is_done: None if is_done else self._take_back_regions(added),
+        )
+        return futures
+
+    def _take_back_regions(self, added: list[MappedRegion]) -> None:
+        """The dispatcher cannot map them."""
+        for mapped in added:
+            self._workers.tell(UnmapRegion(mapped.message.region_index))
+            self._model.forget_region(mapped.message.region_index)
+
+    def _region_unused(self, region_index: int) -> None:
+        if region_index in self._model.regions:
+            self._workers.tell(UnmapRegion(region_index))
+            self._model.forget_region(region_index)
+            future = self._unused.pop(region_index)
+            crash_point("supervisor: region forgotten")
+            if not future.done():
+                future.set_result(None)
+
+    async def start_queue(self, vring: Vring) -> None:
+        """Begin to process a ring. Raises `DeviceError`."""
+        if self._model.inflight is None:
+            await self._use_own_inflight()
+        queue = ServedQueue(vring, bool(self._device.features & F_EVENT_IDX))
+        # Known before it is asked for: when this call is given up half-way, `reset` must stop the queue.
+        self._model.queues[vring.queue_index] = queue
+        resumed = await self._link.ask(
+            queue.start_message, queue.fds(), lambda is_done: self._model.settle_start(queue, is_done)
+        )
+        if resumed:
+            _log.info("queue %d goes on with %d requests of an earlier engine", vring.queue_index, resumed)
+
+    async def update_fds(self, vring: Vring) -> None:
+        """A running ring's kick, call or err fd has been replaced."""
+        queue = self._model.queues[vring.queue_index]
+        queue.vring = vring
+        await self._link.ask(
+            lambda request_id: SetQueueFds(
+                request_id, vring.queue_index, vring.kick_fd is not None, vring.call_fd is not None
+            ),
+            queue.fds(),
+        )
+
+    async def set_enabled(self, queue_index: int, enabled: bool) -> None:
+        """Let a running ring rest, or go on."""
+        self._model.queues[queue_index].is_enabled = enabled
+        await self._link.ask(lambda request_id: EnableQueue(request_id, queue_index, enabled))
+
+    async def stop_queue(self, queue_index: int) -> int:
+        """Stop a ring, wait for what is in flight, and give back `next_avail`."""
+        return await self._link.ask(
+            lambda request_id: StopQueue(request_id, queue_index),
+            settle=lambda is_done: self._model.forget_queue(queue_index, is_done),
+        )
+
+    async def get_inflight(self, num_queues: int, queue_size: int) -> tuple[int, int, int]:
+        """Make an in-flight region; returns an fd for the caller, its size and its offset."""
+        fd, size_bytes = make_inflight_region(num_queues, queue_size)
+        await self._use_inflight(fd, size_bytes, 0, queue_size)
+        return os.dup(fd), size_bytes, 0
+
+    async def set_inflight(
+        self, fd: int, mmap_size_bytes: int, mmap_offset_bytes: int, num_queues: int, queue_size: int
+    ) -> None:
+        """Use an in-flight region from an earlier back end."""
+        admit_inflight(fd, mmap_size_bytes, mmap_offset_bytes, queue_region_bytes(queue_size) * num_queues)
+        await self._use_inflight(fd, mmap_size_bytes, mmap_offset_bytes, queue_size)
+
+    async def _use_own_inflight(self) -> None:
+        """The front end keeps no in-flight region: keep one for the next dispatcher."""
+        fd, size_bytes = make_inflight_region(self.num_queues, MAX_QUEUE_SIZE)
+        await self._use_inflight(fd, size_bytes, 0, MAX_QUEUE_SIZE)
+
+    async def _use_inflight(self, fd: int, size_bytes: int, offset_bytes: int, queue_size: int) -> None:
+        self._model.forget_inflight()
+        self._model.inflight = (SetInflight(0, size_bytes, offset_bytes, queue_size), fd)
+        await self._link.ask(
+            lambda request_id: SetInflight(request_id, size_bytes, offset_bytes, queue_size),
+            [fd],
+            lambda is_done: None if is_done else self._model.forget_inflight(),
+        )
+
+    async def reset(self) -> None:
+        """The front end is gone: stop and drain all rings, forget regions, features, in-flight region."""
+        try:
+            for queue_index in list(self._model.queues):
+                await self.stop_queue(queue_index)
+            dropped = [index for index, mapped in self._model.regions.items() if mapped.is_current]
+            await self._change_regions([], dropped)
+            if self._unused:
+                await asyncio.wait(self._unused.values())
+        except DispatcherGone:
+            return
+        self._model.forget_inflight()
+        self.set_features(0)

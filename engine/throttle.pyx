@@ -1,0 +1,121 @@
+# cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True
+"""Requests that wait for tokens, between being popped and being handed over.
+
+A queue's throttled requests keep their order: the first draws its tokens ahead of time (a reservation says
+when it may begin), the others wait behind it. What needs no tokens does not wait. Nothing here is shared: a
+waiting request is a PREPARED slot, and the next dispatcher throttles it anew.
+"""
+
+from libc.stdint cimport uint32_t, uint64_t
+from libc.stdlib cimport calloc, free
+from libc.string cimport memset
+
+from ringblk.shm.rate_limit cimport (
+    RateLimit, rate_limit_applies, rate_limit_cancel, rate_limit_changed, rate_limit_reserve,
+)
+from ringblk.shm.slot cimport RequestSlot
+from ringblk.shm.state cimport QUEUE_LIMIT, StateSegment
+
+cdef enum:
+    # A change of a group's limit by another engine is not announced: look that often while waiting.
+    SHARED_LOOK_NS = 20000000
+
+cdef uint64_t NEVER = <uint64_t>-1
+
+
+cdef class Throttle:
+    """The drive's limit, or that of the group it belongs to (`is_shared`)."""
+
+    def __cinit__(self, StateSegment state, RateLimit limit, bint is_shared):
+        self.state = state
+        self.limit = limit
+        self.buckets = limit.state
+        self.is_shared = is_shared
+        memset(self.queues, 0, sizeof(self.queues))
+        self.next_slot = <uint32_t *>calloc(state.slot_count, sizeof(uint32_t))
+        if self.next_slot == NULL:
+            raise MemoryError
+
+    def __dealloc__(self):
+        free(self.next_slot)
+
+    cdef bint admit(self, uint32_t slot_index, uint64_t now_ns) noexcept nogil:
+        """Whether the request may begin now; otherwise it waits here."""
+        cdef RequestSlot *slot = &self.state.slots[slot_index]
+        cdef ThrottledQueue *queue = &self.queues[slot.queue_index]
+        if slot.charge_kind == 0 or not rate_limit_applies(self.buckets, slot.charge_kind):
+            return True
+        if queue.count == 0:
+            queue.first = slot_index
+            self._reserve(queue, now_ns)
+            if queue.ready_ns <= now_ns:
+                return True
+            self.waiting_queues |= (<uint64_t>1) << slot.queue_index
+        else:
+            self.next_slot[queue.last] = slot_index
+        queue.last = slot_index
+        queue.count += 1
+        return False
+
+    cdef void _reserve(self, ThrottledQueue *queue, uint64_t now_ns) noexcept nogil:
+        """Draw for the queue's first request."""
+        cdef RequestSlot *slot = &self.state.slots[queue.first]
+        cdef uint64_t wait_ns = rate_limit_reserve(self.buckets, slot.charge_kind, slot.length_bytes, now_ns,
+                                                   &queue.reservation)
+        if wait_ns >= NEVER - now_ns:
+            rate_limit_cancel(self.buckets, &queue.reservation)
+            queue.ready_ns = NEVER
+        else:
+            queue.ready_ns = now_ns + wait_ns
+
+    cdef int take_ready(self, uint64_t now_ns) noexcept nogil:
+        """A slot that has waited long enough, or -1. Reservations made under other settings are made anew."""
+        cdef uint32_t index
+        cdef ThrottledQueue *queue
+        if self.waiting_queues == 0:
+            return -1
+        for index in range(<uint32_t>QUEUE_LIMIT):
+            if not (self.waiting_queues >> index) & 1:
+                continue
+            queue = &self.queues[index]
+            if queue.ready_ns > now_ns and rate_limit_changed(self.buckets, &queue.reservation):
+                rate_limit_cancel(self.buckets, &queue.reservation)
+                self._reserve(queue, now_ns)
+            if queue.ready_ns <= now_ns:
+                return self._pop(index, now_ns)
+        return -1
+
+    cdef int take_any(self, uint32_t queue_index, uint64_t now_ns) noexcept nogil:
+        """A slot of a queue that is being stopped, or -1. Its tokens are drawn all the same: a debt."""
+        if not (self.waiting_queues >> queue_index) & 1:
+            return -1
+        return self._pop(queue_index, now_ns)
+
+    cdef int _pop(self, uint32_t queue_index, uint64_t now_ns) noexcept nogil:
+        """Let the queue's first request go, and draw for the next."""
+        cdef ThrottledQueue *queue = &self.queues[queue_index]
+        cdef RequestSlot *slot = &self.state.slots[queue.first]
+        cdef int slot_index = <int>queue.first
+        slot.throttled_ns = now_ns - slot.popped_ns
+        queue.first = self.next_slot[queue.first]
+        queue.count -= 1
+        if queue.count:
+            self._reserve(queue, now_ns)
+        else:
+            self.waiting_queues &= ~((<uint64_t>1) << queue_index)
+        return slot_index
+
+    cdef uint64_t wait_ns(self, uint64_t now_ns) noexcept nogil:
+        """How long until `take_ready` has something; the largest value if nothing waits."""
+        cdef uint32_t index
+        cdef uint64_t ready_ns = NEVER
+        if self.waiting_queues == 0:
+            return NEVER
+        for index in range(<uint32_t>QUEUE_LIMIT):
+            if (self.waiting_queues >> index) & 1 and self.queues[index].ready_ns < ready_ns:
+                ready_ns = self.queues[index].ready_ns
+        if ready_ns <= now_ns:
+            return 0
+        if self.is_shared and ready_ns - now_ns > SHARED_LOOK_NS:
+            return SHARED_LOOK_NS
+        return ready_ns - now_ns

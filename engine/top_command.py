@@ -1,0 +1,41 @@
+"""`ringblk top`: the engines of this machine, live in the terminal."""
+
+import time
+
+from ringblk.engine.config import ConfigError
+from ringblk.engine.running_engines import RunningEngines
+from ringblk.engine.statistics import StatisticsSnapshot
+
+
+def run_top(wanted: str | None, interval_s: float, frames: int | None) -> int:
+    """Show until interrupted, or `frames` times. Raises `ConfigError`."""
+    try:
+        from rich.console import Console
+        from rich.live import Live
+
+        from ringblk.engine.top_view import render
+    except ImportError as error:
+        raise ConfigError(
+            "top needs the package rich: pip install 'ringblk[tools]'", exit_status=1
+        ) from error
+    engines = RunningEngines(wanted)
+    console = Console()
+    try:
+        before = _by_name(engines.snapshots())
+        with Live(console=console, auto_refresh=False, screen=console.is_terminal and frames is None) as live:
+            while frames is None or frames > 0:
+                time.sleep(interval_s)
+                after = _by_name(engines.snapshots())
+                pairs = [(before[name], after[name]) for name in after if name in before]
+                live.update(render(pairs), refresh=True)
+                before = after
+                frames = frames - 1 if frames is not None else None
+    except KeyboardInterrupt:
+        pass
+    finally:
+        engines.close()
+    return 0
+
+
+def _by_name(snapshots: list[StatisticsSnapshot]) -> dict[str, StatisticsSnapshot]:
+    return {snapshot.name: snapshot for snapshot in snapshots}

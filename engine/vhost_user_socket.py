@@ -1,0 +1,178 @@
+"""A vhost-user connection for asyncio: whole messages with the fds that came along.
+
+A message is read by exactly its own bytes (header first, then payload), so that an fd, which the kernel hands
+out with the bytes that it was sent with, always belongs to the message being read. Every fd received is owned
+by an `FdSet` until somebody takes it: an error or a cancellation closes it and never loses it.
+"""
+
+import array
+import asyncio
+import os
+import select
+import socket
+from types import TracebackType
+
+import msgspec
+
+from ringblk.engine.vhost_user_messages import (
+    HEADER_BYTES,
+    MAX_FD_COUNT,
+    BadMessage,
+    Header,
+    decode_header,
+)
+
+_FD_BYTES = array.array("i").itemsize
+
+
+class FdSet:
+    """Fds that came with one message; whatever is not taken is closed at the end of the `with` block."""
+
+    def __init__(self, fds: list[int]) -> None:
+        self._fds = fds
+
+    def __len__(self) -> int:
+        return len(self._fds)
+
+    def take(self) -> list[int]:
+        """Hand over all fds: closing them is the caller's from now on."""
+        fds, self._fds = self._fds, []
+        return fds
+
+    def close(self) -> None:
+        """Close what was not taken. May be called again."""
+        for fd in self.take():
+            os.close(fd)
+
+    def __enter__(self) -> "FdSet":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+class ReceivedMessage(msgspec.Struct, frozen=True):
+    """One message as it came in. Use `with message.fds:` around whatever handles it."""
+
+    header: Header
+    payload: bytes
+    fds: FdSet
+
+
+class VhostUserSocket:
+    """Sends and receives messages over a connected unix stream socket, which it owns from then on.
+
+    One task receives at a time and one sends at a time.
+    """
+
+    def __init__(self, connected_socket: socket.socket) -> None:
+        connected_socket.setblocking(False)
+        self._socket = connected_socket
+
+    def close(self) -> None:
+        """Close the connection. May be called again."""
+        self._socket.close()
+
+    async def wait_hang_up(self) -> None:
+        """Return once the peer has closed its end, whatever may still wait to be read."""
+        # "Readable" cannot tell a hang-up while unread messages wait; an epoll set for nothing else can.
+        with select.epoll() as poll:
+            poll.register(self._socket, select.EPOLLHUP)
+            await _wait_readable(poll.fileno())
+
+    async def receive(self) -> ReceivedMessage | None:
+        """The next message, or None when the peer has closed the connection between two messages.
+
+        Raises `BadMessage` for a header that no message has, more than `MAX_FD_COUNT` fds, or an end in the
+        middle of a message.
+        """
+        fds: list[int] = []
+        try:
+            header_data = await self._receive_exactly(HEADER_BYTES, fds)
+            if not header_data:
+                if fds:
+                    raise BadMessage("fds without a message")
+                return None
+            if len(header_data) < HEADER_BYTES:
+                raise BadMessage(f"connection ended after {len(header_data)} bytes of a header")
+            header = decode_header(header_data)
+            payload = await self._receive_exactly(header.payload_bytes, fds)
+            if len(payload) < header.payload_bytes:
+                raise BadMessage(
+                    f"{header.name}: connection ended after {len(payload)} of {header.payload_bytes} bytes"
+                )
+        except BaseException:
+            FdSet(fds).close()
+            raise
+        return ReceivedMessage(header, payload, FdSet(fds))
+
+    async def _receive_exactly(self, size_bytes: int, fds: list[int]) -> bytes:
+        """Up to `size_bytes` bytes, fewer only at the connection's end; their fds are added to `fds`."""
+        data = bytearray()
+        while len(data) < size_bytes:
+            try:
+                fragment = self._receive_fragment(size_bytes - len(data), fds)
+            except BlockingIOError:
+                await _wait_readable(self._socket.fileno())
+                continue
+            except ConnectionResetError:
+                break
+            if not fragment:
+                break
+            data += fragment
+        return bytes(data)
+
+    def _receive_fragment(self, size_bytes: int, fds: list[int]) -> bytes:
+        fragment, ancillary, flags, _ = self._socket.recvmsg(
+            size_bytes, socket.CMSG_SPACE(MAX_FD_COUNT * _FD_BYTES), socket.MSG_CMSG_CLOEXEC
+        )
+        for level, kind, data in ancillary:
+            if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS:
+                whole = array.array("i")
+                whole.frombytes(data[: len(data) - len(data) % _FD_BYTES])
+                fds.extend(whole)
+        if flags & socket.MSG_CTRUNC or len(fds) > MAX_FD_COUNT:
+            raise BadMessage(f"more than {MAX_FD_COUNT} fds with one message")
+        return fragment
+
+    async def send(self, message: bytes, fds: tuple[int, ...] = ()) -> None:
+        """Send one encoded message; the fds go with its first byte and stay the caller's.
+
+        Raises `ConnectionError` (`BrokenPipeError`, `ConnectionResetError`) when the peer is gone.
+        """
+        rest = memoryview(message)
+        ancillary = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", fds))] if fds else []
+        while rest:
+            try:
+                sent_bytes = self._socket.sendmsg([rest], ancillary, socket.MSG_NOSIGNAL)
+            except BlockingIOError:
+                await _wait_writable(self._socket.fileno())
+                continue
+            rest, ancillary = rest[sent_bytes:], []
+
+
+async def _wait_readable(fd: int) -> None:
+    loop = asyncio.get_running_loop()
+    ready: asyncio.Future[None] = loop.create_future()
+    loop.add_reader(fd, _set_ready, ready)
+    try:
+        await ready
+    finally:
+        loop.remove_reader(fd)
+
+
+async def _wait_writable(fd: int) -> None:
+    loop = asyncio.get_running_loop()
+    ready: asyncio.Future[None] = loop.create_future()
+    loop.add_writer(fd, _set_ready, ready)
+    try:
+        await ready
+    finally:
+        loop.remove_writer(fd)
+
+
+def _set_ready(ready: "asyncio.Future[None]") -> None:
+    if not ready.done():
+        ready.set_result(None)

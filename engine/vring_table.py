@@ -1,0 +1,122 @@
+"""All rings of a session: what the front end says about them, and when that starts and stops them.
+
+A ring runs from the moment that it has size, addresses and kick and is enabled until its base is asked for,
+or the device is reset (vhost-user, "Ring states"). While it runs, fds and enabling may change, nothing else.
+"""
+
+from ringblk.engine.device import Device, DeviceError
+from ringblk.engine.vhost_user_messages import VringAddress, VringFd, VringState
+from ringblk.engine.vhost_user_socket import FdSet
+from ringblk.engine.vring import FdKind, VringSetup, address_fault, close_fd, queue_size_fault
+
+_MAX_BASE = 0xFFFF
+
+
+class VringTable:
+    """One method for each vring message. Raises `DeviceError` where the front end may not do that."""
+
+    def __init__(self, device: Device) -> None:
+        self._device = device
+        self._rings = [VringSetup(queue_index) for queue_index in range(device.num_queues)]
+
+    @property
+    def any_running(self) -> bool:
+        """Whether the device processes any ring at the moment."""
+        return any(ring.running for ring in self._rings)
+
+    async def set_num(self, state: VringState) -> None:
+        """SET_VRING_NUM: the queue size."""
+        ring = self._stopped_ring(state.queue_index)
+        if fault := queue_size_fault(state.num):
+            raise DeviceError(fault)
+        ring.queue_size = state.num
+        await self._start_if_ready(ring)
+
+    async def set_address(self, address: VringAddress) -> None:
+        """SET_VRING_ADDR; saying the same again about a running ring is no change."""
+        ring = self._ring(address.queue_index)
+        if address.flags:
+            raise DeviceError(f"vring flags {address.flags:#x} are not on offer")
+        if ring.running and address == ring.address:
+            return
+        ring = self._stopped_ring(address.queue_index)
+        if fault := address_fault(address):
+            raise DeviceError(fault)
+        ring.address = address
+        await self._start_if_ready(ring)
+
+    async def set_base(self, state: VringState) -> None:
+        """SET_VRING_BASE: where `next_avail` starts."""
+        ring = self._stopped_ring(state.queue_index)
+        if state.num > _MAX_BASE:
+            raise DeviceError(f"base {state.num} of a split ring, at most {_MAX_BASE} possible")
+        ring.base = state.num
+
+    async def get_base(self, state: VringState) -> VringState:
+        """GET_VRING_BASE: stop the ring, wait for what is in flight, say where it stands."""
+        ring = self._ring(state.queue_index)
+        next_avail = ring.base
+        if ring.running:
+            next_avail = await self._device.stop_queue(ring.queue_index)
+        ring.mark_stopped(next_avail)
+        return VringState(ring.queue_index, next_avail)
+
+    async def set_fd(self, kind: FdKind, vring_fd: VringFd, fds: FdSet) -> None:
+        """SET_VRING_KICK, SET_VRING_CALL and SET_VRING_ERR."""
+        ring = self._ring(vring_fd.queue_index)
+        old_fd = ring.replace_fd(kind, fds.take()[0] if vring_fd.has_fd else None)
+        ring.has_kick |= kind == "kick"
+        try:
+            if ring.running:
+                await self._device.update_fds(ring.describe())
+            else:
+                await self._start_if_ready(ring)
+        finally:
+            close_fd(old_fd)
+
+    async def set_enabled(self, state: VringState) -> None:
+        """SET_VRING_ENABLE with 0 or 1."""
+        ring = self._ring(state.queue_index)
+        if state.num not in (0, 1):
+            raise DeviceError(f"enable with {state.num}, expected 0 or 1")
+        await self._enable(ring, bool(state.num))
+
+    async def set_all_enabled(self, enabled: bool) -> None:
+        """Without protocol features all rings are enabled at once; RESET_OWNER disables them all."""
+        for ring in self._rings:
+            await self._enable(ring, enabled)
+
+    async def reset(self) -> None:
+        """Stop and drain all rings, and forget what was said about them."""
+        for ring in self._rings:
+            if ring.running:
+                await self._device.stop_queue(ring.queue_index)
+            ring.clear()
+
+    def close(self) -> None:
+        """Close all fds of all rings. May be called again."""
+        for ring in self._rings:
+            ring.close()
+
+    def _ring(self, queue_index: int) -> VringSetup:
+        if queue_index >= len(self._rings):
+            raise DeviceError(f"queue index {queue_index}, with {len(self._rings)} queues")
+        return self._rings[queue_index]
+
+    def _stopped_ring(self, queue_index: int) -> VringSetup:
+        ring = self._ring(queue_index)
+        if ring.running:
+            raise DeviceError(f"queue {queue_index} is running")
+        return ring
+
+    async def _enable(self, ring: VringSetup, enabled: bool) -> None:
+        ring.enabled = enabled
+        if ring.running:
+            await self._device.set_enabled(ring.queue_index, enabled)
+        else:
+            await self._start_if_ready(ring)
+
+    async def _start_if_ready(self, ring: VringSetup) -> None:
+        if ring.is_ready:
+            await self._device.start_queue(ring.describe())
+            ring.running = True

@@ -1,0 +1,168 @@
+"""The workers: started, watched, replaced."""
+
+import asyncio
+import contextlib
+import logging
+import os
+from collections.abc import Callable
+from typing import Any
+
+from ringblk.engine.child import Child, fork_child, was_own_fault
+from ringblk.engine.engine_model import EngineModel
+from ringblk.engine.restart_limit import RestartLimit
+from ringblk.shm.channel import Channel, ChannelClosed
+from ringblk.shm.state import StateSegment
+from ringblk.workers.native_backend import NativeBackend
+from ringblk.workers.uring import Uring
+from ringblk.workers.worker import Stop, ToWorker, WorkerSetup, run_worker
+
+URING_ENTRIES = 128
+"""Requests that one worker has under way at once, and one for its eventfd."""
+FENCE_LOOK_S = 0.001
+
+_log = logging.getLogger(__name__)
+
+
+class Workforce:
+    """All worker processes of one engine.
+
+    `on_death(worker_index, wait_status)` is called when one has ended and was reaped, so that none of its
+    I/O can still land; `start` may then be called for the index again.
+    """
+
+    def __init__(
+        self,
+        state: StateSegment,
+        backend: NativeBackend,
+        drive_id: bytes,
+        model: EngineModel,
+        dispatcher_eventfd: int,
+        keep_fds: Callable[[], set[int]],
+        on_death: Callable[[int, int], None],
+        uses_uring: bool,
+    ) -> None:
+        self._state = state
+        self._backend = backend
+        self._drive_id = drive_id
+        self._model = model
+        self._dispatcher_eventfd = dispatcher_eventfd
+        self._keep_fds = keep_fds
+        self._on_death = on_death
+        self._children: dict[int, Child[None]] = {}
+        self._eventfds: dict[int, int] = {}
+        self._uses_uring = uses_uring
+        self._urings: dict[int, Uring] = {}
+        self._limits: dict[int, RestartLimit] = {}
+        self.wanted_count = 0
+        """Workers that there are to be: those with indexes below it."""
+        self._retiring: dict[int, asyncio.Future[None]] = {}
+
+    @property
+    def pids(self) -> dict[int, int]:
+        """Process ids by worker index."""
+        return {index: child.pid for index, child in self._children.items()}
+
+    def start(self, worker_index: int, *, is_restart: bool = False) -> int:
+        """Start a worker on its rings; returns the eventfd that wakes it."""
+        if worker_index not in self._eventfds:
+            self._eventfds[worker_index] = os.eventfd(0, os.EFD_CLOEXEC)
+        eventfd = self._eventfds[worker_index]
+        keep_fds = self._keep_fds() | {eventfd, self._dispatcher_eventfd}
+        uring = Uring(URING_ENTRIES) if self._uses_uring else None
+        if uring is not None:
+            keep_fds.add(uring.fileno())
+        setup = WorkerSetup(
+            worker_index, self._state, self._backend, self._drive_id, eventfd, self._dispatcher_eventfd, uring
+        )
+
+        def body(channel: Channel[Any]) -> None:
+            run_worker(setup, channel)
+
+        child = fork_child(
+            f"rb-worker-{worker_index}",
+            body,
+            None,
+            ToWorker,
+            keep_fds,
+        )
+        if uring is not None:
+            uring.keep_from_children()
+            self._urings[worker_index] = uring
+        self._children[worker_index] = child
+        self._state.set_worker(worker_index, child.pid, is_restart)
+        child.watch(lambda _, status: self._ended(worker_index, status))
+        with contextlib.suppress(ChannelClosed):  # its pidfd tells the rest
+            for message, fds in self._model.worker_setup():
+                child.send(message, fds)
+        self._announce(worker_index)
+        return eventfd
+
+    def may_restart(self, worker_index: int, status: int, engine_count: int) -> bool:
+        """Count a death; False when this worker dies again and again without a request done."""
+        limit = self._limits.setdefault(worker_index, RestartLimit())
+        own_count = self._state.worker_counters(worker_index)[0]
+        return limit.allows(own_count, engine_count, was_own_fault(status))
+
+    def begin_retirement(self, worker_index: int) -> "asyncio.Future[None]":
+        """Replace this worker no more when it ends; the future is done when it has ended and was reaped."""
+        future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._retiring[worker_index] = future
+        return future
+
+    def is_retiring(self, worker_index: int) -> bool:
+        """Whether the worker is to end."""
+        return worker_index in self._retiring
+
+    def finish_retirement(self, worker_index: int) -> None:
+        """The worker has ended and nothing of its work is left; its index may be used again."""
+        future = self._retiring.pop(worker_index)
+        if not future.done():
+            future.set_result(None)
+
+    def stop_one(self, worker_index: int) -> None:
+        """Ask a worker that holds nothing to end, if it has not ended already."""
+        child = self._children.get(worker_index)
+        if child is not None:
+            with contextlib.suppress(ChannelClosed):
+                child.send(Stop())
+            self._announce(worker_index)
+
+    async def fence(self, worker_index: int) -> None:
+        """Wait until nothing that a reaped worker began can still land (see `Uring`)."""
+        uring = self._urings.pop(worker_index, None)
+        while uring is not None and not uring.is_idle:
+            os.eventfd_write(self._eventfds[worker_index], 1)  # ends the ring's own read of it
+            await asyncio.sleep(FENCE_LOOK_S)
+
+    def tell(self, message: ToWorker, fds: tuple[int, ...] = ()) -> None:
+        """Send to every worker; one that hangs in a system call reads it later."""
+        for worker_index, child in self._children.items():
+            try:
+                child.send(message, fds)
+            except ChannelClosed:
+                continue  # its pidfd tells the rest
+            self._announce(worker_index)
+
+    def stop(self) -> None:
+        """Ask every worker to end; nothing is in flight."""
+        self.tell(Stop())
+
+    def kill(self) -> None:
+        """End every worker at once."""
+        for child in self._children.values():
+            child.kill()
+
+    def close(self) -> None:
+        """Close what is left when all have ended."""
+        for eventfd in self._eventfds.values():
+            os.close(eventfd)
+        self._eventfds.clear()
+
+    def _announce(self, worker_index: int) -> None:
+        self._state.announce_control(worker_index)
+        os.eventfd_write(self._eventfds[worker_index], 1)
+
+    def _ended(self, worker_index: int, status: int) -> None:
+        del self._children[worker_index]
+        self._state.set_worker(worker_index, 0)
+        self._on_death(worker_index, status)

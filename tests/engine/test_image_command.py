@@ -1,0 +1,153 @@
+"""`ringblk image` as a person runs it: other processes, their locks, signals and standard streams."""
+
+import argparse
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from ringblk.engine.image_command import add_parser, parse_size_bytes, run
+from ringblk.workers.image_lock import lock_image
+
+COMMAND = [sys.executable, "-m", "ringblk.engine.image_command"]
+
+
+def image(*arguments: object) -> int:
+    parser = argparse.ArgumentParser()
+    add_parser(parser.add_subparsers(required=True))
+    return run(parser.parse_args(["image", *map(str, arguments)]))
+
+
+def test_create_and_info(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "disk.raw"
+    assert image("create", path, "16M") == 0
+    assert (path.stat().st_size, path.stat().st_blocks) == (16 << 20, 0)
+    assert image("create", path, "16M") == 1
+    assert "exists already" in capsys.readouterr().err
+    assert image("create", "--force", "--preallocate", path, "4M") == 0
+    assert path.stat().st_blocks * 512 >= 4 << 20
+    assert image("info", "--json", path) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert (told["format"], told["size_bytes"], told["locked"]) == ("raw", 4 << 20, False)
+    assert image("info", path) == 0
+    assert "4.0 MiB (4194304 bytes)" in capsys.readouterr().out
+    assert os.listdir(tmp_path) == ["disk.raw"]
+
+
+@pytest.mark.parametrize(
+    ("text", "size_bytes"), [("512", 512), ("10G", 10 << 30), ("3MiB", 3 << 20), ("1t", 1 << 40)]
+)
+def test_sizes(text: str, size_bytes: int) -> None:
+    assert parse_size_bytes(text) == size_bytes
+
+
+@pytest.mark.parametrize("text", ["", "0", "-1G", "1000", "ten", "1.5G"])
+def test_what_is_no_size(text: str) -> None:
+    with pytest.raises(argparse.ArgumentTypeError):
+        parse_size_bytes(text)
+
+
+@pytest.mark.parametrize("read_only", [False, True])
+def test_a_locked_image_is_refused_with_one_line(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], read_only: bool
+) -> None:
+    locked, other = tmp_path / "locked.raw", tmp_path / "other.raw"
+    for path in (locked, other):
+        path.write_bytes(b"content " * 1024)
+    fd = os.open(locked, os.O_RDWR)
+    lock_image(fd, read_only)
+
+    assert image("import", "--force", other, locked) == 1
+    assert image("create", "--force", locked, "1M") == 1
+    refusals = capsys.readouterr().err.splitlines()
+    assert (
+        refusals
+        == [f"ringblk image: {locked}: the image is in use by a running engine or another program"] * 2
+    )
+    # A reader beside read-only engines changes nothing for them.
+    assert image("export", locked, tmp_path / "out.raw") == (0 if read_only else 1)
+    capsys.readouterr()
+    assert image("info", "--json", locked) == 0
+    assert json.loads(capsys.readouterr().out)["locked"] is True
+    assert locked.read_bytes() == b"content " * 1024
+    os.close(fd)
+    assert image("import", "--force", other, locked) == 0
+
+
+def test_what_is_not_there_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert image("import", tmp_path / "none", tmp_path / "target") == 1
+    assert capsys.readouterr().err == f"ringblk image: {tmp_path / 'none'}: No such file or directory\n"
+    assert image("import", tmp_path, tmp_path / "target") == 1
+    assert len(capsys.readouterr().err.splitlines()) == 1
+
+
+def test_standard_input_and_output(tmp_path: Path) -> None:
+    content = os.urandom(3 << 20)
+    target = tmp_path / "target.raw"
+    subprocess.run(
+        [*COMMAND, "import", "--verify", "-", target], input=content, check=True, stdout=subprocess.DEVNULL
+    )
+    assert target.read_bytes() == content
+    exported = subprocess.run([*COMMAND, "export", target, "-"], check=True, capture_output=True)
+    assert exported.stdout == content
+    with target.open("rb") as file:  # a file as standard input is read past the page cache
+        subprocess.run(
+            [*COMMAND, "import", "-", tmp_path / "again.raw"], stdin=file, check=True, capture_output=True
+        )
+    assert (tmp_path / "again.raw").read_bytes() == content
+
+
+def half_an_import(target: Path) -> subprocess.Popen[bytes]:
+    """Start an import whose standard input does not end, and wait until data is in its partial file."""
+    process = subprocess.Popen(
+        [*COMMAND, "import", "--force", "-", target], stdin=subprocess.PIPE, stderr=subprocess.PIPE
+    )
+    assert process.stdin is not None
+    # Once this much is taken from us, all but a pipe and a read's worth of it has gone on to the file.
+    process.stdin.write(os.urandom(8 << 20))
+    process.stdin.flush()
+    return process
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_an_interrupted_import_leaves_nothing(tmp_path: Path, number: int) -> None:
+    process = half_an_import(tmp_path / "target.raw")
+    process.send_signal(number)
+    _, errors = process.communicate()
+    assert process.returncode == 128 + number
+    assert errors == b"ringblk image: interrupted\n"
+    assert os.listdir(tmp_path) == []
+
+
+def test_a_killed_import_leaves_no_target_and_the_next_one_cleans_up(tmp_path: Path) -> None:
+    target = tmp_path / "target.raw"
+    target.write_bytes(b"the old one" * 512)
+    killed = half_an_import(target)
+    living = half_an_import(tmp_path / "living.raw")
+    killed.kill()
+    killed.communicate()
+    assert target.read_bytes() == b"the old one" * 512
+    left = {path.name for path in tmp_path.iterdir() if ".partial-" in path.name}
+    assert len(left) == 2
+    assert image("create", "--force", target, "1M") == 0
+    assert image("create", tmp_path / "third.raw", "1M") == 0
+    left = {path.name for path in tmp_path.iterdir() if ".partial-" in path.name}
+    assert [name.split(".partial-")[0] for name in left] == [".living.raw"]
+    assert living.communicate()[1] == b""
+    assert living.returncode == 0
+    assert sorted(os.listdir(tmp_path)) == ["living.raw", "target.raw", "third.raw"]
+
+
+def test_two_imports_to_one_name_do_not_meet(tmp_path: Path) -> None:
+    target = tmp_path / "target.raw"
+    first = half_an_import(target)
+    (tmp_path / "source.raw").write_bytes(b"second" * 512)
+    assert image("import", tmp_path / "source.raw", target) == 0
+    assert target.read_bytes() == b"second" * 512
+    first.communicate()
+    assert first.returncode == 0
+    assert target.stat().st_size == 8 << 20

@@ -1,0 +1,103 @@
+"""Log lines: one an event, as text or JSON, and few of what repeats."""
+
+import io
+import json
+import logging
+from collections.abc import Iterator
+
+import pytest
+
+from ringblk.engine.log_format import (
+    FREE_LINES,
+    MAX_MESSAGES,
+    QUIET_S,
+    HumanFormatter,
+    JsonFormatter,
+    RepeatFilter,
+)
+
+
+class Log:
+    """A logger whose lines are kept, on a clock that is set."""
+
+    def __init__(self, formatter: logging.Formatter) -> None:
+        self.now_s = 0.0
+        self._stream = io.StringIO()
+        self.handler = logging.StreamHandler(self._stream)
+        self.handler.setFormatter(formatter)
+        self.filter = RepeatFilter(lambda: self.now_s)
+        self.handler.addFilter(self.filter)
+        self.logger = logging.getLogger("ringblk.test_log_format")
+        self.logger.propagate = False
+        self.logger.addHandler(self.handler)
+        self.logger.setLevel(logging.INFO)
+
+    @property
+    def lines(self) -> list[str]:
+        return self._stream.getvalue().splitlines()
+
+
+@pytest.fixture(params=[HumanFormatter, JsonFormatter])
+def log(request: pytest.FixtureRequest) -> Iterator[Log]:
+    log = Log(request.param())
+    yield log
+    log.logger.removeHandler(log.handler)
+
+
+def test_an_exception_takes_one_line(log: Log) -> None:
+    try:
+        raise ValueError("first\nsecond")
+    except ValueError:
+        log.logger.exception("it failed:\nso it did")
+    assert len(log.lines) == 1
+    assert "ValueError" in log.lines[0]
+    assert "second" in log.lines[0]
+
+
+def test_a_guest_that_repeats_itself_writes_few_lines(log: Log) -> None:
+    for number in range(100_000):
+        log.logger.error("queue %d is broken", number)
+    assert FREE_LINES <= len(log.lines) <= FREE_LINES + 17
+    assert "65536" in log.lines[-1]  # how often it has happened
+
+
+def test_other_messages_pass_meanwhile(log: Log) -> None:
+    for _ in range(1000):
+        log.logger.error("the same")
+    before = len(log.lines)
+    log.logger.error("another")
+    log.logger.warning("the same")  # of another level
+    assert len(log.lines) == before + 2
+
+
+def test_what_was_quiet_is_news_again(log: Log) -> None:
+    for _ in range(1000):
+        log.logger.error("again")
+    before = len(log.lines)
+    log.now_s += QUIET_S
+    log.logger.error("again")
+    assert len(log.lines) == before
+    log.now_s += QUIET_S + 1
+    log.logger.error("again")
+    assert len(log.lines) == before + 1
+    assert "left out" not in log.lines[-1]
+    assert "repeated" not in log.lines[-1]
+
+
+def test_messages_without_end_take_no_memory_without_end(log: Log) -> None:
+    for number in range(3 * MAX_MESSAGES):
+        log.logger.error(f"message {number}")
+    assert len(log.filter._seen) == MAX_MESSAGES
+
+
+def test_json_lines_are_objects() -> None:
+    log = Log(JsonFormatter())
+    try:
+        log.logger.warning("worker %d died: %s", 3, 'killed by "SIGKILL"')
+    finally:
+        log.logger.removeHandler(log.handler)
+    line = json.loads(log.lines[0])
+    assert line["level"] == "warning"
+    assert line["message"] == 'worker 3 died: killed by "SIGKILL"'
+    assert line["time"].endswith("+00:00")
+    assert set(line) == {"time", "level", "pid", "source", "message"}

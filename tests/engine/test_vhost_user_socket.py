@@ -1,0 +1,175 @@
+import asyncio
+import os
+import socket
+from collections.abc import Awaitable, Callable
+
+import pytest
+
+from ringblk.engine.vhost_user_messages import BadMessage, FrontendRequest, encode_message
+from ringblk.engine.vhost_user_socket import ReceivedMessage, VhostUserSocket
+
+from .vhost_user_client import REGION, WAIT_SECONDS, encode, event_fd, no_fd_left
+
+MESSAGE = encode_message(FrontendRequest.ADD_MEM_REG, encode(REGION))
+
+
+async def next_message(connection: VhostUserSocket) -> ReceivedMessage:
+    message = await connection.receive()
+    assert message is not None
+    return message
+
+
+def over_a_pair(scenario: Callable[[socket.socket, VhostUserSocket], Awaitable[None]]) -> None:
+    """Run `scenario(raw socket, VhostUserSocket at its other end)`, and see that it leaves no fd."""
+
+    async def main() -> None:
+        ours, theirs = socket.socketpair()
+        connection = VhostUserSocket(theirs)
+        try:
+            async with asyncio.timeout(WAIT_SECONDS):
+                await scenario(ours, connection)
+        finally:
+            ours.close()
+            connection.close()
+
+    with no_fd_left():
+        asyncio.run(main())
+
+
+def same_file(fd: int, other_fd: int) -> bool:
+    os.eventfd_write(fd, 1)
+    return os.eventfd_read(other_fd) == 1
+
+
+@pytest.mark.parametrize("cut", range(1, len(MESSAGE)))
+@pytest.mark.parametrize("fd_with_first", [True, False])
+def test_fds_with_any_fragment_belong_to_the_message(cut: int, fd_with_first: bool) -> None:
+    async def scenario(ours: socket.socket, connection: VhostUserSocket) -> None:
+        with event_fd() as fd:
+            receiving = asyncio.create_task(next_message(connection))
+            socket.send_fds(ours, [MESSAGE[:cut]], [fd] if fd_with_first else [])
+            await asyncio.sleep(0)
+            socket.send_fds(ours, [MESSAGE[cut:]], [] if fd_with_first else [fd])
+            message = await receiving
+            assert message.payload == encode(REGION)
+            with message.fds:
+                (received,) = message.fds.take()
+            assert same_file(fd, received)
+            os.close(received)
+
+    over_a_pair(scenario)
+
+
+def test_messages_sent_together_keep_their_own_fds() -> None:
+    async def scenario(ours: socket.socket, connection: VhostUserSocket) -> None:
+        with event_fd() as fd:
+            ours.sendall(encode_message(1) + encode_message(2))
+            socket.send_fds(ours, [MESSAGE], [fd, fd])
+            ours.sendall(encode_message(3))
+        found = []
+        for _ in range(4):
+            message = await next_message(connection)
+            found.append((message.header.request, len(message.fds)))
+            message.fds.close()
+        assert found == [(1, 0), (2, 0), (FrontendRequest.ADD_MEM_REG, 2), (3, 0)]
+
+    over_a_pair(scenario)
+
+
+@pytest.mark.parametrize("fd_counts", [(9,), (4, 5), (200,)])
+def test_too_many_fds_are_refused_and_closed(fd_counts: tuple[int, ...]) -> None:
+    async def scenario(ours: socket.socket, connection: VhostUserSocket) -> None:
+        with event_fd() as fd:
+            for index, fd_count in enumerate(fd_counts):
+                socket.send_fds(ours, [MESSAGE[index * 10 : index * 10 + 10]], [fd] * fd_count)
+        with pytest.raises(BadMessage, match="more than 8 fds"):
+            await connection.receive()
+
+    over_a_pair(scenario)
+
+
+@pytest.mark.parametrize("length", range(1, len(MESSAGE)))
+def test_an_end_in_the_middle_is_refused(length: int) -> None:
+    async def scenario(ours: socket.socket, connection: VhostUserSocket) -> None:
+        with event_fd() as fd:
+            socket.send_fds(ours, [MESSAGE[:length]], [fd])
+        ours.close()
+        with pytest.raises(BadMessage, match="connection ended after"):
+            await connection.receive()
+
+    over_a_pair(scenario)
+
+
+def test_an_end_between_messages_is_none() -> None:
+    async def scenario(ours: socket.socket, connection: VhostUserSocket) -> None:
+        ours.sendall(encode_message(1))
+        ours.close()
+        assert (await next_message(connection)).header.request == 1
+        assert await connection.receive() is None
+
+    over_a_pair(scenario)
+
+
+def test_a_cancelled_receive_closes_what_it_has() -> None:
+    async def scenario(ours: socket.socket, connection: VhostUserSocket) -> None:
+        with event_fd() as fd:
+            socket.send_fds(ours, [MESSAGE[:20]], [fd])
+        fd_count = len(os.listdir("/proc/self/fd"))
+        receiving = asyncio.create_task(connection.receive())
+        while len(os.listdir("/proc/self/fd")) == fd_count:
+            await asyncio.sleep(0)
+        receiving.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await receiving
+
+    over_a_pair(scenario)
+
+
+def test_a_hang_up_is_told_though_messages_wait_to_be_read() -> None:
+    async def scenario(ours: socket.socket, connection: VhostUserSocket) -> None:
+        waiting = asyncio.create_task(connection.wait_hang_up())
+        ours.sendall(MESSAGE)
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)
+        assert not waiting.done()
+        ours.close()
+        await waiting
+        assert (await next_message(connection)).payload == encode(REGION)
+
+    over_a_pair(scenario)
+
+
+def test_a_send_waits_for_room_and_carries_its_fd() -> None:
+    async def scenario(ours: socket.socket, connection: VhostUserSocket) -> None:
+        other = VhostUserSocket(ours)
+        fill = encode_message(1, bytes(4000))
+        filled = 0
+        while True:
+            try:
+                connection._socket.send(fill, socket.MSG_DONTWAIT)
+            except BlockingIOError:
+                break
+            filled += 1
+        with event_fd() as fd:
+            sending = asyncio.create_task(connection.send(MESSAGE, (fd,)))
+            await asyncio.sleep(0)
+            assert not sending.done()
+            for _ in range(filled):
+                assert (await next_message(other)).header.request == 1
+            message = await next_message(other)
+            await sending
+            with message.fds:
+                (received,) = message.fds.take()
+            assert same_file(fd, received)
+            os.close(received)
+
+    over_a_pair(scenario)
+
+
+def test_a_send_to_nobody_is_an_error() -> None:
+    async def scenario(ours: socket.socket, connection: VhostUserSocket) -> None:
+        ours.close()
+        with pytest.raises(ConnectionError):
+            await connection.send(MESSAGE)
+
+    over_a_pair(scenario)
