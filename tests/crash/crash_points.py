@@ -1,0 +1,61 @@
+"""The crash points that the code has, found in its text, and the steps that must have one."""
+
+import re
+from pathlib import Path
+
+from tests.crash.crash_build import FOLDERS, ROOT
+
+PROTOCOL_FILES = (
+    "engine/dispatch_loop.pyx",
+    "engine/handover.pyx",
+    "engine/queue_table.pyx",
+    "engine/recovery.pyx",
+    "shm/inflight.pyx",
+    "shm/state.pyx",
+    "shm/virtqueue.pyx",
+    "shm/wakeup.pxd",
+    "workers/pump.pyx",
+    "workers/uring_pump.pyx",
+)
+NO_STEPS = {
+    "request_count": "a statistic",
+    "busy_ns": "a statistic",
+    "USED_F_NO_NOTIFY": "a hint: kicks that come all the same do no harm",
+    "self.worker.sleeping, 0)": "the worker has just begun and holds nothing",
+    "control_pending, 0)": "the channel is read right after, by this process or the next",
+}
+"""Stores that are no step of a protocol, and why: part of the line -> reason."""
+LINES_TO_POINT = 3
+"""How far below a store its point may stand."""
+
+_POINT = re.compile(r'\bcrash_point\("([^"]+)"\)')
+_STORE = re.compile(r"\b(?:store_\w+|exchange_\d+|compare_swap_\d+|signal_eventfd)\(")
+
+
+def code_files() -> list[Path]:
+    """All source files of the package."""
+    return [
+        path
+        for folder in FOLDERS
+        for path in sorted((ROOT / folder).iterdir())
+        if path.suffix in (".py", ".pyx", ".pxd")
+    ]
+
+
+def point_names() -> list[str]:
+    """Every point's name, as often as it stands in the code."""
+    return [name for path in code_files() for name in _POINT.findall(path.read_text())]
+
+
+def steps_without_point(text: str) -> list[str]:
+    """The stores that no point follows."""
+    lines = text.splitlines()
+    missing = []
+    for number, line in enumerate(lines):
+        code = line.partition("#")[0]
+        is_step = _STORE.search(code) and not code.lstrip().startswith(("cdef ", "from ", "def "))
+        if is_step and not any(part in line for part in NO_STEPS):
+            following = lines[number + 1 : number + 1 + LINES_TO_POINT]
+            if not any(_POINT.search(other) for other in following):
+                missing.append(f"{number + 1}: {line.strip()}")
+    return missing

@@ -1,0 +1,151 @@
+"""An engine in processes of its own, seen from outside: started, killed, looked at."""
+
+import contextlib
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from types import TracebackType
+
+from tests.crash.crash_build import crash_environment
+
+START_TIMEOUT_S = 60.0
+END_TIMEOUT_S = 30.0
+_BACKENDS = str(Path(__file__).parent / "backends")
+_POLL_S = 0.002
+_MAIN = "from ringblk.engine.cli import backend_program; backend_program()"
+
+
+class EngineProcess:
+    """An engine that listens on `socket_path`; its log goes to a file beside it.
+
+    With `plan` it is the build with crash points, whose processes die by that plan.
+    """
+
+    def __init__(self, socket_path: Path, options: Sequence[str], plan: Path | None = None) -> None:
+        self.socket_path = socket_path
+        self.log_path = socket_path.with_suffix(".log")
+        environment = crash_environment(plan) if plan else dict(os.environ)
+        folders = [_BACKENDS, *environment.get("PYTHONPATH", "").split(":")]
+        environment["PYTHONPATH"] = ":".join(filter(None, folders))
+        command = [sys.executable, "-c", _MAIN, f"--socket-path={socket_path}", *options]
+        with self.log_path.open("ab") as log:
+            self.process = subprocess.Popen(command, stderr=log, env=environment)
+
+    def wait_listening(self) -> "EngineProcess":
+        """Wait until it takes connections."""
+        deadline = time.monotonic() + START_TIMEOUT_S
+        while not self._can_connect():
+            if self.process.poll() is not None or time.monotonic() > deadline:
+                raise AssertionError(f"the engine does not listen:\n{self.log}")
+            time.sleep(_POLL_S)
+        return self
+
+    def _can_connect(self) -> bool:
+        """A socket that is bound and not yet listening refuses; nothing is sent."""
+        with socket.socket(socket.AF_UNIX) as probe:
+            try:
+                probe.connect(str(self.socket_path))
+            except OSError:
+                return False
+        return True
+
+    @property
+    def pid(self) -> int:
+        """The supervisor."""
+        return self.process.pid
+
+    @property
+    def log(self) -> str:
+        """All that it and its predecessors have said."""
+        return self.log_path.read_text()
+
+    def children(self) -> dict[str, int]:
+        """Living children by role ("dispatcher", "worker-0")."""
+        path = Path(f"/proc/{self.pid}/task/{self.pid}/children")
+        with contextlib.suppress(OSError):
+            found = {_role(int(pid)): int(pid) for pid in path.read_text().split()}
+            found.pop("", None)
+            return found
+        return {}
+
+    def kill(self, role: str) -> bool:
+        """SIGKILL a child, or the "supervisor"; False when it is not there at the moment."""
+        pid = self.pid if role == "supervisor" else self.children().get(role)
+        if pid is None:
+            return False
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
+        return True
+
+    def wait_child(self, role: str, other_than: int = 0) -> int:
+        """Wait until there is such a child with another pid."""
+        deadline = time.monotonic() + END_TIMEOUT_S
+        while (pid := self.children().get(role, other_than)) == other_than:
+            assert time.monotonic() < deadline, f"no new {role}:\n{self.log}"
+            time.sleep(_POLL_S)
+        return pid
+
+    def has_ended(self) -> bool:
+        """Whether the supervisor has gone."""
+        return self.process.poll() is not None
+
+    def wait_log(self, text: str) -> None:
+        """Wait until it has said this."""
+        deadline = time.monotonic() + END_TIMEOUT_S
+        while text not in self.log:
+            assert time.monotonic() < deadline, f"it does not say: {text}\n{self.log}"
+            time.sleep(_POLL_S)
+
+    def wait_end(self) -> int:
+        """Wait for the supervisor's end; its exit status (negative: the signal)."""
+        return self.process.wait(END_TIMEOUT_S)
+
+    def end(self) -> None:
+        """End it in whatever state it is, and see that nothing is left of it."""
+        pids = [self.pid, *self.children().values()]
+        if self.process.poll() is None:
+            self.process.terminate()
+            try:
+                self.process.wait(END_TIMEOUT_S)
+            except subprocess.TimeoutExpired:
+                self.process.kill()
+                self.process.wait()
+                raise AssertionError(f"the engine does not end when told to:\n{self.log}") from None
+        wait_gone(pids)
+
+    def __enter__(self) -> "EngineProcess":
+        return self.wait_listening()
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.end()
+
+
+def wait_gone(pids: Sequence[int]) -> None:
+    """Wait until none of these processes is there any more."""
+    deadline = time.monotonic() + END_TIMEOUT_S
+    while left := [pid for pid in pids if _is_running(pid)]:
+        assert time.monotonic() < deadline, f"left behind: {[(pid, _role(pid)) for pid in left]}"
+        time.sleep(_POLL_S)
+
+
+def _is_running(pid: int) -> bool:
+    """Whether the process has not ended (one that nobody has reaped yet has)."""
+    try:
+        stat = Path(f"/proc/{pid}/stat").read_text()
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+    return stat.rpartition(")")[2].split()[0] not in "ZX"
+
+
+def _role(pid: int) -> str:
+    try:
+        return Path(f"/proc/{pid}/comm").read_text().strip().removeprefix("rb-")
+    except OSError:
+        return ""
