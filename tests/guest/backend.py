@@ -1,0 +1,53 @@
+"""The vhost-user-blk backend under test, as a process that serves one image."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+# A guard against a backend that does not end; it takes milliseconds.
+END_GUARD_S = 30.0
+
+
+def backend_command(listener_fd: int, image: Path, read_only: bool, num_queues: int) -> list[str]:
+    """The command line that serves `image` on a listening socket."""
+    program = Path(sys.executable).with_name("vhost-user-ringblk")
+    command = [str(program), f"--fd={listener_fd}", f"--blk-file={image}", f"--num-queues={num_queues}"]
+    return [*command, "--read-only"] if read_only else command
+
+
+@contextlib.contextmanager
+def serve(
+    image: Path, directory: Path, read_only: bool = False, num_queues: int = 1, options: tuple[str, ...] = ()
+) -> Iterator[Path]:
+    """Serve `image` while the context lasts; gives the socket's path. Its output is `backend.log`.
+
+    The socket listens before the program starts, so that nobody has to wait for it.
+    """
+    socket_path = directory / "blk.sock"
+    with socket.socket(socket.AF_UNIX) as listener, (directory / "backend.log").open("wb") as log:
+        listener.bind(os.fspath(socket_path))
+        listener.listen()
+        command = [*backend_command(listener.fileno(), image, read_only, num_queues), *options]
+        process = subprocess.Popen(
+            ["setpriv", "--pdeathsig", "KILL", *command],
+            pass_fds=[listener.fileno()],
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=log,
+        )
+    try:
+        yield socket_path
+        assert process.poll() is None, f"the backend ended early:\n{(directory / 'backend.log').read_text()}"
+        process.send_signal(signal.SIGTERM)
+        status = process.wait(END_GUARD_S)
+        assert status == 0, f"the backend ended with {status}:\n{(directory / 'backend.log').read_text()}"
+    finally:
+        process.kill()
+        process.wait()
