@@ -1,0 +1,94 @@
+"""Builds data_path.pyx beside its source when that is newer, and runs it."""
+
+import importlib
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from ringblk.engine.frontend_memory import FrontendMemory
+from ringblk.engine.frontend_queue import FrontendQueue, queue_bytes
+from ringblk.engine.handover import Handover
+from ringblk.shm.inflight import InflightQueue, queue_region_bytes
+from ringblk.shm.memory import GuestMemory
+from ringblk.shm.state import StateSegment
+from ringblk.shm.virtqueue import Virtqueue
+from ringblk.workers.block_executor import BlockExecutor
+from ringblk.workers.block_parser import BlockParser
+from ringblk.workers.null_backend import NullBackend
+
+_FOLDER = Path(__file__).parent
+_GPA = 1 << 32
+_QUEUE_SIZE = 256
+_CAPACITY_BYTES = 1 << 32
+_ROUNDS = 100
+_REQUESTS = 12_800
+
+
+def step_times_ns(batch_size: int) -> Iterator[tuple[str, float]]:
+    """Nanoseconds a request in each step, its best of many short rounds, in batches of this size."""
+    module = _built_module()
+    state = StateSegment.create(f"ringblk-micro-{os.getpid()}", 256, _QUEUE_SIZE)
+    try:
+        path = _data_path(module, state, batch_size)
+        rounds = [path.run(_REQUESTS // batch_size, batch_size) for _ in range(_ROUNDS)]
+    finally:
+        state.close()
+    clock_ns = min(module.clock_ns(10_000) for _ in range(_ROUNDS))
+    best = {step: min(found[step] for found in rounds) - clock_ns / batch_size for step in rounds[0]}
+    yield from best.items()
+    yield "together", sum(best.values())
+    yield "reading the clock once (taken off each step)", clock_ns
+
+
+def _data_path(module: Any, state: StateSegment, batch_size: int) -> Any:
+    guest = FrontendMemory(queue_bytes(_QUEUE_SIZE) + 4096 * (batch_size + 2), _GPA)
+    rings = guest.allocate(queue_bytes(_QUEUE_SIZE), 64)
+    data = guest.allocate(4096 * batch_size, 4096)
+    driver = FrontendQueue(
+        guest.mapping,
+        _GPA,
+        0,
+        _QUEUE_SIZE,
+        offset_bytes=rings.gpa - _GPA,
+        indirect=True,
+        event_idx=True,
+        polling=True,
+    )
+    state.set_device(
+        capacity_sectors=_CAPACITY_BYTES // 512,
+        is_read_only=False,
+        durable_writes=False,
+        is_flush_offered=True,
+        is_discard_offered=True,
+    )
+    memory = GuestMemory()
+    memory.add(0, guest.region, guest.fd, 1)
+    ring = driver.virtqueue
+    desc_uva, avail_uva, used_uva = (
+        FrontendMemory.uva(gpa) for gpa in (ring.desc_gpa, ring.avail_gpa, ring.used_gpa)
+    )
+    virtqueue = Virtqueue(0, _QUEUE_SIZE, memory, desc_uva, avail_uva, used_uva, True)
+    virtqueue.start(0)
+    inflight = InflightQueue(bytearray(queue_region_bytes(_QUEUE_SIZE)), 0, _QUEUE_SIZE)
+    inflight.recover(0)
+    handover = Handover(state)
+    handover.free_all_but([])
+    handover.worker_up(0, os.eventfd(0))
+    executor = BlockExecutor(state, memory, NullBackend(_CAPACITY_BYTES), b"micro")
+    parser = BlockParser(state, memory, 512)
+    return module.DataPath(driver, data.gpa, state, memory, virtqueue, inflight, handover, parser, executor)
+
+
+def _built_module() -> Any:
+    """The compiled module; not part of the package, so it is built here."""
+    source = _FOLDER / "data_path.pyx"
+    built = list(_FOLDER.glob("data_path.*.so"))
+    newest = max(path.stat().st_mtime for path in [source, *(_FOLDER.parent.parent / "shm").glob("*.pxd")])
+    if not built or built[0].stat().st_mtime < newest:
+        subprocess.run(
+            [sys.executable, str(_FOLDER / "build_data_path.py")], check=True, stdout=subprocess.DEVNULL
+        )
+    return importlib.import_module("tests.bench.data_path")
