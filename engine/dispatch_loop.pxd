@@ -1,5 +1,6 @@
 from libc.stdint cimport uint16_t, uint32_t, uint64_t
 
+from ringblk.engine.cpu_placement cimport CpuPlacement
 from ringblk.engine.handover cimport Handover
 from ringblk.engine.idle_poll cimport IdlePoll
 from ringblk.engine.inline_gate cimport InlineGate
@@ -23,6 +24,7 @@ cdef class DispatchLoop:
     cdef readonly Handover handover
     cdef InlineGate gate
     cdef IdlePoll idle_poll
+    cdef CpuPlacement placement
     cdef public bint reports_progress
     cdef readonly QueueTable table
     cdef Throttle throttle

@@ -1,3 +1,4 @@
+from ringblk.engine.cpu_placement import CpuPlacement
 from ringblk.engine.handover import Handover
 from ringblk.engine.idle_poll import IdlePoll
 from ringblk.engine.inline_gate import InlineGate
@@ -31,6 +32,7 @@ class DispatchLoop:
         throttle: Throttle,
         gate: InlineGate,
         idle_poll: IdlePoll,
+        placement: CpuPlacement,
     ) -> None: ...
     def add_queue(
         self,

@@ -9,6 +9,7 @@ it is done once used.idx has passed it. Recovery (recovery.pyx) goes on from the
 from libc.stdint cimport uint16_t, uint32_t, uint64_t
 from libc.stdlib cimport free, realloc
 
+from ringblk.engine.cpu_placement cimport CpuPlacement
 from ringblk.engine.handover cimport Handover
 from ringblk.engine.idle_poll cimport IdlePoll
 from ringblk.engine.inline_gate cimport InlineGate
@@ -55,7 +56,8 @@ cdef class DispatchLoop:
     """
 
     def __cinit__(self, StateSegment state, GuestMemory memory, RequestParser parser, RequestExecutor executor,
-                  Handover handover, QueueTable table, Throttle throttle, InlineGate gate, IdlePoll idle_poll):
+                  Handover handover, QueueTable table, Throttle throttle, InlineGate gate, IdlePoll idle_poll,
+                  CpuPlacement placement):
         self.state = state
         self.memory = memory
         self.parser = parser
@@ -66,6 +68,7 @@ cdef class DispatchLoop:
         self.recorder = RequestRecorder(state, parser)
         self.gate = gate
         self.idle_poll = idle_poll
+        self.placement = placement
 
     def __dealloc__(self):
         free(self.resubmissions)
@@ -316,6 +319,7 @@ cdef class DispatchLoop:
             if (touched >> place) & 1:
                 inflight_settle(self.table.queues[place].inflight, self.table.queues[place].rings.published_used)
         self.handover.release()
+        self.placement.note_completed(count, self.state.slot_count - self.handover.free_count)
         return count
 
     cdef void _call_if_needed(self, uint32_t queue_index) noexcept nogil:
@@ -329,7 +333,8 @@ cdef class DispatchLoop:
 
     cdef bint _poll(self) noexcept nogil:
         """Look for work a little longer before sleeping; True when there is some."""
-        if not self.idle_poll.begin():
+        # Held to a core, it may be the driver's: looking for work would keep the driver from making some.
+        if self.placement.held_cpu >= 0 or not self.idle_poll.begin():
             return False
         while True:
             if self._has_work():

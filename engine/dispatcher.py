@@ -9,6 +9,7 @@ import os
 import select
 from dataclasses import dataclass
 
+from ringblk.engine.cpu_placement import CpuPlacement
 from ringblk.engine.dispatch_loop import BROKEN, ERROR, DispatchLoop
 from ringblk.engine.dispatcher_messages import (
     Answer,
@@ -89,6 +90,7 @@ class Dispatcher:
             Throttle(setup.state, setup.rate_limit, setup.is_rate_shared),
             InlineGate(setup.inline_limit_ns),
             IdlePoll(setup.poll_ns),
+            CpuPlacement(os.sched_getaffinity(0)),
         )
         self._recovery = Recovery(self._loop)
         self._has_taken_over = False

@@ -11,6 +11,7 @@ import uuid
 from collections.abc import Sequence
 from types import TracebackType
 
+from ringblk.engine.cpu_placement import CpuPlacement
 from ringblk.engine.dispatch_loop import BROKEN, DispatchLoop
 from ringblk.engine.handover import Handover
 from ringblk.engine.idle_poll import IdlePoll
@@ -106,6 +107,7 @@ class InlineDevice:
             Throttle(self.state, self.state.rate_limit, False),
             InlineGate(EVERYTHING_NS),
             IdlePoll(0),
+            CpuPlacement([]),
         )
         Recovery(self.loop).take_over(False)  # every slot is free
         self.loop.reports_progress = True
