@@ -50,7 +50,7 @@ class EngineConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     queue_size: PowerOfTwo = 128
     cache: Literal["writeback", "unsafe"] = "writeback"
     direct: Literal["auto", "on", "off"] = "auto"
-    io_engine: Literal["auto", "psync", "io_uring", "sync"] = "auto"
+    io_engine: Literal["auto", "psync", "io_uring", "io_uring_inline", "sync"] = "auto"
     poll_us: Annotated[int, msgspec.Meta(ge=0, le=10000)] = 50
     bps: Count | None = None
     bps_read: Count | None = None

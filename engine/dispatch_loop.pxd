@@ -1,6 +1,7 @@
 from libc.stdint cimport uint16_t, uint32_t, uint64_t
 
 from ringblk.engine.cpu_placement cimport CpuPlacement
+from ringblk.engine.dispatcher_ring cimport DispatcherRing
 from ringblk.engine.handover cimport Handover
 from ringblk.engine.idle_poll cimport IdlePoll
 from ringblk.engine.inline_gate cimport InlineGate
@@ -23,6 +24,7 @@ cdef class DispatchLoop:
     cdef RequestExecutor executor
     cdef readonly Handover handover
     cdef InlineGate gate
+    cdef DispatcherRing ring
     cdef IdlePoll idle_poll
     cdef CpuPlacement placement
     cdef public bint reports_progress

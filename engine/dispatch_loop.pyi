@@ -1,4 +1,5 @@
 from ringblk.engine.cpu_placement import CpuPlacement
+from ringblk.engine.dispatcher_ring import DispatcherRing
 from ringblk.engine.handover import Handover
 from ringblk.engine.idle_poll import IdlePoll
 from ringblk.engine.inline_gate import InlineGate
@@ -31,6 +32,7 @@ class DispatchLoop:
         table: QueueTable,
         throttle: Throttle,
         gate: InlineGate,
+        ring: DispatcherRing,
         idle_poll: IdlePoll,
         placement: CpuPlacement,
     ) -> None: ...

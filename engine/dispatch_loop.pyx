@@ -10,6 +10,7 @@ from libc.stdint cimport uint16_t, uint32_t, uint64_t
 from libc.stdlib cimport free, realloc
 
 from ringblk.engine.cpu_placement cimport CpuPlacement
+from ringblk.engine.dispatcher_ring cimport DispatcherRing
 from ringblk.engine.handover cimport Handover
 from ringblk.engine.idle_poll cimport IdlePoll
 from ringblk.engine.inline_gate cimport InlineGate
@@ -51,13 +52,13 @@ CONTROL, PROGRESS, BROKEN, ERROR = EVENT_CONTROL, EVENT_PROGRESS, EVENT_BROKEN, 
 cdef class DispatchLoop:
     """Serves the queues given to it until something needs Python.
 
-    What `gate` allows is carried out here by `executor`, which also writes the outcome of what needs no
-    worker.
+    `ring` has its part under way through io_uring. What `gate` allows is carried out here by `executor`,
+    which also writes the outcome of what needs no worker.
     """
 
     def __cinit__(self, StateSegment state, GuestMemory memory, RequestParser parser, RequestExecutor executor,
-                  Handover handover, QueueTable table, Throttle throttle, InlineGate gate, IdlePoll idle_poll,
-                  CpuPlacement placement):
+                  Handover handover, QueueTable table, Throttle throttle, InlineGate gate, DispatcherRing ring,
+                  IdlePoll idle_poll, CpuPlacement placement):
         self.state = state
         self.memory = memory
         self.parser = parser
@@ -67,6 +68,7 @@ cdef class DispatchLoop:
         self.throttle = throttle
         self.recorder = RequestRecorder(state, parser)
         self.gate = gate
+        self.ring = ring
         self.idle_poll = idle_poll
         self.placement = placement
 
@@ -169,6 +171,7 @@ cdef class DispatchLoop:
             progress = self.collect()
             popped = self._release_throttled() + self._pop_all()
             self.handover.publish()
+            self.ring.submit()
             progress += self.complete()
             if self.newly_broken:
                 return EVENT_BROKEN
@@ -177,12 +180,14 @@ cdef class DispatchLoop:
             if progress and self.reports_progress:
                 return EVENT_PROGRESS
             if progress == 0 and popped == 0:
+                self.ring.idle_ns = monotonic_ns()
                 if not self._poll():
                     self._sleep()
 
     cdef uint32_t collect(self) noexcept nogil:
-        """Publish what the workers have done; returns how many requests that was."""
+        """Publish what the workers and the ring have done; returns how many requests that was."""
         self.handover.collect()
+        self.ring.reap(self.handover)
         return self.complete()
 
     cdef uint32_t _release_throttled(self) noexcept nogil:
@@ -272,11 +277,14 @@ cdef class DispatchLoop:
             self.newly_broken = 1
 
     cdef void submit(self, uint32_t slot_index) noexcept nogil:
-        """Finish what needs no I/O, carry it out here, or give it to a worker."""
+        """Finish what needs no I/O, begin it or carry it out here, or give it to a worker."""
         cdef RequestSlot *slot = &self.state.slots[slot_index]
-        if slot.operation != OPERATION_COMPLETE and not self.gate.allows(slot):
-            self.handover.give(slot_index)
-            return
+        if slot.operation != OPERATION_COMPLETE:
+            if self.ring.begin(slot_index):
+                return
+            if not self.gate.allows(slot):
+                self.handover.give(slot_index)
+                return
         slot.worker_index = NO_WORKER
         store_release_32(&slot.state, SLOT_HANDED)
         crash_point("dispatcher: inline request begun")
@@ -338,6 +346,7 @@ cdef class DispatchLoop:
             return False
         while True:
             if self._has_work():
+                self.idle_poll.found()
                 return True
             if not self.idle_poll.goes_on():
                 return False
@@ -345,7 +354,7 @@ cdef class DispatchLoop:
     cdef bint _has_work(self) noexcept nogil:
         """Whether a queue, a done ring or the channel has something."""
         cdef uint32_t place
-        if self.handover.has_done() or load_acquire_32(&self.state.header.control_pending):
+        if self.handover.has_done() or self.ring.has_done() or load_acquire_32(&self.state.header.control_pending):
             return True
         if self.handover.free_count:
             for place in range(self.table.active_count):
@@ -364,7 +373,7 @@ cdef class DispatchLoop:
         crash_point("dispatcher: about to sleep")
         if self.table.polled_count:
             sched_yield()
-        elif not has_work and not self.handover.has_done() \
+        elif not has_work and not self.handover.has_done() and not self.ring.has_done() \
                 and not load_acquire_32(&self.state.header.control_pending):
             self.table.wait(self.throttle.wait_ns(monotonic_ns()) if self.throttle.waiting_queues else NO_TIMEOUT)
         end_sleep(&self.state.header.dispatcher_sleeping)

@@ -31,6 +31,7 @@ from ringblk.engine.dispatcher_messages import (
     WorkerRetire,
     WorkerUp,
 )
+from ringblk.engine.dispatcher_ring import DispatcherRing
 from ringblk.engine.handover import Handover
 from ringblk.engine.idle_poll import IdlePoll
 from ringblk.engine.inline_gate import InlineGate
@@ -48,6 +49,7 @@ from ringblk.workers.block_executor import BlockExecutor
 from ringblk.workers.block_parser import BlockParser
 from ringblk.workers.host_errors import HostErrors
 from ringblk.workers.native_backend import NativeBackend
+from ringblk.workers.uring import Uring
 from ringblk.workers.worker import Stop
 
 
@@ -59,6 +61,7 @@ class DispatcherSetup:
     backend: NativeBackend
     drive_id: bytes
     own_eventfd: int
+    uring: Uring | None
     inline_limit_ns: int
     poll_ns: int
     chain_limit: int
@@ -79,6 +82,8 @@ class Dispatcher:
         self._memory = GuestMemory()
         self._executor = BlockExecutor(setup.state, self._memory, setup.backend, setup.drive_id)
         self._table = QueueTable(setup.state, setup.own_eventfd)
+        if setup.uring is not None:
+            self._table.watch(setup.uring.fileno())
         self._handover = Handover(setup.state)
         self._loop = DispatchLoop(
             setup.state,
@@ -89,6 +94,7 @@ class Dispatcher:
             self._table,
             Throttle(setup.state, setup.rate_limit, setup.is_rate_shared),
             InlineGate(setup.inline_limit_ns),
+            DispatcherRing(setup.state, self._executor, setup.uring),
             IdlePoll(setup.poll_ns),
             CpuPlacement(os.sched_getaffinity(0)),
         )

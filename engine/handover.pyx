@@ -11,7 +11,7 @@ from libc.stdlib cimport calloc, free
 
 from ringblk.shm.atomic cimport load_acquire_32, store_relaxed_32, store_release_32
 from ringblk.shm.crash_point cimport crash_point
-from ringblk.shm.slot cimport NO_WORKER, SLOT_FREE, SLOT_HANDED, SLOT_PREPARED, RequestSlot
+from ringblk.shm.slot cimport SLOT_FREE, SLOT_HANDED, SLOT_PREPARED, RequestSlot
 from ringblk.shm.state cimport WORKER_LIMIT, StateSegment, WorkerState
 from ringblk.shm.wakeup cimport signal_eventfd, wake
 from ringblk.workers.request cimport SLOT_EXCLUSIVE
@@ -118,7 +118,7 @@ cdef class Handover:
     def is_with_worker(self, uint32_t slot_index):
         """Whether a HANDED slot was really pushed to a worker (who counts it as load), for recovery."""
         cdef RequestSlot *slot = &self.state.slots[slot_index]
-        if slot.state != SLOT_HANDED or slot.worker_index == NO_WORKER:
+        if slot.state != SLOT_HANDED or slot.worker_index >= WORKER_LIMIT:
             return False
         # Behind the published tail: the entry was never seen by the worker.
         if <int32_t>(slot.ring_position - self.submit_tail[slot.worker_index]) >= 0:

@@ -9,3 +9,4 @@ cdef class IdlePoll:
 
     cdef bint begin(self) noexcept nogil
     cdef bint goes_on(self) noexcept nogil
+    cdef void found(self) noexcept nogil

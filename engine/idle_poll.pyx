@@ -1,9 +1,9 @@
 # cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True
 """Looking for new work a little longer before sleeping, on a core that nobody else wants.
 
-A wake-up costs far more than a look, but only a free core may be spent on looking. Being held up between two
-looks means that somebody else wants the core: polling ends at once, and the next polls are left out, more of
-them each time.
+A wake-up costs far more than a look, but only a free core may be spent on looking, and only where it helps.
+Being held up between two looks means that somebody else wants the core: polling ends at once, and the next
+polls are left out, more of them each time. So they are, though fewer, after polls that found nothing.
 """
 
 from libc.stdint cimport uint32_t, uint64_t
@@ -14,6 +14,7 @@ from ringblk.shm.clock cimport monotonic_ns
 cdef enum:
     HELD_UP_NS = 20000     # a gap this long between two looks
     MOST_SKIPPED = 1023
+    MOST_SKIPPED_IN_VAIN = 31
 
 
 cdef class IdlePoll:
@@ -43,6 +44,11 @@ cdef class IdlePoll:
             return False
         self.last_ns = now_ns
         if now_ns - self.start_ns > self.poll_ns:
-            self.last_skip >>= 1
+            self.last_skip = max(min(2 * self.last_skip + 1, <uint32_t>MOST_SKIPPED_IN_VAIN), self.last_skip >> 1)
+            self.skip_count = self.last_skip
             return False
         return True
+
+    cdef void found(self) noexcept nogil:
+        """There is work: the last poll was worth it."""
+        self.last_skip >>= 1

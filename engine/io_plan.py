@@ -26,36 +26,50 @@ SAMPLE_COUNT = 16
 class IoPlan(msgspec.Struct, frozen=True):
     """Who carries requests out. `inline_limit_ns` is as in `InlineGate`."""
 
-    uses_workers: bool
-    uses_uring: bool
-    inline_limit_ns: int
+    uses_workers: bool = True
+    uses_worker_uring: bool = False
+    uses_dispatcher_uring: bool = False
+    inline_limit_ns: int = 0
 
 
 def plan_io(io_engine: str, backend: NativeBackend) -> IoPlan:
     """What an `--io-engine` means for this backend. Raises `ConfigError` where it cannot be had.
 
     `auto` lets the dispatcher carry out what it measures to be quicker than a wake-up, where that is to be
-    expected (a file in memory, or one that reads as fast), and gives the rest to workers, through io_uring
-    where the file bypasses the page cache and is not in memory.
+    expected (a file in memory, or one that reads as fast). Another file that bypasses the page cache goes
+    through io_uring, of the dispatcher while it has time and of the workers beyond that. The rest is for
+    workers.
     """
     match io_engine:
         case "sync":
-            return IoPlan(uses_workers=False, uses_uring=False, inline_limit_ns=EVERYTHING_NS)
+            return IoPlan(uses_workers=False, inline_limit_ns=EVERYTHING_NS)
         case "psync":
-            return IoPlan(uses_workers=True, uses_uring=False, inline_limit_ns=0)
+            return IoPlan()
         case "io_uring":
-            if not isinstance(backend, FileBackend):
-                raise ConfigError("--io-engine io_uring: only for --blk-file")
-            if (problem := _uring_problem()) is not None:
-                raise ConfigError(f"--io-engine io_uring: {problem}", exit_status=1)
-            return IoPlan(uses_workers=True, uses_uring=True, inline_limit_ns=0)
+            _check_uring(io_engine, backend)
+            return IoPlan(uses_worker_uring=True)
+        case "io_uring_inline":
+            _check_uring(io_engine, backend)
+            return IoPlan(uses_worker_uring=True, uses_dispatcher_uring=True)
     if isinstance(backend, FileBackend):
         is_quick = _lies_in_memory(backend.fileno()) or _reads_quickly(backend)
         uses_uring = backend.direct and not is_quick and _uring_problem() is None
-        return IoPlan(uses_workers=True, uses_uring=uses_uring, inline_limit_ns=INLINE_LIMIT_NS * is_quick)
+        return IoPlan(
+            uses_worker_uring=uses_uring,
+            uses_dispatcher_uring=uses_uring,
+            inline_limit_ns=INLINE_LIMIT_NS * is_quick,
+        )
     # A user's code may block, which the dispatcher must not.
     is_user_code = isinstance(backend, PythonBackend)
-    return IoPlan(uses_workers=True, uses_uring=False, inline_limit_ns=INLINE_LIMIT_NS * (not is_user_code))
+    return IoPlan(inline_limit_ns=INLINE_LIMIT_NS * (not is_user_code))
+
+
+def _check_uring(io_engine: str, backend: NativeBackend) -> None:
+    """Raises `ConfigError` where there is no io_uring for this backend."""
+    if not isinstance(backend, FileBackend):
+        raise ConfigError(f"--io-engine {io_engine}: only for --blk-file")
+    if (problem := _uring_problem()) is not None:
+        raise ConfigError(f"--io-engine {io_engine}: {problem}", exit_status=1)
 
 
 def _lies_in_memory(fd: int) -> bool:

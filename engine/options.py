@@ -28,7 +28,7 @@ _HELP = {
     "queue_size": "queue size that requests are cut for (seg_max is two less)",
     "cache": "writeback: the guest flushes; unsafe: nobody does",
     "direct": "bypass the host's page cache: auto, on or off",
-    "io_engine": "psync or io_uring: in workers; sync: in the dispatcher; auto: as measured",
+    "io_engine": "psync, io_uring: in workers; sync: in the dispatcher; io_uring_inline: both; auto: best",
     "poll_us": "how long to look for new work before sleeping; 0: not at all",
     "bps": "bytes a second, reads and writes together",
     "bps_read": "bytes a second of reads",

@@ -4,6 +4,7 @@ from ringblk.shm.virtqueue import Virtqueue
 
 class QueueTable:
     def __init__(self, state: StateSegment, wake_eventfd: int) -> None: ...
+    def watch(self, fd: int) -> None: ...
     def add_queue(
         self,
         queue_index: int,

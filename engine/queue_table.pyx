@@ -31,16 +31,22 @@ cdef class QueueTable:
     """Queues by index. `wake_eventfd` ends a wait as a kick does."""
 
     def __cinit__(self, StateSegment state, int wake_eventfd):
-        cdef epoll_event event
         self.state = state
         self.owners = [None] * QUEUE_LIMIT
         memset(self.queues, 0, sizeof(self.queues))
         self.epoll_fd = epoll_create1(EPOLL_CLOEXEC)
+        if self.epoll_fd < 0:
+            raise OSError("cannot set up epoll")
+        self.watch(wake_eventfd)
+
+    def watch(self, int fd):
+        """End a wait when this descriptor becomes readable, too."""
+        cdef epoll_event event
         # Edge-triggered, here and for kicks: each write is an event and nothing needs to be read back.
         event.events = EPOLLIN | EPOLLET
         event.data.u64 = QUEUE_LIMIT
-        if self.epoll_fd < 0 or epoll_ctl(self.epoll_fd, EPOLL_CTL_ADD, wake_eventfd, &event) < 0:
-            raise OSError("cannot set up epoll")
+        if epoll_ctl(self.epoll_fd, EPOLL_CTL_ADD, fd, &event) < 0:
+            raise OSError(f"descriptor {fd} cannot be waited for")
 
     def __dealloc__(self):
         if self.epoll_fd >= 0:

@@ -14,7 +14,7 @@ from ringblk.shm.atomic cimport store_release_32
 from ringblk.shm.clock cimport monotonic_ns
 from ringblk.shm.crash_point cimport crash_point
 from ringblk.shm.inflight cimport is_inflight
-from ringblk.shm.slot cimport SLOT_HANDED, SLOT_PREPARED, RequestSlot
+from ringblk.shm.slot cimport DISPATCHER_RING, SLOT_HANDED, SLOT_PREPARED, RequestSlot
 from ringblk.shm.state cimport QUEUE_LIMIT
 from ringblk.workers.request cimport OPERATION_COMPLETE
 
@@ -22,6 +22,11 @@ cdef enum:
     DEATH_LIMIT = 3        # processes that one request may kill
     # A worker killed by a signal from outside this soon after it took a request may have sent it itself.
     QUICK_DEATH_NS = 40000000
+
+
+cdef inline bint is_carried_out(RequestSlot *slot) noexcept nogil:
+    """Whether the dispatcher itself was at it. What is under way in its io_uring is the kernel's to do."""
+    return slot.state == SLOT_HANDED and slot.worker_index != DISPATCHER_RING and is_begun(slot)
 
 
 cdef class Recovery:
@@ -81,7 +86,7 @@ cdef class Recovery:
             slot = &self.loop.state.slots[<uint32_t>index]
             if self.loop.handover.is_with_worker(index):
                 continue
-            if own_fault and slot.state == SLOT_HANDED and is_begun(slot) and self._count_death(slot, True):
+            if own_fault and is_carried_out(slot) and self._count_death(slot, True):
                 given_up.append(index)
             # Before it is handed again: of a HANDED slot, owner and ring position count as they stand.
             store_release_32(&slot.state, SLOT_PREPARED)

@@ -13,10 +13,10 @@ import time
 from typing import Any
 
 from ringblk.engine.block_device import F_DISCARD, F_EVENT_IDX, F_FLUSH, BlockDevice
-from ringblk.engine.child import Child, describe_end, fork_child, open_fds, was_own_fault
+from ringblk.engine.child import describe_end, open_fds, was_own_fault
 from ringblk.engine.config import EngineConfig
 from ringblk.engine.device import DeviceError
-from ringblk.engine.dispatcher import DispatcherSetup, run_dispatcher
+from ringblk.engine.dispatcher import DispatcherSetup
 from ringblk.engine.dispatcher_link import DispatcherGone, DispatcherLink
 from ringblk.engine.dispatcher_messages import (
     Answer,
@@ -30,17 +30,15 @@ from ringblk.engine.dispatcher_messages import (
     SetInflight,
     SetQueueFds,
     StopQueue,
-    ToDispatcher,
     WorkerDown,
     WorkerUp,
 )
+from ringblk.engine.dispatcher_process import DispatcherProcess
 from ringblk.engine.engine_model import EngineModel, MappedRegion, ServedQueue, admit_inflight
 from ringblk.engine.io_plan import plan_io
 from ringblk.engine.live_changes import LiveChanges
-from ringblk.engine.restart_limit import RestartLimit
 from ringblk.engine.vring import MAX_QUEUE_SIZE, Vring
 from ringblk.engine.workforce import Workforce
-from ringblk.shm.channel import Channel
 from ringblk.shm.inflight import make_inflight_region, queue_region_bytes
 from ringblk.shm.process import crash_point
 from ringblk.shm.rate_limit import RateLimit
@@ -78,21 +76,21 @@ class Supervisor:
         self._rate_limit = rate_limit
         self._model = EngineModel()
         self._plan = plan_io(config.io_engine, backend)
-        self._dispatcher_eventfd = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
-        self._link = DispatcherLink(state, self._dispatcher_eventfd)
-        self._dispatcher: Child[FromDispatcher] | None = None
-        self._dispatcher_limit = RestartLimit()
-        self._inherited_fds = open_fds() - {config.fd}  # the front end's socket is none of the children's
+        inherited_fds = open_fds() - {config.fd}  # the front end's socket is none of the children's
+        self._dispatcher = DispatcherProcess(
+            state, self._plan.uses_dispatcher_uring, inherited_fds, self._dispatcher_died, self._hear
+        )
+        self._link = DispatcherLink(state, self._dispatcher.eventfd)
         self._drive_id = config.drive_id.encode()
         self._workers = Workforce(
             state,
             backend,
             self._drive_id,
             self._model,
-            self._dispatcher_eventfd,
-            lambda: self._inherited_fds,
+            self._dispatcher.eventfd,
+            lambda: inherited_fds,
             self._worker_died,
-            uses_uring=self._plan.uses_uring,
+            uses_uring=self._plan.uses_worker_uring,
         )
         self._unused: dict[int, asyncio.Future[None]] = {}  # region_index -> set when nobody uses it
         self._tasks: set[asyncio.Task[None]] = set()
@@ -120,7 +118,7 @@ class Supervisor:
     def pids(self) -> dict[str, int]:
         """Process ids by role."""
         pids = {f"worker {index}": pid for index, pid in self._workers.pids.items()}
-        if self._dispatcher is not None:
+        if self._dispatcher.pid is not None:
             pids["dispatcher"] = self._dispatcher.pid
         return pids
 
@@ -142,7 +140,7 @@ class Supervisor:
         for region_index in list(self._model.regions):
             self._model.forget_region(region_index)
         self._workers.close()
-        os.close(self._dispatcher_eventfd)
+        self._dispatcher.close()
 
     def kill(self) -> None:
         """End all children at once. Requests in flight stay in the in-flight records."""
@@ -151,38 +149,27 @@ class Supervisor:
         for future in self._unused.values():
             future.cancel()
         self._workers.kill()
-        if self._dispatcher is not None:
-            self._dispatcher.kill()
+        self._dispatcher.kill()
 
     # Children
 
     def _start_dispatcher(self, own_fault: bool, *, is_restart: bool = False) -> None:
         """Start a dispatcher; `own_fault` says how its predecessor ended."""
-        setup = DispatcherSetup(
-            state=self._state,
-            backend=self._backend,
-            drive_id=self._drive_id,
-            own_eventfd=self._dispatcher_eventfd,
-            inline_limit_ns=self._plan.inline_limit_ns,
-            poll_ns=self._config.poll_us * 1000,
-            chain_limit=self._config.queue_size,
-            rate_limit=self._rate_limit,
-            is_rate_shared=self._config.rate_group is not None,
+        child = self._dispatcher.start(
+            lambda uring: DispatcherSetup(
+                state=self._state,
+                backend=self._backend,
+                drive_id=self._drive_id,
+                own_eventfd=self._dispatcher.eventfd,
+                uring=uring,
+                inline_limit_ns=self._plan.inline_limit_ns,
+                poll_ns=self._config.poll_us * 1000,
+                chain_limit=self._config.queue_size,
+                rate_limit=self._rate_limit,
+                is_rate_shared=self._config.rate_group is not None,
+            ),
+            is_restart=is_restart,
         )
-
-        def body(channel: Channel[Any]) -> None:
-            run_dispatcher(setup, channel)
-
-        child: Child[FromDispatcher] = fork_child(
-            "rb-dispatcher",
-            body,
-            FromDispatcher,
-            ToDispatcher,
-            self._inherited_fds | {self._dispatcher_eventfd},
-        )
-        self._dispatcher = child
-        self._state.set_dispatcher(child.pid, is_restart)
-        child.watch(self._dispatcher_died, self._hear)
         self._link.connect(child, self._model.dispatcher_setup(), Recover(own_fault))
 
     def _hear(self, message: FromDispatcher) -> None:
@@ -209,18 +196,23 @@ class Supervisor:
             with contextlib.suppress(OSError):  # it is the front end's, and may be anything
                 os.eventfd_write(queue.vring.err_fd, 1)
 
-    def _dispatcher_died(self, child: Child[FromDispatcher], status: int) -> None:
-        self._dispatcher = None
-        self._state.set_dispatcher(0)
+    def _dispatcher_died(self, status: int) -> None:
         self._link.disconnect()
         if self._is_stopping:
             self._note_end()
             return
-        _log.warning("the dispatcher (pid %d) died: %s; starting another", child.pid, describe_end(status))
+        _log.warning("the dispatcher died: %s; starting another", describe_end(status))
         own_fault = was_own_fault(status)
         count = self._done_count()
-        if not self._dispatcher_limit.allows(count, count, own_fault):
+        if not self._dispatcher.limit.allows(count, count, own_fault):
             self._fail("the dispatcher dies again and again without completing a request")
+            return
+        self._spawn(self._replace_dispatcher(own_fault))
+
+    async def _replace_dispatcher(self, own_fault: bool) -> None:
+        """It was reaped: nothing of its work may land any more when the next one begins."""
+        await self._dispatcher.fence()
+        if self._is_stopping:
             return
         try:
             self._start_dispatcher(own_fault, is_restart=True)
@@ -266,7 +258,7 @@ class Supervisor:
         crash_point("supervisor: worker replaced")
 
     def _note_end(self) -> None:
-        if self._dispatcher is None and not self._workers.pids:
+        if self._dispatcher.pid is None and not self._workers.pids:
             self._all_ended.set()
 
     def _fail(self, reason: str) -> None:

@@ -12,7 +12,8 @@ cdef enum SlotState:
     SLOT_HANDED = 2     # given to worker_index; in its submit ring if ring_position is before the ring's tail
 
 cdef enum:
-    NO_WORKER = 0xFFFF
+    NO_WORKER = 0xFFFF         # nobody, or the dispatcher while it carries the request out
+    DISPATCHER_RING = 0xFFFE   # the dispatcher has it under way through its io_uring
     SLOT_ALIGN_BYTES = 128
 
 

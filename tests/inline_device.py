@@ -13,6 +13,7 @@ from types import TracebackType
 
 from ringblk.engine.cpu_placement import CpuPlacement
 from ringblk.engine.dispatch_loop import BROKEN, DispatchLoop
+from ringblk.engine.dispatcher_ring import DispatcherRing
 from ringblk.engine.handover import Handover
 from ringblk.engine.idle_poll import IdlePoll
 from ringblk.engine.inline_gate import InlineGate
@@ -106,6 +107,7 @@ class InlineDevice:
             self.table,
             Throttle(self.state, self.state.rate_limit, False),
             InlineGate(EVERYTHING_NS),
+            DispatcherRing(self.state, self.executor, None),
             IdlePoll(0),
             CpuPlacement([]),
         )

@@ -100,15 +100,15 @@ cdef class BlockExecutor(RequestExecutor):
             entry.rw_flags = RWF_DSYNC
         return True
 
-    cdef void end(self, uint32_t slot_index, int result) noexcept nogil:
+    cdef bint end(self, uint32_t slot_index, int result) noexcept nogil:
         cdef RequestSlot *slot = &self.state.slots[slot_index]
         if result < 0 or (slot.operation != OPERATION_FLUSH and <uint64_t>result != slot.length_bytes):
-            self.execute(slot_index)   # once more, from the start: it continues short transfers, or knows the error
-            return
+            return False
         slot.used_length_bytes = 1
         if slot.operation == OPERATION_READ:
             slot.used_length_bytes += <uint32_t>slot.length_bytes
         slot.status = STATUS_OK
+        return True
 
     cdef void finish(self, uint32_t slot_index) noexcept nogil:
         cdef RequestSlot *slot = &self.state.slots[slot_index]

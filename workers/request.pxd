@@ -28,4 +28,4 @@ cdef class RequestExecutor:
     cdef void finish(self, uint32_t slot_index) noexcept nogil
     cdef bint begin(self, uint32_t slot_index, io_uring_sqe *entry, iovec *vectors,
                     uint32_t vector_limit) noexcept nogil
-    cdef void end(self, uint32_t slot_index, int result) noexcept nogil
+    cdef bint end(self, uint32_t slot_index, int result) noexcept nogil

@@ -38,8 +38,13 @@ cdef class RequestExecutor:
         """
         return False
 
-    cdef void end(self, uint32_t slot_index, int result) noexcept nogil:
-        """Set the outcome of an operation that was begun, from its completion."""
+    cdef bint end(self, uint32_t slot_index, int result) noexcept nogil:
+        """Set the outcome of an operation that was begun, from its completion.
+
+        False: it failed or fell short. `execute` does it from the start: it continues short transfers, and
+        knows the error.
+        """
+        return False
 
     cdef void finish(self, uint32_t slot_index) noexcept nogil:
         """Write what the driver reads of the slot's outcome (a status byte) into guest memory."""

@@ -33,6 +33,7 @@ cdef class Uring:
     cdef io_uring_sqe *entries
     cdef uint32_t *sq_head
     cdef uint32_t *sq_tail
+    cdef uint32_t *sq_flags
     cdef uint32_t *cq_head
     cdef uint32_t *cq_tail
     cdef uint32_t sq_mask
@@ -42,4 +43,5 @@ cdef class Uring:
 
     cdef io_uring_sqe *next_entry(self) noexcept nogil
     cdef bint take_completion(self, io_uring_cqe *completion) noexcept nogil
+    cdef bint has_completions(self) noexcept nogil
     cdef int enter(self, uint32_t min_complete) noexcept nogil

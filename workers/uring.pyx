@@ -35,6 +35,8 @@ cdef extern from "linux/io_uring.h" nogil:
         IORING_ENTER_GETEVENTS
         IORING_SETUP_SUBMIT_ALL
         IORING_SETUP_COOP_TASKRUN
+        IORING_SETUP_TASKRUN_FLAG
+        IORING_SQ_TASKRUN
     uint64_t IORING_OFF_SQ_RING
     uint64_t IORING_OFF_SQES
 
@@ -59,7 +61,7 @@ cdef class Uring:
         cdef uint32_t index
         cdef uint32_t *order
         memset(&params, 0, sizeof(params))
-        params.flags = IORING_SETUP_SUBMIT_ALL | IORING_SETUP_COOP_TASKRUN
+        params.flags = IORING_SETUP_SUBMIT_ALL | IORING_SETUP_COOP_TASKRUN | IORING_SETUP_TASKRUN_FLAG
         self.fd = ringblk_uring_setup(entry_count, &params)
         if self.fd < 0:
             raise OSError(errno, f"io_uring: {os.strerror(errno)}")
@@ -74,6 +76,7 @@ cdef class Uring:
             raise OSError("io_uring: cannot map the rings")
         self.sq_head = <uint32_t *>(self.rings + params.sq_off.head)
         self.sq_tail = <uint32_t *>(self.rings + params.sq_off.tail)
+        self.sq_flags = <uint32_t *>(self.rings + params.sq_off.flags)
         self.cq_head = <uint32_t *>(self.rings + params.cq_off.head)
         self.cq_tail = <uint32_t *>(self.rings + params.cq_off.tail)
         self.sq_mask = params.sq_entries - 1
@@ -125,6 +128,12 @@ cdef class Uring:
         completion[0] = self.completions[head & self.cq_mask]
         store_release_32(self.cq_head, head + 1)   # pairs with the kernel's acquire before it reuses the place
         return True
+
+    cdef bint has_completions(self) noexcept nogil:
+        """Whether there is a completion, or one that the next `enter` makes appear."""
+        # Acquire: both pair with the kernel's release after it has written the completion, or queued its work.
+        return self.cq_head[0] != load_acquire_32(self.cq_tail) \
+            or load_acquire_32(self.sq_flags) & IORING_SQ_TASKRUN
 
     cdef int enter(self, uint32_t min_complete) noexcept nogil:
         """Submit what was filled and wait for so many completions; 0 or a negative errno (not -EINTR)."""

@@ -7,8 +7,6 @@ for completions and new requests alike.
 """
 
 from libc.stdint cimport uint32_t, uint64_t
-from libc.stdlib cimport calloc, free
-from posix.uio cimport iovec
 
 from ringblk.shm.atomic cimport load_acquire_32, store_relaxed_32, store_relaxed_64
 from ringblk.shm.clock cimport monotonic_ns
@@ -16,10 +14,8 @@ from ringblk.shm.crash_point cimport crash_point
 from ringblk.shm.slot cimport RequestSlot
 from ringblk.shm.wakeup cimport end_sleep, prepare_sleep, wake
 from ringblk.workers.pump cimport Pump
+from ringblk.workers.request_ring cimport RequestRing
 from ringblk.workers.uring cimport IORING_OP_READ, Uring, io_uring_cqe, io_uring_sqe
-
-cdef enum:
-    VECTOR_LIMIT = 128    # ranges of a request that goes through the ring
 
 cdef uint64_t WAKE_MARK = <uint64_t>-1   # user data of the read of the eventfd
 
@@ -27,30 +23,15 @@ cdef uint64_t WAKE_MARK = <uint64_t>-1   # user data of the read of the eventfd
 cdef class UringPump(Pump):
     """Runs one worker's rings over `uring`, which has room for its depth and the eventfd."""
 
-    cdef Uring uring
-    cdef iovec *vectors           # VECTOR_LIMIT for each place
-    cdef uint32_t *free_places
-    cdef uint32_t free_count
-    cdef uint32_t depth
+    cdef RequestRing ring
+    cdef Uring uring              # of that ring
     cdef uint64_t woken_count     # what the eventfd said; the kernel writes here
     cdef bint is_watching         # a read of the eventfd is under way
 
     def __init__(self, state, worker_index, memory, executor, own_eventfd, dispatcher_eventfd, Uring uring):
         Pump.__init__(self, state, worker_index, memory, executor, own_eventfd, dispatcher_eventfd)
-        cdef uint32_t place
+        self.ring = RequestRing(uring, executor)
         self.uring = uring
-        self.depth = uring.entry_count - 1
-        self.vectors = <iovec *>calloc(self.depth * VECTOR_LIMIT, sizeof(iovec))
-        self.free_places = <uint32_t *>calloc(self.depth, sizeof(uint32_t))
-        if self.vectors == NULL or self.free_places == NULL:
-            raise MemoryError
-        for place in range(self.depth):
-            self.free_places[place] = self.depth - 1 - place
-        self.free_count = self.depth
-
-    def __dealloc__(self):
-        free(self.vectors)
-        free(self.free_places)
 
     cdef bint _run(self) noexcept nogil:
         cdef uint32_t head = self.worker.submit_head
@@ -75,7 +56,7 @@ cdef class UringPump(Pump):
         if head[0] == tail:
             return True
         now_ns = monotonic_ns()
-        while head[0] != tail and self.free_count:
+        while head[0] != tail and self.ring.free_count:
             slot_index = self.submit_entries[head[0] & self.index_mask]
             if not self.has_memory_for(slot_index):
                 return False
@@ -88,14 +69,9 @@ cdef class UringPump(Pump):
         return True
 
     cdef void _begin(self, uint32_t slot_index) noexcept nogil:
-        cdef uint32_t place = self.free_places[self.free_count - 1]
-        cdef io_uring_sqe *entry = self.uring.next_entry()   # there is one: places are fewer than entries
-        if self.executor.begin(slot_index, entry, self.vectors + place * VECTOR_LIMIT, VECTOR_LIMIT):
-            entry.user_data = (<uint64_t>place << 32) | slot_index
-            self.free_count -= 1
+        if self.ring.begin(slot_index):
             crash_point("uring: entry filled")
             return
-        self.uring.local_tail -= 1
         self.executor.execute(slot_index)
         self._give_back(slot_index)
         wake(&self.state.header.dispatcher_sleeping, self.dispatcher_eventfd)
@@ -117,10 +93,9 @@ cdef class UringPump(Pump):
                 self.is_watching = False
                 continue
             crash_point("uring: completion taken")
-            self.executor.end(<uint32_t>completion.user_data, completion.res)
+            if self.ring.end(&completion) < 0:
+                self.executor.execute(<uint32_t>completion.user_data)
             self._give_back(<uint32_t>completion.user_data)
-            self.free_places[self.free_count] = <uint32_t>(completion.user_data >> 32)
-            self.free_count += 1
             count += 1
         if count:
             wake(&self.state.header.dispatcher_sleeping, self.dispatcher_eventfd)
@@ -138,7 +113,7 @@ cdef class UringPump(Pump):
         prepare_sleep(&self.worker.sleeping)
         crash_point("uring: about to sleep")
         has_work = load_acquire_32(&self.worker.control_pending) != 0
-        if self.free_count and head != load_acquire_32(&self.worker.submit_tail):
+        if self.ring.free_count and head != load_acquire_32(&self.worker.submit_tail):
             has_work = True
         self.uring.enter(0 if has_work else 1)
         end_sleep(&self.worker.sleeping)

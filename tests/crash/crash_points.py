@@ -7,6 +7,7 @@ from tests.crash.crash_build import FOLDERS, ROOT
 
 PROTOCOL_FILES = (
     "engine/dispatch_loop.pyx",
+    "engine/dispatcher_ring.pyx",
     "engine/handover.pyx",
     "engine/queue_table.pyx",
     "engine/recovery.pyx",

@@ -27,7 +27,8 @@ class EngineLife(RuleBasedStateMachine):
         self.stopped: set[int] = set()
 
     @initialize(
-        io_engine=st.sampled_from(["psync", "psync", "sync", "io_uring"]), seed=st.integers(0, 1 << 32)
+        io_engine=st.sampled_from(["psync", "psync", "sync", "io_uring", "io_uring_inline"]),
+        seed=st.integers(0, 1 << 32),
     )
     def start(self, io_engine: str, seed: int) -> None:
         self.rig = Rig(self.folder, f"--io-engine={io_engine}", seed=seed)

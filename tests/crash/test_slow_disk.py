@@ -32,9 +32,19 @@ def disk_file(tmp_path: Path) -> Iterator[StallingFile]:
     file.close()
 
 
+@pytest.fixture
+def inline_rig(tmp_path: Path, disk_file: StallingFile) -> Iterator[Rig]:
+    yield from run_rig(tmp_path, disk_file, "io_uring_inline")
+
+
 @pytest.fixture(params=["psync", "io_uring"])
 def rig(request: pytest.FixtureRequest, tmp_path: Path, disk_file: StallingFile) -> Iterator[Rig]:
-    options = (f"--io-engine={request.param}", "--workers=3")
+    yield from run_rig(tmp_path, disk_file, request.param)
+
+
+def run_rig(tmp_path: Path, disk_file: StallingFile, io_engine: str) -> Iterator[Rig]:
+    """An engine on the file, idle."""
+    options = (f"--io-engine={io_engine}", "--workers=3")
     rig = Rig(tmp_path, *options, has_crash_points=False, image=disk_file.path)
     rig.run(30)
     rig.drain()
@@ -99,6 +109,15 @@ def test_a_dispatcher_that_dies_meanwhile_does_not_repeat_it(rig: Rig, disk_file
         rig.engine.wait_child("dispatcher", other_than=pid)
         rig.disk.read(0, 4096)
     finish(rig, disk_file, token)
+
+
+def test_a_killed_dispatchers_own_write_lands_before_it_is_done_again(
+    inline_rig: Rig, disk_file: StallingFile
+) -> None:
+    token = begin_old_write(inline_rig, disk_file)
+    inline_rig.engine.kill("dispatcher")
+    kill_workers(inline_rig)  # they were not at it, so each is replaced
+    finish(inline_rig, disk_file, token)
 
 
 def test_worker_and_dispatcher_at_once(rig: Rig, disk_file: StallingFile) -> None:

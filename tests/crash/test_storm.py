@@ -16,7 +16,7 @@ STORM_S = float(os.environ.get("RINGBLK_STORM_S", "10"))
 SEED = int(os.environ.get("RINGBLK_STORM_SEED", "1"))
 
 
-@pytest.mark.parametrize("io_engine", ["psync", "io_uring"])
+@pytest.mark.parametrize("io_engine", ["psync", "io_uring", "io_uring_inline"])
 def test_no_request_fails_in_a_storm(tmp_path: Path, io_engine: str) -> None:
     rig = Rig(tmp_path, f"--io-engine={io_engine}", "--workers=4", has_crash_points=False, seed=SEED)
     engine = rig.engine

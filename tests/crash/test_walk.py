@@ -33,11 +33,14 @@ AFTER_DEATH_AT = {
 SUPERVISOR_POINTS = [name for name in POINTS if name.startswith("supervisor:")]
 SESSION_POINTS = [name for name in POINTS if name.startswith("session:")]
 URING_POINTS = [name for name in POINTS if name.startswith("uring:")]
+RING_POINTS = [name for name in POINTS if name.startswith("dispatcher ring:")]
+FAILED_DISK_POINTS = ["dispatcher ring: given away"]
+"""Reached where a disk fails: tests/crash/test_slow_disk.py."""
 FIRST_START_POINTS = ["recovery: record initialised"]
 CHILD_POINTS = [
     name
     for name in POINTS
-    if name not in SUPERVISOR_POINTS + SESSION_POINTS + URING_POINTS + FIRST_START_POINTS
+    if name not in SUPERVISOR_POINTS + SESSION_POINTS + URING_POINTS + RING_POINTS + FIRST_START_POINTS
 ]
 INLINE_POINTS = [
     name for name in CHILD_POINTS if name.startswith(("dispatcher: inline", "inflight:", "ring:"))
@@ -100,6 +103,13 @@ def uring_rig(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SharedRig]:
     shared.close()
 
 
+@pytest.fixture(scope="module")
+def ring_rig(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SharedRig]:
+    shared = SharedRig(tmp_path_factory, "--io-engine=io_uring_inline")
+    yield shared
+    shared.close()
+
+
 def with_cause(point: str, passage: int) -> list[tuple[str, int]]:
     """The deaths that end with one at the point."""
     cause = AFTER_DEATH_AT.get(point)
@@ -120,6 +130,11 @@ def test_a_death_of_a_dispatcher_that_does_the_io_loses_nothing(inline_rig: Shar
 @pytest.mark.parametrize("point", URING_POINTS)
 def test_a_death_over_io_uring_loses_nothing(uring_rig: SharedRig, point: str) -> None:
     uring_rig.walk((point, 5))
+
+
+@pytest.mark.parametrize("point", [name for name in RING_POINTS if name not in FAILED_DISK_POINTS])
+def test_a_death_of_a_dispatcher_with_io_under_way_loses_nothing(ring_rig: SharedRig, point: str) -> None:
+    ring_rig.walk((point, 5))
 
 
 @pytest.mark.parametrize("seed", range(24))

@@ -1,0 +1,20 @@
+from libc.stdint cimport uint32_t, uint64_t
+
+from ringblk.engine.handover cimport Handover
+from ringblk.shm.state cimport StateSegment
+from ringblk.workers.request cimport RequestExecutor
+from ringblk.workers.request_ring cimport RequestRing
+
+
+cdef class DispatcherRing:
+    cdef StateSegment state
+    cdef RequestExecutor executor
+    cdef RequestRing ring             # None: there is no io_uring, and nothing is begun here
+    cdef uint64_t idle_ns             # when there was last nothing to do
+    cdef bint has_filled              # entries wait to be submitted
+
+    cdef bint begin(self, uint32_t slot_index) noexcept nogil
+    cdef void submit(self) noexcept nogil
+    cdef bint has_done(self) noexcept nogil
+    cdef void reap(self, Handover handover) noexcept nogil
+    cdef void _give_away(self, uint32_t slot_index, Handover handover) noexcept nogil

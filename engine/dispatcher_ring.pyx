@@ -1,0 +1,87 @@
+# cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True
+"""What the dispatcher has under way itself, through an io_uring.
+
+A disk's requests take the kernel and the disk their time, not the process that asks for them. So as long as
+the dispatcher has time to spare it asks by itself: a request then costs no wake-up of a worker, and none of
+the dispatcher by a worker. When it is busy all the time, workers take what is more.
+
+The supervisor holds the ring as well, and starts another dispatcher only when nothing of a dead one's can
+land any more (`Uring.is_idle`); the requests are then in their slots, HANDED to DISPATCHER_RING, and are
+done again.
+"""
+
+from libc.stdint cimport uint32_t, uint64_t
+
+from ringblk.engine.handover cimport Handover
+from ringblk.shm.atomic cimport store_release_32
+from ringblk.shm.clock cimport monotonic_ns
+from ringblk.shm.crash_point cimport crash_point
+from ringblk.shm.slot cimport DISPATCHER_RING, SLOT_HANDED, SLOT_PREPARED, RequestSlot
+from ringblk.shm.state cimport StateSegment
+from ringblk.workers.request cimport RequestExecutor
+from ringblk.workers.request_ring cimport RequestRing
+from ringblk.workers.uring cimport Uring, io_uring_cqe
+
+cdef enum:
+    BUSY_NS = 1000000     # without a moment of nothing to do in this time, the dispatcher is the bottleneck
+
+
+cdef class DispatcherRing:
+    """Requests in `uring`, if there is one."""
+
+    def __init__(self, StateSegment state, RequestExecutor executor, Uring uring):
+        self.state = state
+        self.executor = executor
+        self.ring = None if uring is None else RequestRing(uring, executor)
+        self.idle_ns = monotonic_ns()
+
+    cdef bint begin(self, uint32_t slot_index) noexcept nogil:
+        """Begin a prepared request, to be submitted with `submit`. False: somebody else has to do it."""
+        cdef RequestSlot *slot = &self.state.slots[slot_index]
+        if self.ring is None or slot.popped_ns > self.idle_ns + BUSY_NS or not self.ring.begin(slot_index):
+            return False
+        slot.worker_index = DISPATCHER_RING
+        slot.started_ns = slot.popped_ns
+        # Release: the owner before the state; recovery reads it after.
+        store_release_32(&slot.state, SLOT_HANDED)
+        crash_point("dispatcher ring: entry filled")
+        self.has_filled = True
+        return True
+
+    cdef void submit(self) noexcept nogil:
+        """Let the kernel take what was begun."""
+        if self.has_filled:
+            self.has_filled = False
+            self.ring.uring.enter(0)
+            crash_point("dispatcher ring: entries submitted")
+
+    cdef bint has_done(self) noexcept nogil:
+        """Whether something has completed."""
+        return self.ring is not None and self.ring.uring.has_completions()
+
+    cdef void reap(self, Handover handover) noexcept nogil:
+        """Put what has completed into the batch, and have done elsewhere what failed here."""
+        cdef io_uring_cqe completion
+        cdef uint32_t slot_index
+        cdef uint64_t now_ns
+        if not self.has_done():
+            return
+        self.ring.uring.enter(0)
+        now_ns = monotonic_ns()
+        while self.ring.uring.take_completion(&completion):
+            crash_point("dispatcher ring: completion taken")
+            slot_index = <uint32_t>completion.user_data
+            if self.ring.end(&completion) < 0:
+                self._give_away(slot_index, handover)
+                continue
+            self.executor.finish(slot_index)
+            self.state.slots[slot_index].done_ns = now_ns
+            handover.batch[handover.batch_count] = slot_index
+            handover.batch_count += 1
+
+    cdef void _give_away(self, uint32_t slot_index, Handover handover) noexcept nogil:
+        """A failing disk may take long to fail again, which the dispatcher must not wait for."""
+        # Release: of a HANDED slot owner and ring position count as they stand, so it is none while they change.
+        store_release_32(&self.state.slots[slot_index].state, SLOT_PREPARED)
+        crash_point("dispatcher ring: given away")
+        handover.give(slot_index)

@@ -1,0 +1,9 @@
+from ringblk.workers.request import RequestExecutor
+from ringblk.workers.uring import Uring
+
+class RequestRing:
+    @property
+    def uring(self) -> Uring: ...
+    @property
+    def free_count(self) -> int: ...
+    def __init__(self, uring: Uring, executor: RequestExecutor) -> None: ...
