@@ -8,6 +8,7 @@ cdef class CpuPlacement:
     cdef int best_cpu                 # of this round of trials; -1: none
     cdef uint64_t best_ns
     cdef uint64_t roaming_ns          # what a window of trips took when it was last held to none
+    cdef uint64_t least_trip_ns       # on the best of the cores that were last tried
     cdef uint64_t next_trial_ns
     cdef uint64_t trial_interval_ns
     cdef uint64_t trip_began_ns
@@ -20,6 +21,7 @@ cdef class CpuPlacement:
     cdef void _note_trip(self, uint64_t now_ns) noexcept nogil
     cdef void _go_to(self, int cpu) noexcept nogil
     cdef void _leave(self, uint64_t now_ns) noexcept nogil
+    cdef bint _is_worth_a_trial(self, uint64_t now_ns) noexcept nogil
     cdef void _end_trial(self, uint64_t now_ns) noexcept nogil
     cdef void _start(self, int trial, int cpu) noexcept nogil
     cdef void _end_window(self, uint64_t now_ns) noexcept nogil

@@ -30,6 +30,8 @@ cdef enum:
     DEEP_WEIGHT = 8           # of a round with several requests, against one with a single
     DEEP_LIMIT = 64
 
+cdef uint64_t NEVER = (<uint64_t>1) << 63
+
 
 cdef class CpuPlacement:
     """Moves the calling process between `cpus`, those it may run on. With fewer than two it does nothing."""
@@ -44,6 +46,7 @@ cdef class CpuPlacement:
             self.cpus[index] = cpu
         self.held_cpu = -1
         self.trial = NO_TRIAL
+        self.least_trip_ns = NEVER
         self.trial_interval_ns = FIRST_INTERVAL_NS
         self.depth_score = DEEP_LIMIT
 
@@ -97,18 +100,26 @@ cdef class CpuPlacement:
             self.trial_interval_ns = FIRST_INTERVAL_NS
         else:
             self.roaming_ns = self.trips_ns
-            if self.depth_score == 0 and now_ns >= self.next_trial_ns \
-                    and self.trips_ns < <uint64_t>LONG_TRIP_NS * WINDOW_TRIPS:
+            if self.depth_score == 0 and self._is_worth_a_trial(now_ns):
                 # A core that is only as good is taken too: the next move might be to a worse one.
                 self.best_ns = self.roaming_ns * TRIAL_TRIPS // WINDOW_TRIPS
                 self.best_cpu = -1
+                self.least_trip_ns = NEVER
                 self._start(0, self.cpus[0])
                 return
         self.trip_count = 0
         self.trips_ns = 0
 
+    cdef bint _is_worth_a_trial(self, uint64_t now_ns) noexcept nogil:
+        """Whether this window's trips may be shorter elsewhere: after a while, or where that was seen before."""
+        cdef uint64_t trip_ns = self.trips_ns // WINDOW_TRIPS
+        if trip_ns > LONG_TRIP_NS:
+            return False
+        return now_ns >= self.next_trial_ns or trip_ns > self.least_trip_ns + self.least_trip_ns // 4
+
     cdef void _end_trial(self, uint64_t now_ns) noexcept nogil:
         """Take the result in, and go on with the next core or with the best one."""
+        self.least_trip_ns = min(self.least_trip_ns, self.trips_ns // self.trip_count)
         if self.trips_ns <= self.best_ns:
             self.best_ns = self.trips_ns
             self.best_cpu = self.cpus[self.trial]

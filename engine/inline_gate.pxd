@@ -4,8 +4,9 @@ from ringblk.shm.slot cimport RequestSlot
 
 cdef class InlineGate:
     cdef uint64_t limit_ns
-    cdef bint is_quick                # the last request that was carried out inline took less than the limit
-    cdef uint32_t quick_count         # ... and so many before it
+    cdef bint is_quick                # those carried out inline of late took less than the limit
+    cdef uint32_t quick_count         # so many in a row
+    cdef uint32_t slow_score
     cdef uint64_t next_probe_ns       # when to try again after one that did not
     cdef uint64_t probe_interval_ns
 

@@ -1,8 +1,8 @@
 # cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True
 """Which requests the dispatcher carries out itself, because that takes less than waking a worker.
 
-Measured on every one of them: after a slow one all go to workers, until one is tried again. The more often
-that fails, the longer it takes to the next try, up to a second.
+Measured on every one of them: after a very slow one, or several slow ones, all go to workers, until one is
+tried again. The more often that fails, the longer it takes to the next try, up to a second.
 """
 
 from libc.stdint cimport uint32_t, uint64_t
@@ -14,6 +14,9 @@ cdef enum:
     FIRST_PROBE_NS = 1000000
     LAST_PROBE_NS = 1000000000
     QUICK_RUN = 64             # quick ones in a row that make the interval the shortest again
+    SLOW_WEIGHT = 8            # of a slow one, against a quick one
+    SLOW_LIMIT = 24
+    VERY_SLOW_FACTOR = 8       # of the limit: more than a moment's bad luck
 
 cdef uint64_t NO_LIMIT = <uint64_t>-1
 
@@ -35,13 +38,19 @@ cdef class InlineGate:
 
     cdef void note(self, const RequestSlot *slot) noexcept nogil:
         """Learn from a request that was carried out inline."""
-        if slot.done_ns - slot.started_ns < self.limit_ns:
+        cdef uint64_t took_ns = slot.done_ns - slot.started_ns
+        if took_ns < self.limit_ns:
             self.is_quick = True
             self.quick_count += 1
+            self.slow_score -= self.slow_score > 0
             if self.quick_count % QUICK_RUN == 0:
                 self.probe_interval_ns = FIRST_PROBE_NS
             return
-        self.is_quick = False
+        self.slow_score += SLOW_WEIGHT
         self.quick_count = 0
+        if self.is_quick and self.slow_score < SLOW_LIMIT and took_ns // VERY_SLOW_FACTOR < self.limit_ns:
+            return
+        self.is_quick = False
+        self.slow_score = 0
         self.next_probe_ns = slot.done_ns + self.probe_interval_ns
         self.probe_interval_ns = min(2 * self.probe_interval_ns, <uint64_t>LAST_PROBE_NS)

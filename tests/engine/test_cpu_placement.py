@@ -79,6 +79,14 @@ def test_it_follows_the_driver_to_another_core() -> None:
     assert load.placement.held_cpu == CPUS[1]
 
 
+def test_it_tries_again_at_once_when_the_scheduler_has_moved_it_away() -> None:
+    load = Load(lambda cpus: 8_000 if len(cpus) > 1 else 9_500)
+    load.run(200_000)  # trials that gain nothing, ever rarer
+    load.trip_ns = quick_on(CPUS[1])
+    load.run(4_000)
+    assert load.placement.held_cpu == CPUS[1]
+
+
 def test_long_trips_are_left_alone() -> None:
     load = Load(lambda cpus: 2_000_000)
     load.run(5_000)
