@@ -16,6 +16,7 @@ from libc.stdint cimport uint16_t, uint32_t, uint64_t, uint8_t
 from libc.string cimport memset
 
 from ringblk.shm.atomic cimport store_release_16, store_release_8
+from ringblk.shm.buffer_address cimport address_of
 from ringblk.shm.crash_point cimport crash_point
 
 HEADER_BYTES = sizeof(InflightHeader)
@@ -46,13 +47,15 @@ def make_inflight_region(uint32_t num_queues, uint32_t queue_size):
 cdef class InflightQueue:
     """One queue's record, on the bytes at `offset_bytes` of a shared mapping."""
 
-    def __init__(self, uint8_t[::1] view, size_t offset_bytes, uint32_t queue_size):
-        if offset_bytes + HEADER_BYTES + ENTRY_BYTES * queue_size > <size_t>view.shape[0]:
-            raise InflightError(f"in-flight region of {view.shape[0]} bytes is too small for a queue at"
+    def __init__(self, mapping, size_t offset_bytes, uint32_t queue_size):
+        view = memoryview(mapping)
+        if offset_bytes + HEADER_BYTES + ENTRY_BYTES * queue_size > <size_t>view.nbytes:
+            raise InflightError(f"in-flight region of {view.nbytes} bytes is too small for a queue at"
                                 f" {offset_bytes} with {queue_size} entries")
         self.view = view
-        self.record.header = <InflightHeader *>&view[offset_bytes]
-        self.record.entries = <InflightEntry *>(&view[offset_bytes] + sizeof(InflightHeader))
+        cdef uint8_t *place = address_of(view) + offset_bytes
+        self.record.header = <InflightHeader *>place
+        self.record.entries = <InflightEntry *>(place + sizeof(InflightHeader))
         self.record.queue_size = queue_size
         self.record.count = 0
         self.record.next_counter = 0

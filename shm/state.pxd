@@ -100,7 +100,7 @@ cdef struct OperationStatistics:
 
 cdef class StateSegment:
     cdef object segment
-    cdef uint8_t[::1] view
+    cdef object view              # keeps the mapping
     cdef StateHeader *header
     cdef QueueState *queues
     cdef WorkerState *workers

@@ -11,6 +11,7 @@ from libc.string cimport memcpy, memset
 from ringblk.shm.rate_limit import RateLimit
 from ringblk.shm.segment import Segment, SegmentError, is_held
 from ringblk.shm.atomic cimport store_release_32
+from ringblk.shm.buffer_address cimport address_of
 from ringblk.shm.crash_point cimport crash_point
 from ringblk.shm.rate_limit cimport RATE_LIMIT_STATE_BYTES
 from ringblk.shm.slot cimport SLOT_ALIGN_BYTES, Range, RequestSlot
@@ -35,11 +36,12 @@ cdef class StateSegment:
 
     def __init__(self, segment):
         self.segment = segment
-        self.view = segment.memory
-        self.header = <StateHeader *>&self.view[0]
+        self.view = memoryview(segment.memory)
+        cdef uint8_t *place = address_of(self.view)
+        self.header = <StateHeader *>place
         self.slot_count = self.header.slot_count
         self.ranges_per_slot = self.header.ranges_per_slot
-        cdef uint8_t *place = &self.view[0] + _page_up(sizeof(StateHeader))
+        place += _page_up(sizeof(StateHeader))
         self.queues = <QueueState *>place
         place += _page_up(QUEUE_LIMIT * sizeof(QueueState))
         self.workers = <WorkerState *>place
@@ -48,7 +50,7 @@ cdef class StateSegment:
         place += _page_up(self.slot_count * sizeof(RequestSlot))
         self.ring_entries = <uint32_t *>place
         place += _page_up(<size_t>WORKER_LIMIT * 2 * self.slot_count * sizeof(uint32_t))
-        self.rate_limit_offset = place - &self.view[0]
+        self.rate_limit_offset = place - <uint8_t *>self.header
         place += _page_up(RATE_LIMIT_STATE_BYTES)
         self.operations = <OperationStatistics *>place
         place += _page_up(OPERATION_LIMIT * sizeof(OperationStatistics))
@@ -75,17 +77,18 @@ cdef class StateSegment:
         cdef uint32_t ranges_per_slot = queue_size + RANGE_SLACK
         segment = Segment.create(name, SEGMENT_KIND, STATE_LAYOUT_VERSION,
                                  cls.size_bytes(slot_count, ranges_per_slot))
-        cdef uint8_t[::1] view = segment.memory
-        (<StateHeader *>&view[0]).slot_count = slot_count
-        (<StateHeader *>&view[0]).ranges_per_slot = ranges_per_slot
+        view = memoryview(segment.memory)
+        cdef StateHeader *header = <StateHeader *>address_of(view)
+        header.slot_count = slot_count
+        header.ranges_per_slot = ranges_per_slot
         return cls(segment)
 
     @classmethod
     def attach(cls, str name):
         """Map a living engine's segment by name, to read it. Raises `SegmentError`."""
         segment = Segment.attach(name, SEGMENT_KIND, STATE_LAYOUT_VERSION)
-        cdef uint8_t[::1] view = segment.memory
-        cdef StateHeader *header = <StateHeader *>&view[0]
+        view = memoryview(segment.memory)
+        cdef StateHeader *header = <StateHeader *>address_of(view)
         if cls.size_bytes(header.slot_count, header.ranges_per_slot) != segment.size_bytes:
             slot_count = header.slot_count
             view = None

@@ -8,6 +8,7 @@ from libc.stdint cimport uint8_t, uint64_t
 from libc.string cimport memcpy, memset
 from posix.uio cimport iovec
 
+from ringblk.shm.buffer_address cimport address_of
 from ringblk.workers.native_backend cimport NativeBackend
 
 from ringblk.workers.backend import BackendError
@@ -31,8 +32,7 @@ cdef class MemoryBackend(NativeBackend):
     Memory is taken as it is written and given back when it is discarded. Raises BackendError.
     """
 
-    cdef object mapping
-    cdef uint8_t[::1] view
+    cdef object view              # keeps the mapping
     cdef uint8_t *memory
     cdef uint64_t page_mask
 
@@ -40,11 +40,10 @@ cdef class MemoryBackend(NativeBackend):
         if size_bytes <= 0 or size_bytes % 512:
             raise BackendError(f"memory backend: size_bytes is {size_bytes}, not a multiple of 512 above 0")
         try:
-            self.mapping = mmap.mmap(-1, size_bytes)
+            self.view = memoryview(mmap.mmap(-1, size_bytes))
         except (OSError, OverflowError) as error:
             raise BackendError(f"memory backend: can't have {size_bytes} bytes: {error}") from error
-        self.view = self.mapping
-        self.memory = &self.view[0]
+        self.memory = address_of(self.view)
         self.size_bytes = size_bytes
         self.page_mask = mmap.PAGESIZE - 1
 
