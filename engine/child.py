@@ -9,14 +9,14 @@ import signal
 import sys
 import time
 from collections.abc import Callable, Iterable, Sequence
-from pathlib import Path
+from itertools import pairwise
 from typing import Any, Generic, TypeVar
 
 from ringblk.shm.channel import Channel, ChannelClosed
-from ringblk.shm.process import crash_point, die_with_parent, set_process_name
+from ringblk.shm.process import crash_point, die_with_parent, ignore_signal, set_process_name
 
 _log = logging.getLogger(__name__)
-_FD_FOLDER = Path("/proc/self/fd" if sys.platform == "linux" else "/dev/fd")
+_FD_FOLDER = "/proc/self/fd" if sys.platform == "linux" else "/dev/fd"
 
 Received = TypeVar("Received")
 
@@ -122,16 +122,19 @@ def fork_child(
 
     `received_type` is what the supervisor receives from it, `sent_type` what it sends.
     """
-    ours, theirs = Channel.socketpair()
+    our_end, their_end = Channel.socketpair()
+    # Both are made before the fork: what a child writes to is its own copy of a page.
+    ours: Channel[Any] = Channel(our_end, received_type)
+    theirs: Channel[Any] = Channel(their_end, sent_type)
     parent_pid = os.getpid()
     sys.stdout.flush()
     sys.stderr.flush()
     pid = os.fork()
     if pid == 0:
-        _run_child(name, body, Channel(theirs, sent_type), parent_pid, {theirs.fileno(), *keep_fds})
+        _run_child(name, body, theirs, parent_pid, {their_end.fileno(), *keep_fds})
     crash_point("supervisor: child forked")
     theirs.close()
-    return Child(name, pid, Channel(ours, received_type))
+    return Child(name, pid, ours)
 
 
 def _run_child(
@@ -146,13 +149,12 @@ def _run_child(
     try:
         signal.set_wakeup_fd(-1)  # asyncio's: a signal here must not wake the supervisor
         # A terminal or service manager signals the whole group; the supervisor says when to end.
-        signal.signal(signal.SIGTERM, signal.SIG_IGN)
-        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        ignore_signal(signal.SIGTERM)
+        ignore_signal(signal.SIGINT)
         gc.freeze()  # what was inherited is never collected here: its pages stay shared
         if not die_with_parent(parent_pid):
             os._exit(1)
-        for fd in open_fds() - keep_fds - {0, 1, 2}:
-            os.close(fd)
+        _close_other_fds(keep_fds)
         set_process_name(name)
         body(channel)
         status = 0
@@ -161,3 +163,11 @@ def _run_child(
     finally:
         logging.shutdown()
         os._exit(status)
+
+
+def _close_other_fds(keep_fds: set[int]) -> None:
+    """Close every descriptor but these and the standard ones, gap by gap with one system call each."""
+    kept = sorted({0, 1, 2} | keep_fds)
+    for before, after in pairwise([*kept, os.sysconf("SC_OPEN_MAX")]):
+        if before + 1 < after:
+            os.closerange(before + 1, after)

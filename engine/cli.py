@@ -3,6 +3,7 @@
 import sys
 from collections.abc import Callable
 
+from ringblk.engine.asyncio_import import import_asyncio_without_tls
 from ringblk.engine.config import ConfigError
 from ringblk.engine.log_format import start_logging
 from ringblk.engine.options import (
@@ -54,6 +55,8 @@ def _serve(program: str, arguments: list[str]) -> int:
     parser.add_argument("--print-capabilities", action="store_true", help="print what this program can do")
     config = config_from(parser.parse_args(arguments))
     start_logging(config.log_format)
+    if config.runs_own_code_only:
+        import_asyncio_without_tls()
     from ringblk.engine.engine import serve  # asyncio and all that: not for --help
 
     return serve(config)

@@ -1,6 +1,6 @@
 """What an engine is started with: command line and configuration file come down to one `EngineConfig`."""
 
-from pathlib import Path
+import os
 from typing import Annotated, Literal
 
 import msgspec
@@ -97,8 +97,13 @@ class EngineConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     def drive_name(self) -> str:
         """What the drive is called in statistics: the image's path, or the backend's name."""
         if self.blk_file is not None:
-            return str(Path(self.blk_file).absolute())
+            return os.path.join(os.getcwd(), self.blk_file)
         return self.backend or ""
+
+    @property
+    def runs_own_code_only(self) -> bool:
+        """Whether the engine needs neither the control API's libraries nor a user's class as its backend."""
+        return self.control is None and ":" not in (self.backend or "")
 
     def rate_limits(self) -> RateLimitSettings:
         """The limits of the drive or its group. Raises `ConfigError`."""
@@ -114,10 +119,11 @@ class EngineConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
             raise ConfigError(f"--{error}" if plain else str(error)) from error
 
 
-def read_config_file(path: Path) -> dict[str, object]:
+def read_config_file(path: str) -> dict[str, object]:
     """The fields that a JSON configuration file sets. Raises `ConfigError` naming a wrong key or value."""
     try:
-        data = path.read_bytes()
+        with open(path, "rb") as file:
+            data = file.read()
     except OSError as error:
         raise ConfigError(f"--config {path}: {error.strerror}", exit_status=1) from error
     try:

@@ -7,7 +7,8 @@ and goes on.
 import mmap
 import os
 import select
-from dataclasses import dataclass
+
+import msgspec
 
 from ringblk.engine.cpu_placement import CpuPlacement
 from ringblk.engine.dispatch_loop import BROKEN, ERROR, DispatchLoop
@@ -53,8 +54,7 @@ from ringblk.workers.uring import Uring
 from ringblk.workers.worker import Stop
 
 
-@dataclass(frozen=True)
-class DispatcherSetup:
+class DispatcherSetup(msgspec.Struct, frozen=True):
     """What a dispatcher inherits from the supervisor that forks it."""
 
     state: StateSegment

@@ -21,7 +21,6 @@ from ringblk.shm.rate_limit_settings import RateLimitSettings
 from ringblk.shm.segment import SegmentError, remove_orphans
 from ringblk.shm.state import SEGMENT_PREFIX, StateSegment
 from ringblk.workers.backend import BackendError
-from ringblk.workers.backend_loader import load_backend
 from ringblk.workers.file_backend import FileBackend
 from ringblk.workers.native_backend import NativeBackend
 
@@ -106,6 +105,8 @@ def open_backend(config: EngineConfig) -> NativeBackend:
     """The drive's storage. Raises `ConfigError`, `BackendError` or `OSError`."""
     if config.blk_file is None:
         assert config.backend is not None  # EngineConfig.check: one of the two is given
+        from ringblk.workers.backend_loader import load_backend  # and the backends that it knows
+
         return load_backend(config.backend, config.backend_arg)
     try:
         return FileBackend(config.blk_file, read_only=config.read_only, direct=config.direct)

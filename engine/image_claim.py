@@ -16,7 +16,6 @@ import socket
 import stat
 import struct
 import time
-from pathlib import Path
 
 from ringblk.engine.config import ConfigError
 from ringblk.shm.segment import SegmentError, is_segment_held, segment_names
@@ -138,8 +137,9 @@ def is_running(pid: int) -> bool:
 def _is_ending(pid: int) -> bool:
     """Whether SIGKILL waits to be seen, or the process is in its exit already (proc(5))."""
     try:
-        status = Path(f"/proc/{pid}/status").read_text()
-        flags = int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[6])
+        with open(f"/proc/{pid}/status") as status_file, open(f"/proc/{pid}/stat") as stat_file:
+            status = status_file.read()
+            flags = int(stat_file.read().rpartition(")")[2].split()[6])
     except OSError:
         return False
     pending = [line.split()[1] for line in status.splitlines() if line.startswith(("SigPnd:", "ShdPnd:"))]

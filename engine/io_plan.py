@@ -3,7 +3,6 @@
 import mmap
 import os
 import time
-from pathlib import Path
 
 import msgspec
 
@@ -77,7 +76,8 @@ def _lies_in_memory(fd: int) -> bool:
     device = os.fstat(fd).st_dev
     number = f"{os.major(device)}:{os.minor(device)}"
     try:
-        mounts = Path("/proc/self/mountinfo").read_text().splitlines()
+        with open("/proc/self/mountinfo") as file:
+            mounts = file.read().splitlines()
     except OSError:
         return False
     for fields in map(str.split, mounts):  # proc(5): field 3 the device, then "-" and the type

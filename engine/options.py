@@ -4,8 +4,8 @@ Conventions: QEMU, docs/interop/vhost-user.rst, "Backend program conventions".
 """
 
 import argparse
-from pathlib import Path
-from typing import Literal, get_args, get_origin
+import os
+from typing import Any, Literal, get_args, get_origin
 
 import msgspec
 
@@ -49,8 +49,25 @@ _HELP = {
 }
 
 
+class _HelpFormatter(argparse.HelpFormatter):
+    """As wide as the terminal. argparse makes one for each option, and would import shutil for the width."""
+
+    def __init__(self, prog: str) -> None:
+        super().__init__(prog, width=_terminal_columns() - 2)
+
+
+def _terminal_columns() -> int:
+    try:
+        return int(os.environ.get("COLUMNS") or os.get_terminal_size().columns) or 80
+    except (OSError, ValueError):
+        return 80
+
+
 class OptionParser(argparse.ArgumentParser):
     """Raises `ConfigError` with one line instead of printing a usage text and exiting."""
+
+    def __init__(self, **settings: Any) -> None:
+        super().__init__(formatter_class=_HelpFormatter, **settings)
 
     def error(self, message: str) -> None:  # type: ignore[override]  # argparse says NoReturn
         """Called by argparse for a wrong command line."""
@@ -68,7 +85,7 @@ def add_engine_options(parser: argparse.ArgumentParser) -> None:
         else:
             default = "" if field.default in (None, msgspec.NODEFAULT) else f" (default: {field.default})"
             parser.add_argument(option, metavar="VALUE", help=_HELP[field.name] + default)
-    parser.add_argument("--config", type=Path, metavar="FILE", help="a JSON file with these options as keys")
+    parser.add_argument("--config", metavar="FILE", help="a JSON file with these options as keys")
 
 
 def config_from(arguments: argparse.Namespace) -> EngineConfig:

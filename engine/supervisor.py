@@ -110,8 +110,7 @@ class Supervisor:
         self._publish_device()
         if self._plan.uses_workers:
             self._workers.wanted_count = self._config.workers
-            for worker_index in range(self._config.workers):
-                self._model.worker_eventfds[worker_index] = self._workers.start(worker_index)
+            self._model.worker_eventfds.update(self._workers.start_all())
         self._start_dispatcher(own_fault=False)
 
     @property

@@ -64,6 +64,20 @@ class Workforce:
 
     def start(self, worker_index: int, *, is_restart: bool = False) -> int:
         """Start a worker on its rings; returns the eventfd that wakes it."""
+        self._fork(worker_index)
+        return self._introduce(worker_index, is_restart)
+
+    def start_all(self) -> dict[int, int]:
+        """Start as many as there are to be; returns their eventfds by worker index.
+
+        They are forked one right after the other: what the supervisor writes to between two forks, each
+        of them has a copy of its own of.
+        """
+        for worker_index in range(self.wanted_count):
+            self._fork(worker_index)
+        return {index: self._introduce(index, is_restart=False) for index in range(self.wanted_count)}
+
+    def _fork(self, worker_index: int) -> None:
         if worker_index not in self._eventfds:
             self._eventfds[worker_index] = os.eventfd(0, os.EFD_CLOEXEC)
         eventfd = self._eventfds[worker_index]
@@ -89,13 +103,17 @@ class Workforce:
             uring.keep_from_children()
             self._urings[worker_index] = uring
         self._children[worker_index] = child
+
+    def _introduce(self, worker_index: int, is_restart: bool) -> int:
+        """Watch a worker that was forked, and tell it what there is; returns its eventfd."""
+        child = self._children[worker_index]
         self._state.set_worker(worker_index, child.pid, is_restart)
         child.watch(lambda _, status: self._ended(worker_index, status))
         with contextlib.suppress(ChannelClosed):  # its pidfd tells the rest
             for message, fds in self._model.worker_setup():
                 child.send(message, fds)
         self._announce(worker_index)
-        return eventfd
+        return self._eventfds[worker_index]
 
     def may_restart(self, worker_index: int, status: int, engine_count: int) -> bool:
         """Count a death; False when this worker dies again and again without a request done."""

@@ -11,7 +11,6 @@ import fcntl
 import mmap
 import os
 import struct
-from pathlib import Path
 from types import TracebackType
 
 import posix_ipc
@@ -22,7 +21,7 @@ HEADER = struct.Struct("<8sIIQ")
 HEADER_BYTES = 64
 """What a segment's own layout leaves to the header."""
 
-_POSIX_SHM_FOLDER = Path("/dev/shm")
+_POSIX_SHM_FOLDER = "/dev/shm"
 
 
 class SegmentError(Exception):
@@ -115,9 +114,9 @@ class Segment:
 
 def segment_names(prefix: str) -> list[str]:
     """The names of existing segments that begin with `prefix` (none where the system cannot list them)."""
-    if not _POSIX_SHM_FOLDER.is_dir():
+    if not os.path.isdir(_POSIX_SHM_FOLDER):
         return []
-    return sorted(entry.name for entry in _POSIX_SHM_FOLDER.iterdir() if entry.name.startswith(prefix))
+    return sorted(name for name in os.listdir(_POSIX_SHM_FOLDER) if name.startswith(prefix))
 
 
 def is_segment_held(name: str) -> bool:

@@ -2,7 +2,6 @@
 
 import logging
 import os
-from dataclasses import dataclass
 
 import msgspec
 
@@ -41,8 +40,7 @@ class Stop(msgspec.Struct, tag=True, frozen=True):
 ToWorker = MapRegion | UnmapRegion | Stop
 
 
-@dataclass(frozen=True)
-class WorkerSetup:
+class WorkerSetup(msgspec.Struct, frozen=True):
     """What a worker inherits from the supervisor that forks it."""
 
     worker_index: int

@@ -1,0 +1,54 @@
+"""What an engine loads: no OpenSSL for what is its own, asyncio as it is anywhere for what is not."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from .engine_rig import Engine
+
+OPENSSL = "libcrypto"
+MEMORY = ("--backend=memory", "--backend-arg=size_bytes=1048576")
+USERS_CLASS = ("--backend=ram_disk:RamDisk", "--backend-arg=size_bytes=1048576")
+
+
+def libraries(pid: int) -> str:
+    return Path(f"/proc/{pid}/maps").read_text()
+
+
+def test_an_image_needs_neither_openssl_nor_other_backends_nor_the_control_api(tmp_path: Path) -> None:
+    image = tmp_path / "image"
+    image.write_bytes(bytes(1 << 20))
+    with Engine(f"--blk-file={image}") as engine:
+        loaded = libraries(engine.process.pid)
+    assert "file_backend" in loaded
+    for name in (OPENSSL, "memory_backend", "aiohttp", "frontend"):
+        assert name not in loaded
+
+
+def test_a_built_in_backend_needs_no_openssl() -> None:
+    with Engine(*MEMORY) as engine:
+        assert OPENSSL not in libraries(engine.process.pid)
+
+
+def test_users_class_has_asyncio_with_tls() -> None:
+    with Engine(*USERS_CLASS) as engine:
+        assert OPENSSL in libraries(engine.process.pid)
+
+
+def test_control_api_has_asyncio_with_tls(tmp_path: Path) -> None:
+    with Engine(*MEMORY, f"--control={tmp_path / 'control'}") as engine:
+        assert OPENSSL in libraries(engine.process.pid)
+
+
+@pytest.mark.parametrize("earlier", ["", "import asyncio", "import ssl"])
+def test_ssl_can_be_imported_afterwards(earlier: str) -> None:
+    program = f"""{earlier}
+from ringblk.engine.asyncio_import import import_asyncio_without_tls
+import_asyncio_without_tls()
+import asyncio, asyncio.sslproto, ssl
+print(asyncio.sslproto.ssl is not None, ssl.OPENSSL_VERSION != "")
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == [str(earlier != ""), "True"]
