@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
 
+from tests.child_process import ends_with_tests
 from tests.crash.crash_build import crash_environment
 
 START_TIMEOUT_S = 60.0
@@ -34,7 +35,7 @@ class EngineProcess:
         environment["PYTHONPATH"] = ":".join(filter(None, folders))
         command = [sys.executable, "-c", _MAIN, f"--socket-path={socket_path}", *options]
         with self.log_path.open("ab") as log:
-            self.process = subprocess.Popen(command, stderr=log, env=environment)
+            self.process = subprocess.Popen(ends_with_tests(command), stderr=log, env=environment)
 
     def wait_listening(self) -> "EngineProcess":
         """Wait until it takes connections."""
