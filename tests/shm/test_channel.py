@@ -121,13 +121,15 @@ def test_the_end_of_the_other_side(pair: Pair) -> None:
 def test_too_many_open_files_is_an_error_without_a_leak(pair: Pair) -> None:
     left, _ = pair
     fd = os.eventfd(0)
+    while not left.has_unsent:
+        left.send(Word("x" * 50000))  # what comes now has to wait, with copies
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     before = os.listdir("/proc/self/fd")
     limit = max(map(int, before)) + 3
     resource.setrlimit(resource.RLIMIT_NOFILE, (limit, hard))
     try:
         with pytest.raises(OSError, match="Too many open files"):
-            left.send(Number(1), [fd] * limit)
+            left.send(Number(1), [fd] * 200)
     finally:
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
     assert os.listdir("/proc/self/fd") == before

@@ -18,7 +18,7 @@ from tests.crash.storm import storm
 from tests.crash.test_machine import EngineLife
 from tests.engine.test_engine_model_machine import EngineMachine, engines_in
 from tests.stress.counts import counts
-from tests.stress.guest_machine import GuestMachine
+from tests.stress.guest_machine import GuestMachine, first_failure
 
 LINE_S = 60.0
 STORM_S = 4.0
@@ -102,6 +102,7 @@ def runs(name: str, seed: int) -> bool:
         MACHINES[name](seed)
     except Exception:
         traceback.print_exc()
+        print(*first_failure, sep="\n")
         print(f"FAILED: seed {seed}; again: ./scripts/stress --seed={seed} --machine={name}", flush=True)
         return False
     return True

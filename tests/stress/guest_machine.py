@@ -9,8 +9,10 @@ of guest memory is written but those it gave; and the disk holds what was report
 
 import os
 import shutil
+import sys
 import tempfile
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 from hypothesis import HealthCheck, Phase, settings
@@ -48,6 +50,10 @@ DRIVES = st.sampled_from(
 )
 
 
+first_failure: list[str] = []
+"""The steps of the first example that failed, and the engine's log."""
+
+
 class GuestMachine(RuleBasedStateMachine):
     """One front end's life on one engine and its successors."""
 
@@ -56,6 +62,7 @@ class GuestMachine(RuleBasedStateMachine):
         self.folder = Path(tempfile.mkdtemp(prefix="ringblk-"))
         self.guest: HostileGuest | None = None
         self.engine: StressEngine | None = None
+        self.steps: list[str] = []
         counts["examples"] += 1
 
     @initialize(
@@ -66,16 +73,24 @@ class GuestMachine(RuleBasedStateMachine):
         seed=st.integers(0, 1 << 16),
     )
     def begin(self, kind: Kind, queue_size: int, event_idx: bool, start_idx: int, seed: int) -> None:
+        self.note_step(sys._getframe())
         self.engine = StressEngine(self.folder, kind)
         self.guest = HostileGuest(
             self.engine, queue_size=queue_size, event_idx=event_idx, start_idx=start_idx, seed=seed
         )
 
     def parts(self, queue: int = 0) -> Any:
-        """The guest and one of its queues."""
+        """The guest and one of its queues, for a rule that begins."""
         assert self.guest is not None
         counts["rules"] += 1
+        self.note_step(sys._getframe(1))
         return self.guest, self.guest.queues[queue % len(self.guest.queues)]
+
+    def note_step(self, frame: FrameType) -> None:
+        """Keep what a rule was called with: what a race has done need not come again to be shown."""
+        names = frame.f_code.co_varnames[1 : frame.f_code.co_argcount]
+        values = ", ".join(f"{name}={frame.f_locals[name]!r}" for name in names)
+        self.steps.append(f"state.{frame.f_code.co_name}({values})")
 
     # The guest.
 
@@ -233,12 +248,18 @@ class GuestMachine(RuleBasedStateMachine):
         guest.check()
 
     def teardown(self) -> None:
+        is_failed = isinstance(sys.exception(), Exception)
         try:
             if self.guest is not None and self.engine is not None:
                 counts["kills"] += self.engine.plan.deaths
-                self.guest.check()
+                if not is_failed:
+                    is_failed = True
+                    self.guest.check()
+                    is_failed = False
                 self.guest.close()
         finally:
+            if is_failed and self.engine is not None:
+                first_failure[:] = first_failure or [*self.steps, self.engine.process.log]
             if self.engine is not None:
                 self.engine.close()
             shutil.rmtree(self.folder, ignore_errors=True)
