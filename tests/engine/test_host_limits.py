@@ -1,6 +1,6 @@
 """A host that has no more of something: room, descriptors, shared memory, a file's end, a working disk.
 
-DESIGN's row "A host I/O error" for the image; the rest is said when the engine starts, or ends one session.
+The row "A host I/O error" for the image; the rest is said when the engine starts, or ends one session.
 """
 
 import contextlib

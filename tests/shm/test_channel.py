@@ -129,7 +129,7 @@ def test_too_many_open_files_is_an_error_without_a_leak(pair: Pair) -> None:
     resource.setrlimit(resource.RLIMIT_NOFILE, (limit, hard))
     try:
         with pytest.raises(OSError, match="Too many open files"):
-            left.send(Number(1), [fd] * 200)
+            left.send(Number(1), [fd] * limit)
     finally:
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
     assert os.listdir("/proc/self/fd") == before
