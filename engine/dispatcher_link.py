@@ -16,7 +16,7 @@ import msgspec
 from ringblk.engine.child import Child
 from ringblk.engine.device import DeviceError
 from ringblk.engine.dispatcher_messages import Answer, FromDispatcher, Recover, StartQueue, ToDispatcher
-from ringblk.shm.channel import ChannelClosed
+from ringblk.shm.channel import ChannelClosed, copy_fds
 from ringblk.shm.process import crash_point
 from ringblk.shm.state import StateSegment
 
@@ -99,7 +99,12 @@ class DispatcherLink:
         message = make_message(request_id)
         answer: asyncio.Future[int] = asyncio.get_running_loop().create_future()
         # Copies: the caller's descriptors may be closed before the request is sent a second time.
-        request = _Request(message, tuple(os.dup(fd) for fd in fds), answer, settle)
+        try:
+            copies = copy_fds(fds)
+        except OSError as error:
+            settle(False)
+            raise DeviceError(f"its fds cannot be passed on: {error.strerror}") from error
+        request = _Request(message, tuple(copies), answer, settle)
         self._open[request_id] = request
         self.tell(message, request.fds)
         crash_point("supervisor: request sent")

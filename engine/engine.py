@@ -13,6 +13,7 @@ from ringblk.engine.block_device import BlockDevice, BlockDeviceConfig
 from ringblk.engine.config import ConfigError, EngineConfig
 from ringblk.engine.image_claim import claim_image, image_identity, take_over_socket
 from ringblk.engine.listener import Listener
+from ringblk.engine.open_files import reserve_open_files
 from ringblk.engine.session import Session
 from ringblk.engine.supervisor import EngineFailed, Supervisor
 from ringblk.shm.rate_group import RateGroup, RateGroupError
@@ -44,6 +45,7 @@ HELD_SIGNALS = (*END_SIGNALS, signal.SIGUSR2)
 
 def serve(config: EngineConfig) -> int:
     """Run an engine until it is told to end; returns the exit status. Raises `ConfigError`."""
+    reserve_open_files(config)
     try:
         backend = open_backend(config)
         device = BlockDevice(device_config(config, backend))

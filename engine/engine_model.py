@@ -15,6 +15,7 @@ from ringblk.engine.dispatcher_messages import (
     WorkerUp,
 )
 from ringblk.engine.vring import Vring
+from ringblk.shm.channel import copy_fds
 from ringblk.shm.memory import GuestMemory
 from ringblk.shm.region import MemoryRegion, RegionError, check_overlap, check_region
 from ringblk.workers.worker import MapRegion, ToWorker
@@ -104,7 +105,9 @@ class EngineModel:
             self._check_rings(table)
             if len(self.regions) + len(regions) > REGION_INDEXES:
                 raise DeviceError("too many memory regions, with those that requests in flight still use")
-        except (RegionError, DeviceError, OverflowError) as error:
+            for fd in copy_fds([fd for _, fd in regions]):  # there is room for those that are passed on
+                os.close(fd)
+        except (RegionError, DeviceError, OSError, OverflowError) as error:
             for _, fd in regions:
                 os.close(fd)
             raise DeviceError(str(error)) from error

@@ -2,12 +2,18 @@
 
 import asyncio
 import contextlib
+import logging
 import os
 import socket
 import stat
 from collections.abc import AsyncIterator
 
 from ringblk.engine.config import ConfigError
+
+RETRY_S = 0.5
+"""How long to let be a socket whose connections cannot be taken."""
+
+_log = logging.getLogger(__name__)
 
 
 class Listener:
@@ -50,7 +56,12 @@ class Listener:
             return
         loop = asyncio.get_running_loop()
         while True:
-            connected, _ = await loop.sock_accept(self._socket)
+            try:
+                connected, _ = await loop.sock_accept(self._socket)
+            except OSError as error:  # EMFILE and its like pass
+                _log.error("cannot take a front end's connection: %s; trying again", error.strerror)
+                await asyncio.sleep(RETRY_S)
+                continue
             yield connected
 
     def close(self) -> None:

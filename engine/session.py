@@ -95,6 +95,8 @@ class Session:
             _log.error("the vhost-user session ends: %s", error)
         except ConnectionError as error:
             _log.info("the front end has disconnected: %s", error)
+        except OSError as error:  # no memory, no descriptors: what there is goes back with the session
+            _log.error("the vhost-user session ends: %s", error)
         finally:
             hang_up.cancel()
             await self._close()

@@ -128,11 +128,14 @@ class VhostUserSocket:
         fragment, ancillary, flags, _ = self._socket.recvmsg(
             size_bytes, socket.CMSG_SPACE(MAX_FD_COUNT * _FD_BYTES), socket.MSG_CMSG_CLOEXEC
         )
+        former_count = len(fds)
         for level, kind, data in ancillary:
             if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS:
                 whole = array.array("i")
                 whole.frombytes(data[: len(data) - len(data) % _FD_BYTES])
                 fds.extend(whole)
+        if flags & socket.MSG_CTRUNC and len(fds) - former_count < MAX_FD_COUNT:
+            raise BadMessage("its fds cannot be taken: too many open files")  # recvmsg(2), unix(7)
         if flags & socket.MSG_CTRUNC or len(fds) > MAX_FD_COUNT:
             raise BadMessage(f"more than {MAX_FD_COUNT} fds with one message")
         return fragment

@@ -44,17 +44,14 @@ class Channel(Generic[Received]):
         return socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
 
     def send(self, message: object, fds: Sequence[int] = ()) -> None:
-        """Send a message and copies of `fds`, which stay the caller's. Raises `ChannelClosed`."""
-        copies: list[int] = []
-        try:
-            for fd in fds:
-                copies.append(os.dup(fd))
-            data = self._encoder.encode(message)
-        except BaseException:
-            _close_all(copies)
-            raise
-        self._unsent.append((data, copies))
-        self.flush()
+        """Send a message and copies of `fds`, which stay the caller's.
+
+        Raises `ChannelClosed`, and `OSError` where it has to wait and there are no descriptors for copies.
+        """
+        data = self._encoder.encode(message)
+        if not self._unsent and self._send_now(data, fds):
+            return
+        self._unsent.append((data, copy_fds(fds)))
 
     @property
     def has_unsent(self) -> bool:
@@ -65,15 +62,21 @@ class Channel(Generic[Received]):
         """Send what the socket takes now. Raises `ChannelClosed`."""
         while self._unsent:
             data, fds = self._unsent[0]
-            ancillary = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", fds))] if fds else []
-            try:
-                self.socket.sendmsg([data], ancillary)
-            except BlockingIOError:
+            if not self._send_now(data, fds):
                 return
-            except OSError as error:
-                raise ChannelClosed(str(error)) from error
             self._unsent.popleft()
             _close_all(fds)
+
+    def _send_now(self, data: bytes, fds: Sequence[int]) -> bool:
+        """Whether the socket has taken it. Raises `ChannelClosed`."""
+        ancillary = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", fds))] if fds else []
+        try:
+            self.socket.sendmsg([data], ancillary)
+        except BlockingIOError:
+            return False
+        except OSError as error:
+            raise ChannelClosed(str(error)) from error
+        return True
 
     def receive(self) -> tuple[Received, list[int]] | None:
         """The next message and its descriptors; None when there is none now. Raises `ChannelClosed`."""
@@ -99,6 +102,18 @@ class Channel(Generic[Received]):
         while self._unsent:
             _close_all(self._unsent.popleft()[1])
         self.socket.close()
+
+
+def copy_fds(fds: Sequence[int]) -> list[int]:
+    """Copies of all of them, or of none. Raises `OSError`."""
+    copies: list[int] = []
+    try:
+        for fd in fds:
+            copies.append(os.dup(fd))
+    except OSError:
+        _close_all(copies)
+        raise
+    return copies
 
 
 def _close_all(fds: Sequence[int]) -> None:

@@ -7,6 +7,7 @@ can be taken is an orphan of a killed engine: `remove_orphans` unlinks those at 
 """
 
 import contextlib
+import errno
 import fcntl
 import mmap
 import os
@@ -22,6 +23,7 @@ HEADER_BYTES = 64
 """What a segment's own layout leaves to the header."""
 
 _POSIX_SHM_FOLDER = "/dev/shm"
+_NO_ROOM_HINT = "make room in /dev/shm (rm, mount -o remount,size=), or ask for fewer or shorter queues"
 
 
 class SegmentError(Exception):
@@ -52,7 +54,11 @@ class Segment:
         try:
             fd = _create_locked(name, size_bytes)
         except OSError as error:
-            raise SegmentError(f"cannot create shared memory segment {name}: {error}") from error
+            hint = f"; {_NO_ROOM_HINT}" if error.errno in (errno.ENOSPC, errno.ENOMEM) else ""
+            reason = error.strerror or error
+            raise SegmentError(
+                f"cannot create shared memory segment {name} of {size_bytes} bytes: {reason}{hint}"
+            ) from error
         except posix_ipc.Error as error:
             raise SegmentError(f"cannot create shared memory segment {name}: {error}") from error
         segment = cls(name, fd, size_bytes, is_creator=True)

@@ -1,7 +1,8 @@
-"""A file on a disk that stalls: a file system in user space (FUSE, spoken directly), with one file.
+"""A file on a disk that stalls or fails: a file system in user space (FUSE, spoken directly), with one file.
 
-While it is stalled, writes are taken and not answered, as by a disk that has forgotten them: whoever waits
-for one hangs in the kernel and cannot even be killed. The bytes land when the stall ends, in their order.
+While it fails, reads, writes and flushes are answered with an error. While it is stalled, writes are taken
+and not answered, as by a disk that has forgotten them: whoever waits for one hangs in the kernel and cannot
+even be killed. The bytes land when the stall ends, in their order.
 """
 
 import contextlib
@@ -64,6 +65,8 @@ class StallingFile:
 
     def __init__(self, folder: Path, size_bytes: int) -> None:
         self.content = bytearray(size_bytes)
+        self.failure = 0
+        """The error number that reads, writes and flushes are answered with; 0: they are carried out."""
         self.path = folder / FILE_NAME
         self._folder = folder
         self._libc = ctypes.CDLL(None, use_errno=True)
@@ -143,6 +146,8 @@ class StallingFile:
                 return 0, _ATTR_OUT.pack(_CACHE_S, 0, 0) + self._attributes(node)
             case Operation.OPEN | Operation.OPENDIR:
                 return 0, _OPEN_OUT.pack(1, _DIRECT_IO_FLAG | _PARALLEL_WRITES_FLAG, 0)
+            case Operation.READ | Operation.FSYNC if self.failure:
+                return self.failure, b""
             case Operation.READ:
                 _, offset_bytes, size_bytes, *_ = _READ_IN.unpack_from(body)
                 return 0, bytes(self.content[offset_bytes : offset_bytes + size_bytes])
@@ -162,7 +167,9 @@ class StallingFile:
         data = body[_READ_IN.size : _READ_IN.size + size_bytes]
         with self._changed:
             self.write_log.append(offset_bytes)
-            if self._is_stalled:
+            if self.failure:
+                self._reply(unique, b"", self.failure)
+            elif self._is_stalled:
                 self._held.append((unique, offset_bytes, data))
             else:
                 self._finish_write(unique, offset_bytes, data)

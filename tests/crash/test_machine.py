@@ -13,6 +13,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 
 from tests.crash.crash_points import point_names
 from tests.crash.rig import Rig
+from tests.stress.counts import counts
 
 ROLES = ("dispatcher", "worker-0", "worker-1")
 POINTS = sorted(name for name in point_names() if not name.startswith(("uring:", "session:")))
@@ -46,7 +47,7 @@ class EngineLife(RuleBasedStateMachine):
 
     @rule(role=st.sampled_from((*ROLES, "supervisor")))
     def kill(self, role: str) -> None:
-        self.rig.engine.kill(role)
+        counts["kills"] += self.rig.engine.kill(role)
 
     @rule(
         deaths=st.lists(st.tuples(st.sampled_from(POINTS), st.integers(1, 6)), min_size=1, max_size=3),
@@ -58,6 +59,7 @@ class EngineLife(RuleBasedStateMachine):
         self.wake_all()
         self.rig.plan.arm(*deaths)
         self.rig.run(count)
+        counts["kills"] += self.rig.plan.deaths
         self.rig.plan.disarm()
 
     @rule(role=st.sampled_from(ROLES))
@@ -105,6 +107,7 @@ class EngineLife(RuleBasedStateMachine):
 
     @invariant()
     def engine_has_not_given_up(self) -> None:
+        counts["rules"] += 1
         if hasattr(self, "rig"):
             assert "again and again" not in self.rig.engine.log
 
@@ -113,6 +116,7 @@ class EngineLife(RuleBasedStateMachine):
         try:
             if hasattr(self, "rig"):
                 self.rig.check()
+                counts.update(requests=self.rig.load.completed, examples=1)
                 self.rig.close()
         finally:
             shutil.rmtree(self.folder, ignore_errors=True)

@@ -94,6 +94,7 @@ def kill_workers(rig: Rig) -> None:
 
 
 def test_a_killed_workers_write_lands_before_it_is_done_again(rig: Rig, disk_file: StallingFile) -> None:
+    """A worker dies: its requests are done by others once its own I/O can no longer land."""
     token = begin_old_write(rig, disk_file)
     kill_workers(rig)
     for _ in range(20):
@@ -102,6 +103,7 @@ def test_a_killed_workers_write_lands_before_it_is_done_again(rig: Rig, disk_fil
 
 
 def test_a_dispatcher_that_dies_meanwhile_does_not_repeat_it(rig: Rig, disk_file: StallingFile) -> None:
+    """The dispatcher dies: the next one waits for what hangs in a worker."""
     token = begin_old_write(rig, disk_file)
     for _ in range(2):
         pid = rig.engine.wait_child("dispatcher")
@@ -130,6 +132,7 @@ def test_worker_and_dispatcher_at_once(rig: Rig, disk_file: StallingFile) -> Non
 
 
 def test_the_next_engine_waits_for_it(rig: Rig, disk_file: StallingFile) -> None:
+    """The supervisor dies: the next engine begins when what hangs in a worker has landed."""
     token = begin_old_write(rig, disk_file)
     pids = [rig.engine.pid, *rig.engine.children().values()]
     rig.engine.kill("supervisor")

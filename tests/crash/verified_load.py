@@ -61,6 +61,14 @@ class SectorModel:
         write.ended = self._next_event()
         self._writes[block] = [other for other in self._writes[block] if other.ended >= write.began]
 
+    def leave_write(self, write: Write) -> None:
+        """Nothing more comes of it, and nobody knows whether it was done: it, or what was there, is there."""
+        write.ended = self._next_event()
+
+    def refuse_write(self, block: int, write: Write) -> None:
+        """It was refused, and so it was never there."""
+        self._writes[block] = [other for other in self._writes[block] if other is not write]
+
     def begin_read(self, block: int) -> Read:
         """A read of the block is submitted."""
         read = Read(block, self._next_event(), self.possible(block))
@@ -89,10 +97,14 @@ def check_block(block: int, data: bytes, allowed: set[int], what: str) -> None:
     """Every sector of the block is one of the writes that may be there, whole."""
     for index in range(_SECTORS):
         piece = data[index * SECTOR_BYTES : (index + 1) * SECTOR_BYTES]
-        stamp = _MARK.unpack_from(piece)[0]
-        sector = block * _SECTORS + index
-        assert stamp in allowed, f"{what}: sector {sector} holds write {stamp}, not one of {sorted(allowed)}"
-        assert piece == pattern(stamp, sector), f"{what}: sector {sector} is torn (write {stamp})"
+        check_sector(block * _SECTORS + index, piece, allowed, what)
+
+
+def check_sector(sector: int, piece: bytes, allowed: set[int], what: str) -> None:
+    """The sector is one of the writes that may be there, whole."""
+    stamp = _MARK.unpack_from(piece)[0]
+    assert stamp in allowed, f"{what}: sector {sector} holds write {stamp}, not one of {sorted(allowed)}"
+    assert piece == pattern(stamp, sector), f"{what}: sector {sector} is torn (write {stamp})"
 
 
 class VerifiedLoad:

@@ -17,6 +17,7 @@ from ringblk.engine.frontend_connection import FrontendConnection
 from ringblk.engine.vhost_user_messages import ProtocolFeature, VringAddress
 from ringblk.shm.segment import segment_names
 from ringblk.shm.state import SEGMENT_PREFIX
+from tests.child_process import ends_with_tests, environment_with_path
 from tests.inline_device import GPA, UVA_OFFSET, GuestRam
 from tests.mock_driver import MockDriver
 
@@ -39,7 +40,11 @@ def eventually(condition: Callable[[], object], what: str) -> None:
 def run_program(*options: str) -> subprocess.CompletedProcess[str]:
     """Run the program to its end, which leaves no segment."""
     with subprocess.Popen(
-        [PROGRAM, *options], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment()
+        ends_with_tests([PROGRAM, *options]),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=environment(),
     ) as process:
         output, errors = process.communicate(timeout=DEADLINE_S)
     assert segment_names(f"{SEGMENT_PREFIX}{process.pid}") == []
@@ -47,7 +52,7 @@ def run_program(*options: str) -> subprocess.CompletedProcess[str]:
 
 
 def environment() -> dict[str, str]:
-    return {**os.environ, "PYTHONPATH": BACKENDS}
+    return environment_with_path(BACKENDS)
 
 
 class Engine:
@@ -61,7 +66,10 @@ class Engine:
         way = f"--socket-path={self.socket_path}" if fd is None else f"--fd={fd}"
         with self._log_path.open("wb") as log:
             self.process = subprocess.Popen(
-                [PROGRAM, way, *options], stderr=log, env=environment(), pass_fds=() if fd is None else (fd,)
+                ends_with_tests([PROGRAM, way, *options]),
+                stderr=log,
+                env=environment(),
+                pass_fds=() if fd is None else (fd,),
             )
         if fd is None:
             eventually(lambda: self.is_listening() or self.process.poll() is not None, "listening")

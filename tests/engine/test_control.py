@@ -17,6 +17,7 @@ from ringblk import Frontend, RequestStatus, engine_command
 from ringblk.engine.config import ConfigError, EngineConfig
 from ringblk.engine.engine import serve
 from ringblk.engine.top_command import run_top
+from tests.child_process import ends_with_tests
 
 from .control_client import (
     DISK_BYTES,
@@ -398,7 +399,9 @@ def test_logs_as_json(tmp_path: Path) -> None:
         "--log-format=json",
     ]
     process = subprocess.Popen(
-        [program, f"--socket-path={tmp_path / 's'}", *options], stderr=subprocess.PIPE, text=True
+        ends_with_tests([program, f"--socket-path={tmp_path / 's'}", *options]),
+        stderr=subprocess.PIPE,
+        text=True,
     )
     assert process.stderr is not None
     while not (tmp_path / "c").exists():

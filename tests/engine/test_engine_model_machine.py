@@ -1,6 +1,8 @@
 """A state machine: whole engines driven through the front end, against a bytearray."""
 
+import contextlib
 from collections.abc import Iterator
+from pathlib import Path
 from typing import NamedTuple
 
 import pytest
@@ -9,6 +11,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
 from ringblk import Frontend, RequestFailed, RequestStatus, RequestType
+from tests.stress.counts import counts
 
 from .engine_rig import Engine
 
@@ -36,7 +39,13 @@ engines: dict[Kind, Engine] = {}
 
 @pytest.fixture(scope="module", autouse=True)
 def running_engines(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    folder = tmp_path_factory.mktemp("disks")
+    with engines_in(tmp_path_factory.mktemp("disks")):
+        yield
+
+
+@contextlib.contextmanager
+def engines_in(folder: Path) -> Iterator[None]:
+    """The engines that the machine drives, one of each kind."""
     for number, kind in enumerate(KINDS):
         image = folder / f"{number}.img"
         image.write_bytes(bytes(DISK_BYTES))
@@ -181,6 +190,7 @@ class EngineMachine(RuleBasedStateMachine):
 
     @invariant()
     def nothing_is_in_flight(self) -> None:
+        counts["rules"] += 1
         if hasattr(self, "disk"):
             assert [self.disk.inflight_count(queue_index=index) for index in range(self.kind.num_queues)] == [
                 0
@@ -190,6 +200,8 @@ class EngineMachine(RuleBasedStateMachine):
         if hasattr(self, "disk"):
             with self.disk:
                 assert self.disk.read(0, DISK_BYTES) == self.model
+                used = sum(queue.virtqueue.used_idx for queue in self.disk.queues)
+                counts.update(requests=used, examples=1)
 
 
 TestEngineMachine = EngineMachine.TestCase

@@ -1,4 +1,4 @@
-"""DESIGN.md's table "What goes wrong, and what happens", line by line, with whole engines."""
+"""The table of docs/faults.md, row by row, with whole engines."""
 
 import os
 import signal
@@ -261,3 +261,31 @@ def test_an_idle_dispatcher_that_dies() -> None:
         assert queue.request(IN, 19, read_bytes=512) == (OK, b"\x13" * 512)
         assert queue.driver.used_idx == 21
         assert frontend.connection.get_vring_base(0) == 21
+
+
+def test_a_broken_invariant(tmp_path: Path) -> None:
+    """A broken invariant of our own: an assertion in the log; that process is replaced, nothing is lost."""
+    flag = tmp_path / "flag"
+    options = ["--backend=unsound_disk:UnsoundDisk", f"--backend-arg=size_bytes={DISK_BYTES}"]
+    with Engine(*options, f"--backend-arg=flag={flag}") as engine:
+        children = engine.children()
+        flag.touch()
+        with raw_frontend(engine) as frontend:  # whose first message about memory is carried out all the same
+            assert frontend.queues[0].request(OUT, data=b"i" * 512)[0] == OK
+            assert frontend.queues[0].request(IN, read_bytes=512) == (OK, b"i" * 512)
+        assert "AssertionError: an invariant of the engine's own" in engine.log()
+        assert "died: exit status 1; starting another" in engine.log()
+        assert len(engine.children() & children) == len(children) - 1
+
+
+def test_a_worker_that_is_killed() -> None:
+    """A worker dies: its requests are done by others, a new worker starts."""
+    with Engine(*MEMORY, "--io-engine=psync", "--workers=2") as engine, raw_frontend(engine) as frontend:
+        queue, children = frontend.queues[0], engine.children()
+        queue.request(OUT, data=b"w" * 512)
+        workers = [pid for pid in children if "worker" in Path(f"/proc/{pid}/comm").read_text()]
+        for pid in workers:
+            os.kill(pid, signal.SIGKILL)
+        assert queue.request(IN, read_bytes=512) == (OK, b"w" * 512)
+        eventually(lambda: len(engine.children()) == len(children), "two new workers")
+        assert len(engine.children() & children) == 1

@@ -26,6 +26,7 @@ from ringblk import (
     engine_command,
 )
 from ringblk.engine.frontend_config import DiskConfig
+from tests.child_process import ends_with_tests
 
 DISK_BYTES = 8 << 20
 TIMEOUT_S = 30.0
@@ -313,7 +314,7 @@ def test_connects_to_a_socket_that_somebody_listens_on(
         command = [
             part.replace("{listen_fd}", number).replace("{fd}", number) for part in backend_command(image)
         ]
-        process = subprocess.Popen(command, pass_fds=[listening.fileno()])
+        process = subprocess.Popen(ends_with_tests(command), pass_fds=[listening.fileno()])
     try:
         for _ in range(2):
             with Frontend(path) as disk:

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from ringblk.shm.segment import segment_names
+from tests.child_process import ends_with_tests
 from tests.inline_device import FLUSH, IN, OK, OUT
 
 from .engine_rig import (
@@ -264,7 +265,7 @@ def test_the_path_of_a_killed_engine_is_taken(tmp_path: Path) -> None:
     with Engine(*MEMORY) as engine:
         engine.end(signal.SIGKILL)
         assert engine.socket_path.exists()
-        again = subprocess.Popen([PROGRAM, f"--socket-path={engine.socket_path}", *MEMORY])
+        again = subprocess.Popen(ends_with_tests([PROGRAM, f"--socket-path={engine.socket_path}", *MEMORY]))
         try:
             eventually(engine.is_listening, "listening")
             again.terminate()

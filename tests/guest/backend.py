@@ -11,6 +11,8 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+from tests.child_process import ends_with_tests
+
 # A guard against a backend that does not end; it takes milliseconds.
 END_GUARD_S = 30.0
 
@@ -36,7 +38,7 @@ def serve(
         listener.listen()
         command = [*backend_command(listener.fileno(), image, read_only, num_queues), *options]
         process = subprocess.Popen(
-            ["setpriv", "--pdeathsig", "KILL", *command],
+            ends_with_tests(command),
             pass_fds=[listener.fileno()],
             stdin=subprocess.DEVNULL,
             stdout=log,

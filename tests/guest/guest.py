@@ -13,6 +13,7 @@ from pathlib import Path
 from types import TracebackType
 
 from scripts.guest_machine import Machine, guest_image, qemu_command
+from tests.child_process import ends_with_tests
 
 # Guards against a guest that hangs; a boot takes three seconds on a quiet machine, a command less.
 BOOT_GUARD_S = 120.0
@@ -37,8 +38,7 @@ class Guest:
         serial = ["-serial", f"file:{self.console_path}"]
         serial += ["-chardev", f"socket,id=agent,fd={qemu_end.fileno()}", "-serial", "chardev:agent"]
         command = qemu_command(self.machine, guest_image(self._programs), serial, "agent")
-        # Nothing is left running when the tests are killed.
-        command = ["setpriv", "--pdeathsig", "KILL", *command]
+        command = ends_with_tests(command)
         with qemu_end, self.console_path.with_name("qemu.log").open("wb") as log:
             log.write(shlex.join(command).encode() + b"\n")
             log.flush()

@@ -121,6 +121,8 @@ def test_the_end_of_the_other_side(pair: Pair) -> None:
 def test_too_many_open_files_is_an_error_without_a_leak(pair: Pair) -> None:
     left, _ = pair
     fd = os.eventfd(0)
+    while not left.has_unsent:
+        left.send(Word("x" * 50000))  # what comes now has to wait, with copies
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     before = os.listdir("/proc/self/fd")
     limit = max(map(int, before)) + 3

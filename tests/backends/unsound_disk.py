@@ -1,0 +1,28 @@
+"""A disk that comes with a fault in the engine: the dispatcher's first change of memory breaks an invariant.
+
+--backend=unsound_disk:UnsoundDisk --backend-arg=size_bytes=1048576 --backend-arg=flag=/tmp/flag
+"""
+
+from pathlib import Path
+from typing import Any
+
+from ram_disk import RamDisk  # type: ignore[import-not-found]  # beside this file, on the engine's path
+
+from ringblk.engine.dispatcher import Dispatcher
+
+
+class UnsoundDisk(RamDisk):  # type: ignore[misc]
+    """Keeps its bytes in memory; the fault is there as long as the file `flag` is, which it removes."""
+
+    def __init__(self, size_bytes: int, flag: str) -> None:
+        super().__init__(size_bytes)
+        former = Dispatcher._change_regions
+
+        def change_regions(dispatcher: Dispatcher, *arguments: Any) -> None:
+            path = Path(flag)
+            is_sound = not path.exists()
+            path.unlink(missing_ok=True)
+            assert is_sound, "an invariant of the engine's own"
+            former(dispatcher, *arguments)
+
+        Dispatcher._change_regions = change_regions  # type: ignore[assignment, method-assign]

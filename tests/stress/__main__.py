@@ -1,0 +1,118 @@
+"""scripts/stress: the state machines and the storm, in turn, for as long as asked."""
+
+import argparse
+import random
+import sys
+import tempfile
+import threading
+import time
+import traceback
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from hypothesis import Phase, settings
+from hypothesis import seed as with_seed
+from hypothesis.stateful import RuleBasedStateMachine, run_state_machine_as_test
+
+from tests.crash.storm import storm
+from tests.crash.test_machine import EngineLife
+from tests.engine.test_engine_model_machine import EngineMachine, engines_in
+from tests.stress.counts import counts
+from tests.stress.guest_machine import GuestMachine, first_failure
+
+LINE_S = 60.0
+STORM_S = 4.0
+
+
+def run_machine(machine: type[RuleBasedStateMachine], max_examples: int, seed: int, *phases: Phase) -> None:
+    """Run so many examples of a state machine; raises what its failure raises, in its shortest form."""
+    chosen = settings(machine.TestCase.settings, max_examples=max_examples, phases=phases, print_blob=False)
+    run_state_machine_as_test(with_seed(seed)(machine), settings=chosen)
+
+
+def run_guest(seed: int) -> None:
+    """A hostile guest and front end, an operator, a killer."""
+    run_machine(GuestMachine, 10, seed, Phase.generate, Phase.shrink)
+
+
+def run_frontend(seed: int) -> None:
+    """The package's own front end, on engines that nobody kills."""
+    with tempfile.TemporaryDirectory(prefix="ringblk-") as folder, engines_in(Path(folder)):
+        run_machine(EngineMachine, 40, seed, Phase.generate, Phase.shrink)
+
+
+def run_life(seed: int) -> None:
+    """Kills at every step, stalls, upgrades, under a load; what came of a race is not made smaller."""
+    run_machine(EngineLife, 4, seed, Phase.generate)
+
+
+def run_storm(seed: int) -> None:
+    """SIGKILLs under a load."""
+    with tempfile.TemporaryDirectory(prefix="ringblk-") as folder:
+        storm(Path(folder), random.Random(seed).choice(["psync", "io_uring"]), STORM_S, seed)
+
+
+MACHINES: dict[str, Callable[[int], None]] = {
+    "guest": run_guest,
+    "frontend": run_frontend,
+    "life": run_life,
+    "storm": run_storm,
+}
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run; returns 1 when something failed."""
+    parser = argparse.ArgumentParser(prog="stress", description="State machines against real engines.")
+    parser.add_argument("--minutes", type=float, default=10, help="how long (default: 10)")
+    parser.add_argument("--seed", type=int, default=1, help="where to begin; each round takes the next one")
+    parser.add_argument("--machine", choices=sorted(MACHINES), help="only this one (default: all in turn)")
+    options = parser.parse_args(arguments)
+    names = [options.machine] if options.machine else list(MACHINES)
+    started_s = time.monotonic()
+    seed = options.seed
+
+    def say() -> None:
+        """One line of what was done so far."""
+        names = ("requests", "rules", "examples", "kills", "faults")
+        done = ", ".join(f"{counts[name]} {name}" for name in names)
+        print(f"{(time.monotonic() - started_s) / 60:6.1f} min: {done}, seed {seed}", flush=True)
+
+    stopped = threading.Event()
+    speaker = threading.Thread(target=speak, args=(say, stopped), daemon=True)
+    speaker.start()
+    try:
+        while True:
+            for name in names:
+                if time.monotonic() - started_s >= options.minutes * 60:
+                    return 0
+                if not runs(name, seed):
+                    return 1
+            seed += 1
+    except KeyboardInterrupt:
+        return 130
+    finally:
+        stopped.set()
+        speaker.join()
+        say()
+
+
+def runs(name: str, seed: int) -> bool:
+    """Run one machine for one round; False when it failed, which is printed with the way to see it again."""
+    try:
+        MACHINES[name](seed)
+    except Exception:
+        traceback.print_exc()
+        print(*first_failure, sep="\n")
+        print(f"FAILED: seed {seed}; again: ./scripts/stress --seed={seed} --machine={name}", flush=True)
+        return False
+    return True
+
+
+def speak(say: Callable[[], None], stopped: threading.Event) -> None:
+    """A line a minute."""
+    while not stopped.wait(LINE_S):
+        say()
+
+
+if __name__ == "__main__":
+    sys.exit(main())
