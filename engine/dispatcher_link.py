@@ -21,7 +21,7 @@ from ringblk.shm.process import crash_point
 from ringblk.shm.state import StateSegment
 
 NUDGE_S = 1.0
-"""A dispatcher that does not answer for so long is nudged: it may be stuck in a write to a front end's eventfd."""
+"""A dispatcher that does not answer for so long is nudged: it may be stuck in a front end's eventfd."""
 
 
 class DispatcherGone(DeviceError):  # noqa: N818

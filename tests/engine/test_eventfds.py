@@ -1,4 +1,4 @@
-"""Kick, call and error fds that are not what they should be: nothing spins, nothing blocks, nobody else waits."""
+"""Kick, call and error fds that are not what they should be: nothing spins or blocks, nobody else waits."""
 
 import contextlib
 import os
@@ -50,7 +50,7 @@ def every_other_kind(folder: Path) -> Iterator[dict[str, int]]:
 
 
 def test_only_an_eventfd_is_taken(engine: Engine, tmp_path: Path) -> None:
-    """A regular file is always readable, a pipe blocks who writes it: each is refused, and changes nothing."""
+    """A regular file is always readable, a pipe blocks who writes it: refused, and nothing has changed."""
     with every_other_kind(tmp_path) as fds, raw_frontend(engine) as frontend:
         engine_fds = engine.open_fds()
         for fd in fds.values():
@@ -131,7 +131,7 @@ def test_a_call_that_blocks_against_its_word_is_ended_by_a_nudge(way_out: str) -
     with Engine(*SYNC) as engine:
         with raw_frontend(engine, num_queues=2) as frontend:
             (dispatcher,) = engine.children()
-            bad, good = frontend.queues
+            bad, _ = frontend.queues
             os.eventfd_read(bad.call_fd)  # the call at its start
             os.eventfd_write(bad.call_fd, FULL)
             os.set_blocking(bad.call_fd, True)

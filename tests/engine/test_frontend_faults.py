@@ -1,11 +1,11 @@
 """A front end that lies or is broken, against one real engine that has to survive all of it.
 
-Fault model: a front end sends any bytes with any fds in any order, cuts its messages anywhere, reads no answer,
-and hangs up whenever it likes. It has what a front end may have: no memory of the engine and no way to signal it.
+Fault model: a front end sends any bytes with any fds in any order, cuts its messages anywhere, and hangs up
+whenever it likes. It has no memory of the engine and no way to signal it.
 
-Every case is a whole dialogue as correct front ends have it (`DIALOGUE`), with one thing wrong. Between the cases
-a front end that does everything right is served. In the end there are the processes of the beginning, with no
-descriptor more, and a log that has not grown with the number of faults.
+Every case is a whole dialogue as correct front ends have it (`DIALOGUE`), with one thing wrong. Between the
+cases a front end that does everything right is served. In the end there are the processes of the beginning,
+with no descriptor more, and a log that has not grown with the number of faults.
 """
 
 import contextlib
@@ -154,7 +154,7 @@ Piece = tuple[bytes, Sequence[int]]
 
 
 def pieces(fds: dict[str, int], messages: Iterable[Message] = DIALOGUE) -> list[Piece]:
-    """The messages as bytes with their fds; each asks for an answer, so that a refusal does not end it all."""
+    """The messages as bytes with their fds; each asks for an answer: a refusal does not end it all then."""
     return [
         (encode_message(request, encode(payload), need_reply=True), (fds[kind],) if kind else ())
         for request, payload, kind in messages
@@ -262,7 +262,7 @@ EXTREMES += [
 
 @pytest.mark.parametrize("position", range(len(DIALOGUE)), ids=lambda position: DIALOGUE[position][0].name)
 def test_numbers_that_overflow(engine: Engine, fds: dict[str, int], position: int) -> None:
-    """Every field of every message takes the values at which sums and widths overflow; the dialogue goes on."""
+    """Every field of every message takes the values at which sums and widths overflow."""
     sent = pieces(fds)
     message, message_fds = sent[position]
     for width_bytes in (8, 4, 2):

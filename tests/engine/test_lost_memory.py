@@ -1,8 +1,8 @@
 """Guest memory that a front end takes away while it is in use: its session ends, the engine serves the next.
 
-Fault model: the front end truncates the file of a region, or of the in-flight region, at any time after it was
-mapped; whatever of it is touched then is gone. What a request had to do with lost memory fails; the image keeps
-every byte that no such request was to write.
+Fault model: the front end truncates the file of a region, or of the in-flight region, at any time after it
+was mapped; whatever of it is touched then is gone. What a request had to do with lost memory fails; the image
+keeps every byte that no such request was to write.
 """
 
 import fcntl
@@ -103,10 +103,12 @@ def options(kind: str, folder: Path) -> list[str]:
 
 @pytest.fixture(scope="module", params=BACKENDS)
 def engine(request: pytest.FixtureRequest) -> Iterator[Engine]:
-    with tempfile.TemporaryDirectory() as folder:
-        with Engine(*options(request.param, Path(folder)), "--workers=2") as engine:
-            fill(engine)
-            yield engine
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        Engine(*options(request.param, Path(folder)), "--workers=2") as engine,
+    ):
+        fill(engine)
+        yield engine
 
 
 def has_no_more_fds(engine: Engine, before: dict[int, int]) -> bool:
@@ -121,7 +123,7 @@ def data_region() -> str:
 @pytest.mark.parametrize("keeps_bytes", [0, PAGE, 2 * PAGE])
 @pytest.mark.parametrize("request_type", [IN, OUT])
 def test_data_that_are_gone(engine: Engine, request_type: int, keeps_bytes: int) -> None:
-    """A front end that breaks its word: IOERR to the guest, a clear line, that session ends, the next is served."""
+    """A bad message from the front end, about its memory: a clear line, that session ends, the socket listens."""
     engine.say_hello()
     before = engine.open_fds()
     victim = Victim(engine)
@@ -158,7 +160,7 @@ def test_rings_that_are_gone(engine: Engine) -> None:
 
 @pytest.mark.parametrize("role", ["worker", "dispatcher"])
 def test_memory_that_a_successor_cannot_map(tmp_path: Path, role: str) -> None:
-    """A process dies, and its successor may not map the memory to write: no reason for the engine to give up."""
+    """A process dies, and its successor may not map the memory to write: no reason to give up."""
     with Engine(*options("memory", tmp_path), "--workers=1") as engine:
         fill(engine)
         victim = Victim(engine)

@@ -1,4 +1,4 @@
-"""Front ends that are slow, silent or deaf: nobody else waits for them, and the engine ends when it is told to.
+"""Front ends that are slow, silent or deaf: nobody else waits for them, and the engine ends when told to.
 
 Fault model: the front end stops anywhere, holds on to its connection, and reads nothing.
 """

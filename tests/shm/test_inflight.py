@@ -200,7 +200,7 @@ def test_a_region_that_is_too_small_is_refused() -> None:
 
 @pytest.mark.parametrize("counter", [(1 << 63) - 1, 1 << 63, (1 << 64) - 1])
 def test_a_counter_that_no_engine_has_reached_is_refused(counter: int) -> None:
-    """A front end can write what it likes: the next counter must neither overflow nor come back to the first."""
+    """A front end can write what it likes: the next counter must not overflow."""
     region = Region()
     region.set_header(1, SIZE, 0, 5)
     region.set_entry(3, 1, 0, counter)
