@@ -123,7 +123,7 @@ def data_region() -> str:
 @pytest.mark.parametrize("keeps_bytes", [0, PAGE, 2 * PAGE])
 @pytest.mark.parametrize("request_type", [IN, OUT])
 def test_data_that_are_gone(engine: Engine, request_type: int, keeps_bytes: int) -> None:
-    """A bad message from the front end, about its memory: a clear line, that session ends, the socket listens."""
+    """A bad message from the front end, about its memory: a line, the session ends, the socket listens."""
     engine.say_hello()
     before = engine.open_fds()
     victim = Victim(engine)
