@@ -64,6 +64,10 @@ class Child(Generic[Received]):
         if not self.channel.has_unsent:
             asyncio.get_running_loop().remove_writer(self.channel.socket.fileno())
 
+    def nudge(self) -> None:
+        """End a system call that it may be stuck in. Who is not ready for the signal ignores it."""
+        signal.pidfd_send_signal(self.pidfd, signal.SIGURG)
+
     def kill(self) -> None:
         """End the process at once. It is reaped where it is watched."""
         signal.pidfd_send_signal(self.pidfd, signal.SIGKILL)

@@ -32,6 +32,8 @@ cdef class DispatchLoop:
     cdef Throttle throttle
     cdef RequestRecorder recorder
     cdef uint32_t newly_broken
+    cdef uint64_t told_lost_regions        # of StateHeader.lost_regions, what `take_lost` has given
+    cdef uint64_t told_lost_inflight
     cdef Resubmission *resubmissions       # heads of an earlier engine, still without a slot
     cdef uint32_t resubmission_count
     cdef uint32_t resubmission_next
@@ -39,6 +41,7 @@ cdef class DispatchLoop:
 
     cdef void _submit_waiting(self, uint32_t queue_index) noexcept nogil
     cdef int add_resubmission(self, uint32_t queue_index, uint32_t head_index) except -1
+    cdef bint _has_lost(self) noexcept nogil
     cdef int _run(self) noexcept nogil
     cdef uint32_t collect(self) noexcept nogil
     cdef uint32_t _release_throttled(self) noexcept nogil

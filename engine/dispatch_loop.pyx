@@ -17,37 +17,38 @@ from ringblk.engine.inline_gate cimport InlineGate
 from ringblk.engine.queue_table cimport QueueTable, ServedQueue
 from ringblk.engine.request_recorder cimport RequestRecorder
 from ringblk.engine.throttle cimport Throttle
-from ringblk.shm.atomic cimport load_acquire_32, store_relaxed_32, store_release_32
+from ringblk.shm.atomic cimport clear_bits_64, load_acquire_32, load_relaxed_64, store_relaxed_32, store_release_32
 from ringblk.shm.clock cimport monotonic_ns
 from ringblk.shm.crash_point cimport crash_point
 from ringblk.shm.inflight cimport (
     InflightQueue, inflight_clear, inflight_fetch, inflight_link, inflight_settle, is_inflight,
 )
 from ringblk.shm.memory cimport GuestMemory
-from ringblk.shm.slot cimport NO_WORKER, SLOT_HANDED, SLOT_PREPARED, RequestSlot
+from ringblk.shm.slot cimport NO_WORKER, SLOT_FREE, SLOT_HANDED, SLOT_PREPARED, RequestSlot
 from ringblk.shm.state cimport QUEUE_LIMIT, QueueState, StateSegment
 from ringblk.shm.virtqueue cimport (
-    BROKEN_HEAD_IN_FLIGHT, Virtqueue, arm_kick, avail_count, disarm_kick, needs_call, peek_head,
+    BROKEN_HEAD_IN_FLIGHT, BROKEN_MEMORY, Virtqueue, arm_kick, avail_count, disarm_kick, needs_call, peek_head,
     publish_used, push_used, read_chain, set_broken,
 )
-from ringblk.shm.wakeup cimport end_sleep, prepare_sleep, signal_eventfd
+from ringblk.shm.wakeup cimport end_sleep, prepare_sleep
 from ringblk.workers.request cimport OPERATION_COMPLETE, RequestExecutor, RequestParser
-
-cdef extern from "sched.h" nogil:
-    int sched_yield()
 
 cdef enum:
     EVENT_CONTROL = 1      # a message waits on the channel
     EVENT_PROGRESS = 2     # requests were completed while somebody waits for that
     EVENT_BROKEN = 3       # a queue broke
     EVENT_ERROR = 4        # a host I/O error of the dispatcher's own executor
+    EVENT_LOST = 5         # memory that the front end shares cannot be reached any more
+    EVENT_UNHEARD = 6      # a call could not be made
 
     POP_LIMIT = 64         # chains popped from one queue before others are looked at
     INLINE_BATCH = 8       # requests carried out here before the driver hears of them
+    POLLED_WAIT_NS = 100000   # how long a queue without a kick may wait to be looked at
 
 cdef uint64_t NO_TIMEOUT = <uint64_t>-1
 
 CONTROL, PROGRESS, BROKEN, ERROR = EVENT_CONTROL, EVENT_PROGRESS, EVENT_BROKEN, EVENT_ERROR
+LOST, UNHEARD = EVENT_LOST, EVENT_UNHEARD
 
 cdef class DispatchLoop:
     """Serves the queues given to it until something needs Python.
@@ -77,10 +78,9 @@ cdef class DispatchLoop:
 
     # Queues
 
-    def add_queue(self, uint32_t queue_index, Virtqueue virtqueue, InflightQueue inflight, kick_fd, call_fd,
-                  bint is_enabled):
-        """Serve a queue whose rings and in-flight record are set up. The fds stay the caller's."""
-        self.table.add_queue(queue_index, virtqueue, inflight, kick_fd, call_fd, is_enabled)
+    def add_queue(self, uint32_t queue_index, Virtqueue virtqueue, InflightQueue inflight, fds, bint is_enabled):
+        """Serve a queue whose rings and in-flight record are set up (`fds` as in `QueueTable.set_fds`)."""
+        self.table.add_queue(queue_index, virtqueue, inflight, fds, is_enabled)
         self.next_counter = max(self.next_counter, inflight.record.next_counter)
 
     def drain_queue(self, uint32_t queue_index):
@@ -108,18 +108,14 @@ cdef class DispatchLoop:
                 break
             self.submit(<uint32_t>slot_index)
 
-    def request_counter(self):
-        """The counter that the next chain popped gets: chains popped later have larger ones."""
-        return self.next_counter
-
-    def oldest_counter(self):
-        """The counter of the oldest request in flight; that of the next one if none is."""
-        cdef uint64_t oldest = self.next_counter
+    def used_regions(self):
+        """The memory regions that requests in flight lie in, a bit for each index."""
+        cdef uint64_t mask = 0
         cdef uint32_t index
         for index in range(self.state.slot_count):
-            if self.state.slots[index].state and self.state.slots[index].counter < oldest:
-                oldest = self.state.slots[index].counter
-        return oldest
+            if self.state.slots[index].state != SLOT_FREE:
+                mask |= self.state.slots[index].region_mask
+        return mask
 
     def worker_up(self, uint32_t worker_index, int eventfd):
         """Begin to hand requests to a worker."""
@@ -140,7 +136,7 @@ cdef class DispatchLoop:
     # The loop
 
     def run(self):
-        """Serve until something needs Python; returns CONTROL, PROGRESS, BROKEN or ERROR."""
+        """Serve until something needs Python; returns CONTROL, PROGRESS, BROKEN, ERROR, LOST or UNHEARD."""
         cdef int event
         with nogil:
             event = self._run()
@@ -162,6 +158,36 @@ cdef class DispatchLoop:
         self.table.list_active()
         return broken
 
+    def take_lost(self):
+        """The lost regions, and whether the in-flight region is lost as well. All queues are broken by it."""
+        cdef uint64_t lost_regions = load_relaxed_64(&self.state.header.lost_regions)
+        cdef uint64_t lost_inflight = load_relaxed_64(&self.state.header.lost_inflight)
+        for index in range(QUEUE_LIMIT):
+            if self.table.queues[index].rings != NULL:
+                self.table.queues[index].rings.broken = BROKEN_MEMORY
+                self.state.queues[index].is_broken = BROKEN_MEMORY
+        self.newly_broken = 0
+        self.table.list_active()
+        self.told_lost_regions = lost_regions
+        self.told_lost_inflight = lost_inflight
+        return [index for index in range(64) if lost_regions >> <uint64_t>index & 1], lost_inflight != 0
+
+    def forget_lost_region(self, uint32_t region_index):
+        """No request uses the region any more: its index may stand for another."""
+        cdef uint64_t mask = (<uint64_t>1) << region_index
+        clear_bits_64(&self.state.header.lost_regions, mask)
+        self.told_lost_regions &= ~mask
+
+    def forget_lost_inflight(self):
+        """Another in-flight region takes its place."""
+        clear_bits_64(&self.state.header.lost_inflight, 1)
+        self.told_lost_inflight = 0
+
+    cdef bint _has_lost(self) noexcept nogil:
+        """Whether memory was lost that nobody was told of yet."""
+        return ((load_relaxed_64(&self.state.header.lost_regions) & ~self.told_lost_regions) != 0
+                or load_relaxed_64(&self.state.header.lost_inflight) != self.told_lost_inflight)
+
     cdef int _run(self) noexcept nogil:
         cdef uint32_t progress, popped
         while True:
@@ -173,6 +199,10 @@ cdef class DispatchLoop:
             self.handover.publish()
             self.ring.submit()
             progress += self.complete()
+            if self._has_lost():   # before a ring of zeroes is found to be broken
+                return EVENT_LOST
+            if self.table.newly_unheard:
+                return EVENT_UNHEARD
             if self.newly_broken:
                 return EVENT_BROKEN
             if self.executor.last_error:
@@ -270,7 +300,10 @@ cdef class DispatchLoop:
     cdef void _resubmit(self, Resubmission *old, uint64_t now_ns) noexcept nogil:
         """Take a head of an earlier engine in, if its queue is still served."""
         cdef ServedQueue *queue = &self.table.queues[old.queue_index]
-        if queue.rings == NULL or not is_inflight(queue.inflight, old.head_index):
+        if queue.rings == NULL:
+            return
+        if not is_inflight(queue.inflight, old.head_index):
+            queue.inflight.count -= 1   # the front end has cleared it: nobody must wait for it
             return
         if not self._take_in(queue, old.queue_index, old.head_index, now_ns, False):
             queue.inflight.count -= 1   # it cannot be done, so nobody must wait for it
@@ -336,7 +369,7 @@ cdef class DispatchLoop:
             counters.suppressed_call_count += 1
         elif self.table.queues[queue_index].call_fd >= 0:
             counters.call_count += 1
-            signal_eventfd(self.table.queues[queue_index].call_fd)
+            self.table.signal_call(queue_index)
             crash_point("dispatcher: called")
 
     cdef bint _poll(self) noexcept nogil:
@@ -365,17 +398,20 @@ cdef class DispatchLoop:
     cdef void _sleep(self) noexcept nogil:
         """Wait for a kick, a completion or a message; every way in is looked at once more before."""
         cdef uint32_t place
+        cdef uint64_t timeout_ns = NO_TIMEOUT
         cdef bint has_work = False
         prepare_sleep(&self.state.header.dispatcher_sleeping)
         if self.handover.free_count:
             for place in range(self.table.active_count):
                 has_work |= arm_kick(self.table.queues[self.table.active[place]].rings)
         crash_point("dispatcher: about to sleep")
-        if self.table.polled_count:
-            sched_yield()
-        elif not has_work and not self.handover.has_done() and not self.ring.has_done() \
+        if not has_work and not self.handover.has_done() and not self.ring.has_done() and not self._has_lost() \
                 and not load_acquire_32(&self.state.header.control_pending):
-            self.table.wait(self.throttle.wait_ns(monotonic_ns()) if self.throttle.waiting_queues else NO_TIMEOUT)
+            if self.throttle.waiting_queues:
+                timeout_ns = self.throttle.wait_ns(monotonic_ns())
+            if self.table.polled_count:
+                timeout_ns = min(timeout_ns, <uint64_t>POLLED_WAIT_NS)
+            self.table.wait(timeout_ns)
         end_sleep(&self.state.header.dispatcher_sleeping)
         for place in range(self.table.active_count):
             disarm_kick(self.table.queues[self.table.active[place]].rings)

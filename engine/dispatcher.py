@@ -4,19 +4,21 @@ Its state is in shared memory or with the supervisor. A successor is told everyt
 and goes on.
 """
 
-import mmap
 import os
 import select
+import signal
 
 import msgspec
 
 from ringblk.engine.cpu_placement import CpuPlacement
-from ringblk.engine.dispatch_loop import BROKEN, ERROR, DispatchLoop
+from ringblk.engine.dispatch_loop import BROKEN, ERROR, LOST, UNHEARD, DispatchLoop
 from ringblk.engine.dispatcher_messages import (
     Answer,
+    CallUnheard,
     ChangeRegions,
     EnableQueue,
     FromDispatcher,
+    MemoryLost,
     Pause,
     QueueBroken,
     Recover,
@@ -36,12 +38,14 @@ from ringblk.engine.dispatcher_ring import DispatcherRing
 from ringblk.engine.handover import Handover
 from ringblk.engine.idle_poll import IdlePoll
 from ringblk.engine.inline_gate import InlineGate
+from ringblk.engine.queue_fds import QueueFds
 from ringblk.engine.queue_table import QueueTable
 from ringblk.engine.recovery import Recovery
 from ringblk.engine.throttle import Throttle
 from ringblk.shm.channel import Channel, ChannelClosed
 from ringblk.shm.inflight import InflightError, InflightQueue, queue_region_bytes
 from ringblk.shm.memory import GuestMemory
+from ringblk.shm.memory_guard import GuardedInflight
 from ringblk.shm.rate_limit import RateLimit
 from ringblk.shm.region import RegionError
 from ringblk.shm.state import StateSegment
@@ -79,7 +83,7 @@ class Dispatcher:
     def __init__(self, setup: DispatcherSetup, channel: Channel[ToDispatcher]) -> None:
         self._setup = setup
         self._channel = channel
-        self._memory = GuestMemory()
+        self._memory = GuestMemory(setup.state)
         self._executor = BlockExecutor(setup.state, self._memory, setup.backend, setup.drive_id)
         self._table = QueueTable(setup.state, setup.own_eventfd)
         if setup.uring is not None:
@@ -101,18 +105,19 @@ class Dispatcher:
         self._recovery = Recovery(self._loop)
         self._has_taken_over = False
         self._errors = HostErrors("dispatcher")
-        self._inflight: mmap.mmap | None = None
+        self._inflight: GuardedInflight | None = None
         self._inflight_queue_size = 0
-        self._inflight_offset_bytes = 0
-        self._queue_fds: dict[int, tuple[int | None, int | None]] = {}
+        self._queue_fds: dict[int, QueueFds] = {}
         self._stopping: dict[int, list[int]] = {}  # queue_index -> request_ids
         self._retiring: dict[int, int] = {}  # worker_index -> request_id
         self._pausing: list[int] = []  # request_ids
-        self._dropping: dict[int, int] = {}  # region_index -> counter of the first request after
+        self._dropping: set[int] = set()  # indexes of regions that requests in flight may still use
         self._worker_eventfds: dict[int, int] = {}
 
     def run(self) -> None:
         """Serve until told to stop or the supervisor is gone."""
+        # The supervisor's `nudge`: it only has to end the system call that it comes into.
+        signal.signal(signal.SIGURG, lambda number, frame: None)
         try:
             while not self._has_taken_over:
                 select.select([self._channel.socket], [], [])
@@ -126,7 +131,13 @@ class Dispatcher:
                 event = self._loop.run()
                 if event == BROKEN:
                     for queue_index, reason in self._loop.take_broken():
+                        self._table.signal_error(queue_index)
                         self._send(QueueBroken(queue_index, reason))
+                elif event == LOST:
+                    self._send(MemoryLost(*self._loop.take_lost()))
+                elif event == UNHEARD:
+                    for queue_index in self._table.take_unheard():
+                        self._send(CallUnheard(queue_index))
                 elif event == ERROR:
                     self._errors.report(self._executor.take_error()[0])
         except (ChannelClosed, _StopReceived):
@@ -159,9 +170,7 @@ class Dispatcher:
             case StartQueue():
                 self._start_queue(message, fds)
             case SetQueueFds():
-                former = self._take_queue_fds(message.queue_index, message.has_kick, message.has_call, fds)
-                self._table.set_fds(message.queue_index, *self._queue_fds[message.queue_index])
-                fds.extend(former)
+                self._use_fds(message.queue_index, QueueFds.take(message.has_fds, fds), fds)
                 self._send(Answer(message.request_id))
             case EnableQueue():
                 self._table.set_enabled(message.queue_index, message.is_enabled)
@@ -191,19 +200,24 @@ class Dispatcher:
         for region_index in message.dropped_indexes:
             if self._memory.is_mapped(region_index):
                 self._memory.remove(region_index)
-                self._dropping.setdefault(region_index, self._loop.request_counter())
+                self._dropping.add(region_index)
         for added, fd in zip(message.added, fds, strict=True):
             if not self._memory.is_mapped(added.region_index):
-                self._memory.add(added.region_index, added.region, fd, added.epoch)
+                self._memory.add(
+                    added.region_index, added.region, fd, added.epoch, or_lost=not self._has_taken_over
+                )
         self._table.remap()
         self._send(Answer(message.request_id))
 
     def _set_inflight(self, message: SetInflight, fd: int) -> None:
-        offset_bytes = message.mmap_offset_bytes % mmap.ALLOCATIONGRANULARITY
-        self._inflight = mmap.mmap(
-            fd, message.mmap_size_bytes + offset_bytes, offset=message.mmap_offset_bytes - offset_bytes
+        self._loop.forget_lost_inflight()
+        self._inflight = GuardedInflight(
+            self._setup.state,
+            fd,
+            message.mmap_size_bytes,
+            message.mmap_offset_bytes,
+            or_lost=not self._has_taken_over,
         )
-        self._inflight_offset_bytes = offset_bytes
         self._inflight_queue_size = message.queue_size
 
     def _start_queue(self, message: StartQueue, fds: list[int]) -> None:
@@ -225,29 +239,27 @@ class Dispatcher:
                 f"queue {message.queue_index} has {message.queue_size} entries,"
                 f" the in-flight region is for {self._inflight_queue_size}"
             )
-        inflight = InflightQueue(
-            self._inflight,
-            self._inflight_offset_bytes + message.queue_index * stride_bytes,
-            message.queue_size,
-        )
+        inflight = InflightQueue(self._inflight, message.queue_index * stride_bytes, message.queue_size)
         is_fresh = inflight.is_fresh
         heads = inflight.recover(virtqueue.used_idx)
         # The record knows better than the base, which is as old as the queue's first start.
         virtqueue.start(message.base if is_fresh else (virtqueue.used_idx + len(heads)) % 65536)
-        self._take_queue_fds(message.queue_index, message.has_kick, message.has_call, fds)
-        kick_fd, call_fd = self._queue_fds[message.queue_index]
-        self._loop.add_queue(message.queue_index, virtqueue, inflight, kick_fd, call_fd, message.is_enabled)
+        queue_fds = QueueFds.take(message.has_fds, fds)
+        try:
+            self._loop.add_queue(message.queue_index, virtqueue, inflight, queue_fds, message.is_enabled)
+        except OSError:
+            fds.extend(queue_fds.present())
+            raise
+        self._queue_fds[message.queue_index] = queue_fds
         if self._has_taken_over:
             self._recovery.resubmit(message.queue_index)
         self._send(Answer(message.request_id, value=len(heads)))
 
-    def _take_queue_fds(self, queue_index: int, has_kick: bool, has_call: bool, fds: list[int]) -> list[int]:
-        """Own a queue's fds out of `fds`; returns its former ones, to be closed once they are not used."""
-        former = self._queue_fds.get(queue_index, (None, None))
-        kick_fd = fds.pop(0) if has_kick else None
-        call_fd = fds.pop(0) if has_call else None
-        self._queue_fds[queue_index] = (kick_fd, call_fd)
-        return [fd for fd in former if fd is not None]
+    def _use_fds(self, queue_index: int, queue_fds: QueueFds, unused: list[int]) -> None:
+        """Use these fds for a queue that is served; its former ones are `unused` from then on."""
+        unused.extend(self._queue_fds.get(queue_index, QueueFds()).present())
+        self._queue_fds[queue_index] = queue_fds
+        self._table.set_fds(queue_index, queue_fds)
 
     def _resume(self) -> None:
         self._loop.resume()
@@ -268,8 +280,6 @@ class Dispatcher:
 
     def _take_over(self, message: Recover) -> None:
         self._tell_given_up(self._recovery.take_over(message.own_fault))
-        for region_index in self._dropping:  # now it is known what is in flight
-            self._dropping[region_index] = self._loop.request_counter()
         self._has_taken_over = True
 
     def _tell_given_up(self, slot_indexes: list[int]) -> None:
@@ -289,7 +299,7 @@ class Dispatcher:
             if self._table.inflight_count(queue_index) == 0:
                 del self._stopping[queue_index]
                 next_avail = self._table.remove_queue(queue_index)
-                for fd in self._take_queue_fds(queue_index, False, False, []):
+                for fd in self._queue_fds.pop(queue_index).present():
                     os.close(fd)
                 for request_id in request_ids:
                     self._send(Answer(request_id, value=next_avail))
@@ -303,12 +313,12 @@ class Dispatcher:
             self._pausing.clear()
         if not self._dropping:
             return
-        oldest_counter = self._loop.oldest_counter()
-        for region_index, later_counter in list(self._dropping.items()):
-            if oldest_counter >= later_counter:
-                del self._dropping[region_index]
-                self._memory.unmap(region_index)
-                self._send(RegionUnused(region_index))
+        used_regions = self._loop.used_regions()
+        for region_index in [index for index in self._dropping if not used_regions >> index & 1]:
+            self._dropping.remove(region_index)
+            self._memory.unmap(region_index)
+            self._loop.forget_lost_region(region_index)
+            self._send(RegionUnused(region_index))
 
 
 def run_dispatcher(setup: DispatcherSetup, channel: Channel[ToDispatcher]) -> None:

@@ -20,6 +20,9 @@ from ringblk.shm.channel import ChannelClosed, copy_fds
 from ringblk.shm.process import crash_point
 from ringblk.shm.state import StateSegment
 
+NUDGE_S = 1.0
+"""A dispatcher that does not answer for so long is nudged: it may be stuck in a front end's eventfd."""
+
 
 class DispatcherGone(DeviceError):  # noqa: N818
     """There is no dispatcher any more and there will be none: the engine ends."""
@@ -108,8 +111,11 @@ class DispatcherLink:
         self._open[request_id] = request
         self.tell(message, request.fds)
         crash_point("supervisor: request sent")
-        # Shielded: it is carried out even where whoever asked has gone.
-        return await asyncio.shield(answer)
+        # The answer outlives this call: it is carried out even where whoever asked has gone.
+        while not (await asyncio.wait({answer}, timeout=NUDGE_S))[0]:
+            if self._child is not None:
+                self._child.nudge()
+        return answer.result()
 
     def take_answer(self, answer: Answer) -> None:
         """Resolve the request that this answers, if it is none of a set-up."""

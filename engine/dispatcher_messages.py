@@ -26,7 +26,7 @@ class SetInflight(msgspec.Struct, tag=True, frozen=True):
 
 
 class StartQueue(msgspec.Struct, tag=True, frozen=True):
-    """Serve a queue. Its kick and call fds come along, in this order, where it has them."""
+    """Serve a queue. Its kick, call and err fds come along, in this order, where it has them."""
 
     request_id: int
     queue_index: int
@@ -37,17 +37,15 @@ class StartQueue(msgspec.Struct, tag=True, frozen=True):
     base: int
     event_idx: bool
     is_enabled: bool
-    has_kick: bool
-    has_call: bool
+    has_fds: tuple[bool, bool, bool]
 
 
 class SetQueueFds(msgspec.Struct, tag=True, frozen=True):
-    """Use these fds for kicks and calls from now on."""
+    """Use these fds from now on, which come along as with `StartQueue`."""
 
     request_id: int
     queue_index: int
-    has_kick: bool
-    has_call: bool
+    has_fds: tuple[bool, bool, bool]
 
 
 class EnableQueue(msgspec.Struct, tag=True, frozen=True):
@@ -131,6 +129,19 @@ class QueueBroken(msgspec.Struct, tag=True, frozen=True):
     reason: int
 
 
+class MemoryLost(msgspec.Struct, tag=True, frozen=True):
+    """Memory that the front end shares cannot be reached any more; all queues rest until they are reset."""
+
+    region_indexes: list[int]
+    is_inflight_lost: bool
+
+
+class CallUnheard(msgspec.Struct, tag=True, frozen=True):
+    """A call was left out: the counter of the queue's call eventfd is full."""
+
+    queue_index: int
+
+
 class RequestGivenUp(msgspec.Struct, tag=True, frozen=True):
     """A request has killed three processes and was answered with an error."""
 
@@ -152,4 +163,4 @@ ToDispatcher = (
     | Recover
     | Stop
 )
-FromDispatcher = Answer | RegionUnused | QueueBroken | RequestGivenUp
+FromDispatcher = Answer | RegionUnused | QueueBroken | MemoryLost | CallUnheard | RequestGivenUp

@@ -231,10 +231,12 @@ async def _serve_sessions(listener: Listener, supervisor: Supervisor) -> None:
     async for connected in listener.connections():
         session = Session(connected, supervisor)
         supervisor.changes.notify_config_change = session.notify_config_change
+        supervisor.reports.end_session = session.end
         try:
             await session.serve()
         finally:
             supervisor.changes.notify_config_change = None
+            supervisor.reports.end_session = None
 
 
 async def _end_sessions(sessions: "asyncio.Task[None]", supervisor: Supervisor) -> None:

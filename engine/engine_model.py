@@ -1,5 +1,6 @@
 """What the engine's processes have been told: enough to set up a new one in the place of any of them."""
 
+import itertools
 import os
 from collections.abc import Sequence
 
@@ -14,6 +15,7 @@ from ringblk.engine.dispatcher_messages import (
     ToDispatcher,
     WorkerUp,
 )
+from ringblk.engine.queue_fds import QueueFds
 from ringblk.engine.vring import Vring
 from ringblk.shm.channel import copy_fds
 from ringblk.shm.memory import GuestMemory
@@ -43,9 +45,9 @@ class ServedQueue(msgspec.Struct):
     is_started: bool = False
     """It has answered that it does."""
 
-    def fds(self) -> list[int]:
-        """Kick and call fd, where there are any, in the order of the messages."""
-        return [fd for fd in (self.vring.kick_fd, self.vring.call_fd) if fd is not None]
+    def fds(self) -> QueueFds:
+        """Its eventfds."""
+        return QueueFds(self.vring.kick_fd, self.vring.call_fd, self.vring.err_fd)
 
     def start_message(self, request_id: int) -> StartQueue:
         """The message that starts it, now or in a later dispatcher."""
@@ -60,8 +62,7 @@ class ServedQueue(msgspec.Struct):
             vring.base,
             self.event_idx,
             self.is_enabled,
-            vring.kick_fd is not None,
-            vring.call_fd is not None,
+            self.fds().presence(),
         )
 
 
@@ -112,6 +113,26 @@ class EngineModel:
                 os.close(fd)
             raise DeviceError(str(error)) from error
         return [self.new_region(region, fd) for region, fd in regions]
+
+    def check_ring(self, vring: Vring) -> None:
+        """Refuse a ring whose parts overlap each other or another's. Raises `DeviceError`.
+
+        The event words at the ends of the rings are left out: a driver may not know them.
+        """
+        parts = sorted(
+            (start, start + size_bytes, each.queue_index, name)
+            for each in (vring, *(queue.vring for queue in self.queues.values()))
+            for name, start, size_bytes in (
+                ("descriptor table", each.desc_uva, 16 * each.queue_size),
+                ("avail ring", each.avail_uva, 4 + 2 * each.queue_size),
+                ("used ring", each.used_uva, 4 + 8 * each.queue_size),
+            )
+        )
+        for (_, end, queue_index, name), (start, _, other_index, other_name) in itertools.pairwise(parts):
+            if start < end:
+                raise DeviceError(
+                    f"the {name} of queue {queue_index} and the {other_name} of queue {other_index} overlap"
+                )
 
     def _check_rings(self, regions: Sequence[MemoryRegion]) -> None:
         """Refuse a region table that lacks the rings of a running queue. Raises `DeviceError`."""
@@ -165,7 +186,9 @@ class EngineModel:
         if self.inflight is not None:
             sent.append((self.inflight[0], [self.inflight[1]]))
         sent.extend(
-            (queue.start_message(0), queue.fds()) for queue in self.queues.values() if queue.is_started
+            (queue.start_message(0), queue.fds().present())
+            for queue in self.queues.values()
+            if queue.is_started
         )
         sent.extend((WorkerUp(index), [eventfd]) for index, eventfd in self.worker_eventfds.items())
         if self.is_paused:

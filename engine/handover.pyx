@@ -115,15 +115,28 @@ cdef class Handover:
                 self.free_slots[self.free_count] = index
                 self.free_count += 1
 
+    def under_way(self):
+        """The slots that workers have been given and not put into their done rings, for recovery."""
+        cdef uint32_t worker_index, position
+        done = set()
+        for worker_index in range(self.ring_count):
+            position = self.state.workers[worker_index].done_head
+            while position != load_acquire_32(&self.state.workers[worker_index].done_tail):
+                done.add(self.state.done_entries(worker_index)[position & self.index_mask])
+                position += 1
+        return {index for index in range(self.state.slot_count) if self._is_given(index) and index not in done}
+
+    cdef bint _is_given(self, uint32_t slot_index) noexcept nogil:
+        cdef RequestSlot *slot = &self.state.slots[slot_index]
+        # Behind the published tail: the entry was never seen by the worker.
+        return (slot.state == SLOT_HANDED and slot.worker_index < WORKER_LIMIT
+                and <int32_t>(slot.ring_position - self.submit_tail[slot.worker_index]) < 0)
+
     def is_with_worker(self, uint32_t slot_index):
         """Whether a HANDED slot was really pushed to a worker (who counts it as load), for recovery."""
-        cdef RequestSlot *slot = &self.state.slots[slot_index]
-        if slot.state != SLOT_HANDED or slot.worker_index >= WORKER_LIMIT:
+        if not self._is_given(slot_index):
             return False
-        # Behind the published tail: the entry was never seen by the worker.
-        if <int32_t>(slot.ring_position - self.submit_tail[slot.worker_index]) >= 0:
-            return False
-        self.load[slot.worker_index] += 1
+        self.load[self.state.slots[slot_index].worker_index] += 1
         return True
 
     cdef void note_service(self, uint64_t sample_ns) noexcept nogil:

@@ -9,6 +9,9 @@ cdef struct ServedQueue:
     InflightRecord *inflight
     int kick_fd                 # -1: the queue is polled
     int call_fd                 # -1: the driver is never called
+    int err_fd                  # -1: nobody hears of errors
+    bint call_may_block         # its call eventfd is not set to O_NONBLOCK, or did block
+    int unheard                 # 1: a call found the eventfd full; 2: and somebody was told
     bint is_enabled
 
 
@@ -21,6 +24,8 @@ cdef class QueueTable:
     cdef uint32_t polled_count             # active queues without a kick fd
     cdef list owners                       # keeps each queue's Virtqueue and InflightQueue alive
     cdef int epoll_fd
+    cdef bint newly_unheard                # some queue is, and nobody was told yet
 
     cdef void list_active(self) noexcept
+    cdef void signal_call(self, uint32_t queue_index) noexcept nogil
     cdef void wait(self, uint64_t timeout_ns) noexcept nogil

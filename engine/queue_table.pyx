@@ -1,5 +1,13 @@
 # cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True
-"""The queues that a dispatcher serves, and waiting for their kicks."""
+"""The queues that a dispatcher serves, waiting for their kicks, and calling their drivers.
+
+Kick, call and error are eventfds (the session sees to that) of which the front end may do what it likes. Kicks are
+waited for edge-triggered and never read: a counter that stays readable wakes nobody twice. A call that finds the
+counter full is left out.
+"""
+
+import fcntl
+import os
 
 from libc.stdint cimport uint32_t, uint64_t
 from libc.string cimport memset
@@ -10,7 +18,7 @@ from ringblk.shm.crash_point cimport crash_point
 from ringblk.shm.inflight cimport InflightQueue
 from ringblk.shm.state cimport QUEUE_LIMIT, QueueState, StateSegment
 from ringblk.shm.virtqueue cimport Virtqueue
-from ringblk.shm.wakeup cimport signal_eventfd
+from ringblk.shm.wakeup cimport signal_foreign_eventfd
 
 cdef uint64_t NO_TIMEOUT = <uint64_t>-1
 
@@ -31,9 +39,12 @@ cdef class QueueTable:
     """Queues by index. `wake_eventfd` ends a wait as a kick does."""
 
     def __cinit__(self, StateSegment state, int wake_eventfd):
+        cdef uint32_t index
         self.state = state
         self.owners = [None] * QUEUE_LIMIT
         memset(self.queues, 0, sizeof(self.queues))
+        for index in range(<uint32_t>QUEUE_LIMIT):
+            self.queues[index].kick_fd = self.queues[index].call_fd = self.queues[index].err_fd = -1
         self.epoll_fd = epoll_create1(EPOLL_CLOEXEC)
         if self.epoll_fd < 0:
             raise OSError("cannot set up epoll")
@@ -52,34 +63,37 @@ cdef class QueueTable:
         if self.epoll_fd >= 0:
             close(self.epoll_fd)
 
-    def add_queue(self, uint32_t queue_index, Virtqueue virtqueue, InflightQueue inflight, kick_fd, call_fd,
-                  bint is_enabled):
-        """Serve a queue whose rings and in-flight record are set up. The fds stay the caller's."""
+    def add_queue(self, uint32_t queue_index, Virtqueue virtqueue, InflightQueue inflight, fds, bint is_enabled):
+        """Serve a queue whose rings and in-flight record are set up (`fds` as in `set_fds`)."""
         cdef ServedQueue *queue = &self.queues[queue_index]
         self.owners[queue_index] = (virtqueue, inflight)
         queue.rings = &virtqueue.rings
         queue.inflight = &inflight.record
         queue.is_enabled = is_enabled
-        queue.kick_fd = queue.call_fd = -1
+        queue.kick_fd = queue.call_fd = queue.err_fd = -1
         virtqueue.rings.broken = self.state.queues[queue_index].is_broken
         try:
-            self.set_fds(queue_index, kick_fd, call_fd)
+            self.set_fds(queue_index, fds)
         except OSError:
             queue.kick_fd = -1
             self.remove_queue(queue_index)
             raise
 
-    def set_fds(self, uint32_t queue_index, kick_fd, call_fd):
-        """Use these for kicks and calls from now on; None: the queue is polled, or never called."""
+    def set_fds(self, uint32_t queue_index, fds):
+        """Use these `QueueFds` from now on. They stay the caller's."""
         cdef ServedQueue *queue = &self.queues[queue_index]
         cdef epoll_event event
         if queue.kick_fd >= 0:
             epoll_ctl(self.epoll_fd, EPOLL_CTL_DEL, queue.kick_fd, NULL)
-        queue.kick_fd = -1 if kick_fd is None else kick_fd
-        queue.call_fd = -1 if call_fd is None else call_fd
+        queue.kick_fd = -1 if fds.kick is None else fds.kick
+        queue.call_fd = -1 if fds.call is None else fds.call
+        queue.err_fd = -1 if fds.err is None else fds.err
+        queue.unheard = 0
+        queue.call_may_block = fds.call is not None and not fcntl.fcntl(fds.call, fcntl.F_GETFL) & os.O_NONBLOCK
         event.events = EPOLLIN | EPOLLET
         event.data.u64 = queue_index
         if queue.kick_fd >= 0 and epoll_ctl(self.epoll_fd, EPOLL_CTL_ADD, queue.kick_fd, &event) < 0:
+            queue.kick_fd = -1
             self.list_active()
             raise OSError(f"queue {queue_index}: its kick descriptor cannot be waited for")
         self.list_active()
@@ -102,6 +116,7 @@ cdef class QueueTable:
         next_avail = queue.rings.next_avail
         if queue.kick_fd >= 0:
             epoll_ctl(self.epoll_fd, EPOLL_CTL_DEL, queue.kick_fd, NULL)
+        queue.kick_fd = queue.call_fd = queue.err_fd = -1
         queue.rings = NULL
         queue.inflight = NULL
         self.owners[queue_index] = None
@@ -122,8 +137,29 @@ cdef class QueueTable:
     def call(self, uint32_t queue_index):
         """Call the driver, whether it asked for it or not: a call may have been lost with its caller."""
         if self.queues[queue_index].call_fd >= 0:
-            signal_eventfd(self.queues[queue_index].call_fd)
+            self.signal_call(queue_index)
             crash_point("recovery: called")
+
+    cdef void signal_call(self, uint32_t queue_index) noexcept nogil:
+        cdef ServedQueue *queue = &self.queues[queue_index]
+        if signal_foreign_eventfd(queue.call_fd, queue.call_may_block) or queue.unheard:
+            return
+        queue.call_may_block = True
+        queue.unheard = 1
+        self.newly_unheard = True
+
+    def take_unheard(self):
+        """The queues whose drivers could not be called; each once for the fds that it has."""
+        unheard = [index for index in range(QUEUE_LIMIT) if self.queues[index].unheard == 1]
+        for index in unheard:
+            self.queues[index].unheard = 2
+        self.newly_unheard = False
+        return unheard
+
+    def signal_error(self, uint32_t queue_index):
+        """Tell the front end that the queue is broken, where it wants to hear of it."""
+        if self.queues[queue_index].err_fd >= 0:
+            signal_foreign_eventfd(self.queues[queue_index].err_fd, True)
 
     def inflight_count(self, uint32_t queue_index):
         """Requests of the queue that were popped and not given back."""

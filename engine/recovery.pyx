@@ -13,7 +13,7 @@ from ringblk.engine.queue_table cimport ServedQueue
 from ringblk.shm.atomic cimport store_release_32
 from ringblk.shm.clock cimport monotonic_ns
 from ringblk.shm.crash_point cimport crash_point
-from ringblk.shm.inflight cimport is_inflight
+from ringblk.shm.inflight cimport inflight_fetch, is_inflight
 from ringblk.shm.slot cimport DISPATCHER_RING, SLOT_HANDED, SLOT_PREPARED, RequestSlot
 from ringblk.shm.state cimport QUEUE_LIMIT
 from ringblk.workers.request cimport OPERATION_COMPLETE
@@ -47,12 +47,19 @@ cdef class Recovery:
         """
         found = {}
         cdef RequestSlot *slot
+        live = []
+        under_way = self.loop.handover.under_way()
         for index in range(self.loop.state.slot_count):
             slot = &self.loop.state.slots[<uint32_t>index]
-            if slot.state in (SLOT_PREPARED, SLOT_HANDED) and self._is_live(slot):
+            if index in under_way:
+                is_live = self._mark_in_flight(slot)
+            else:
+                is_live = slot.state in (SLOT_PREPARED, SLOT_HANDED) and self._is_live(slot)
+            if is_live:
                 found[slot.queue_index, slot.head_index] = index
-        self.loop.handover.free_all_but(found.values())
-        again, given_up = self._take_back(found.values(), own_fault)
+                live.append(index)
+        self.loop.handover.free_all_but(live)
+        again, given_up = self._take_back(live, own_fault)
         # Done entries that name a slot which is free now: over before that slot is used again.
         self.loop.collect()
         self.loop.handover.release()
@@ -71,6 +78,19 @@ cdef class Recovery:
     def resubmit(self, uint32_t queue_index):
         """Do again what is in flight in a queue added after `take_over`: work of an earlier engine."""
         self._resubmit_missing(queue_index, {})
+
+    cdef bint _mark_in_flight(self, RequestSlot *slot) noexcept nogil:
+        """See that the record says in flight of a request that a worker works on; False: its queue is gone.
+
+        The front end can write the record, but a slot that is under way must not be used for another request.
+        """
+        cdef ServedQueue *queue = &self.loop.table.queues[slot.queue_index]
+        if queue.rings == NULL:
+            return False
+        if not self._is_live(slot):
+            queue.inflight.count -= is_inflight(queue.inflight, slot.head_index)
+            inflight_fetch(queue.inflight, slot.head_index, slot.counter)
+        return True
 
     cdef bint _is_live(self, RequestSlot *slot) noexcept nogil:
         """Whether the slot's request is still in flight: its head is, and for this very request."""

@@ -78,6 +78,7 @@ class Session:
         self._features = 0
         self._protocol_features = ProtocolFeature(0)
         self._status = 0
+        self._has_ended = False
 
     async def serve(self) -> None:
         """Serve until the front end is gone or breaks the protocol, then reset the device.
@@ -90,7 +91,8 @@ class Session:
                 with message.fds:
                     if not await self._handle_unless(hang_up, message):
                         break
-            _log.info("the front end has disconnected")
+            if not self._has_ended:
+                _log.info("the front end has disconnected")
         except BadMessage as error:
             _log.error("the vhost-user session ends: %s", error)
         except ConnectionError as error:
@@ -100,6 +102,13 @@ class Session:
         finally:
             hang_up.cancel()
             await self._close()
+
+    def end(self, reason: str) -> None:
+        """End the session, whatever it waits for. May be called again."""
+        if not self._has_ended:
+            self._has_ended = True
+            _log.error("the vhost-user session ends: %s", reason)
+            self._connection.shut_down()
 
     def notify_config_change(self) -> bool:
         """Tell the front end that the config space has changed. False where it cannot be told.
@@ -266,8 +275,6 @@ class Session:
     async def set_inflight_fd(self, inflight: InflightDescription, fds: FdSet) -> None:
         """An in-flight region from before, with what an earlier back end left undone."""
         self._check_inflight(inflight)
-        if self._rings.any_running:
-            raise DeviceError("the in-flight region cannot change while a queue is running")
         (fd,) = fds.take()
         await self._device.set_inflight(
             fd,
@@ -278,6 +285,8 @@ class Session:
         )
 
     def _check_inflight(self, inflight: InflightDescription) -> None:
+        if self._rings.any_running:
+            raise DeviceError("the in-flight region cannot change while a queue is running")
         if not 1 <= inflight.num_queues <= self._device.num_queues:
             raise DeviceError(
                 f"{inflight.num_queues} queues in flight, the device has {self._device.num_queues}"

@@ -6,7 +6,6 @@ again and goes on from shared memory.
 """
 
 import asyncio
-import contextlib
 import logging
 import os
 import time
@@ -23,10 +22,8 @@ from ringblk.engine.dispatcher_messages import (
     ChangeRegions,
     EnableQueue,
     FromDispatcher,
-    QueueBroken,
     Recover,
     RegionUnused,
-    RequestGivenUp,
     SetInflight,
     SetQueueFds,
     StopQueue,
@@ -34,6 +31,7 @@ from ringblk.engine.dispatcher_messages import (
     WorkerUp,
 )
 from ringblk.engine.dispatcher_process import DispatcherProcess
+from ringblk.engine.dispatcher_reports import DispatcherReports
 from ringblk.engine.engine_model import EngineModel, MappedRegion, ServedQueue, admit_inflight
 from ringblk.engine.io_plan import plan_io
 from ringblk.engine.live_changes import LiveChanges
@@ -44,7 +42,6 @@ from ringblk.shm.process import crash_point
 from ringblk.shm.rate_limit import RateLimit
 from ringblk.shm.region import MemoryRegion
 from ringblk.shm.state import StateSegment
-from ringblk.shm.virtqueue import BROKEN_REASONS
 from ringblk.workers.native_backend import NativeBackend
 from ringblk.workers.worker import Stop, UnmapRegion
 
@@ -75,6 +72,7 @@ class Supervisor:
         self._state = state
         self._rate_limit = rate_limit
         self._model = EngineModel()
+        self.reports = DispatcherReports(self._model)
         self._plan = plan_io(config.io_engine, backend)
         inherited_fds = open_fds() - {config.fd}  # the front end's socket is none of the children's
         self._dispatcher = DispatcherProcess(
@@ -179,21 +177,8 @@ class Supervisor:
                 self._link.take_answer(message)
             case RegionUnused():
                 self._region_unused(message.region_index)
-            case QueueBroken():
-                self._queue_broken(message)
-            case RequestGivenUp():
-                _log.error(
-                    "a request has killed three processes and is answered with an error: %s",
-                    message.description,
-                )
-
-    def _queue_broken(self, message: QueueBroken) -> None:
-        reason = BROKEN_REASONS.get(message.reason, str(message.reason))
-        _log.error("queue %d is broken until it is reset: %s", message.queue_index, reason)
-        queue = self._model.queues.get(message.queue_index)
-        if queue is not None and queue.vring.err_fd is not None:
-            with contextlib.suppress(OSError):  # it is the front end's, and may be anything
-                os.eventfd_write(queue.vring.err_fd, 1)
+            case _:
+                self.reports.take(message)
 
     def _dispatcher_died(self, status: int) -> None:
         self._link.disconnect()
@@ -364,11 +349,14 @@ class Supervisor:
         """Begin to process a ring. Raises `DeviceError`."""
         if self._model.inflight is None:
             await self._use_own_inflight()
+        self._model.check_ring(vring)
         queue = ServedQueue(vring, bool(self._device.features & F_EVENT_IDX))
         # Known before it is asked for: when this call is given up half-way, `reset` must stop the queue.
         self._model.queues[vring.queue_index] = queue
         resumed = await self._link.ask(
-            queue.start_message, queue.fds(), lambda is_done: self._model.settle_start(queue, is_done)
+            queue.start_message,
+            queue.fds().present(),
+            lambda is_done: self._model.settle_start(queue, is_done),
         )
         if resumed:
             _log.info("queue %d goes on with %d requests of an earlier engine", vring.queue_index, resumed)
@@ -378,10 +366,8 @@ class Supervisor:
         queue = self._model.queues[vring.queue_index]
         queue.vring = vring
         await self._link.ask(
-            lambda request_id: SetQueueFds(
-                request_id, vring.queue_index, vring.kick_fd is not None, vring.call_fd is not None
-            ),
-            queue.fds(),
+            lambda request_id: SetQueueFds(request_id, vring.queue_index, queue.fds().presence()),
+            queue.fds().present(),
         )
 
     async def set_enabled(self, queue_index: int, enabled: bool) -> None:

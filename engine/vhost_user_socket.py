@@ -7,6 +7,7 @@ by an `FdSet` until somebody takes it: an error or a cancellation closes it and 
 
 import array
 import asyncio
+import contextlib
 import os
 import select
 import socket
@@ -23,6 +24,7 @@ from ringblk.engine.vhost_user_messages import (
 )
 
 _FD_BYTES = array.array("i").itemsize
+_EVENTFD = "anon_inode:[eventfd]"  # proc(5); a path of a file's own begins with a slash
 
 
 class FdSet:
@@ -38,6 +40,14 @@ class FdSet:
         """Hand over all fds: closing them is the caller's from now on."""
         fds, self._fds = self._fds, []
         return fds
+
+    def eventfd_fault(self) -> str | None:
+        """What one of them is that is no eventfd, in words; None where all are."""
+        for fd in self._fds:
+            kind = os.readlink(f"/proc/self/fd/{fd}")
+            if kind != _EVENTFD:
+                return f"no eventfd, but {kind.partition(':')[0]}"
+        return None
 
     def close(self) -> None:
         """Close what was not taken. May be called again."""
@@ -74,6 +84,11 @@ class VhostUserSocket:
     def close(self) -> None:
         """Close the connection. May be called again."""
         self._socket.close()
+
+    def shut_down(self) -> None:
+        """End the connection for both sides; who receives or sends finds it ended."""
+        with contextlib.suppress(OSError):  # the peer has done so already
+            self._socket.shutdown(socket.SHUT_RDWR)
 
     async def wait_hang_up(self) -> None:
         """Return once the peer has closed its end, whatever may still wait to be read."""

@@ -21,7 +21,11 @@ cdef extern from * nogil:
             { return __atomic_exchange_n(p, v, __ATOMIC_SEQ_CST); } \\
         static inline int compare_swap_##bits(volatile uint##bits##_t *p, uint##bits##_t *expected, \\
                                               uint##bits##_t v) \\
-            { return __atomic_compare_exchange_n(p, expected, v, 0, __ATOMIC_ACQ_REL, __ATOMIC_ACQUIRE); }
+            { return __atomic_compare_exchange_n(p, expected, v, 0, __ATOMIC_ACQ_REL, __ATOMIC_ACQUIRE); } \
+        static inline void set_bits_##bits(volatile uint##bits##_t *p, uint##bits##_t mask) \
+            { (void)__atomic_fetch_or(p, mask, __ATOMIC_SEQ_CST); } \
+        static inline void clear_bits_##bits(volatile uint##bits##_t *p, uint##bits##_t mask) \
+            { (void)__atomic_fetch_and(p, (uint##bits##_t)~mask, __ATOMIC_SEQ_CST); }
     RINGBLK_ATOMIC(8)
     RINGBLK_ATOMIC(16)
     RINGBLK_ATOMIC(32)
@@ -56,5 +60,7 @@ cdef extern from * nogil:
     uint64_t exchange_64(volatile uint64_t *pointer, uint64_t value)
     bint compare_swap_32(volatile uint32_t *pointer, uint32_t *expected, uint32_t value)
     bint compare_swap_64(volatile uint64_t *pointer, uint64_t *expected, uint64_t value)
+    void set_bits_64(volatile uint64_t *pointer, uint64_t mask)
+    void clear_bits_64(volatile uint64_t *pointer, uint64_t mask)
     void full_fence()
     void spin_hint()

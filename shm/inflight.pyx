@@ -10,6 +10,7 @@ can tell what was reported done.
   is moved, each inflight flag is cleared, then `used_idx` is set to the ring's.
 """
 
+import fcntl
 import os
 
 from libc.stdint cimport uint16_t, uint32_t, uint64_t, uint8_t
@@ -21,6 +22,8 @@ from ringblk.shm.crash_point cimport crash_point
 
 HEADER_BYTES = sizeof(InflightHeader)
 ENTRY_BYTES = sizeof(InflightEntry)
+COUNTER_LIMIT = 1 << 63
+"""Counters that a record may hold are below it: no engine has come that far, and the next one never overflows."""
 ALIGN_BYTES = 64
 
 
@@ -39,8 +42,10 @@ def queue_region_bytes(uint32_t queue_size):
 def make_inflight_region(uint32_t num_queues, uint32_t queue_size):
     """An empty region for so many queues of that size: an fd, the caller's to close, and its size."""
     size_bytes = queue_region_bytes(queue_size) * num_queues
-    fd = os.memfd_create("ringblk-inflight", os.MFD_CLOEXEC)
+    fd = os.memfd_create("ringblk-inflight", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
     os.ftruncate(fd, size_bytes)
+    # Nobody can cut it off under us.
+    fcntl.fcntl(fd, fcntl.F_ADD_SEALS, fcntl.F_SEAL_SEAL | fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW)
     return fd, size_bytes
 
 
@@ -93,8 +98,12 @@ cdef class InflightQueue:
         store_release_16(&self.record.header.used_idx, ring_used_idx)
         crash_point("recovery: record agrees with the ring")
         self.record.count = len(heads)
-        heads.sort(key=self.counter)
-        self.record.next_counter = self.counter(heads[len(heads) - 1]) + 1 if heads else 0
+        counters = {head: self.counter(head) for head in heads}   # read once: the front end may write them
+        last_counter = max(counters.values(), default=-1)
+        if last_counter >= COUNTER_LIMIT:
+            raise InflightError("in-flight region has a counter that no engine can have reached")
+        heads.sort(key=counters.__getitem__)
+        self.record.next_counter = last_counter + 1
         return heads
 
     def counter(self, uint32_t head_index):

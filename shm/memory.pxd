@@ -1,6 +1,8 @@
 from libc.stdint cimport uint32_t, uint64_t, uint8_t
 
+from ringblk.shm.atomic cimport load_relaxed_64
 from ringblk.shm.slot cimport Range
+from ringblk.shm.state cimport StateSegment
 
 cdef enum:
     REGION_LIMIT = 64   # region indexes: those in the table and those that wait for their last request
@@ -22,10 +24,17 @@ cdef class GuestMemory:
     cdef uint32_t current_count
     cdef uint32_t last_hit
     cdef readonly uint32_t epoch
+    cdef StateSegment state
+    cdef uint64_t *lost_regions     # in the state segment; NULL: nothing is guarded
 
     cdef int translate(self, uint64_t gpa, uint64_t length_bytes, Range *ranges, int room) noexcept nogil
     cdef uint8_t *at_uva(self, uint64_t uva, uint64_t length_bytes) noexcept nogil
     cdef inline uint8_t *pointer(self, const Range *piece) noexcept nogil:
         return self.regions[piece.region_index].base + piece.offset_bytes
+    cdef inline bint is_lost(self) noexcept nogil:
+        """Whether some of the guest's memory is, so that what was read from it may be zeroes in its place."""
+        return self.lost_regions != NULL and load_relaxed_64(self.lost_regions) != 0
+    cdef void look_at(self, const Range *ranges, uint32_t range_count) noexcept nogil
+    cdef void _unmap(self, MappedRegion *mapped) noexcept
     cdef int _find(self, uint64_t gpa) noexcept nogil
     cdef void _sort(self) noexcept

@@ -5,6 +5,9 @@ A region has an index that means the same in every process of the engine; a requ
 index and offset. A region that leaves the table is no longer translated to, but stays mapped under its
 index until the last request that uses it is done. `epoch` counts additions: a request carries the epoch it
 was resolved with, and a process that has not come that far yet reads its channel first.
+
+Where a state segment is given, the mappings are guarded (memory_guard.pyx): memory that the front end takes from
+under them reads as zeroes, and `is_lost` tells.
 """
 
 import mmap
@@ -13,22 +16,24 @@ import os
 from libc.errno cimport E2BIG, EFAULT
 from libc.stdint cimport uint32_t, uint64_t, uint8_t
 from libc.string cimport memcpy, memset
-from posix.mman cimport MAP_FAILED, MAP_SHARED, PROT_READ, PROT_WRITE, munmap
-from posix.types cimport off_t
+from posix.mman cimport munmap
 
-cdef extern from "sys/mman.h" nogil:
-    int MAP_NORESERVE
-    void *c_mmap "mmap"(void *address, size_t length, int protection, int flags, int fd, off_t offset)
+from ringblk.shm.atomic cimport set_bits_64
+from ringblk.shm.memory_guard cimport guard_mapping, look_at_byte, map_shared, map_zeroes, unguard_mapping
+from ringblk.shm.state cimport StateSegment
 
 from ringblk.shm.region import RegionError
 
 cdef uint64_t ADDRESS_LIMIT = 0xFFFFFFFFFFFFFFFF
+cdef uint64_t PAGE_BYTES = mmap.PAGESIZE
 
 
 cdef class GuestMemory:
     """The mapped regions of one front end's memory, in one process."""
 
-    def __cinit__(self):
+    def __cinit__(self, StateSegment state=None):
+        self.state = state
+        self.lost_regions = NULL if state is None else &state.header.lost_regions
         memset(self.regions, 0, sizeof(self.regions))
         self.current_count = 0
         self.last_hit = 0
@@ -38,12 +43,13 @@ cdef class GuestMemory:
         cdef uint32_t index
         for index in range(<uint32_t>REGION_LIMIT):
             if self.regions[index].mapping != NULL:
-                munmap(self.regions[index].mapping, self.regions[index].mapping_bytes)
+                self._unmap(&self.regions[index])
 
-    def add(self, uint32_t region_index, region, int fd, uint32_t epoch):
+    def add(self, uint32_t region_index, region, int fd, uint32_t epoch, *, bint or_lost=False):
         """Map `region` from `fd` (which stays the caller's) and put it into the table under `region_index`.
 
-        Raises `RegionError` when the index is taken or the region cannot be mapped.
+        Raises `RegionError` when the index is taken or the region cannot be mapped. With `or_lost` one that
+        cannot be mapped is lost instead: for memory that could be mapped when the front end gave it.
         """
         if region_index >= REGION_LIMIT or self.regions[region_index].mapping != NULL:
             raise RegionError(f"region index {region_index} is not free")
@@ -51,18 +57,24 @@ cdef class GuestMemory:
         start_bytes = region.mmap_offset_bytes - region.mmap_offset_bytes % align_bytes
         before_bytes = region.mmap_offset_bytes - start_bytes
         cdef size_t mapping_bytes = -(-(before_bytes + region.size_bytes) // align_bytes) * align_bytes
-        cdef void *mapping = c_mmap(NULL, mapping_bytes, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_NORESERVE, fd,
-                                    start_bytes)
-        if mapping == MAP_FAILED:
+        cdef uint64_t lost_bit = (<uint64_t>1) << region_index
+        cdef uint8_t *mapping = map_shared(fd, mapping_bytes, start_bytes)
+        if mapping == NULL and or_lost and self.lost_regions != NULL:
+            mapping = map_zeroes(mapping_bytes)
+            set_bits_64(self.lost_regions, lost_bit)
+        if mapping == NULL:
             raise RegionError(f"cannot map {region}")
         cdef MappedRegion *mapped = &self.regions[region_index]
-        mapped.mapping = <uint8_t *>mapping
+        mapped.mapping = mapping
         mapped.mapping_bytes = mapping_bytes
         mapped.base = mapped.mapping + <size_t>before_bytes
         mapped.gpa = region.gpa
         mapped.size_bytes = region.size_bytes
         mapped.uva = region.uva
         mapped.is_current = True
+        if self.lost_regions != NULL and guard_mapping(mapping, mapping_bytes, self.lost_regions, lost_bit) < 0:
+            self._unmap(mapped)
+            raise RegionError("too many regions are mapped")
         self.epoch = max(self.epoch, epoch)
         self._sort()
 
@@ -78,9 +90,13 @@ cdef class GuestMemory:
             return
         cdef MappedRegion *mapped = &self.regions[region_index]
         if mapped.mapping != NULL:
-            munmap(mapped.mapping, mapped.mapping_bytes)
-        memset(mapped, 0, sizeof(MappedRegion))
+            self._unmap(mapped)
         self._sort()
+
+    cdef void _unmap(self, MappedRegion *mapped) noexcept:
+        unguard_mapping(mapped.mapping)
+        munmap(mapped.mapping, mapped.mapping_bytes)
+        memset(mapped, 0, sizeof(MappedRegion))
 
     def is_mapped(self, uint32_t region_index):
         """Whether there is a region under this index, in the table or waiting for its last request."""
@@ -110,6 +126,20 @@ cdef class GuestMemory:
                 place -= 1
             self.sorted_indexes[place] = index
             self.current_count += 1
+
+    cdef void look_at(self, const Range *ranges, uint32_t range_count) noexcept nogil:
+        """Touch every page of the ranges, so that what is lost is found out: the kernel's own EFAULT tells nobody."""
+        cdef uint32_t index
+        cdef uint64_t offset_bytes
+        cdef uint8_t *start
+        for index in range(range_count):
+            start = self.pointer(ranges + index)
+            offset_bytes = 0
+            while offset_bytes < ranges[index].length_bytes:
+                look_at_byte(start + offset_bytes)
+                offset_bytes += PAGE_BYTES
+            if ranges[index].length_bytes:
+                look_at_byte(start + ranges[index].length_bytes - 1)
 
     cdef int _find(self, uint64_t gpa) noexcept nogil:
         """The index of the current region that holds `gpa`, or -1."""

@@ -37,13 +37,14 @@ cdef struct RequestSlot:
     # What to do: written by the device kind (workers/block_request.pyx) before the slot is handed over.
     uint32_t operation
     uint32_t flags
-    uint32_t first_range
+    uint16_t first_range
+    uint16_t range_count     # of the data, from first_range on
     uint64_t offset_bytes
     uint64_t length_bytes    # of the data
+    uint64_t region_mask     # the memory regions that the chain lies in, a bit for each index
     # second cache line
-    uint32_t range_count     # of the data, from first_range on
-    uint32_t readable_count  # of the whole chain; readable ranges stand before writable ones
-    uint32_t writable_count
+    uint16_t readable_count  # of the whole chain; readable ranges stand before writable ones
+    uint16_t writable_count
     uint16_t charge_kind     # which token buckets it draws from (rate_limit.pxd), with length_bytes
     uint16_t has_status      # whether there is a place for a status byte
     Range status_range

@@ -13,7 +13,7 @@ from ringblk.shm.histogram cimport HistogramState
 from ringblk.shm.slot cimport Range, RequestSlot
 
 cdef enum:
-    STATE_LAYOUT_VERSION = 3
+    STATE_LAYOUT_VERSION = 4
     QUEUE_LIMIT = 64
     WORKER_LIMIT = 64
     OPERATION_LIMIT = 8     # values of RequestSlot.operation
@@ -35,7 +35,10 @@ cdef struct StateHeader:
     uint32_t is_discard_offered
     uint32_t control_pending        # the supervisor has sent the dispatcher a message
     uint32_t skips_flush            # a FLUSH is done when it is asked for (cache=unsafe)
-    uint32_t reserved_device[8]
+    # shared memory that could not be reached (memory_guard.pyx): set by who found it so, cleared by the dispatcher
+    uint64_t lost_regions           # a bit for each region index
+    uint64_t lost_inflight          # 1: the in-flight region
+    uint32_t reserved_device[4]
     # wake-up of the dispatcher: it sets the flag, whoever clears it writes its eventfd
     uint32_t dispatcher_sleeping
     uint32_t reserved_sleeping[15]

@@ -169,6 +169,11 @@ cdef class StateSegment:
         """Why the queue is broken (0: it is not)."""
         return self.queues[queue_index].is_broken
 
+    @property
+    def lost_memory(self):
+        """Memory of the front end that cannot be reached: a bit for each region index, and the in-flight region."""
+        return self.header.lost_regions, self.header.lost_inflight
+
     def used_count(self, uint32_t queue_index):
         """Requests that the queue has given back."""
         return self.queues[queue_index].used_count

@@ -11,6 +11,7 @@ cdef enum BrokenReason:
     BROKEN_LOOP = 5          # a chain longer than it can be
     BROKEN_NESTED = 6        # an indirect descriptor inside an indirect table, or with NEXT
     BROKEN_INFLIGHT = 7      # an in-flight region that contradicts the ring
+    BROKEN_MEMORY = 8        # memory that the front end shares cannot be reached any more
 
 
 cdef enum ChainFlags:

@@ -29,6 +29,7 @@ BROKEN_REASONS = {
     BROKEN_LOOP: "a descriptor chain loops or is longer than it may be",
     BROKEN_NESTED: "an indirect descriptor has a next one or stands in an indirect table",
     BROKEN_INFLIGHT: "the in-flight region contradicts the ring",
+    BROKEN_MEMORY: "memory that the front end shares is gone",
 }
 
 
@@ -185,6 +186,7 @@ cdef int read_chain(Rings *rings, uint16_t head_index, GuestMemory memory, Reque
     cdef int flags
     slot.readable_count = 0
     slot.writable_count = 0
+    slot.region_mask = 0
     slot.has_status = False
     flags = _read_table(rings, <Descriptor *>rings.desc_table, 0, rings.queue_size, head_index, memory, slot, ranges,
                         room, &budget, False)
@@ -199,7 +201,7 @@ cdef int _read_table(Rings *rings, Descriptor *table, uint64_t table_gpa, uint32
     """Follow a chain through one table; `table` is NULL for one that straddles memory regions."""
     cdef Descriptor entry
     cdef uint32_t index = first, used_room
-    cdef int flags = 0, count
+    cdef int flags = 0, count, piece
     while True:
         if budget[0] == 0:
             return set_broken(rings, BROKEN_LOOP)
@@ -219,6 +221,8 @@ cdef int _read_table(Rings *rings, Descriptor *table, uint64_t table_gpa, uint32
         if entry.flags & DESC_F_WRITE and entry.length_bytes:
             rings.last_writable_gpa = entry.gpa + entry.length_bytes - 1
             slot.has_status = True
+        for piece in range(count):
+            slot.region_mask |= (<uint64_t>1) << ranges[used_room + piece].region_index
         if count < 0:
             flags |= CHAIN_BAD_ADDRESS
         elif entry.flags & DESC_F_WRITE:

@@ -18,6 +18,7 @@ from ringblk.engine.handover import Handover
 from ringblk.engine.idle_poll import IdlePoll
 from ringblk.engine.inline_gate import InlineGate
 from ringblk.engine.io_plan import EVERYTHING_NS
+from ringblk.engine.queue_fds import QueueFds
 from ringblk.engine.queue_table import QueueTable
 from ringblk.engine.recovery import Recovery
 from ringblk.engine.throttle import Throttle
@@ -127,7 +128,7 @@ class InlineDevice:
         self.inflight = InflightQueue(bytearray(queue_region_bytes(queue_size)), 0, queue_size)
         self.inflight.recover(self.virtqueue.used_idx)
         self.virtqueue.start(self.virtqueue.used_idx)
-        self.loop.add_queue(0, self.virtqueue, self.inflight, self.kick_fd, self.call_fd, True)
+        self.loop.add_queue(0, self.virtqueue, self.inflight, QueueFds(self.kick_fd, self.call_fd), True)
 
     def run(self) -> list[tuple[int, int]]:
         """Let the device serve what was offered; (head, used length) of what came back. Broken: what did."""

@@ -1,7 +1,7 @@
 # cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True
 """Carrying out block requests from their slots: the workers' half (virtio 1.2, 5.2.6)."""
 
-from libc.errno cimport EIO
+from libc.errno cimport EFAULT
 from libc.stdint cimport uint32_t, uint64_t, uint8_t
 from libc.string cimport memcpy, memset
 from posix.uio cimport iovec
@@ -52,6 +52,9 @@ cdef class BlockExecutor(RequestExecutor):
         cdef Range *ranges = self.state.slot_ranges(slot_index) + slot.first_range
         cdef int error = 0
         slot.used_length_bytes = 1
+        slot.status = STATUS_IOERR
+        if self.memory.is_lost():   # what the request was read from may have been zeroes in place of the guest's bytes
+            return
         if slot.operation == OPERATION_READ:
             error = self._transfer(slot, ranges)
             if error == 0:
@@ -65,8 +68,13 @@ cdef class BlockExecutor(RequestExecutor):
             slot.used_length_bytes += DRIVE_ID_BYTES
         else:
             error = self._change_segments(slot, <Segment *>ranges)
-        slot.status = STATUS_OK if error == 0 else STATUS_IOERR
-        if error:
+        if error == -EFAULT and (slot.operation == OPERATION_READ or slot.operation == OPERATION_WRITE):
+            self.memory.look_at(ranges, slot.range_count)
+        if self.memory.is_lost():
+            slot.used_length_bytes = 1
+        elif error == 0:
+            slot.status = STATUS_OK
+        else:
             self.last_error = error
             self.last_error_slot = slot_index
 
@@ -74,6 +82,8 @@ cdef class BlockExecutor(RequestExecutor):
                     uint32_t vector_limit) noexcept nogil:
         cdef RequestSlot *slot = &self.state.slots[slot_index]
         cdef Range *ranges = self.state.slot_ranges(slot_index) + slot.first_range
+        if self.memory.is_lost():
+            return False
         if slot.operation == OPERATION_FLUSH:
             entry.opcode = IORING_OP_FSYNC
             entry.fd = self.file.fd
@@ -102,7 +112,8 @@ cdef class BlockExecutor(RequestExecutor):
 
     cdef bint end(self, uint32_t slot_index, int result) noexcept nogil:
         cdef RequestSlot *slot = &self.state.slots[slot_index]
-        if result < 0 or (slot.operation != OPERATION_FLUSH and <uint64_t>result != slot.length_bytes):
+        if result < 0 or self.memory.is_lost() \
+                or (slot.operation != OPERATION_FLUSH and <uint64_t>result != slot.length_bytes):
             return False
         slot.used_length_bytes = 1
         if slot.operation == OPERATION_READ:

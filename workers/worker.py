@@ -55,7 +55,7 @@ class WorkerSetup(msgspec.Struct, frozen=True):
 
 def run_worker(setup: WorkerSetup, channel: Channel[ToWorker]) -> None:
     """Serve requests until told to stop; the body of a worker process."""
-    memory = GuestMemory()
+    memory = GuestMemory(setup.state)
     executor = BlockExecutor(setup.state, memory, setup.backend, setup.drive_id)
     pump = make_pump(setup, memory, executor)
     errors = HostErrors(f"worker {setup.worker_index}")
@@ -83,7 +83,7 @@ def _read_channel(channel: Channel[ToWorker], memory: GuestMemory, pump: Pump) -
         message, fds = received
         match message:
             case MapRegion():
-                memory.add(message.region_index, message.region, fds[0], message.epoch)
+                memory.add(message.region_index, message.region, fds[0], message.epoch, or_lost=True)
             case UnmapRegion():
                 memory.unmap(message.region_index)
             case Stop():

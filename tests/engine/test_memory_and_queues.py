@@ -103,6 +103,22 @@ def test_32_regions_come_and_go_while_requests_are_in_flight(tmp_path: Path) -> 
         eventually(lambda: engine.mappings() == before, "as many mappings as before")
 
 
+def test_a_region_that_no_request_uses_goes_at_once(tmp_path: Path) -> None:
+    """Also while older requests, which lie elsewhere, are in flight."""
+    gate = Gate(tmp_path)
+    with Engine(*gate.options(), "--workers=1") as engine, raw_frontend(engine) as frontend:
+        other = MemoryRegion(1 << 40, SIZE, 1 << 40, 0)
+        frontend.connection.add_region(other, frontend.ram.fd)
+        before = engine.mappings()
+        frontend.queues[0].offer(FLUSH)
+        gate.wait_for_requests(1)
+        frontend.connection.remove_region(other)
+        assert engine.mappings() != before  # the dispatcher's, at least: the worker reads its messages later
+        assert frontend.queues[0].driver.used() == []
+        gate.open()
+        frontend.queues[0].wait_used(1)
+
+
 def test_the_memory_table_is_replaced_under_running_rings(tmp_path: Path) -> None:
     """QEMU sends SET_MEM_TABLE at any time; rings and requests in flight go on."""
     gate = Gate(tmp_path)

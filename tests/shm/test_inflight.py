@@ -196,3 +196,16 @@ def test_a_region_that_is_too_small_is_refused() -> None:
         InflightQueue(data, queue_region_bytes(SIZE), 2 * SIZE)
     with pytest.raises(InflightError, match="too small"):
         InflightQueue(data, len(data), SIZE)
+
+
+@pytest.mark.parametrize("counter", [(1 << 63) - 1, 1 << 63, (1 << 64) - 1])
+def test_a_counter_that_no_engine_has_reached_is_refused(counter: int) -> None:
+    """A front end can write what it likes: the next counter must not overflow."""
+    region = Region()
+    region.set_header(1, SIZE, 0, 5)
+    region.set_entry(3, 1, 0, counter)
+    if counter < 1 << 63:
+        assert region.open().recover(5) == [3]
+    else:
+        with pytest.raises(InflightError, match="counter"):
+            region.open().recover(5)

@@ -1,0 +1,171 @@
+"""Kick, call and error fds that are not what they should be: nothing spins or blocks, nobody else waits."""
+
+import contextlib
+import os
+import socket
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from ringblk import BackendRefused
+from ringblk.engine.vhost_user_messages import FrontendRequest, VringFd, encode_vring_fd
+from tests.inline_device import IN, OK
+
+from .engine_rig import Engine, RawFrontend, eventually, raw_frontend
+
+FULL = 2**64 - 2  # what the counter of an eventfd holds at most (eventfd(2))
+NO_FD = encode_vring_fd(VringFd(0, has_fd=False))
+MEMORY = ("--backend=memory", "--backend-arg=size_bytes=1048576", "--num-queues=2")
+SYNC = (*MEMORY, "--io-engine=sync")
+
+
+@pytest.fixture(scope="module")
+def engine() -> Iterator[Engine]:
+    with Engine(*SYNC, "--poll-us=0") as engine:
+        yield engine
+
+
+@contextlib.contextmanager
+def every_other_kind(folder: Path) -> Iterator[dict[str, int]]:
+    """An fd of each kind that is no eventfd."""
+    (folder / "file").touch()
+    read_end, write_end = os.pipe()
+    ours, theirs = socket.socketpair()
+    fds = {
+        "file": os.open(folder / "file", os.O_RDWR),
+        "file called as an eventfd is": os.memfd_create("anon_inode:[eventfd]"),
+        "directory": os.open(folder, os.O_RDONLY),
+        "read end": read_end,
+        "write end": write_end,
+        "socket": ours.detach(),
+        "device": os.open("/dev/zero", os.O_RDWR),
+        "path only": os.open("/dev/zero", os.O_PATH),
+    }
+    yield fds
+    for fd in fds.values():
+        os.close(fd)
+    theirs.close()
+
+
+def test_only_an_eventfd_is_taken(engine: Engine, tmp_path: Path) -> None:
+    """A regular file is always readable, a pipe blocks who writes it: refused, and nothing has changed."""
+    with every_other_kind(tmp_path) as fds, raw_frontend(engine) as frontend:
+        engine_fds = engine.open_fds()
+        for fd in fds.values():
+            with pytest.raises(BackendRefused):
+                frontend.connection.set_vring_kick(0, fd)
+            with pytest.raises(BackendRefused):
+                frontend.connection.set_vring_call(0, fd)
+            with pytest.raises(BackendRefused):
+                frontend.connection._set_vring_fd(FrontendRequest.SET_VRING_ERR, 0, fd)
+        assert frontend.queues[0].request(IN, read_bytes=512)[0] == OK
+        assert engine.open_fds() == engine_fds
+        assert "the kick fd of queue 0 is no eventfd, but pipe" in engine.log()
+
+
+def cpu_s(pid: int) -> float:
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+def idle_share(pid: int) -> float:
+    """What share of a core the process takes while nothing happens."""
+    before_s, started_s = cpu_s(pid), time.monotonic()
+    time.sleep(0.5)
+    return (cpu_s(pid) - before_s) / (time.monotonic() - started_s)
+
+
+@pytest.mark.parametrize("flags", [0, os.EFD_SEMAPHORE])
+def test_a_kick_that_stays_readable_wakes_nobody_twice(engine: Engine, flags: int) -> None:
+    (dispatcher,) = engine.children()
+    with RawFrontend(engine, num_queues=2) as frontend:
+        os.close(frontend.queues[0].kick_fd)
+        frontend.queues[0].kick_fd = os.eventfd(0, os.EFD_NONBLOCK | flags)
+        os.eventfd_write(frontend.queues[0].kick_fd, FULL - 1000)
+        frontend.set_up()
+        for _ in range(20):
+            for queue in frontend.queues:
+                assert queue.request(IN, read_bytes=512)[0] == OK
+        assert idle_share(dispatcher) < 0.2
+
+
+def test_a_queue_without_a_kick_is_looked_at_and_does_not_take_a_core(engine: Engine) -> None:
+    (dispatcher,) = engine.children()
+    with raw_frontend(engine, num_queues=2) as frontend:
+        polled, kicked = frontend.queues
+        frontend.connection.command(FrontendRequest.SET_VRING_KICK, NO_FD)
+        for _ in range(10):
+            polled.driver.forget_places()
+            gpa = polled.offer(IN, read_bytes=512)
+            polled.wait_used(1)
+            assert polled.driver.read(gpa + 512, 1) == bytes([OK])
+            assert kicked.request(IN, read_bytes=512)[0] == OK
+        assert idle_share(dispatcher) < 0.5
+
+
+@pytest.mark.parametrize("is_blocking", [False, True])
+def test_a_call_whose_counter_is_full_is_left_out(is_blocking: bool) -> None:
+    """Blocking or not, and without end; the queue and its neighbour go on, and one line says so."""
+    with Engine(*SYNC) as engine, RawFrontend(engine, num_queues=2) as frontend:
+        bad, good = frontend.queues
+        os.set_blocking(bad.call_fd, is_blocking)
+        os.eventfd_write(bad.call_fd, FULL)
+        frontend.set_up()
+        for number in range(1, 41):
+            used_idx = bad.driver.used_idx
+            bad.driver.forget_places()
+            bad.offer(IN, read_bytes=512)
+            eventually(lambda used_idx=used_idx: bad.driver.used_idx == used_idx + 1, "a request done")  # type: ignore[misc]
+            assert good.request(IN, read_bytes=512)[0] == OK, number
+        assert engine.log().count("queue 0: the counter of its call eventfd is full") == 1
+        assert os.eventfd_read(bad.call_fd) == FULL
+        bad.driver.used()
+        assert bad.request(IN, read_bytes=512)[0] == OK  # it is heard again
+
+
+@pytest.mark.parametrize("way_out", ["question", "hang up", "SIGTERM"])
+def test_a_call_that_blocks_against_its_word_is_ended_by_a_nudge(way_out: str) -> None:
+    """The front end makes its eventfd block after it was looked at: whoever next wants something gets it."""
+    with Engine(*SYNC) as engine:
+        with raw_frontend(engine, num_queues=2) as frontend:
+            (dispatcher,) = engine.children()
+            bad, _ = frontend.queues
+            os.eventfd_read(bad.call_fd)  # the call at its start
+            os.eventfd_write(bad.call_fd, FULL)
+            os.set_blocking(bad.call_fd, True)
+            bad.offer(IN, read_bytes=512)
+            eventually(lambda: is_in_write(dispatcher), "the dispatcher stuck in its call")
+            if way_out == "SIGTERM":
+                assert engine.end() == 0
+                return
+            if way_out == "question":
+                assert frontend.connection.get_vring_base(1) == 0
+                eventually(lambda: bad.driver.used_idx == 1, "the request done")
+        with raw_frontend(engine, num_queues=2) as frontend:
+            assert frontend.queues[0].request(IN, read_bytes=512)[0] == OK
+        assert engine.children() == {dispatcher}
+
+
+def is_in_write(pid: int) -> bool:
+    """Whether the process waits inside eventfd_write."""
+    return (
+        Path(f"/proc/{pid}/syscall").read_text().split()[0] == "1"
+        and "S" in Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2][:3]
+    )
+
+
+@pytest.mark.parametrize("is_blocking", [False, True])
+def test_an_error_fd_whose_counter_is_full(engine: Engine, is_blocking: bool) -> None:
+    with RawFrontend(engine, num_queues=2) as frontend:
+        bad, good = frontend.queues
+        os.set_blocking(bad.err_fd, is_blocking)
+        os.eventfd_write(bad.err_fd, FULL)
+        frontend.set_up()
+        log_length = len(engine.log())
+        bad.driver.avail_idx += 100
+        bad.kick()
+        eventually(lambda: "queue 0 is broken" in engine.log()[log_length:], "the log line")
+        assert good.request(IN, read_bytes=512)[0] == OK
+        assert frontend.connection.get_vring_base(1) == 1

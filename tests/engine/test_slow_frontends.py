@@ -1,0 +1,95 @@
+"""Front ends that are slow, silent or deaf: nobody else waits for them, and the engine ends when told to.
+
+Fault model: the front end stops anywhere, holds on to its connection, and reads nothing.
+"""
+
+import signal
+import socket
+import subprocess
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from ringblk.engine.vhost_user_messages import FrontendRequest, encode_message
+from tests.inline_device import IN, OK
+
+from .control_client import ControlClient
+from .engine_rig import DEADLINE_S, PROGRAM, Engine, environment, eventually, raw_frontend
+
+
+def silent(connected: socket.socket) -> None:
+    """Connects and says nothing."""
+
+
+def half_a_header(connected: socket.socket) -> None:
+    connected.sendall(encode_message(FrontendRequest.GET_FEATURES)[:5])
+
+
+def half_a_message(connected: socket.socket) -> None:
+    connected.sendall(encode_message(FrontendRequest.SET_FEATURES, bytes(8))[:-1])
+
+
+def deaf(connected: socket.socket) -> None:
+    """Asks until the answers that it does not read fill the socket, and then its own questions do as well."""
+    question = encode_message(FrontendRequest.GET_FEATURES)
+    connected.settimeout(0.2)
+    try:
+        while True:
+            connected.sendall(question * 100)
+    except TimeoutError:
+        pass
+
+
+FRONT_ENDS = [silent, half_a_header, half_a_message, deaf]
+MISBEHAVIOUR = Callable[[socket.socket], None]
+
+
+@pytest.fixture
+def image(tmp_path: Path) -> Path:
+    path = tmp_path / "image"
+    path.write_bytes(bytes(1 << 20))
+    return path
+
+
+@pytest.fixture
+def engine(image: Path, tmp_path: Path) -> Iterator[Engine]:
+    with Engine(f"--blk-file={image}", "--workers=1", f"--control={tmp_path / 'control'}") as engine:
+        yield engine
+
+
+def connect(engine: Engine, misbehave: MISBEHAVIOUR) -> socket.socket:
+    connected = socket.socket(socket.AF_UNIX)
+    connected.connect(str(engine.socket_path))
+    misbehave(connected)
+    return connected
+
+
+@pytest.mark.parametrize("misbehave", FRONT_ENDS)
+def test_nobody_waits_for_it(engine: Engine, tmp_path: Path, misbehave: MISBEHAVIOUR) -> None:
+    """The control API answers meanwhile, the next is served when it is gone, and SIGTERM ends the engine."""
+    control = ControlClient(tmp_path / "control")
+    with connect(engine, misbehave):
+        assert control.get()["is_paused"] is False
+        control.change("/workers", count=2)
+    with raw_frontend(engine) as frontend:
+        assert frontend.queues[0].request(IN, read_bytes=512)[0] == OK
+    children = engine.children()
+    with connect(engine, misbehave):
+        assert engine.end() == 0
+    engine.assert_nothing_left(children)
+
+
+@pytest.mark.parametrize("misbehave", [half_a_message, deaf])
+def test_another_engine_may_take_over(engine: Engine, image: Path, misbehave: MISBEHAVIOUR) -> None:
+    with connect(engine, misbehave):
+        options = [f"--socket-path={engine.socket_path}", f"--blk-file={image}", "--workers=1", "--takeover"]
+        with subprocess.Popen([PROGRAM, *options], env=environment()) as successor:
+            try:
+                assert engine.process.wait(DEADLINE_S) == 0
+                eventually(engine.is_listening, "the successor listening")
+                with raw_frontend(engine) as frontend:
+                    assert frontend.queues[0].request(IN, read_bytes=512)[0] == OK
+            finally:
+                successor.send_signal(signal.SIGTERM)
+                assert successor.wait(DEADLINE_S) == 0
