@@ -1,0 +1,130 @@
+"""Which system calls a child may make, and that as a program for the kernel (seccomp(2)).
+
+A list of what is allowed: all else fails with EPERM and is named in the log. It fails, and does not kill,
+because what a C library or interpreter calls changes with its version: a call that nobody foresaw costs a
+request or a convenience and not the drive, and a user's own backend gets an exception that says where.
+"""
+
+import fcntl
+import os
+import struct
+
+from ringblk.workers import sandbox_calls
+
+BLKDISCARD = 0x1277
+BLKZEROOUT = 0x127F
+TCGETS = 0x5401
+FIONREAD = 0x541B
+FIONBIO = 0x5421
+PROT_EXEC = 4
+CLONE_THREAD = 0x10000
+PR_SET_NAME = 15
+
+COMMON = (
+    "read write close newfstatat fstat lseek mmap mprotect munmap mremap madvise brk futex rt_sigaction"
+    " rt_sigprocmask rt_sigreturn sigaltstack restart_syscall getpid gettid getppid clock_gettime clock_getres"
+    " clock_nanosleep nanosleep gettimeofday time sched_yield sched_getaffinity getrandom poll ppoll select pselect6"
+    " recvmsg sendmsg dup fcntl exit exit_group kill tgkill rseq set_robust_list membarrier getcpu"
+).split()
+"""Memory, time, waiting, the channel, the log: what every child does."""
+
+FILE_CALLS = (
+    "pread64 pwrite64 preadv pwritev preadv2 pwritev2 fdatasync fsync fallocate ioctl"
+).split()
+"""Requests on the image."""
+
+DISPATCHER_CALLS = "epoll_create1 epoll_ctl epoll_wait epoll_pwait epoll_pwait2".split()
+
+URING_CALLS = ["io_uring_enter"]
+
+USER_CODE_CALLS = (
+    "readv writev statx open openat stat lstat access faccessat faccessat2 readlink readlinkat getdents64 getcwd"
+    " rename renameat renameat2 mkdir mkdirat rmdir unlink unlinkat symlinkat linkat ftruncate truncate fchmod"
+    " utimensat flock fstatfs statfs sync_file_range fadvise64 readahead sendfile copy_file_range splice pipe2 pipe"
+    " dup2 dup3 eventfd2 memfd_create timerfd_create timerfd_settime timerfd_gettime times getrusage getuid geteuid"
+    " getgid getegid getgroups uname sysinfo umask msync mlock munlock mincore sendto recvfrom sendmmsg recvmmsg"
+    " shutdown getsockopt setsockopt getsockname getpeername clone prctl sched_getparam sched_getscheduler close_range"
+).split() + DISPATCHER_CALLS
+"""What a backend of a user's own may need besides. Landlock says which files it may open."""
+
+# A program is made of `struct sock_filter` (linux/filter.h): code, jumps if true and if false, operand.
+_INSTRUCTION = struct.Struct("=HBBI")
+_LOAD = 0x20  # BPF_LD | BPF_W | BPF_ABS: a word of `struct seccomp_data`
+_AND = 0x54  # BPF_ALU | BPF_AND | BPF_K
+_JUMP_IF_EQUAL = 0x15  # BPF_JMP | BPF_JEQ | BPF_K
+_RETURN = 0x06  # BPF_RET | BPF_K
+_NUMBER_AT, _ARCH_AT, _ARGUMENTS_AT = 0, 4, 16
+_ALLOW = 0x7FFF0000
+_TRAP = 0x00030000
+_KILL_PROCESS = 0x80000000
+_ERRNO = 0x00050000
+_ENOSYS = 38
+
+Instruction = tuple[int, int, int, int]
+
+
+def _answer(result: int) -> list[Instruction]:
+    return [(_RETURN, 0, 0, result)]
+
+
+def _load_argument(index: int) -> Instruction:
+    return (_LOAD, 0, 0, _ARGUMENTS_AT + 8 * index)  # its lower half, little-endian: all of an int
+
+
+def _allow_if_one_of(index: int, values: list[int]) -> list[Instruction]:
+    checks: list[Instruction] = [_load_argument(index)]
+    for value in values:
+        checks += [(_JUMP_IF_EQUAL, 0, 1, value), *_answer(_ALLOW)]
+    return checks + _answer(_TRAP)
+
+
+def _allow_if_masked(index: int, mask: int, value: int) -> list[Instruction]:
+    checks: list[Instruction] = [_load_argument(index), (_AND, 0, 0, mask), (_JUMP_IF_EQUAL, 0, 1, value)]
+    return checks + _answer(_ALLOW) + _answer(_TRAP)
+
+
+def _own_checks(runs_user_code: bool) -> dict[str, list[Instruction]]:
+    """Calls that are allowed with some arguments only, or answered in another way."""
+    checks = {
+        "kill": _allow_if_one_of(0, [os.getpid()]),
+        "tgkill": _allow_if_one_of(0, [os.getpid()]),
+        "ioctl": _allow_if_one_of(1, [BLKDISCARD, BLKZEROOUT]),
+    }
+    if runs_user_code:
+        checks["ioctl"] = _allow_if_one_of(1, [BLKDISCARD, BLKZEROOUT, TCGETS, FIONREAD, FIONBIO])
+        checks["clone"] = _allow_if_masked(0, CLONE_THREAD, CLONE_THREAD)
+        checks["clone3"] = _answer(_ERRNO | _ENOSYS)  # its flags cannot be seen; C libraries then use clone
+        checks["prctl"] = _allow_if_one_of(0, [PR_SET_NAME])
+        return checks
+    # Not F_SETFL: O_DIRECT belongs to all. Not the locks: the image's belongs to all.
+    checks["fcntl"] = _allow_if_one_of(
+        1, [fcntl.F_GETFD, fcntl.F_SETFD, fcntl.F_GETFL, fcntl.F_DUPFD_CLOEXEC]
+    )
+    checks["mmap"] = checks["mprotect"] = _allow_if_masked(2, PROT_EXEC, 0)
+    return checks
+
+
+def filter_program(names: list[str], *, runs_user_code: bool) -> bytes:
+    """The filter that allows this process these system calls. To be made in the process that it is for."""
+    numbers = sandbox_calls.call_numbers()
+    checks = _own_checks(runs_user_code)
+    program: list[Instruction] = [
+        (_LOAD, 0, 0, _ARCH_AT),
+        (_JUMP_IF_EQUAL, 1, 0, sandbox_calls.AUDIT_ARCH),
+        *_answer(_KILL_PROCESS),  # another architecture's numbers mean other calls
+        (_LOAD, 0, 0, _NUMBER_AT),
+    ]
+    for name in dict.fromkeys([*names, *(["clone3"] if runs_user_code else [])]):
+        if name in numbers:  # an older call may be missing on a newer machine
+            block = checks.get(name) or _answer(_ALLOW)
+            program += [(_JUMP_IF_EQUAL, 0, len(block), numbers[name]), *block]
+    program += _answer(_TRAP)
+    return b"".join(_INSTRUCTION.pack(*instruction) for instruction in program)
+
+
+def call_name(number: int) -> str:
+    """A system call as a log line names it."""
+    for name, known_number in sandbox_calls.call_numbers().items():
+        if number == known_number:
+            return f"{name} (system call {number})"
+    return f"system call {number}"
