@@ -39,6 +39,10 @@ class ProcessUser:
                 raise UnknownUser(f"there is no group {group_name!r}") from None
         return cls(user.pw_uid, gid, tuple(sorted(os.getgrouplist(user.pw_name, gid))))
 
+    def own(self, place: str | int) -> None:
+        """Make this user the owner of a path, or of what a descriptor is of. Raises `OSError`."""
+        os.chown(place, self.uid, self.gid)
+
     def take_on(self) -> None:
         """Run as this user from now on, for good. Raises `OSError`.
 

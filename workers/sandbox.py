@@ -27,11 +27,21 @@ _MAKE_CHAR, _MAKE_DIR, _MAKE_REG, _MAKE_SOCK, _MAKE_FIFO, _MAKE_BLOCK, _MAKE_SYM
 _REFER, _TRUNCATE, _IOCTL_DEV = 1 << 13, 1 << 14, 1 << 15  # versions 2, 3 and 5
 _FILE_RIGHTS = _WRITE_FILE | _READ_FILE | _TRUNCATE | _IOCTL_DEV
 _FOLDER_RIGHTS = (
-    _FILE_RIGHTS | _READ_DIR | _REMOVE_DIR | _REMOVE_FILE | _MAKE_DIR | _MAKE_REG | _MAKE_FIFO | _MAKE_SYM | _REFER
+    _FILE_RIGHTS
+    | _READ_DIR
+    | _REMOVE_DIR
+    | _REMOVE_FILE
+    | _MAKE_DIR
+    | _MAKE_REG
+    | _MAKE_FIFO
+    | _MAKE_SYM
+    | _REFER
 )
 _NET_RIGHTS = 3  # bind and connect of TCP, version 4
 _SCOPES = 3  # abstract unix sockets and signals of processes outside, version 6
-_ATTRIBUTES = struct.Struct("=QQQ")  # struct landlock_ruleset_attr: handled_access_fs, handled_access_net, scoped
+_ATTRIBUTES = struct.Struct(
+    "=QQQ"
+)  # struct landlock_ruleset_attr: handled_access_fs, handled_access_net, scoped
 
 
 class SandboxError(Exception):
@@ -55,7 +65,7 @@ class Sandbox:
         user: ProcessUser | None = None,
     ) -> None:
         self._confines = confines
-        self._user = user
+        self.user = user
         self._runs_user_code = runs_user_code
         self._ruleset_fd = -1
         self._filters = False
@@ -74,13 +84,15 @@ class Sandbox:
 
     def drop_privileges(self) -> None:
         """Take on the user; give up all capabilities and every way to new ones. Raises `OSError`."""
-        if self._user is not None:
-            self._user.take_on()
+        if self._confines:
+            sandbox_calls.drop_bounding_set()
+        if self.user is not None:
+            self.user.take_on()
         if self._confines:
             _check("capset", sandbox_calls.drop_capabilities())
             _check("prctl(PR_SET_NO_NEW_PRIVS)", sandbox_calls.set_no_new_privs())
 
-    def confine(self, calls: Iterable[str] = ()) -> None:
+    def confine(self, calls: str = "") -> None:
         """Hold this process to its files and system calls; `calls` are those of its kind.
 
         Raises `SandboxError` and `OSError`.
@@ -91,7 +103,7 @@ class Sandbox:
             _check("landlock_restrict_self", sandbox_calls.landlock_enter(self._ruleset_fd))
             os.close(self._ruleset_fd)
         if self._filters:
-            names = [*COMMON, *FILE_CALLS, *calls, *(USER_CODE_CALLS if self._runs_user_code else ())]
+            names = " ".join([COMMON, FILE_CALLS, calls, USER_CODE_CALLS if self._runs_user_code else ""])
             program = filter_program(names, runs_user_code=self._runs_user_code)
             _check("seccomp", sandbox_calls.load_filter(program))
 

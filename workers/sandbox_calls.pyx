@@ -24,6 +24,9 @@ cdef extern from * nogil:
     #include <ucontext.h>
     #include <unistd.h>
 
+    #ifndef SYS_SECCOMP
+    #define SYS_SECCOMP 1
+    #endif
     /* Where a machine has no such call, or the headers are older than it. */
     #define RINGBLK_NO_CALL (-1)
     #ifndef __NR_clone3
@@ -87,7 +90,7 @@ cdef extern from * nogil:
         CALL(brk), CALL(futex), CALL(rt_sigaction), CALL(rt_sigprocmask), CALL(rt_sigreturn), CALL(sigaltstack),
         CALL(restart_syscall), CALL(getpid), CALL(gettid), CALL(getppid), CALL(clock_gettime),
         CALL(clock_getres), CALL(clock_nanosleep), CALL(nanosleep), CALL(gettimeofday), CALL(sched_yield),
-        CALL(sched_getaffinity), CALL(getrandom), CALL(ppoll), CALL(pselect6), CALL(recvmsg), CALL(sendmsg),
+        CALL(sched_getaffinity), CALL(sched_setaffinity), CALL(getrandom), CALL(ppoll), CALL(pselect6), CALL(recvmsg), CALL(sendmsg),
         CALL(dup), CALL(fcntl), CALL(exit), CALL(exit_group), CALL(kill), CALL(tgkill), CALL(rseq),
         CALL(set_robust_list), CALL(membarrier), CALL(getcpu), CALL(pread64), CALL(pwrite64), CALL(preadv),
         CALL(pwritev), CALL(preadv2), CALL(pwritev2), CALL(fdatasync), CALL(fsync), CALL(fallocate), CALL(ioctl),
@@ -113,7 +116,7 @@ cdef extern from * nogil:
         CALL(unshare), CALL(setns), CALL(chroot), CALL(chdir), CALL(creat), CALL(symlink), CALL(chmod),
         CALL(chown), CALL(fchmodat), CALL(fchownat), CALL(io_uring_setup), CALL(io_uring_register), CALL(bpf),
         CALL(perf_event_open), CALL(userfaultfd), CALL(keyctl), CALL(add_key), CALL(tkill), CALL(seccomp),
-        CALL(wait4), CALL(waitid), CALL(setpriority), CALL(sched_setaffinity), CALL(inotify_init1),
+        CALL(wait4), CALL(waitid), CALL(setpriority), CALL(inotify_init1),
         CALL(signalfd4), CALL(shmget), CALL(mknodat),
     };
     #define RINGBLK_CALL_COUNT ((int)(sizeof ringblk_calls / sizeof *ringblk_calls))
@@ -175,12 +178,15 @@ cdef extern from * nogil:
         return syscall(__NR_seccomp, SECCOMP_GET_ACTION_AVAIL, 0, &action) < 0 ? -errno : 0;
     }
 
+    static void ringblk_drop_bounding_set(void) {
+        for (int capability = 0; prctl(PR_CAPBSET_READ, capability, 0, 0, 0) >= 0; capability++)
+            prctl(PR_CAPBSET_DROP, capability, 0, 0, 0);
+    }
+
     static int ringblk_drop_capabilities(void) {
         struct __user_cap_header_struct header = { _LINUX_CAPABILITY_VERSION_3, 0 };
         struct __user_cap_data_struct none[2];
         memset(none, 0, sizeof none);
-        for (int capability = 0; prctl(PR_CAPBSET_READ, capability, 0, 0, 0) >= 0; capability++)
-            prctl(PR_CAPBSET_DROP, capability, 0, 0, 0);  /* only who may give capabilities away can, and needs to */
         prctl(PR_CAP_AMBIENT, PR_CAP_AMBIENT_CLEAR_ALL, 0, 0, 0);
         return syscall(__NR_capset, &header, none) < 0 ? -errno : 0;
     }
@@ -211,6 +217,7 @@ cdef extern from * nogil:
     int ringblk_catch_refusals()
     int ringblk_load_filter(const void *program, size_t size_bytes)
     int ringblk_seccomp_problem()
+    void ringblk_drop_bounding_set()
     int ringblk_drop_capabilities()
     int ringblk_landlock_create(const void *attributes, size_t size_bytes, uint32_t flags)
     int ringblk_landlock_allow(int ruleset_fd, uint64_t access, int path_fd)
@@ -241,8 +248,13 @@ def set_no_new_privs():
     return -errno if prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) < 0 else 0
 
 
+def drop_bounding_set():
+    """No exec gives this process a capability, where it may still decide that: before it is another user."""
+    ringblk_drop_bounding_set()
+
+
 def drop_capabilities():
-    """Empty all sets: effective, permitted, inheritable, ambient and, where allowed, bounding."""
+    """Give up all capabilities: effective, permitted, inheritable and ambient."""
     return ringblk_drop_capabilities()
 
 

@@ -20,31 +20,33 @@ PROT_EXEC = 4
 CLONE_THREAD = 0x10000
 PR_SET_NAME = 15
 
-COMMON = (
-    "read write close newfstatat fstat lseek mmap mprotect munmap mremap madvise brk futex rt_sigaction"
-    " rt_sigprocmask rt_sigreturn sigaltstack restart_syscall getpid gettid getppid clock_gettime clock_getres"
-    " clock_nanosleep nanosleep gettimeofday time sched_yield sched_getaffinity getrandom poll ppoll select pselect6"
-    " recvmsg sendmsg dup fcntl exit exit_group kill tgkill rseq set_robust_list membarrier getcpu"
-).split()
-"""Memory, time, waiting, the channel, the log: what every child does."""
+COMMON = """
+    read write close lseek newfstatat fstat recvmsg sendmsg dup fcntl
+    mmap mprotect munmap mremap madvise brk futex membarrier getrandom
+    rt_sigaction rt_sigprocmask rt_sigreturn sigaltstack restart_syscall kill tgkill exit exit_group
+    getpid gettid getppid getcpu sched_yield sched_getaffinity rseq set_robust_list
+    clock_gettime clock_getres clock_nanosleep nanosleep gettimeofday time poll ppoll select pselect6
+"""
+"""The channel, the log, memory, signals, time: what every child needs. Names as in syscalls(2)."""
 
-FILE_CALLS = (
-    "pread64 pwrite64 preadv pwritev preadv2 pwritev2 fdatasync fsync fallocate ioctl"
-).split()
+FILE_CALLS = "pread64 pwrite64 preadv pwritev preadv2 pwritev2 fdatasync fsync fallocate ioctl"
 """Requests on the image."""
 
-DISPATCHER_CALLS = "epoll_create1 epoll_ctl epoll_wait epoll_pwait epoll_pwait2".split()
+DISPATCHER_CALLS = "epoll_create1 epoll_ctl epoll_wait epoll_pwait epoll_pwait2 sched_setaffinity"
 
-URING_CALLS = ["io_uring_enter"]
+URING_CALLS = "io_uring_enter"
 
-USER_CODE_CALLS = (
-    "readv writev statx open openat stat lstat access faccessat faccessat2 readlink readlinkat getdents64 getcwd"
-    " rename renameat renameat2 mkdir mkdirat rmdir unlink unlinkat symlinkat linkat ftruncate truncate fchmod"
-    " utimensat flock fstatfs statfs sync_file_range fadvise64 readahead sendfile copy_file_range splice pipe2 pipe"
-    " dup2 dup3 eventfd2 memfd_create timerfd_create timerfd_settime timerfd_gettime times getrusage getuid geteuid"
-    " getgid getegid getgroups uname sysinfo umask msync mlock munlock mincore sendto recvfrom sendmmsg recvmmsg"
-    " shutdown getsockopt setsockopt getsockname getpeername clone prctl sched_getparam sched_getscheduler close_range"
-).split() + DISPATCHER_CALLS
+USER_CODE_CALLS = """
+    open openat stat lstat statx access faccessat faccessat2 readlink readlinkat getdents64 getcwd statfs
+    fstatfs
+    rename renameat renameat2 mkdir mkdirat rmdir unlink unlinkat symlinkat linkat truncate ftruncate fchmod
+    utimensat umask flock readv writev sync_file_range fadvise64 readahead sendfile copy_file_range splice
+    pipe pipe2 dup2 dup3 close_range eventfd2 memfd_create timerfd_create timerfd_settime timerfd_gettime
+    epoll_create1 epoll_ctl epoll_wait epoll_pwait epoll_pwait2 msync mlock munlock mincore
+    sendto recvfrom sendmmsg recvmmsg shutdown getsockopt setsockopt getsockname getpeername
+    clone clone3 prctl sched_getparam sched_getscheduler times getrusage uname sysinfo
+    getuid geteuid getgid getegid getgroups
+"""
 """What a backend of a user's own may need besides. Landlock says which files it may open."""
 
 # A program is made of `struct sock_filter` (linux/filter.h): code, jumps if true and if false, operand.
@@ -88,6 +90,7 @@ def _own_checks(runs_user_code: bool) -> dict[str, list[Instruction]]:
     checks = {
         "kill": _allow_if_one_of(0, [os.getpid()]),
         "tgkill": _allow_if_one_of(0, [os.getpid()]),
+        "sched_setaffinity": _allow_if_one_of(0, [0]),  # its own
         "ioctl": _allow_if_one_of(1, [BLKDISCARD, BLKZEROOUT]),
     }
     if runs_user_code:
@@ -104,7 +107,7 @@ def _own_checks(runs_user_code: bool) -> dict[str, list[Instruction]]:
     return checks
 
 
-def filter_program(names: list[str], *, runs_user_code: bool) -> bytes:
+def filter_program(names: str, *, runs_user_code: bool) -> bytes:
     """The filter that allows this process these system calls. To be made in the process that it is for."""
     numbers = sandbox_calls.call_numbers()
     checks = _own_checks(runs_user_code)
@@ -114,7 +117,7 @@ def filter_program(names: list[str], *, runs_user_code: bool) -> bytes:
         *_answer(_KILL_PROCESS),  # another architecture's numbers mean other calls
         (_LOAD, 0, 0, _NUMBER_AT),
     ]
-    for name in dict.fromkeys([*names, *(["clone3"] if runs_user_code else [])]):
+    for name in dict.fromkeys(names.split()):
         if name in numbers:  # an older call may be missing on a newer machine
             block = checks.get(name) or _answer(_ALLOW)
             program += [(_JUMP_IF_EQUAL, 0, len(block), numbers[name]), *block]

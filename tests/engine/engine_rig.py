@@ -300,4 +300,5 @@ class Gate:
             "--backend=gated_disk:GatedDisk",
             f"--backend-arg=size_bytes={size_bytes}",
             f"--backend-arg=gate={self.path}",
+            f"--sandbox-allow={self.path.parent}",
         ]
