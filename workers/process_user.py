@@ -1,8 +1,6 @@
 """The user that processes run as when they were started as root."""
 
-import grp
 import os
-import pwd
 from dataclasses import dataclass
 
 from ringblk.workers import sandbox_calls
@@ -23,6 +21,9 @@ class ProcessUser:
     @classmethod
     def named(cls, text: str) -> "ProcessUser":
         """`user` or `user:group`, by name or number. Raises `UnknownUser`."""
+        import grp  # few engines need them
+        import pwd
+
         user_name, colon, group_name = text.partition(":")
         if os.geteuid() != 0:
             raise UnknownUser("only root can start processes as another user")

@@ -16,7 +16,16 @@ from collections.abc import Iterable
 
 from ringblk.workers import sandbox_calls
 from ringblk.workers.process_user import ProcessUser
-from ringblk.workers.syscall_filter import COMMON, FILE_CALLS, USER_CODE_CALLS, call_name, filter_program
+from ringblk.workers.syscall_filter import (
+    COMMON,
+    DISPATCHER_CALLS,
+    FILE_CALLS,
+    URING_CALLS,
+    USER_CODE_CALLS,
+    call_name,
+    filter_program,
+    own_program,
+)
 
 _log = logging.getLogger(__name__)
 
@@ -68,7 +77,7 @@ class Sandbox:
         self.user = user
         self._runs_user_code = runs_user_code
         self._ruleset_fd = -1
-        self._filters = False
+        self._programs: dict[str, bytes] = {}
         self.missing: list[str] = []
         if not confines:
             return
@@ -78,9 +87,12 @@ class Sandbox:
         else:
             self._ruleset_fd = _make_ruleset(version, allowed_paths)
         problem = sandbox_calls.seccomp_problem()
-        self._filters = problem == 0
         if problem:
             self.missing.append(f"seccomp filters ({os.strerror(-problem)})")
+            return
+        for calls in ("", URING_CALLS, DISPATCHER_CALLS):  # here and once: what a child makes is not shared
+            names = " ".join([COMMON, FILE_CALLS, calls, USER_CODE_CALLS if runs_user_code else ""])
+            self._programs[calls] = filter_program(names, runs_user_code=runs_user_code)
 
     def drop_privileges(self) -> None:
         """Take on the user; give up all capabilities and every way to new ones. Raises `OSError`."""
@@ -93,19 +105,17 @@ class Sandbox:
             _check("prctl(PR_SET_NO_NEW_PRIVS)", sandbox_calls.set_no_new_privs())
 
     def confine(self, calls: str = "") -> None:
-        """Hold this process to its files and system calls; `calls` are those of its kind.
+        """Hold this process to its files and system calls; `calls` are those of its kind (syscall_filter.py).
 
         Raises `SandboxError` and `OSError`.
         """
-        if self._ruleset_fd >= 0 or self._filters:
+        if self._runs_user_code and self._confines:
             self._check_threads()
         if self._ruleset_fd >= 0:
             _check("landlock_restrict_self", sandbox_calls.landlock_enter(self._ruleset_fd))
             os.close(self._ruleset_fd)
-        if self._filters:
-            names = " ".join([COMMON, FILE_CALLS, calls, USER_CODE_CALLS if self._runs_user_code else ""])
-            program = filter_program(names, runs_user_code=self._runs_user_code)
-            _check("seccomp", sandbox_calls.load_filter(program))
+        if self._programs:
+            _check("seccomp", sandbox_calls.load_filter(own_program(self._programs[calls])))
 
     def close(self) -> None:
         """Close what the supervisor keeps for its children."""

@@ -117,7 +117,7 @@ cdef extern from * nogil:
         CALL(chown), CALL(fchmodat), CALL(fchownat), CALL(io_uring_setup), CALL(io_uring_register), CALL(bpf),
         CALL(perf_event_open), CALL(userfaultfd), CALL(keyctl), CALL(add_key), CALL(tkill), CALL(seccomp),
         CALL(wait4), CALL(waitid), CALL(setpriority), CALL(inotify_init1),
-        CALL(signalfd4), CALL(shmget), CALL(mknodat),
+        CALL(signalfd4), CALL(shmget), CALL(mknodat), CALL(landlock_create_ruleset),
     };
     #define RINGBLK_CALL_COUNT ((int)(sizeof ringblk_calls / sizeof *ringblk_calls))
 

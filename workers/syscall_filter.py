@@ -8,6 +8,7 @@ request or a convenience and not the drive, and a user's own backend gets an exc
 import fcntl
 import os
 import struct
+import sys
 
 from ringblk.workers import sandbox_calls
 
@@ -61,6 +62,7 @@ _TRAP = 0x00030000
 _KILL_PROCESS = 0x80000000
 _ERRNO = 0x00050000
 _ENOSYS = 38
+_OWN_PID = 0x7D1D_7D1D  # stands for it: children have different ones, and making a program costs memory
 
 Instruction = tuple[int, int, int, int]
 
@@ -88,8 +90,8 @@ def _allow_if_masked(index: int, mask: int, value: int) -> list[Instruction]:
 def _own_checks(runs_user_code: bool) -> dict[str, list[Instruction]]:
     """Calls that are allowed with some arguments only, or answered in another way."""
     checks = {
-        "kill": _allow_if_one_of(0, [os.getpid()]),
-        "tgkill": _allow_if_one_of(0, [os.getpid()]),
+        "kill": _allow_if_one_of(0, [_OWN_PID]),
+        "tgkill": _allow_if_one_of(0, [_OWN_PID]),
         "sched_setaffinity": _allow_if_one_of(0, [0]),  # its own
         "ioctl": _allow_if_one_of(1, [BLKDISCARD, BLKZEROOUT]),
     }
@@ -108,7 +110,7 @@ def _own_checks(runs_user_code: bool) -> dict[str, list[Instruction]]:
 
 
 def filter_program(names: str, *, runs_user_code: bool) -> bytes:
-    """The filter that allows this process these system calls. To be made in the process that it is for."""
+    """The filter that allows these system calls, but for the pid of the process that it is for."""
     numbers = sandbox_calls.call_numbers()
     checks = _own_checks(runs_user_code)
     program: list[Instruction] = [
@@ -123,6 +125,11 @@ def filter_program(names: str, *, runs_user_code: bool) -> bytes:
             program += [(_JUMP_IF_EQUAL, 0, len(block), numbers[name]), *block]
     program += _answer(_TRAP)
     return b"".join(_INSTRUCTION.pack(*instruction) for instruction in program)
+
+
+def own_program(program: bytes) -> bytes:
+    """A program of `filter_program` for this process."""
+    return program.replace(_OWN_PID.to_bytes(4, sys.byteorder), os.getpid().to_bytes(4, sys.byteorder))
 
 
 def call_name(number: int) -> str:
