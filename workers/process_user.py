@@ -1,7 +1,8 @@
 """The user that processes run as when they were started as root."""
 
 import os
-from dataclasses import dataclass
+
+import msgspec
 
 from ringblk.workers import sandbox_calls
 
@@ -10,8 +11,7 @@ class UnknownUser(Exception):  # noqa: N818
     """There is no such user or group, or it cannot be taken on. Name another, or start as root."""
 
 
-@dataclass(frozen=True)
-class ProcessUser:
+class ProcessUser(msgspec.Struct, frozen=True):
     """A user with its group and supplementary groups."""
 
     uid: int

@@ -77,6 +77,7 @@ class Sandbox:
         self.user = user
         self._runs_user_code = runs_user_code
         self._ruleset_fd = -1
+        self._has_filters = False
         self._programs: dict[str, bytes] = {}
         self.missing: list[str] = []
         if not confines:
@@ -90,9 +91,9 @@ class Sandbox:
         if problem:
             self.missing.append(f"seccomp filters ({os.strerror(-problem)})")
             return
-        for calls in ("", URING_CALLS, DISPATCHER_CALLS):  # here and once: what a child makes is not shared
-            names = " ".join([COMMON, FILE_CALLS, calls, USER_CODE_CALLS if runs_user_code else ""])
-            self._programs[calls] = filter_program(names, runs_user_code=runs_user_code)
+        self._has_filters = True
+        for calls in ("", URING_CALLS, DISPATCHER_CALLS):
+            self._program(calls)  # here, where it is shared: what a child makes is its own memory
 
     def drop_privileges(self) -> None:
         """Take on the user; give up all capabilities and every way to new ones. Raises `OSError`."""
@@ -114,14 +115,14 @@ class Sandbox:
         if self._ruleset_fd >= 0:
             _check("landlock_restrict_self", sandbox_calls.landlock_enter(self._ruleset_fd))
             os.close(self._ruleset_fd)
-        if self._programs:
-            _check("seccomp", sandbox_calls.load_filter(own_program(self._programs[calls])))
+        if self._has_filters:
+            _check("seccomp", sandbox_calls.load_filter(own_program(self._program(calls))))
 
-    def close(self) -> None:
-        """Close what the supervisor keeps for its children."""
-        if self._ruleset_fd >= 0:
-            os.close(self._ruleset_fd)
-            self._ruleset_fd = -1
+    def _program(self, calls: str) -> bytes:
+        if calls not in self._programs:
+            names = f"{COMMON} {FILE_CALLS} {calls} {USER_CODE_CALLS if self._runs_user_code else ''}"
+            self._programs[calls] = filter_program(names, runs_user_code=self._runs_user_code)
+        return self._programs[calls]
 
     def _check_threads(self) -> None:
         """Landlock and seccomp are of threads: one that runs already would stay outside."""

@@ -17,6 +17,8 @@ BLKZEROOUT = 0x127F
 TCGETS = 0x5401
 FIONREAD = 0x541B
 FIONBIO = 0x5421
+FIONCLEX = 0x5450
+FIOCLEX = 0x5451
 PROT_EXEC = 4
 CLONE_THREAD = 0x10000
 PR_SET_NAME = 15
@@ -96,7 +98,9 @@ def _own_checks(runs_user_code: bool) -> dict[str, list[Instruction]]:
         "ioctl": _allow_if_one_of(1, [BLKDISCARD, BLKZEROOUT]),
     }
     if runs_user_code:
-        checks["ioctl"] = _allow_if_one_of(1, [BLKDISCARD, BLKZEROOUT, TCGETS, FIONREAD, FIONBIO])
+        checks["ioctl"] = _allow_if_one_of(
+            1, [BLKDISCARD, BLKZEROOUT, TCGETS, FIONREAD, FIONBIO, FIONCLEX, FIOCLEX]
+        )
         checks["clone"] = _allow_if_masked(0, CLONE_THREAD, CLONE_THREAD)
         checks["clone3"] = _answer(_ERRNO | _ENOSYS)  # its flags cannot be seen; C libraries then use clone
         checks["prctl"] = _allow_if_one_of(0, [PR_SET_NAME])
