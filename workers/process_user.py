@@ -41,8 +41,11 @@ class ProcessUser(msgspec.Struct, frozen=True):
         return cls(user.pw_uid, gid, tuple(sorted(os.getgrouplist(user.pw_name, gid))))
 
     def own(self, place: str | int) -> None:
-        """Make this user the owner of a path, or of what a descriptor is of. Raises `OSError`."""
-        os.chown(place, self.uid, self.gid)
+        """Make this user the owner of a path, or of what a descriptor is of. Raises `OSError`.
+
+        A link is not followed: the folder may be the user's, who could point one at anything of root's.
+        """
+        os.chown(place, self.uid, self.gid, follow_symlinks=isinstance(place, int))
 
     def take_on(self) -> None:
         """Run as this user from now on, for good. Raises `OSError`.
