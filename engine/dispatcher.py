@@ -318,5 +318,5 @@ class Dispatcher:
 def run_dispatcher(setup: DispatcherSetup, channel: Channel[ToDispatcher]) -> None:
     """The body of a dispatcher process."""
     setup.sandbox.drop_privileges()
-    setup.sandbox.confine(*(DISPATCHER_CALLS, URING_CALLS) if setup.uring is not None else (DISPATCHER_CALLS,))
+    setup.sandbox.confine(DISPATCHER_CALLS, URING_CALLS if setup.uring is not None else "")
     Dispatcher(setup, channel).run()

@@ -78,7 +78,7 @@ class Sandbox:
         self._runs_user_code = runs_user_code
         self._ruleset_fd = -1
         self._has_filters = False
-        self._programs: dict[str, bytes] = {}
+        self._programs: dict[tuple[str, ...], bytes] = {}
         self.missing: list[str] = []
         if not confines:
             return
@@ -92,8 +92,8 @@ class Sandbox:
             self.missing.append(f"seccomp filters ({os.strerror(-problem)})")
             return
         self._has_filters = True
-        for calls in ("", URING_CALLS, DISPATCHER_CALLS):
-            self._program(calls)  # here, where it is shared: what a child makes is its own memory
+        for groups in (("",), (URING_CALLS,), (DISPATCHER_CALLS, ""), (DISPATCHER_CALLS, URING_CALLS)):
+            self._program(groups)  # here, where it is shared: what a child makes is its own memory
 
     def drop_privileges(self) -> None:
         """Take on the user; give up all capabilities and every way to new ones. Raises `OSError`."""
@@ -105,8 +105,8 @@ class Sandbox:
             _check("capset", sandbox_calls.drop_capabilities())
             _check("prctl(PR_SET_NO_NEW_PRIVS)", sandbox_calls.set_no_new_privs())
 
-    def confine(self, calls: str = "") -> None:
-        """Hold this process to its files and system calls; `calls` are those of its kind (syscall_filter.py).
+    def confine(self, *groups: str) -> None:
+        """Hold this process to its files and system calls, with the groups of its kind (syscall_filter.py).
 
         Raises `SandboxError` and `OSError`.
         """
@@ -116,13 +116,14 @@ class Sandbox:
             _check("landlock_restrict_self", sandbox_calls.landlock_enter(self._ruleset_fd))
             os.close(self._ruleset_fd)
         if self._has_filters:
-            _check("seccomp", sandbox_calls.load_filter(own_program(self._program(calls))))
+            _check("seccomp", sandbox_calls.load_filter(own_program(self._program(groups))))
 
-    def _program(self, calls: str) -> bytes:
-        if calls not in self._programs:
-            names = f"{COMMON} {FILE_CALLS} {calls} {USER_CODE_CALLS if self._runs_user_code else ''}"
-            self._programs[calls] = filter_program(names, runs_user_code=self._runs_user_code)
-        return self._programs[calls]
+    def _program(self, groups: tuple[str, ...]) -> bytes:
+        if groups not in self._programs:
+            own_code = USER_CODE_CALLS if self._runs_user_code else ""
+            names = " ".join([COMMON, FILE_CALLS, *groups, own_code])
+            self._programs[groups] = filter_program(names, runs_user_code=self._runs_user_code)
+        return self._programs[groups]
 
     def _check_threads(self) -> None:
         """Landlock and seccomp are of threads: one that runs already would stay outside."""
