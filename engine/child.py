@@ -14,6 +14,7 @@ from typing import Any, Generic, TypeVar
 
 from ringblk.shm.channel import Channel, ChannelClosed
 from ringblk.shm.process import crash_point, die_with_parent, ignore_signal, set_process_name
+from ringblk.workers.sandbox import report_refused
 
 _log = logging.getLogger(__name__)
 _FD_FOLDER = "/proc/self/fd" if sys.platform == "linux" else "/dev/fd"
@@ -97,6 +98,8 @@ def was_own_fault(status: int) -> bool:
 
 def describe_end(status: int) -> str:
     """What waitpid says of an end, in words."""
+    if os.WIFSIGNALED(status) and os.WTERMSIG(status) == signal.SIGSYS:
+        return "killed by SIGSYS: it made a system call that the sandbox does not know"
     if os.WIFSIGNALED(status):
         return f"killed by {signal.Signals(os.WTERMSIG(status)).name}"
     return f"exit status {os.waitstatus_to_exitcode(status)}"
@@ -165,6 +168,7 @@ def _run_child(
     except BaseException:
         _log.exception("%s ends with an error", name)
     finally:
+        report_refused(name)
         logging.shutdown()
         os._exit(status)
 

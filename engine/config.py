@@ -66,6 +66,12 @@ class EngineConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     """Firecracker's form of the limits, in place of the plain numbers."""
     rate_group: str | None = None
     """Share the limit with the engines of this group; the first one's settings hold."""
+    user: str | None = None
+    """Run as this user, or `user:group`, once everything is open."""
+    sandbox: Literal["auto", "on", "off"] = "auto"
+    """Keep workers and dispatcher to what they need (docs/sandbox.md)."""
+    sandbox_allow: list[str] = []
+    """What a backend of a user's own may open besides, for reading and writing."""
     control: str | None = None
     """Serve the control API on this unix socket."""
     log_format: Literal["human", "json"] = "human"
@@ -85,6 +91,8 @@ class EngineConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
             raise ConfigError("--takeover needs --blk-file or --socket-path, to find the other engine by")
         if self.backend_arg and self.backend is None:
             raise ConfigError("--backend-arg needs --backend")
+        if self.sandbox_allow and self.sandbox == "off":
+            raise ConfigError("--sandbox-allow needs a sandbox, and --sandbox is off")
         if self.direct == "on" and self.blk_file is None:
             raise ConfigError("--direct on: only for --blk-file")
         if self.queue_size & (self.queue_size - 1):

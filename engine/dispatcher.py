@@ -54,6 +54,8 @@ from ringblk.workers.block_executor import BlockExecutor
 from ringblk.workers.block_parser import BlockParser
 from ringblk.workers.host_errors import HostErrors
 from ringblk.workers.native_backend import NativeBackend
+from ringblk.workers.sandbox import Sandbox, report_refused
+from ringblk.workers.syscall_filter import DISPATCHER_CALLS, URING_CALLS
 from ringblk.workers.uring import Uring
 from ringblk.workers.worker import Stop
 
@@ -71,6 +73,7 @@ class DispatcherSetup(msgspec.Struct, frozen=True):
     chain_limit: int
     rate_limit: RateLimit
     is_rate_shared: bool
+    sandbox: Sandbox
 
 
 class _StopReceived(Exception):  # noqa: N818
@@ -140,6 +143,7 @@ class Dispatcher:
                         self._send(CallUnheard(queue_index))
                 elif event == ERROR:
                     self._errors.report(self._executor.take_error()[0])
+                report_refused("dispatcher")
         except (ChannelClosed, _StopReceived):
             pass
 
@@ -323,4 +327,6 @@ class Dispatcher:
 
 def run_dispatcher(setup: DispatcherSetup, channel: Channel[ToDispatcher]) -> None:
     """The body of a dispatcher process."""
+    setup.sandbox.drop_privileges()
+    setup.sandbox.confine(DISPATCHER_CALLS, URING_CALLS if setup.uring is not None else "")
     Dispatcher(setup, channel).run()

@@ -6,14 +6,17 @@ import logging
 import os
 import signal
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from ringblk.engine.block_device import BlockDevice, BlockDeviceConfig
+from ringblk.engine.child import open_fds
 from ringblk.engine.config import ConfigError, EngineConfig
 from ringblk.engine.image_claim import claim_image, image_identity, take_over_socket
 from ringblk.engine.listener import Listener
 from ringblk.engine.open_files import reserve_open_files
+from ringblk.engine.sandbox_plan import plan_sandbox, plan_user
 from ringblk.engine.session import Session
 from ringblk.engine.supervisor import EngineFailed, Supervisor
 from ringblk.shm.rate_group import RateGroup, RateGroupError
@@ -24,6 +27,7 @@ from ringblk.shm.state import SEGMENT_PREFIX, StateSegment
 from ringblk.workers.backend import BackendError
 from ringblk.workers.file_backend import FileBackend
 from ringblk.workers.native_backend import NativeBackend
+from ringblk.workers.sandbox import Sandbox
 
 if TYPE_CHECKING:
     from ringblk.engine.control_server import ControlServer
@@ -45,6 +49,7 @@ HELD_SIGNALS = (*END_SIGNALS, signal.SIGUSR2)
 
 def serve(config: EngineConfig) -> int:
     """Run an engine until it is told to end; returns the exit status. Raises `ConfigError`."""
+    user = plan_user(config)
     reserve_open_files(config)
     try:
         backend = open_backend(config)
@@ -53,6 +58,7 @@ def serve(config: EngineConfig) -> int:
         raise ConfigError(str(error), exit_status=1) from error
     except OSError as error:
         raise ConfigError(f"--blk-file {config.blk_file}: {error.strerror or error}", 1) from error
+    sandbox = plan_sandbox(config, backend, user)
     if config.takeover:
         take_over_socket(config.socket_path)
     if isinstance(backend, FileBackend):
@@ -73,7 +79,15 @@ def serve(config: EngineConfig) -> int:
         state.set_image(*image_identity(backend.fileno()))
     try:
         with rate_limit(config, state) as (limit, limit_settings):
-            return asyncio.run(_serve(config, device, backend, state, limit, limit_settings))
+            if user is not None:  # who is to remove them in the end
+                user.own(state.fileno())
+                if isinstance(limit_settings, RateGroup) and limit_settings.is_creator:
+                    user.own(limit_settings.fileno())
+            inherited_fds = open_fds() - {config.fd}  # the front end's socket is none of the children's
+            make_supervisor = partial(
+                Supervisor, config, device, backend, state, limit, sandbox, inherited_fds
+            )
+            return asyncio.run(_serve(config, make_supervisor, sandbox, state, limit, limit_settings))
     finally:
         state.close()
 
@@ -136,14 +150,14 @@ def slot_count(config: EngineConfig) -> int:
 
 async def _serve(
     config: EngineConfig,
-    device: BlockDevice,
-    backend: NativeBackend,
+    make_supervisor: Callable[[], Supervisor],
+    sandbox: Sandbox,
     state: StateSegment,
     limit: RateLimit,
     limit_settings: RateLimit | RateGroup,
 ) -> int:
     stopped = asyncio.Event()
-    supervisor = Supervisor(config, device, backend, state, limit)
+    supervisor = make_supervisor()
     loop = asyncio.get_running_loop()
     end_signal = _EndSignal(stopped, supervisor)
     for number in END_SIGNALS:
@@ -154,6 +168,7 @@ async def _serve(
     supervisor.start()
     try:
         control = await _open_control(config, supervisor, state, limit, limit_settings)
+        _drop_privileges(config, sandbox)
     except ConfigError:
         listener.close()
         await supervisor.stop()
@@ -179,6 +194,14 @@ async def _serve(
         await asyncio.wait({sessions})
         await supervisor.stop()
         signal.pthread_sigmask(signal.SIG_BLOCK, HELD_SIGNALS)
+
+
+def _drop_privileges(config: EngineConfig, sandbox: Sandbox) -> None:
+    """Everything is open: go on as the user that was asked for, without capabilities."""
+    for path in (config.socket_path, config.control):
+        if sandbox.user is not None and path is not None:
+            sandbox.user.own(path)
+    sandbox.drop_privileges()
 
 
 def _open_listener(config: EngineConfig) -> Listener:

@@ -15,6 +15,8 @@ from ringblk.engine.rate_limiter_config import RateLimitOptions
 _RATES = {field.name for field in msgspec.structs.fields(RateLimitOptions)}
 _INTEGER_OPTIONS = {"fd", "workers", "num_queues", "queue_size", "logical_block_size", "poll_us"} | _RATES
 
+_REPEATED_OPTIONS = {"backend_arg": "KEY=VALUE", "sandbox_allow": "PATH"}
+
 _HELP = {
     "socket_path": "listen on this unix socket",
     "fd": "serve this inherited socket, connected or listening",
@@ -42,6 +44,9 @@ _HELP = {
     "iops_one_time_burst": "operations that go first without counting, once",
     "rate_limiter": "the limits in Firecracker's form, as JSON",
     "rate_group": "share the limits with all engines that name this group",
+    "user": "run as this user, or user:group, once everything is open; only as root",
+    "sandbox": "keep workers and dispatcher to what they need: on, off, or auto: as far as the kernel can",
+    "sandbox_allow": "let a backend of your own open this file, or all below this folder; may be repeated",
     "control": "serve the control API (HTTP) on this unix socket",
     "log_format": "log lines for people (human) or as JSON objects (json)",
     "drive_id": "what GET_ID gives, cut at 20 bytes",
@@ -80,8 +85,9 @@ def add_engine_options(parser: argparse.ArgumentParser) -> None:
         option = "--" + field.name.replace("_", "-")
         if field.type is bool:
             parser.add_argument(option, action="store_true", default=None, help=_HELP[field.name])
-        elif field.name == "backend_arg":
-            parser.add_argument(option, action="append", metavar="KEY=VALUE", help=_HELP[field.name])
+        elif field.name in _REPEATED_OPTIONS:
+            metavar = _REPEATED_OPTIONS[field.name]
+            parser.add_argument(option, action="append", metavar=metavar, help=_HELP[field.name])
         else:
             default = "" if field.default in (None, msgspec.NODEFAULT) else f" (default: {field.default})"
             parser.add_argument(option, metavar="VALUE", help=_HELP[field.name] + default)

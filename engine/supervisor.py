@@ -12,7 +12,7 @@ import time
 from typing import Any
 
 from ringblk.engine.block_device import F_DISCARD, F_EVENT_IDX, F_FLUSH, BlockDevice
-from ringblk.engine.child import describe_end, open_fds, was_own_fault
+from ringblk.engine.child import describe_end, was_own_fault
 from ringblk.engine.config import EngineConfig
 from ringblk.engine.device import DeviceError
 from ringblk.engine.dispatcher import DispatcherSetup
@@ -43,6 +43,7 @@ from ringblk.shm.rate_limit import RateLimit
 from ringblk.shm.region import MemoryRegion
 from ringblk.shm.state import StateSegment
 from ringblk.workers.native_backend import NativeBackend
+from ringblk.workers.sandbox import Sandbox
 from ringblk.workers.worker import Stop, UnmapRegion
 
 _log = logging.getLogger(__name__)
@@ -65,7 +66,10 @@ class Supervisor:
         backend: NativeBackend,
         state: StateSegment,
         rate_limit: RateLimit,
+        sandbox: Sandbox,
+        inherited_fds: set[int],
     ) -> None:
+        """`inherited_fds` is what the children keep open: the backend's and the segments'."""
         self._config = config
         self._device = device
         self._backend = backend
@@ -74,7 +78,7 @@ class Supervisor:
         self._model = EngineModel()
         self.reports = DispatcherReports(self._model)
         self._plan = plan_io(config.io_engine, backend)
-        inherited_fds = open_fds() - {config.fd}  # the front end's socket is none of the children's
+        self._sandbox = sandbox
         self._dispatcher = DispatcherProcess(
             state, self._plan.uses_dispatcher_uring, inherited_fds, self._dispatcher_died, self._hear
         )
@@ -89,6 +93,7 @@ class Supervisor:
             lambda: inherited_fds,
             self._worker_died,
             uses_uring=self._plan.uses_worker_uring,
+            sandbox=sandbox,
         )
         self._unused: dict[int, asyncio.Future[None]] = {}  # region_index -> set when nobody uses it
         self._tasks: set[asyncio.Task[None]] = set()
@@ -164,6 +169,7 @@ class Supervisor:
                 chain_limit=self._config.queue_size,
                 rate_limit=self._rate_limit,
                 is_rate_shared=self._config.rate_group is not None,
+                sandbox=self._sandbox,
             ),
             is_restart=is_restart,
         )

@@ -13,6 +13,7 @@ from ringblk.engine.restart_limit import RestartLimit
 from ringblk.shm.channel import Channel, ChannelClosed
 from ringblk.shm.state import StateSegment
 from ringblk.workers.native_backend import NativeBackend
+from ringblk.workers.sandbox import Sandbox
 from ringblk.workers.uring import Uring
 from ringblk.workers.worker import Stop, ToWorker, WorkerSetup, run_worker
 
@@ -40,6 +41,7 @@ class Workforce:
         keep_fds: Callable[[], set[int]],
         on_death: Callable[[int, int], None],
         uses_uring: bool,
+        sandbox: Sandbox,
     ) -> None:
         self._state = state
         self._backend = backend
@@ -51,6 +53,7 @@ class Workforce:
         self._children: dict[int, Child[None]] = {}
         self._eventfds: dict[int, int] = {}
         self._uses_uring = uses_uring
+        self._sandbox = sandbox
         self._urings: dict[int, Uring] = {}
         self._limits: dict[int, RestartLimit] = {}
         self.wanted_count = 0
@@ -86,7 +89,14 @@ class Workforce:
         if uring is not None:
             keep_fds.add(uring.fileno())
         setup = WorkerSetup(
-            worker_index, self._state, self._backend, self._drive_id, eventfd, self._dispatcher_eventfd, uring
+            worker_index,
+            self._state,
+            self._backend,
+            self._drive_id,
+            eventfd,
+            self._dispatcher_eventfd,
+            uring,
+            self._sandbox,
         )
 
         def body(channel: Channel[Any]) -> None:

@@ -18,21 +18,21 @@ cdef extern from * nogil:
     #include <unistd.h>
     struct ringblk_death { int32_t countdown; char name[60]; };
     struct ringblk_crash_plan { uint32_t next; uint32_t reserved[15]; struct ringblk_death deaths[8]; };
-    static struct ringblk_crash_plan *ringblk_crash_plan(void) {
-        static struct ringblk_crash_plan *plan;
-        const char *path = plan ? NULL : getenv("RINGBLK_CRASH_FILE");
+    static struct ringblk_crash_plan *ringblk_crash_plan;
+    /* As soon as the module is loaded: later the sandbox would not let it. */
+    __attribute__((constructor)) static void ringblk_map_crash_plan(void) {
+        const char *path = getenv("RINGBLK_CRASH_FILE");
         if (path) {
             int fd = open(path, O_RDWR | O_CLOEXEC);
-            void *mapped = fd < 0 ? MAP_FAILED : mmap(NULL, sizeof *plan, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
+            void *mapped = fd < 0 ? MAP_FAILED : mmap(NULL, sizeof *ringblk_crash_plan, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
             if (fd >= 0)
                 close(fd);
             if (mapped != MAP_FAILED)
-                plan = mapped;
+                ringblk_crash_plan = mapped;
         }
-        return plan;
     }
     static inline void crash_point(const char *name) {
-        struct ringblk_crash_plan *plan = ringblk_crash_plan();
+        struct ringblk_crash_plan *plan = ringblk_crash_plan;
         uint32_t next = plan ? __atomic_load_n(&plan->next, __ATOMIC_ACQUIRE) : 8;
         struct ringblk_death *death = next < 8 ? &plan->deaths[next] : NULL;
         if (death && __atomic_load_n(&death->countdown, __ATOMIC_ACQUIRE) > 0 && strcmp(death->name, name) == 0

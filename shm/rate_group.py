@@ -68,6 +68,10 @@ class RateGroup:
         assert self._mapping is not None, "this group has been left"
         return self._mapping
 
+    def fileno(self) -> int:
+        """The descriptor of the segment."""
+        return self._fd
+
     def configure(self, settings: RateLimitSettings, now_ns: int) -> None:
         """Set new limits for all members, with full buckets. Members may do this at any time."""
         with self._one_at_a_time():
@@ -135,7 +139,7 @@ class RateGroup:
         """Whether the group's name still means the segment that is open here."""
         try:
             named = posix_ipc.SharedMemory(self._segment_name)
-        except posix_ipc.ExistentialError:
+        except (posix_ipc.ExistentialError, posix_ipc.PermissionsError):  # gone, or of another user
             return False
         try:
             return os.path.sameopenfile(named.fd, self._fd)

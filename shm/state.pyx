@@ -125,6 +125,10 @@ cdef class StateSegment:
         self.header.queue_count = queue_count
         self.header.started_ns = started_ns
 
+    def fileno(self):
+        """The descriptor of the segment."""
+        return self.segment.fd
+
     def set_image(self, uint64_t device, uint64_t inode):
         """Say which image this engine uses (engine/image_claim.py)."""
         self.header.image_device = device

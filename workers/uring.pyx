@@ -37,6 +37,13 @@ cdef extern from "linux/io_uring.h" nogil:
         IORING_SETUP_COOP_TASKRUN
         IORING_SETUP_TASKRUN_FLAG
         IORING_SQ_TASKRUN
+        IORING_SETUP_R_DISABLED
+        IORING_REGISTER_RESTRICTIONS
+        IORING_REGISTER_ENABLE_RINGS
+        IORING_RESTRICTION_SQE_OP
+    struct io_uring_restriction:
+        uint16_t opcode
+        uint8_t sqe_op
     uint64_t IORING_OFF_SQ_RING
     uint64_t IORING_OFF_SQES
 
@@ -46,25 +53,39 @@ cdef extern from * nogil:
     #include <unistd.h>
     static inline int ringblk_uring_setup(unsigned entries, struct io_uring_params *params)
         { return (int)syscall(__NR_io_uring_setup, entries, params); }
+    static inline int ringblk_uring_register(int fd, unsigned what, void *argument, unsigned count)
+        { return (int)syscall(__NR_io_uring_register, fd, what, argument, count); }
     static inline int ringblk_uring_enter(int fd, unsigned to_submit, unsigned min_complete, unsigned flags)
         { return (int)syscall(__NR_io_uring_enter, fd, to_submit, min_complete, flags, NULL, 0); }
     """
     int ringblk_uring_setup(uint32_t entries, io_uring_params *params)
+    int ringblk_uring_register(int fd, uint32_t what, void *argument, uint32_t count)
     int ringblk_uring_enter(int fd, uint32_t to_submit, uint32_t min_complete, uint32_t flags)
 
 
+cdef uint8_t[5] OPERATIONS = [
+    IORING_OP_READ, IORING_OP_WRITE, IORING_OP_READV, IORING_OP_WRITEV, IORING_OP_FSYNC,
+]
+
+
 cdef class Uring:
-    """A ring of `entry_count` (a power of two) submissions. Raises `OSError` where the kernel has none."""
+    """A ring of `entry_count` (a power of two) submissions. Raises `OSError` where the kernel has none.
+
+    It takes the operations that requests need and no other: what goes through a ring passes by the filter of
+    system calls.
+    """
 
     def __cinit__(self, uint32_t entry_count):
         cdef io_uring_params params
         cdef uint32_t index
         cdef uint32_t *order
         memset(&params, 0, sizeof(params))
-        params.flags = IORING_SETUP_SUBMIT_ALL | IORING_SETUP_COOP_TASKRUN | IORING_SETUP_TASKRUN_FLAG
+        params.flags = (IORING_SETUP_SUBMIT_ALL | IORING_SETUP_COOP_TASKRUN | IORING_SETUP_TASKRUN_FLAG
+                        | IORING_SETUP_R_DISABLED)
         self.fd = ringblk_uring_setup(entry_count, &params)
         if self.fd < 0:
             raise OSError(errno, f"io_uring: {os.strerror(errno)}")
+        restrict_ring(self.fd)
         self.entry_count = params.sq_entries
         self.rings_bytes = max(params.sq_off.array + params.sq_entries * sizeof(uint32_t),
                                params.cq_off.cqes + params.cq_entries * sizeof(io_uring_cqe))
@@ -144,3 +165,17 @@ cdef class Uring:
         if result < 0 and errno != EINTR:
             return -errno
         return 0
+
+
+cdef int restrict_ring(int fd) except -1:
+    """Let a ring take `OPERATIONS` only, and enable it (io_uring_register(2))."""
+    cdef io_uring_restriction restrictions[5]
+    cdef int index
+    memset(restrictions, 0, sizeof(restrictions))
+    for index in range(5):
+        restrictions[index].opcode = IORING_RESTRICTION_SQE_OP
+        restrictions[index].sqe_op = OPERATIONS[index]
+    if ringblk_uring_register(fd, IORING_REGISTER_RESTRICTIONS, restrictions, 5) < 0 or \
+            ringblk_uring_register(fd, IORING_REGISTER_ENABLE_RINGS, NULL, 0) < 0:
+        raise OSError(errno, f"io_uring: {os.strerror(errno)}")
+    return 0

@@ -13,6 +13,8 @@ from ringblk.workers.block_executor import BlockExecutor
 from ringblk.workers.host_errors import HostErrors
 from ringblk.workers.native_backend import NativeBackend
 from ringblk.workers.pump import Pump
+from ringblk.workers.sandbox import Sandbox, report_refused
+from ringblk.workers.syscall_filter import URING_CALLS
 from ringblk.workers.uring import Uring
 from ringblk.workers.uring_pump import UringPump
 
@@ -51,19 +53,24 @@ class WorkerSetup(msgspec.Struct, frozen=True):
     dispatcher_eventfd: int
     uring: Uring | None
     """Where it is given, requests go through it."""
+    sandbox: Sandbox
 
 
 def run_worker(setup: WorkerSetup, channel: Channel[ToWorker]) -> None:
     """Serve requests until told to stop; the body of a worker process."""
+    who = f"worker {setup.worker_index}"
+    setup.sandbox.drop_privileges()
+    setup.backend.start_worker()  # a user's own code may open and import here; it has seen no guest yet
+    setup.sandbox.confine(URING_CALLS if setup.uring is not None else "")
     memory = GuestMemory(setup.state)
     executor = BlockExecutor(setup.state, memory, setup.backend, setup.drive_id)
     pump = make_pump(setup, memory, executor)
-    errors = HostErrors(f"worker {setup.worker_index}")
-    setup.backend.start_worker()
+    errors = HostErrors(who)
     try:
         while _read_channel(channel, memory, pump):
             if not pump.run():
                 errors.report(executor.take_error()[0])
+            report_refused(who)
     except ChannelClosed:
         _log.info("worker %d: the supervisor is gone", setup.worker_index)
 

@@ -37,14 +37,17 @@ def eventually(condition: Callable[[], object], what: str) -> None:
         time.sleep(0.002)
 
 
-def run_program(*options: str) -> subprocess.CompletedProcess[str]:
-    """Run the program to its end, which leaves no segment."""
+def run_program(
+    *options: str, prepare: Callable[[], object] | None = None
+) -> subprocess.CompletedProcess[str]:
+    """Run the program to its end, which leaves no segment; `prepare` is called in its process before."""
     with subprocess.Popen(
         ends_with_tests([PROGRAM, *options]),
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
         env=environment(),
+        preexec_fn=prepare,
     ) as process:
         output, errors = process.communicate(timeout=DEADLINE_S)
     assert segment_names(f"{SEGMENT_PREFIX}{process.pid}") == []
@@ -56,12 +59,23 @@ def environment() -> dict[str, str]:
 
 
 class Engine:
-    """A running engine that listens on a socket path, or serves `fd`."""
+    """A running engine that listens on a socket path, or serves `fd`.
 
-    def __init__(self, *options: str, fd: int | None = None) -> None:
+    `prepare` is called in its process before the program; `owner` is a user to own the folder it works in.
+    """
+
+    def __init__(
+        self,
+        *options: str,
+        fd: int | None = None,
+        prepare: Callable[[], object] | None = None,
+        owner: int | None = None,
+    ) -> None:
         self._folder = tempfile.TemporaryDirectory(prefix="ringblk-test-")
         self.folder = Path(self._folder.name)
         self.socket_path = self.folder / "socket"
+        if owner is not None:
+            os.chown(self.folder, owner, -1)
         self._log_path = self.folder / "log"
         way = f"--socket-path={self.socket_path}" if fd is None else f"--fd={fd}"
         with self._log_path.open("wb") as log:
@@ -70,6 +84,7 @@ class Engine:
                 stderr=log,
                 env=environment(),
                 pass_fds=() if fd is None else (fd,),
+                preexec_fn=prepare,
             )
         if fd is None:
             eventually(lambda: self.is_listening() or self.process.poll() is not None, "listening")
@@ -308,4 +323,5 @@ class Gate:
             "--backend=gated_disk:GatedDisk",
             f"--backend-arg=size_bytes={size_bytes}",
             f"--backend-arg=gate={self.path}",
+            f"--sandbox-allow={self.path.parent}",
         ]

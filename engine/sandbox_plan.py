@@ -1,0 +1,48 @@
+"""The sandbox that an engine's options ask for."""
+
+import logging
+
+from ringblk.engine.config import ConfigError, EngineConfig
+from ringblk.workers.file_backend import FileBackend
+from ringblk.workers.memory_backend import MemoryBackend
+from ringblk.workers.native_backend import NativeBackend
+from ringblk.workers.null_backend import NullBackend
+from ringblk.workers.process_user import ProcessUser, UnknownUser
+from ringblk.workers.sandbox import Sandbox
+
+_log = logging.getLogger(__name__)
+
+_OWN_BACKENDS = (FileBackend, MemoryBackend, NullBackend)
+
+
+def plan_user(config: EngineConfig) -> ProcessUser | None:
+    """Whom the processes are to run as, if that was said. Raises `ConfigError`."""
+    if config.user is None:
+        return None
+    try:
+        return ProcessUser.named(config.user)
+    except UnknownUser as error:
+        raise ConfigError(f"--user {config.user}: {error}", exit_status=1) from error
+
+
+def plan_sandbox(config: EngineConfig, backend: NativeBackend, user: ProcessUser | None) -> Sandbox:
+    """Make it. Raises `ConfigError` where it cannot be had as asked for."""
+    runs_user_code = type(backend) not in _OWN_BACKENDS
+    if config.sandbox_allow and not runs_user_code:
+        raise ConfigError("--sandbox-allow: only for a --backend=package.module:Class; others open nothing")
+    try:
+        sandbox = Sandbox(
+            confines=config.sandbox != "off",
+            runs_user_code=runs_user_code,
+            allowed_paths=config.sandbox_allow,
+            user=user,
+        )
+    except OSError as error:
+        where = f"--sandbox-allow {error.filename}" if error.filename else "--sandbox"
+        raise ConfigError(f"{where}: {error.strerror}", exit_status=1) from error
+    if sandbox.missing:
+        missing = " and no ".join(sandbox.missing)
+        if config.sandbox == "on":
+            raise ConfigError(f"--sandbox on: this kernel has no {missing}", exit_status=1)
+        _log.warning("sandbox: this kernel has no %s; going on without", missing)
+    return sandbox
