@@ -21,6 +21,8 @@ from ringblk.shm.crash_point cimport crash_point
 HEADER_BYTES = sizeof(InflightHeader)
 ENTRY_BYTES = sizeof(InflightEntry)
 ALIGN_BYTES = 64
+COUNTER_LIMIT = 1 << 63
+"""Nobody has counted so many requests: a record that says so was not written by an engine."""
 
 
 class InflightError(Exception):
@@ -87,12 +89,15 @@ cdef class InflightQueue:
             self.record.header.last_batch_head = 0
             store_release_16(&self.record.header.version, INFLIGHT_VERSION)
             crash_point("recovery: record initialised")
+        counters = {head: self.counter(head) for head in heads}   # read once: the front end can write to them
+        last_counter = max(counters.values(), default=-1)
+        if last_counter >= COUNTER_LIMIT:
+            raise InflightError(f"in-flight region counts to {last_counter}, further than any engine")
         store_release_16(&self.record.header.used_idx, ring_used_idx)
         crash_point("recovery: record agrees with the ring")
         self.record.count = len(heads)
-        heads.sort(key=self.counter)
-        self.record.next_counter = self.counter(heads[len(heads) - 1]) + 1 if heads else 0
-        return heads
+        self.record.next_counter = last_counter + 1
+        return sorted(heads, key=counters.__getitem__)
 
     def counter(self, uint32_t head_index):
         """The counter of a head: its place in the order in which heads were fetched."""

@@ -1,0 +1,55 @@
+"""The package compiled by clang with the address and undefined behaviour sanitizers and with coverage counters.
+
+The fuzz targets and `scripts/test --sanitize` run on it, with Atheris's libFuzzer and sanitizer runtime loaded
+before everything else: a Python built without sanitizers does not bring one.
+"""
+
+import importlib.util
+import os
+from pathlib import Path
+
+from tests.separate_build import ROOT, SeparateBuild, compiled_modules
+
+FLAGS = (
+    "-O1",
+    "-gline-tables-only",
+    "-fno-omit-frame-pointer",
+    "-fsanitize=address,undefined,fuzzer-no-link",
+    "-fno-sanitize-recover=all",
+    # What Cython itself generates calls functions through pointers of other types.
+    "-fno-sanitize=function",
+    "-Wno-unused-function",
+)
+OPTIONS = {
+    # Python never frees what lives as long as the process, so that every leak of ours would drown in its own.
+    "ASAN_OPTIONS": "detect_leaks=0:abort_on_error=1:quarantine_size_mb=16:handle_segv=1",
+    "UBSAN_OPTIONS": "print_stacktrace=1",
+    "PYTHONMALLOC": "malloc",  # so that Python objects are guarded as well
+}
+
+
+def sanitizer_build() -> Path:
+    """The folder to put into PYTHONPATH, with the compiled fuzz target; built where it is not up to date."""
+    fuzz = tuple(sorted((ROOT / "tests" / "fuzz").glob("*.p[yx][xd]")))
+    return SeparateBuild(
+        "sanitizer-build", FLAGS, compiled_modules(), compiler="clang", extra=fuzz
+    ).make()
+
+
+def sanitizer_environment() -> dict[str, str]:
+    """The environment of a process that is to import that build."""
+    folders = [str(sanitizer_build()), *os.environ.get("PYTHONPATH", "").split(os.pathsep)]
+    return {
+        **os.environ,
+        **OPTIONS,
+        "LD_PRELOAD": str(runtime()),
+        "PYTHONPATH": os.pathsep.join(filter(None, folders)),
+    }
+
+
+def runtime() -> Path:
+    """Atheris's library of the sanitizer runtime and libFuzzer."""
+    found = importlib.util.find_spec("atheris")
+    assert found is not None
+    assert found.origin is not None, "atheris is not installed: run ./scripts/fuzz"
+    return Path(found.origin).parents[1] / "asan_with_fuzzer.so"
