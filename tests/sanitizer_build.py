@@ -1,11 +1,14 @@
-"""The package compiled by clang with the address and undefined behaviour sanitizers and with coverage counters.
+"""The package compiled by clang with the address and undefined behaviour sanitizers and coverage counters.
 
-The fuzz targets and `scripts/test --sanitize` run on it, with Atheris's libFuzzer and sanitizer runtime loaded
-before everything else: a Python built without sanitizers does not bring one.
+The fuzz targets and `scripts/test --sanitize` run on it, with Atheris's libFuzzer and sanitizer runtime
+loaded before everything else: a Python built without sanitizers does not bring one.
 """
 
 import importlib.util
 import os
+import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 from tests.separate_build import ROOT, SeparateBuild, compiled_modules
@@ -26,14 +29,14 @@ OPTIONS = {
     "UBSAN_OPTIONS": "print_stacktrace=1",
     "PYTHONMALLOC": "malloc",  # so that Python objects are guarded as well
 }
+TESTS = ("tests/shm", "tests/workers", "tests/engine", "tests/racing")
+REPORTS = ROOT / ".cache" / "sanitizer-reports"
 
 
 def sanitizer_build() -> Path:
     """The folder to put into PYTHONPATH, with the compiled fuzz target; built where it is not up to date."""
     fuzz = tuple(sorted((ROOT / "tests" / "fuzz").glob("*.p[yx][xd]")))
-    return SeparateBuild(
-        "sanitizer-build", FLAGS, compiled_modules(), compiler="clang", extra=fuzz
-    ).make()
+    return SeparateBuild("sanitizer-build", FLAGS, compiled_modules(), compiler="clang", extra=fuzz).make()
 
 
 def sanitizer_environment() -> dict[str, str]:
@@ -53,3 +56,22 @@ def runtime() -> Path:
     assert found is not None
     assert found.origin is not None, "atheris is not installed: run ./scripts/fuzz"
     return Path(found.origin).parents[1] / "asan_with_fuzzer.so"
+
+
+def run_tests(arguments: list[str]) -> int:
+    """pytest on that build. 1 as well where a sanitizer had something to say, in whatever process."""
+    shutil.rmtree(REPORTS, ignore_errors=True)
+    REPORTS.mkdir(parents=True)
+    environment = sanitizer_environment()
+    environment["ASAN_OPTIONS"] += f":log_path={REPORTS}/report"
+    environment["UBSAN_OPTIONS"] += f":log_path={REPORTS}/report"
+    command = [sys.executable, "-m", "pytest", *(arguments or TESTS)]
+    status = subprocess.run(command, cwd=ROOT, env=environment, check=False).returncode
+    for path in sorted(REPORTS.iterdir()):
+        print(f"{path.name}:\n{path.read_text(errors='replace')}", file=sys.stderr)
+        status = status or 1
+    return status
+
+
+if __name__ == "__main__":
+    sys.exit(run_tests(sys.argv[1:]))

@@ -27,16 +27,17 @@ setup(
     name="ringblk-separate-build",
     packages=[],
     package_dir={"": "src"},
-    ext_modules=cythonize(extensions, build_dir="build", include_path=["src"]),
+    ext_modules=cythonize(extensions, build_dir="build", include_path=options["include"]),
     script_args=["-q", "build_ext", "--inplace"],
 )
 """
 
 
 class SeparateBuild(msgspec.Struct, frozen=True):
-    """What to compile and how. `modules` not compiled here are taken from the build in place.
+    """What to compile and how. Modules of the package not compiled here are taken from the build in place.
 
-    `extra` are .pyx and .pxd files from outside the package, which become modules at the top.
+    `extra` are .pyx and .pxd files from outside the package, which become modules at the top. Where nothing
+    but those is compiled, the folder has no package.
     """
 
     name: str
@@ -76,30 +77,40 @@ class SeparateBuild(msgspec.Struct, frozen=True):
 
     def _sources(self) -> list[Path]:
         package = [path for folder in FOLDERS for path in (ROOT / folder).iterdir() if path.is_file()]
-        return sorted(path for path in package if not self._is_replaced(path)) + sorted(self.extra)
+        suffixes = ("",) if self.modules else (".pxd",)
+        wanted = [path for path in package if path.name.endswith(suffixes) and not self._is_replaced(path)]
+        return sorted(wanted) + sorted(self.extra)
 
     def _is_replaced(self, path: Path) -> bool:
         """A module of the build in place that is compiled here."""
         return path.suffix == ".so" and module_name(path) in self.modules
 
     def _copy(self, sources: list[Path]) -> None:
-        for path in sources:
+        for path in sources if self.modules else self.extra:
             folder = "" if path in self.extra else f"ringblk/{path.parent.name}"
             target = self.folder / folder / path.name
             target.parent.mkdir(parents=True, exist_ok=True)
             shutil.copy2(path, target)
-        shutil.copy2(ROOT / "src" / "ringblk" / "__init__.py", self.folder / "ringblk" / "__init__.py")
+        if self.modules:
+            shutil.copy2(ROOT / "src" / "ringblk" / "__init__.py", self.folder / "ringblk" / "__init__.py")
 
     def _compile(self) -> None:
         modules = [*self.modules, *(path.stem for path in self.extra if path.suffix == ".pyx")]
-        parts = [self._compile_some(modules[::2]), self._compile_some(modules[1::2])]
+        parts = [self._compile_some(part) for part in (modules[::2], modules[1::2]) if part]
         for process in parts:
             output, _ = process.communicate()
             if process.returncode:
                 raise RuntimeError(f"the build {self.name} failed:\n{output}")
 
     def _compile_some(self, modules: Sequence[str]) -> "subprocess.Popen[str]":
-        options = msgspec.json.encode({"compiler": self.compiler, "flags": self.flags, "modules": modules})
+        options = msgspec.json.encode(
+            {
+                "compiler": self.compiler,
+                "flags": self.flags,
+                "modules": modules,
+                "include": ["src", str(ROOT / "src")],
+            }
+        )
         return subprocess.Popen(
             [sys.executable, "-c", _COMPILE, options.decode()],
             cwd=self._home,

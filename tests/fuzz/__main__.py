@@ -1,7 +1,7 @@
 """Coverage-guided fuzzing of the two parsers: `./scripts/fuzz --help`.
 
-Each target runs in a process of its own with the sanitizers loaded. New inputs go to .cache/fuzz/TARGET, findings to
-.cache/fuzz/findings.
+Each target runs in a process of its own with the sanitizers loaded. New inputs go to .cache/fuzz/TARGET,
+findings to .cache/fuzz/findings.
 """
 
 import argparse
@@ -19,7 +19,7 @@ FOUND = ROOT / ".cache" / "fuzz"
 FINDINGS = FOUND / "findings"
 INPUT_BYTES = {"chain": 512, "session": 1024}
 HANG_S = 300
-"""A single input that takes so long hangs. It takes milliseconds; the rest is for a machine that is stopped."""
+"""A single input that takes so long hangs. It takes milliseconds; the rest is for a machine at a stop."""
 
 
 def command(target: str, *arguments: str) -> list[str]:
@@ -75,12 +75,16 @@ def run(arguments: list[str]) -> int:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(prog="fuzz", description="Fuzz the chain parser and the vhost-user session.")
+    parser = argparse.ArgumentParser(
+        prog="fuzz", description="Fuzz the chain parser and the vhost-user session."
+    )
     parser.add_argument("--target", choices=TARGETS, help="only this one (both, one after the other)")
     parser.add_argument("--minutes", type=float, default=1.0, help="how long in all (1)")
     parser.add_argument("--seed", type=int, default=int.from_bytes(os.urandom(4), "little"), help="(any)")
     parser.add_argument("--replay", type=Path, metavar="FILE", help="run one input, such as a finding")
-    parser.add_argument("--minimise", action="store_true", help="renew the corpus in the tree from what was found")
+    parser.add_argument(
+        "--minimise", action="store_true", help="renew the corpus in the tree from what was found"
+    )
     options = parser.parse_args()
     if options.replay:
         return replay(options.replay)

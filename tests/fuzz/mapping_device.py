@@ -1,7 +1,7 @@
-"""A device for fuzzing the session: memory, rings and in-flight records are checked and mapped as in an engine.
+"""A device for fuzzing the session: it checks and maps memory, rings and in-flight records as an engine.
 
-Everything happens in this process. Beside what the engine checks, it asserts what a session owes to its device
-(engine/device.py): order of calls, fds that are open, queues that run once.
+Everything happens in this process. Beside what the engine checks, it asserts what a session owes to its
+device (engine/device.py): order of calls, fds that are open, queues that run once.
 """
 
 import mmap
@@ -127,7 +127,9 @@ class MappingDevice:
 
     def _check_ranges(self, ranges: list[tuple[int, int, int]]) -> None:
         for region_index, offset_bytes, length_bytes in ranges:
-            assert offset_bytes + length_bytes <= self._region(region_index).size_bytes, "outside of its region"
+            assert offset_bytes + length_bytes <= self._region(region_index).size_bytes, (
+                "outside of its region"
+            )
 
     async def update_fds(self, vring: Vring) -> None:
         assert vring.queue_index in self.queues

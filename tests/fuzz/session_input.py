@@ -1,7 +1,7 @@
 """How the bytes of a fuzz input become a stream of vhost-user messages and the fds that go along.
 
-The first byte says how the stream begins and ends; then come messages, until the input ends. Bytes past the end are
-zero, so every input means something.
+The first byte says how the stream begins and ends; then come messages, until the input ends. Bytes past the
+end are zero, so every input means something.
 """
 
 import enum
@@ -18,7 +18,24 @@ MEMORY_BYTES = 0x10000
 UVA = 0x7F0000000000
 REQUESTS = tuple(FrontendRequest)
 MEMORY, EVENT, STREAM = 0, 1, 2  # kinds of fds: places in what `open_fd_kinds` gives
-NUMBERS = (0, 1, 2, 3, 16, 128, 256, 0x8000, 0xFFFF, 0x10000, 0xFFFFFFFF, 1 << 30, 1 << 32, 0xF129, 1 << 63, -1)
+NUMBERS = (
+    0,
+    1,
+    2,
+    3,
+    16,
+    128,
+    256,
+    0x8000,
+    0xFFFF,
+    0x10000,
+    0xFFFFFFFF,
+    1 << 30,
+    1 << 32,
+    0xF129,
+    1 << 63,
+    -1,
+)
 
 
 class Begin(enum.IntFlag):
@@ -79,7 +96,9 @@ class SessionInput:
         kinds = self._fd_kinds() if Form.WRONG_FDS in form else own_kinds
         message = encode_message(request, payload, need_reply=Form.NEED_REPLY in form)
         if Form.WRONG_SIZE in form:
-            message = message[:8] + struct.pack("=I", (len(payload) + self._signed()) & 0xFFFFFFFF) + message[12:]
+            message = (
+                message[:8] + struct.pack("=I", (len(payload) + self._signed()) & 0xFFFFFFFF) + message[12:]
+            )
         if Form.WRONG_FLAGS in form:
             message = message[:4] + struct.pack("=I", self._number(1)) + message[8:]
         if Form.CUT in form:
@@ -117,7 +136,9 @@ class SessionInput:
                 return (), struct.pack("=Q", self._value())
             case FrontendRequest.SET_MEM_TABLE:
                 count = self._number(1) % 10
-                return (MEMORY,) * count, struct.pack("=II", count, 0) + b"".join(self._region() for _ in range(count))
+                return (MEMORY,) * count, struct.pack("=II", count, 0) + b"".join(
+                    self._region() for _ in range(count)
+                )
             case FrontendRequest.ADD_MEM_REG | FrontendRequest.REM_MEM_REG:
                 return (MEMORY,) * (request == FrontendRequest.ADD_MEM_REG), bytes(8) + self._region()
             case (
@@ -129,7 +150,11 @@ class SessionInput:
                 return (), struct.pack("=II", self._number(1), self._value() & 0xFFFFFFFF)
             case FrontendRequest.SET_VRING_ADDR:
                 return (), self._vring_address()
-            case FrontendRequest.SET_VRING_KICK | FrontendRequest.SET_VRING_CALL | FrontendRequest.SET_VRING_ERR:
+            case (
+                FrontendRequest.SET_VRING_KICK
+                | FrontendRequest.SET_VRING_CALL
+                | FrontendRequest.SET_VRING_ERR
+            ):
                 value = self._number(2)
                 return (EVENT,) * (not value & 0x100), struct.pack("=Q", value)
             case FrontendRequest.GET_CONFIG | FrontendRequest.SET_CONFIG:
@@ -171,8 +196,20 @@ def open_fd_kinds() -> list[int]:
     stream, other_stream = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
     datagram, other_datagram = socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM)
     read_end, write_end = os.pipe()
-    kinds = [memory, os.eventfd(0, os.EFD_NONBLOCK), stream.detach(), short, datagram.detach(), read_end, write_end]
-    kinds += [os.open("/", os.O_RDONLY), os.open("/dev/null", os.O_RDWR), os.open("/dev/null", os.O_RDONLY | os.O_PATH)]
+    kinds = [
+        memory,
+        os.eventfd(0, os.EFD_NONBLOCK),
+        stream.detach(),
+        short,
+        datagram.detach(),
+        read_end,
+        write_end,
+    ]
+    kinds += [
+        os.open("/", os.O_RDONLY),
+        os.open("/dev/null", os.O_RDWR),
+        os.open("/dev/null", os.O_RDONLY | os.O_PATH),
+    ]
     other_stream.detach()
     other_datagram.detach()
     return kinds

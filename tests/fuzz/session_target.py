@@ -1,8 +1,8 @@
 """Fuzz target: a stream of vhost-user messages with fds of all kinds, through a whole session.
 
-Session, socket, decoders, ring and region tables are the real ones, over a device that maps what an engine would map.
-After each input the session must have ended by itself, have reset its device, left no fd open, answered in whole
-replies, and have written few log lines of one line each.
+Session, socket, decoders, ring and region tables are the real ones, over a device that maps what an engine
+would map. After each input the session must have ended by itself, have reset its device, left no fd open,
+answered in whole replies, and have written few log lines of one line each.
 """
 
 import array
@@ -108,7 +108,11 @@ class SessionTarget:
             await asyncio.sleep(0)  # what was cancelled ends
             assert device.is_reset, "the device was not reset"
             assert len(asyncio.all_tasks()) == 1, "a task is left"
-            return "hung up" if Begin.HANGS_UP in begin else f"{min(check_replies(frontend, len(parts)), 9)} replies"
+            return (
+                "hung up"
+                if Begin.HANGS_UP in begin
+                else f"{min(check_replies(frontend, len(parts)), 9)} replies"
+            )
 
     def _send(self, frontend: socket.socket, part: Part) -> None:
         fds = array.array("i", [self._fd_kinds[kind % len(self._fd_kinds)] for kind in part.fd_kinds])
