@@ -29,19 +29,34 @@ OPTIONS = {
     "UBSAN_OPTIONS": "print_stacktrace=1",
     "PYTHONMALLOC": "malloc",  # so that Python objects are guarded as well
 }
+FUZZED = (
+    "ringblk.engine.dispatch_loop",
+    "ringblk.engine.handover",
+    "ringblk.engine.recovery",
+    "ringblk.shm.inflight",
+    "ringblk.shm.memory",
+    "ringblk.shm.virtqueue",
+    "ringblk.workers.block_executor",
+    "ringblk.workers.block_parser",
+)
 TESTS = ("tests/shm", "tests/workers", "tests/engine", "tests/racing")
 REPORTS = ROOT / ".cache" / "sanitizer-reports"
 
 
 def sanitizer_build() -> Path:
-    """The folder to put into PYTHONPATH, with the compiled fuzz target; built where it is not up to date."""
-    fuzz = tuple(sorted((ROOT / "tests" / "fuzz").glob("*.p[yx][xd]")))
-    return SeparateBuild("sanitizer-build", FLAGS, compiled_modules(), compiler="clang", extra=fuzz).make()
+    """All compiled modules. The folder to put into PYTHONPATH."""
+    return SeparateBuild("sanitizer-build", FLAGS, compiled_modules(), compiler="clang").make()
 
 
-def sanitizer_environment() -> dict[str, str]:
-    """The environment of a process that is to import that build."""
-    folders = [str(sanitizer_build()), *os.environ.get("PYTHONPATH", "").split(os.pathsep)]
+def fuzz_build() -> Path:
+    """The modules that inputs go through, and the compiled fuzz target; the others as they are in place."""
+    target = tuple(sorted((ROOT / "tests" / "fuzz").glob("*.p[yx][xd]")))
+    return SeparateBuild("fuzz-build", FLAGS, FUZZED, compiler="clang", extra=target).make()
+
+
+def sanitizer_environment(build: Path) -> dict[str, str]:
+    """The environment of a process that is to import a build with sanitizers."""
+    folders = [str(build), *os.environ.get("PYTHONPATH", "").split(os.pathsep)]
     return {
         **os.environ,
         **OPTIONS,
@@ -62,7 +77,7 @@ def run_tests(arguments: list[str]) -> int:
     """pytest on that build. 1 as well where a sanitizer had something to say, in whatever process."""
     shutil.rmtree(REPORTS, ignore_errors=True)
     REPORTS.mkdir(parents=True)
-    environment = sanitizer_environment()
+    environment = sanitizer_environment(sanitizer_build())
     environment["ASAN_OPTIONS"] += f":log_path={REPORTS}/report"
     environment["UBSAN_OPTIONS"] += f":log_path={REPORTS}/report"
     command = [sys.executable, "-m", "pytest", *(arguments or TESTS)]

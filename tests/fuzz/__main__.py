@@ -5,12 +5,14 @@ findings to .cache/fuzz/findings.
 """
 
 import argparse
+import itertools
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 
-from tests.sanitizer_build import sanitizer_environment
+from tests.sanitizer_build import fuzz_build, sanitizer_environment
 from tests.separate_build import ROOT
 
 TARGETS = ("chain", "session")
@@ -18,7 +20,9 @@ CORPUS = Path(__file__).parent / "corpus"
 FOUND = ROOT / ".cache" / "fuzz"
 FINDINGS = FOUND / "findings"
 INPUT_BYTES = {"chain": 512, "session": 1024}
-HANG_S = 300
+CORPUS_BYTES = 64 << 10
+"""Of a corpus in the tree; longer inputs are left out."""
+HANG_S = 600
 """A single input that takes so long hangs. It takes milliseconds; the rest is for a machine at a stop."""
 
 
@@ -29,8 +33,7 @@ def command(target: str, *arguments: str) -> list[str]:
 
 def fuzz(target: str, seconds: int, seed: int) -> int:
     """Fuzz for so long; 0 where nothing was found."""
-    own = FOUND / target
-    for folder in (own, FINDINGS):
+    for folder in (FOUND / target, FINDINGS):
         folder.mkdir(parents=True, exist_ok=True)
     options = [
         f"-max_total_time={seconds}",
@@ -41,23 +44,41 @@ def fuzz(target: str, seconds: int, seed: int) -> int:
         "-len_control=0",
         "-print_final_stats=1",
     ]
-    return run(command(target, *options, str(own), str(CORPUS / target)))
+    return run(command(target, *options, str(FOUND / target), str(corpus_folder(target))))
+
+
+def corpus_folder(target: str) -> Path:
+    """The inputs of the tree, unpacked: libFuzzer wants a file for each."""
+    folder = empty_folder(f"{target}-corpus")
+    for index, line in enumerate(corpus_file(target).read_text().split()):
+        (folder / f"{index:04}").write_bytes(bytes.fromhex(line))
+    return folder
+
+
+def corpus_file(target: str) -> Path:
+    """The inputs of the tree: one a line, in hexadecimal digits."""
+    return CORPUS / f"{target}.hex"
 
 
 def minimise(target: str) -> int:
     """Put the smallest set of all inputs that reaches the same code into the corpus of the tree."""
-    FOUND.mkdir(parents=True, exist_ok=True)
-    merged = FOUND / f"{target}-merged"
-    merged.mkdir(exist_ok=True)
-    for path in merged.iterdir():
-        path.unlink()
-    status = run(command(target, "-merge=1", str(merged), str(CORPUS / target), str(FOUND / target)))
-    if status == 0:
-        for path in (CORPUS / target).iterdir():
-            path.unlink()
-        for path in merged.iterdir():
-            path.rename(CORPUS / target / path.name)
+    merged = empty_folder(f"{target}-merged")
+    (FOUND / target).mkdir(exist_ok=True)
+    sources = [str(corpus_folder(target)), str(FOUND / target)]
+    status = run(command(target, "-merge=1", str(merged), *sources))
+    inputs = sorted((path.read_bytes() for path in merged.iterdir()), key=lambda data: (len(data), data))
+    if status == 0 and inputs:
+        lines = itertools.accumulate(f"{data.hex()}\n" for data in inputs)
+        corpus_file(target).write_text([text for text in lines if len(text) <= CORPUS_BYTES][-1])
     return status
+
+
+def empty_folder(name: str) -> Path:
+    """A folder of that name in .cache/fuzz, with nothing in it."""
+    folder = FOUND / name
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    return folder
 
 
 def replay(path: Path) -> int:
@@ -71,7 +92,9 @@ def replay(path: Path) -> int:
 
 def run(arguments: list[str]) -> int:
     """Run a process that fuzzes to its end."""
-    return subprocess.run(arguments, cwd=ROOT, env=sanitizer_environment(), check=False).returncode
+    return subprocess.run(
+        arguments, cwd=ROOT, env=sanitizer_environment(fuzz_build()), check=False
+    ).returncode
 
 
 def main() -> int:

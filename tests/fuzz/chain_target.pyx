@@ -7,10 +7,10 @@ a parser that checks each slot as the real one leaves it, and a backend that che
 mapped around a region is poisoned, so that the address sanitizer sees whoever touches it.
 """
 
-import mmap
 import os
 import uuid
 
+import posix_ipc
 from libc.stdint cimport uint16_t, uint32_t, uint64_t, uint8_t
 from libc.stdio cimport fprintf, stderr
 from libc.stdlib cimport abort
@@ -224,7 +224,10 @@ cdef class CheckingBackend(NativeBackend):
 
 
 cdef class ChainTarget:
-    """The engine's side, made once; `run` puts one input through it."""
+    """The engine's side, made once; `run` puts one input through it.
+
+    With `extra_sectors` the parser is told of a drive that much larger than it is: a fault to be found.
+    """
 
     cdef StateSegment state
     cdef GuestMemory memory
@@ -232,12 +235,15 @@ cdef class ChainTarget:
     cdef CheckingBackend backend
     cdef DispatchLoop loop
     cdef RequestExecutor executor
+    cdef uint64_t extra_sectors
     cdef object recovery
     cdef object fds
     cdef readonly object outcomes
 
-    def __init__(self):
+    def __init__(self, uint64_t extra_sectors=0):
+        self.extra_sectors = extra_sectors
         self.state = StateSegment.create(f"ringblk-fuzz-{uuid.uuid4().hex}", SLOT_COUNT, CHAIN_LIMIT)
+        posix_ipc.unlink_shared_memory(self.state.name)   # libFuzzer ends the process without a word
         self.memory = GuestMemory()
         self.backend = CheckingBackend(self.memory)
         self.parser = CheckingParser(BlockParser(self.state, self.memory, 1024), self.state, self.memory)
@@ -257,7 +263,7 @@ cdef class ChainTarget:
         cdef ChainInput source = ChainInput(data)
         source.read_device()
         self.state.set_device(
-            capacity_sectors=CAPACITY_SECTORS, is_read_only=source.is_read_only,
+            capacity_sectors=CAPACITY_SECTORS + self.extra_sectors, is_read_only=source.is_read_only,
             durable_writes=source.durable_writes, is_flush_offered=source.is_flush_offered,
             is_discard_offered=source.is_discard_offered, skips_flush=source.skips_flush,
         )
@@ -344,9 +350,3 @@ cdef class ChainTarget:
             check(slot.used_length_bytes <= self.parser.used_limit_bytes[index],
                   b"a used length is at most what the chain has writable")
         return 0
-
-    def close(self):
-        """Remove the segment."""
-        self.state.close()
-        for fd in self.fds:
-            os.close(fd)

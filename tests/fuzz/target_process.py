@@ -6,6 +6,7 @@
 import ctypes
 import gc
 import importlib
+import os
 import sys
 from typing import Any
 
@@ -24,7 +25,9 @@ _runtime.__sanitizer_get_current_allocated_bytes.restype = ctypes.c_size_t
 def make_target(name: str) -> Any:
     """The target of that name, instrumented: compiled code by the compiler, Python as it is imported."""
     if name == "chain":
-        return importlib.import_module("chain_target").ChainTarget()
+        return importlib.import_module("chain_target").ChainTarget(
+            int(os.environ.get("RINGBLK_FUZZ_EXTRA_SECTORS", "0"))
+        )
     with atheris.instrument_imports(include=["ringblk"]):
         return importlib.import_module("tests.fuzz.session_target").SessionTarget()
 
@@ -60,7 +63,8 @@ def heap_bytes() -> int:
 def main() -> None:
     name, *arguments = sys.argv[1:]
     guard = Guard(make_target(name))
-    atheris.Setup([sys.argv[0], *arguments], guard.run)
+    # libFuzzer starts itself again, by a shell, when it merges.
+    atheris.Setup([f"{sys.executable} -m tests.fuzz.target_process {name}", *arguments], guard.run)
     atheris.Fuzz()
 
 
