@@ -77,9 +77,9 @@ class RacingDriver(MockDriver):
         self.fill(GPA, RAM_BYTES, 0)
         for start, end in GUARDS:
             self.fill(GPA + start, end - start, CANARY)
-        for table_gpa, end in ((GPA + 16 * QUEUE_SIZE, GPA + AVAIL), (GPA + TABLES, GPA + HEADERS)):
-            for index in range((end - table_gpa) // 16):
-                self.descriptor(index, GPA + TRAP, 512, DESC_F_WRITE, table_gpa=table_gpa)
+        for start, end in ((16 * QUEUE_SIZE, AVAIL), (TABLES, HEADERS)):
+            for index in range((end - start) // 16):
+                self.descriptor(index, GPA + TRAP, 512, DESC_F_WRITE, table_gpa=GPA + start)
         for number, head in enumerate(HEADS):
             self.write(GPA + HEADERS + 64 * number, struct.pack("<IIQ", IN, 0, number))
             table_gpa = table_of(number) if number % 2 else None

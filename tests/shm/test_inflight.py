@@ -8,7 +8,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ringblk.shm.inflight import ENTRY_BYTES, HEADER_BYTES, InflightError, InflightQueue, queue_region_bytes
+from ringblk.shm.inflight import (
+    COUNTER_LIMIT,
+    ENTRY_BYTES,
+    HEADER_BYTES,
+    InflightError,
+    InflightQueue,
+    queue_region_bytes,
+)
 
 SIZE = 8
 
@@ -186,6 +193,16 @@ def test_what_contradicts_the_ring_is_refused() -> None:
     region.set_header(2, SIZE, 0, 10)
     with pytest.raises(InflightError, match="version 2"):
         region.open().recover(10)
+
+
+@pytest.mark.parametrize("counter", [COUNTER_LIMIT, (1 << 64) - 1])
+def test_a_counter_that_nobody_can_have_counted_to_is_refused(counter: int) -> None:
+    """A front end may write anything there; counting on from it would overflow."""
+    region = Region()
+    region.open().recover(0)
+    region.set_entry(3, 1, 0, counter)
+    with pytest.raises(InflightError, match=f"counts to {counter}"):
+        region.open().recover(0)
 
 
 def test_a_region_that_is_too_small_is_refused() -> None:
