@@ -245,6 +245,8 @@ cdef class DispatchLoop:
             self._resubmit(&self.resubmissions[self.resubmission_next], now_ns)
             self.resubmission_next += 1
             popped += 1
+        if self.resubmission_next == self.resubmission_count:
+            self.resubmission_next = self.resubmission_count = 0
         for place in range(self.table.active_count):
             popped += self._pop_queue(self.table.active[place], now_ns)
         return popped

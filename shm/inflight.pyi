@@ -3,6 +3,7 @@ from typing_extensions import Buffer
 HEADER_BYTES: int
 ENTRY_BYTES: int
 ALIGN_BYTES: int
+COUNTER_LIMIT: int
 
 class InflightError(Exception): ...
 

@@ -95,16 +95,15 @@ cdef class InflightQueue:
             self.record.header.last_batch_head = 0
             store_release_16(&self.record.header.version, INFLIGHT_VERSION)
             crash_point("recovery: record initialised")
+        counters = {head: self.counter(head) for head in heads}   # read once: the front end can write to them
+        last_counter = max(counters.values(), default=-1)
+        if last_counter >= COUNTER_LIMIT:
+            raise InflightError(f"in-flight region has a counter, {last_counter}, that no engine can have reached")
         store_release_16(&self.record.header.used_idx, ring_used_idx)
         crash_point("recovery: record agrees with the ring")
         self.record.count = len(heads)
-        counters = {head: self.counter(head) for head in heads}   # read once: the front end may write them
-        last_counter = max(counters.values(), default=-1)
-        if last_counter >= COUNTER_LIMIT:
-            raise InflightError("in-flight region has a counter that no engine can have reached")
-        heads.sort(key=counters.__getitem__)
         self.record.next_counter = last_counter + 1
-        return heads
+        return sorted(heads, key=counters.__getitem__)
 
     def counter(self, uint32_t head_index):
         """The counter of a head: its place in the order in which heads were fetched."""

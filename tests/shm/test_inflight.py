@@ -8,7 +8,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ringblk.shm.inflight import ENTRY_BYTES, HEADER_BYTES, InflightError, InflightQueue, queue_region_bytes
+from ringblk.shm.inflight import (
+    ENTRY_BYTES,
+    HEADER_BYTES,
+    InflightError,
+    InflightQueue,
+    queue_region_bytes,
+)
 
 SIZE = 8
 
