@@ -3,12 +3,16 @@
 A round puts 16 writes of 4 KiB in flight, kills, and takes the time from the kill to the last of their
 completions. After the whole engine was killed the driver starts the next one and hands the in-flight region
 over, so that round includes the start of an engine.
+
+A round of an upgrade starts a new engine with `--takeover` under a load of as many writes, and takes the
+longest time between two completions; the driver connects again as soon as the old engine has gone.
 """
 
 import argparse
 import os
 import signal
 import statistics
+import subprocess
 import tempfile
 import time
 from pathlib import Path
@@ -17,6 +21,7 @@ import msgspec
 
 from ringblk.engine.frontend import Frontend
 from ringblk.engine.frontend_backend import engine_command
+from ringblk.engine.frontend_request import BackendGone
 
 DEPTH = 16
 BLOCK_BYTES = 4096
@@ -89,6 +94,72 @@ def measure(folder: Path, role: str, rounds: int, options: list[str]) -> Pause:
     return Pause(role, rounds, round(statistics.median(took_ms), 1), round(max(took_ms), 1))
 
 
+class Upgrades:
+    """An engine on a socket, and the engines that take over from it, one after the other."""
+
+    def __init__(self, folder: Path, options: list[str]) -> None:
+        image = folder / "upgrade.img"
+        image.write_bytes(bytes(IMAGE_BYTES))
+        self.socket_path = folder / "upgrade.sock"
+        program = engine_command()[0]
+        self._command = [program, f"--socket-path={self.socket_path}", f"--blk-file={image}", *options]
+        self.engine = subprocess.Popen(self._command)
+        while not self.socket_path.exists():
+            time.sleep(0.001)
+
+    def longest_gap(self, disk: Frontend) -> float:
+        """Seconds between two completions, at most, while the next engine takes over."""
+        buffers = [disk.allocate(BLOCK_BYTES) for _ in range(DEPTH)]
+        busy = {disk.submit_write(0, buffer): buffer for buffer in buffers}
+        disk.submit()
+        old, self.engine = self.engine, subprocess.Popen([*self._command, "--takeover"])
+        gaps_s, last_s, rounds_after = [0.0], time.monotonic(), 0
+        while rounds_after < DEPTH:
+            try:
+                completions = disk.poll(min_count=1, timeout_s=GUARD_S)
+            except BackendGone:
+                self._reconnect(disk)
+                continue
+            assert completions, "requests are lost"
+            assert all(completion.status == 0 for completion in completions)
+            gaps_s.append(time.monotonic() - last_s)
+            last_s = time.monotonic()
+            rounds_after += old.poll() is not None
+            for completion in completions:
+                buffer = busy.pop(completion.token)
+                busy[disk.submit_write(0, buffer)] = buffer
+            disk.submit()
+        for token, buffer in busy.items():
+            disk.wait(token, GUARD_S)
+            buffer.release()
+        return max(gaps_s)
+
+    def _reconnect(self, disk: Frontend) -> None:
+        """Connect to the new engine as soon as it listens."""
+        while True:
+            try:
+                disk.reconnect()
+                return
+            except BackendGone:
+                time.sleep(0.001)
+
+    def close(self) -> None:
+        """End the last of them."""
+        self.engine.terminate()
+        self.engine.wait(GUARD_S)
+
+
+def measure_upgrades(folder: Path, rounds: int, options: list[str]) -> Pause:
+    """Upgrade as many times."""
+    upgrades = Upgrades(folder, options)
+    try:
+        with Frontend(upgrades.socket_path, queue_size=64) as disk:
+            took_ms = [1000 * upgrades.longest_gap(disk) for _ in range(rounds)]
+    finally:
+        upgrades.close()
+    return Pause("upgrade", rounds, round(statistics.median(took_ms), 1), round(max(took_ms), 1))
+
+
 def main() -> None:
     """Measure every role and print."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -97,12 +168,17 @@ def main() -> None:
         "--folder", type=Path, default=Path(tempfile.gettempdir()), help="where the image lies"
     )
     parser.add_argument("--engine-args", default="--io-engine=psync", help="more options of the engine")
+    parser.add_argument("--what", default=",".join((*ROLES, "upgrade")), help="kinds of round")
     arguments = parser.parse_args()
     found = []
     print(f"{'killed':12} {'rounds':>6} {'median ms':>10} {'worst ms':>10}")
     with tempfile.TemporaryDirectory(dir=arguments.folder) as folder:
-        for role in ROLES:
-            pause = measure(Path(folder), role, arguments.rounds, arguments.engine_args.split())
+        options = arguments.engine_args.split()
+        for role in arguments.what.split(","):
+            if role == "upgrade":
+                pause = measure_upgrades(Path(folder), arguments.rounds, options)
+            else:
+                pause = measure(Path(folder), role, arguments.rounds, options)
             print(
                 f"{pause.killed:12} {pause.rounds:6} {pause.median_ms:10.1f} {pause.worst_ms:10.1f}",
                 flush=True,
