@@ -4,12 +4,14 @@ Were a dead process's request done again at once, its first write could land las
 written since. So a request must not be seen a second time before its first write was answered.
 """
 
+import errno
 import os
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from ringblk import RequestStatus
 from tests.crash.engine_process import EngineProcess, wait_gone
 from tests.crash.rig import NUM_BLOCKS, Rig
 from tests.crash.stalling_file import StallingFile
@@ -37,15 +39,22 @@ def inline_rig(tmp_path: Path, disk_file: StallingFile) -> Iterator[Rig]:
     yield from run_rig(tmp_path, disk_file, "io_uring_inline")
 
 
+@pytest.fixture
+def mortal_rig(tmp_path: Path, disk_file: StallingFile) -> Iterator[Rig]:
+    yield from run_rig(tmp_path, disk_file, "io_uring_inline", has_crash_points=True)
+
+
 @pytest.fixture(params=["psync", "io_uring"])
 def rig(request: pytest.FixtureRequest, tmp_path: Path, disk_file: StallingFile) -> Iterator[Rig]:
     yield from run_rig(tmp_path, disk_file, request.param)
 
 
-def run_rig(tmp_path: Path, disk_file: StallingFile, io_engine: str) -> Iterator[Rig]:
+def run_rig(
+    tmp_path: Path, disk_file: StallingFile, io_engine: str, *, has_crash_points: bool = False
+) -> Iterator[Rig]:
     """An engine on the file, idle."""
     options = (f"--io-engine={io_engine}", "--workers=3")
-    rig = Rig(tmp_path, *options, has_crash_points=False, image=disk_file.path)
+    rig = Rig(tmp_path, *options, has_crash_points=has_crash_points, image=disk_file.path)
     rig.run(30)
     rig.drain()
     yield rig
@@ -120,6 +129,25 @@ def test_a_killed_dispatchers_own_write_lands_before_it_is_done_again(
     inline_rig.engine.kill("dispatcher")
     kill_workers(inline_rig)  # they were not at it, so each is replaced
     finish(inline_rig, disk_file, token)
+
+
+def test_what_fails_in_the_dispatchers_ring_is_for_a_worker(
+    mortal_rig: Rig, disk_file: StallingFile
+) -> None:
+    plan = mortal_rig.plan
+    assert plan is not None
+    plan.arm(("dispatcher ring: given away", 1))
+    disk_file.failure = errno.EIO
+    buffer = mortal_rig.disk.allocate(4096, 4096)
+    token = mortal_rig.disk.submit_write(PLACE, buffer)
+    mortal_rig.disk.submit()
+    assert mortal_rig.disk.wait(token, 30.0).status == RequestStatus.IOERR
+    assert plan.deaths == 1  # and another dispatcher has given it away
+    assert disk_file.write_log.count(PLACE) >= 3  # twice by a ring, at last by a worker
+    disk_file.failure = 0
+    mortal_rig.disk.write(PLACE, NEW)
+    mortal_rig.run(50)
+    mortal_rig.check()
 
 
 def test_worker_and_dispatcher_at_once(rig: Rig, disk_file: StallingFile) -> None:

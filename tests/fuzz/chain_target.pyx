@@ -34,10 +34,13 @@ from ringblk.workers.request cimport (
     OPERATION_COMPLETE, SLOT_BRIEF, SLOT_DURABLE, SLOT_EXCLUSIVE, RequestExecutor, RequestParser,
 )
 
+from ringblk.engine.cpu_placement import CpuPlacement
+from ringblk.engine.dispatcher_ring import DispatcherRing
 from ringblk.engine.handover import Handover
 from ringblk.engine.idle_poll import IdlePoll
 from ringblk.engine.inline_gate import InlineGate
 from ringblk.engine.io_plan import EVERYTHING_NS
+from ringblk.engine.queue_fds import QueueFds
 from ringblk.engine.queue_table import QueueTable
 from ringblk.engine.recovery import Recovery
 from ringblk.engine.throttle import Throttle
@@ -252,7 +255,8 @@ cdef class ChainTarget:
         self.loop = DispatchLoop(
             self.state, self.memory, self.parser, self.executor, Handover(self.state),
             QueueTable(self.state, self.fds[0]), Throttle(self.state, self.state.rate_limit, False),
-            InlineGate(EVERYTHING_NS), IdlePoll(0),
+            InlineGate(EVERYTHING_NS), DispatcherRing(self.state, self.executor, None), IdlePoll(0),
+            CpuPlacement([]),
         )
         self.recovery = Recovery(self.loop)
         self.recovery.take_over(False)
@@ -315,7 +319,7 @@ cdef class ChainTarget:
         except InflightError:
             return "refused: in-flight record"
         virtqueue.start(source.base if is_fresh else (virtqueue.used_idx + len(heads)) % 65536)
-        self.loop.add_queue(0, virtqueue, inflight, self.fds[1], self.fds[2], True)
+        self.loop.add_queue(0, virtqueue, inflight, QueueFds(self.fds[1], self.fds[2]), True)
         self.recovery.resubmit(0)
         done_before = virtqueue.rings.next_used
         self.parser.prepared_count = 0
