@@ -58,7 +58,7 @@ def serve(config: EngineConfig) -> int:
         raise ConfigError(str(error), exit_status=1) from error
     except OSError as error:
         raise ConfigError(f"--blk-file {config.blk_file}: {error.strerror or error}", 1) from error
-    sandbox = plan_sandbox(config, backend, user)
+    sandbox = plan_sandbox(config, user)
     if config.takeover:
         take_over_socket(config.socket_path)
     if isinstance(backend, FileBackend):

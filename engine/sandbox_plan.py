@@ -3,16 +3,10 @@
 import logging
 
 from ringblk.engine.config import ConfigError, EngineConfig
-from ringblk.workers.file_backend import FileBackend
-from ringblk.workers.memory_backend import MemoryBackend
-from ringblk.workers.native_backend import NativeBackend
-from ringblk.workers.null_backend import NullBackend
 from ringblk.workers.process_user import ProcessUser, UnknownUser
 from ringblk.workers.sandbox import Sandbox
 
 _log = logging.getLogger(__name__)
-
-_OWN_BACKENDS = (FileBackend, MemoryBackend, NullBackend)
 
 
 def plan_user(config: EngineConfig) -> ProcessUser | None:
@@ -25,9 +19,9 @@ def plan_user(config: EngineConfig) -> ProcessUser | None:
         raise ConfigError(f"--user {config.user}: {error}", exit_status=1) from error
 
 
-def plan_sandbox(config: EngineConfig, backend: NativeBackend, user: ProcessUser | None) -> Sandbox:
+def plan_sandbox(config: EngineConfig, user: ProcessUser | None) -> Sandbox:
     """Make it. Raises `ConfigError` where it cannot be had as asked for."""
-    runs_user_code = type(backend) not in _OWN_BACKENDS
+    runs_user_code = config.backend is not None and ":" in config.backend  # package.module:Class
     if config.sandbox_allow and not runs_user_code:
         raise ConfigError("--sandbox-allow: only for a --backend=package.module:Class; others open nothing")
     try:

@@ -126,14 +126,13 @@ def test_a_killed_dispatchers_own_write_lands_before_it_is_done_again(
     inline_rig: Rig, disk_file: StallingFile
 ) -> None:
     token = begin_old_write(inline_rig, disk_file)
+    for role in workers_of(inline_rig.engine):
+        inline_rig.engine.kill(role)
     inline_rig.engine.kill("dispatcher")
-    kill_workers(inline_rig)  # they were not at it, so each is replaced
     finish(inline_rig, disk_file, token)
 
 
-def test_what_fails_in_the_dispatchers_ring_is_for_a_worker(
-    mortal_rig: Rig, disk_file: StallingFile
-) -> None:
+def test_what_fails_in_the_dispatchers_ring_is_for_a_worker(mortal_rig: Rig, disk_file: StallingFile) -> None:
     plan = mortal_rig.plan
     assert plan is not None
     plan.arm(("dispatcher ring: given away", 1))
@@ -181,8 +180,8 @@ def test_the_next_engine_waits_for_it(rig: Rig, disk_file: StallingFile) -> None
 def test_stalls_and_kills_under_load(rig: Rig, disk_file: StallingFile) -> None:
     for number in range(9):
         disk_file.stall()
-        rig.load.submit_all()
-        disk_file.wait_for(lambda: len(disk_file.held_offsets) >= 2)
+        while not disk_file.held_offsets:
+            rig.step()
         role = ("worker-0", "dispatcher", "worker-1")[number % 3]
         pid = rig.engine.wait_child(role)
         os.kill(pid, 9)

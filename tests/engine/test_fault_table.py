@@ -266,10 +266,11 @@ def test_an_idle_dispatcher_that_dies() -> None:
 def test_a_broken_invariant(tmp_path: Path) -> None:
     """A broken invariant of our own: an assertion in the log; that process is replaced, nothing is lost."""
     flag = tmp_path / "flag"
+    flag.write_bytes(b"\0")
     options = ["--backend=unsound_disk:UnsoundDisk", f"--backend-arg=size_bytes={DISK_BYTES}"]
     with Engine(*options, f"--backend-arg=flag={flag}") as engine:
         children = engine.children()
-        flag.touch()
+        flag.write_bytes(b"\1")
         with raw_frontend(engine) as frontend:  # whose first message about memory is carried out all the same
             assert frontend.queues[0].request(OUT, data=b"i" * 512)[0] == OK
             assert frontend.queues[0].request(IN, read_bytes=512) == (OK, b"i" * 512)
