@@ -165,10 +165,11 @@ def _run_child(
         set_process_name(name)
         body(channel)
         status = 0
+        report_refused(name)
     except BaseException:
+        report_refused(name)  # before the traceback, for which Python looks at source files: that is no news
         _log.exception("%s ends with an error", name)
     finally:
-        report_refused(name)
         logging.shutdown()
         os._exit(status)
 

@@ -9,6 +9,7 @@ cdef class CpuPlacement:
     cdef uint64_t best_ns
     cdef uint64_t roaming_ns          # what a window of trips took when it was last held to none
     cdef uint64_t least_trip_ns       # on the best of the cores that were last tried
+    cdef uint64_t held_since_ns
     cdef uint64_t next_trial_ns
     cdef uint64_t trial_interval_ns
     cdef uint64_t trip_began_ns

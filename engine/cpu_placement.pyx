@@ -24,9 +24,10 @@ cdef enum:
     NO_TRIAL = -1
     TRIAL_TRIPS = 128         # round trips on each core before the next is tried
     WINDOW_TRIPS = 1024       # round trips after which a choice is looked at again
-    LONG_TRIP_NS = 500000     # with trips this long it does not matter where the dispatcher is
+    LONG_TRIP_NS = 500000     # with trips of half of it, it does not matter where the dispatcher is
     FIRST_INTERVAL_NS = 20000000
     LAST_INTERVAL_NS = 4000000000
+    HELD_NS = 4000000000      # then all is measured again
     DEEP_WEIGHT = 8           # of a round with several requests, against one with a single
     DEEP_LIMIT = 64
 
@@ -61,9 +62,12 @@ cdef class CpuPlacement:
             self._note_trip(monotonic_ns())
         elif self.depth_score < DEEP_LIMIT or self.held_cpu >= 0:
             self._note_depth(monotonic_ns())
+        else:
+            self.trip_began_ns = 0
 
     cdef void _note_depth(self, uint64_t now_ns) noexcept nogil:
         """There were several requests at a time; when that goes on, no core is better than another."""
+        self.trip_began_ns = 0   # what comes next is no round trip from here
         self.depth_score = min(self.depth_score + DEEP_WEIGHT, <uint32_t>DEEP_LIMIT)
         if self.depth_score == DEEP_LIMIT and (self.held_cpu >= 0 or self.trial != NO_TRIAL):
             self._leave(now_ns)
@@ -73,7 +77,8 @@ cdef class CpuPlacement:
         if self.depth_score:
             self.depth_score -= 1
         if self.trip_began_ns:
-            self.trips_ns += now_ns - self.trip_began_ns
+            # A driver that has nothing to ask for makes a trip long, which says nothing of the core.
+            self.trips_ns += min(now_ns - self.trip_began_ns, <uint64_t>LONG_TRIP_NS)
             self.trip_count += 1
         self.trip_began_ns = now_ns
         if self.trial != NO_TRIAL:
@@ -97,6 +102,10 @@ cdef class CpuPlacement:
             if self.trips_ns > self.roaming_ns:
                 self._leave(now_ns)
                 return
+            if now_ns > self.held_since_ns + HELD_NS:   # what was measured then may not be so now
+                self._start(NO_TRIAL, -1)
+                self.next_trial_ns = now_ns
+                return
             self.trial_interval_ns = FIRST_INTERVAL_NS
         else:
             self.roaming_ns = self.trips_ns
@@ -113,7 +122,7 @@ cdef class CpuPlacement:
     cdef bint _is_worth_a_trial(self, uint64_t now_ns) noexcept nogil:
         """Whether this window's trips may be shorter elsewhere: after a while, or where that was seen before."""
         cdef uint64_t trip_ns = self.trips_ns // WINDOW_TRIPS
-        if trip_ns > LONG_TRIP_NS:
+        if 2 * trip_ns > LONG_TRIP_NS:
             return False
         return now_ns >= self.next_trial_ns or trip_ns > self.least_trip_ns + self.least_trip_ns // 4
 
@@ -129,6 +138,7 @@ cdef class CpuPlacement:
             self._leave(now_ns)
         else:
             self._start(NO_TRIAL, self.best_cpu)
+            self.held_since_ns = now_ns
 
     cdef void _start(self, int trial, int cpu) noexcept nogil:
         """Begin to measure trips on a core, as a trial or (NO_TRIAL) to stay; -1: on any."""
@@ -154,6 +164,6 @@ cdef class CpuPlacement:
         for index in range(self.cpu_count):
             if cpu < 0 or self.cpus[index] == cpu:
                 CPU_SET(self.cpus[index], &chosen)
-        # A refusal (the core went away, a cpuset changed) shows in the trips, as any other bad choice.
-        sched_setaffinity(0, sizeof(chosen), &chosen)
-        self.held_cpu = cpu
+        # A refusal (the core went away) leaves it where it was; the trips show what that is worth.
+        if sched_setaffinity(0, sizeof(chosen), &chosen) == 0 or cpu < 0:
+            self.held_cpu = cpu

@@ -43,7 +43,7 @@ cdef enum:
 
     POP_LIMIT = 64         # chains popped from one queue before others are looked at
     INLINE_BATCH = 8       # requests carried out here before the driver hears of them
-    POLLED_WAIT_NS = 100000   # how long a queue without a kick may wait to be looked at
+    POLLED_WAIT_NS = 100000   # how long a queue without a kick may wait, or what the kernel did not take
 
 cdef uint64_t NO_TIMEOUT = <uint64_t>-1
 
@@ -185,7 +185,9 @@ cdef class DispatchLoop:
 
     cdef bint _has_lost(self) noexcept nogil:
         """Whether memory was lost that nobody was told of yet."""
-        return ((load_relaxed_64(&self.state.header.lost_regions) & ~self.told_lost_regions) != 0
+        cdef uint64_t lost_regions = load_relaxed_64(&self.state.header.lost_regions)
+        self.told_lost_regions &= lost_regions   # the supervisor has forgotten the rest
+        return (lost_regions != self.told_lost_regions
                 or load_relaxed_64(&self.state.header.lost_inflight) != self.told_lost_inflight)
 
     cdef int _run(self) noexcept nogil:
@@ -411,7 +413,7 @@ cdef class DispatchLoop:
                 and not load_acquire_32(&self.state.header.control_pending):
             if self.throttle.waiting_queues:
                 timeout_ns = self.throttle.wait_ns(monotonic_ns())
-            if self.table.polled_count:
+            if self.table.polled_count or self.ring.has_filled:
                 timeout_ns = min(timeout_ns, <uint64_t>POLLED_WAIT_NS)
             self.table.wait(timeout_ns)
         end_sleep(&self.state.header.dispatcher_sleeping)

@@ -1,7 +1,10 @@
 """The dispatcher's process: started, watched, replaced, fenced."""
 
 import asyncio
+import logging
+import math
 import os
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -16,6 +19,9 @@ from ringblk.workers.uring import Uring
 
 URING_ENTRIES = 256
 """Requests that the dispatcher has under way at once through its io_uring."""
+FENCE_WARNING_S = 5.0
+
+_log = logging.getLogger(__name__)
 
 
 class DispatcherProcess:
@@ -76,9 +82,13 @@ class DispatcherProcess:
         return self._uring is None or self._uring.is_idle
 
     async def fence(self) -> None:
-        """Wait until that is so."""
+        """Wait until that is so; a disk that hangs makes it long, and is named then."""
+        warn_at = time.monotonic() + FENCE_WARNING_S
         while not self.is_fenced:
             await asyncio.sleep(FENCE_LOOK_S)
+            if time.monotonic() > warn_at:
+                _log.warning("another dispatcher waits for the disk to answer the one that died")
+                warn_at = math.inf
 
     def kill(self) -> None:
         """End it at once."""

@@ -13,7 +13,7 @@ done again.
 from libc.stdint cimport uint32_t, uint64_t
 
 from ringblk.engine.handover cimport Handover
-from ringblk.shm.atomic cimport store_release_32
+from ringblk.shm.atomic cimport load_acquire_32, store_release_32
 from ringblk.shm.clock cimport monotonic_ns
 from ringblk.shm.crash_point cimport crash_point
 from ringblk.shm.slot cimport DISPATCHER_RING, SLOT_HANDED, SLOT_PREPARED, RequestSlot
@@ -38,10 +38,11 @@ cdef class DispatcherRing:
     cdef bint begin(self, uint32_t slot_index) noexcept nogil:
         """Begin a prepared request, to be submitted with `submit`. False: somebody else has to do it."""
         cdef RequestSlot *slot = &self.state.slots[slot_index]
-        if self.ring is None or slot.popped_ns > self.idle_ns + BUSY_NS or not self.ring.begin(slot_index):
+        cdef uint64_t started_ns = slot.popped_ns + slot.throttled_ns
+        if self.ring is None or started_ns > self.idle_ns + BUSY_NS or not self.ring.begin(slot_index):
             return False
         slot.worker_index = DISPATCHER_RING
-        slot.started_ns = slot.popped_ns
+        slot.started_ns = started_ns
         # Release: the owner before the state; recovery reads it after.
         store_release_32(&slot.state, SLOT_HANDED)
         crash_point("dispatcher ring: entry filled")
@@ -51,9 +52,10 @@ cdef class DispatcherRing:
     cdef void submit(self) noexcept nogil:
         """Let the kernel take what was begun."""
         if self.has_filled:
-            self.has_filled = False
             self.ring.uring.enter(0)
             crash_point("dispatcher ring: entries submitted")
+            # What the kernel had no memory for is submitted again in the next round.
+            self.has_filled = self.ring.uring.local_tail != load_acquire_32(self.ring.uring.sq_head)
 
     cdef bint has_done(self) noexcept nogil:
         """Whether something has completed."""
@@ -81,6 +83,7 @@ cdef class DispatcherRing:
 
     cdef void _give_away(self, uint32_t slot_index, Handover handover) noexcept nogil:
         """A failing disk may take long to fail again, which the dispatcher must not wait for."""
+        self.state.slots[slot_index].started_ns = 0   # nobody is at it
         # Release: of a HANDED slot owner and ring position count as they stand, so it is none while they change.
         store_release_32(&self.state.slots[slot_index].state, SLOT_PREPARED)
         crash_point("dispatcher ring: given away")

@@ -24,6 +24,8 @@ from ringblk.workers.worker import MapRegion, ToWorker
 
 REGION_INDEXES = 64
 """Region indexes there are; GuestMemory enforces it (REGION_LIMIT in shm/memory.pxd)."""
+MAPPED_BYTES_LIMIT = 1 << 45
+"""Of guest memory; a quarter of a process's addresses, so that what is admitted can be mapped by all."""
 
 Sent = list[tuple[ToDispatcher, Sequence[int]]]
 
@@ -98,6 +100,7 @@ class EngineModel:
         table = [mapped.message.region for index, mapped in self.regions.items()
                  if mapped.is_current and index not in dropped]  # fmt: skip
         try:
+            self._check_room([region for region, _ in regions])
             for region, fd in regions:
                 check_region(region, fd)
                 check_overlap(region, table)
@@ -113,6 +116,12 @@ class EngineModel:
                 os.close(fd)
             raise DeviceError(str(error)) from error
         return [self.new_region(region, fd) for region, fd in regions]
+
+    def _check_room(self, added: Sequence[MemoryRegion]) -> None:
+        """Every process maps all, those too that requests in flight still use. Raises `DeviceError`."""
+        retained = (mapped.message.region for mapped in self.regions.values())
+        if sum(region.size_bytes for region in (*retained, *added)) > MAPPED_BYTES_LIMIT:
+            raise DeviceError(f"memory regions of more than {MAPPED_BYTES_LIMIT >> 40} TiB together")
 
     def check_ring(self, vring: Vring) -> None:
         """Refuse a ring whose parts overlap each other or another's. Raises `DeviceError`.

@@ -108,6 +108,7 @@ cdef class Recovery:
                 continue
             if own_fault and is_carried_out(slot) and self._count_death(slot, True):
                 given_up.append(index)
+            slot.started_ns = 0   # nobody is at it
             # Before it is handed again: of a HANDED slot, owner and ring position count as they stand.
             store_release_32(&slot.state, SLOT_PREPARED)
             crash_point("recovery: slot taken back")

@@ -320,6 +320,7 @@ class Supervisor:
         self, regions: list[tuple[MemoryRegion, int]], dropped: list[int]
     ) -> "list[asyncio.Future[None]]":
         """Tell everybody. Returns a future for each dropped region, done when nobody uses it."""
+        self._forget_lost_regions()
         added = self._model.admit_regions(regions, dropped)
         loop = asyncio.get_running_loop()
         for region_index in dropped:
@@ -341,6 +342,10 @@ class Supervisor:
         for mapped in added:
             self._workers.tell(UnmapRegion(mapped.message.region_index))
             self._model.forget_region(mapped.message.region_index)
+
+    def _forget_lost_regions(self) -> None:
+        """Whatever was lost of regions that there are no more, or that were refused, is nobody's loss now."""
+        self._state.keep_lost_regions(sum(1 << index for index in self._model.regions))
 
     def _region_unused(self, region_index: int) -> None:
         if region_index in self._model.regions:

@@ -10,7 +10,7 @@ from libc.string cimport memcpy, memset
 
 from ringblk.shm.rate_limit import RateLimit
 from ringblk.shm.segment import Segment, SegmentError, is_held
-from ringblk.shm.atomic cimport store_release_32
+from ringblk.shm.atomic cimport clear_bits_64, store_release_32
 from ringblk.shm.buffer_address cimport address_of
 from ringblk.shm.crash_point cimport crash_point
 from ringblk.shm.rate_limit cimport RATE_LIMIT_STATE_BYTES
@@ -177,6 +177,10 @@ cdef class StateSegment:
     def lost_memory(self):
         """Memory of the front end that cannot be reached: a bit for each region index, and the in-flight region."""
         return self.header.lost_regions, self.header.lost_inflight
+
+    def keep_lost_regions(self, uint64_t mask):
+        """Forget of all other region indexes that their memory was lost."""
+        clear_bits_64(&self.header.lost_regions, ~mask)
 
     def used_count(self, uint32_t queue_index):
         """Requests that the queue has given back."""

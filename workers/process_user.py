@@ -1,6 +1,8 @@
 """The user that processes run as when they were started as root."""
 
+import errno
 import os
+import stat
 
 import msgspec
 
@@ -41,11 +43,20 @@ class ProcessUser(msgspec.Struct, frozen=True):
         return cls(user.pw_uid, gid, tuple(sorted(os.getgrouplist(user.pw_name, gid))))
 
     def own(self, place: str | int) -> None:
-        """Make this user the owner of a path, or of what a descriptor is of. Raises `OSError`.
+        """Make this user the owner of a socket's path, or of what a descriptor is of. Raises `OSError`.
 
-        A link is not followed: the folder may be the user's, who could point one at anything of root's.
+        The folder may be the user's, who could put a link to something of root's in the socket's place.
         """
-        os.chown(place, self.uid, self.gid, follow_symlinks=isinstance(place, int))
+        if isinstance(place, int):
+            os.chown(place, self.uid, self.gid)
+            return
+        fd = os.open(place, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC)
+        try:
+            if not stat.S_ISSOCK(os.fstat(fd).st_mode):
+                raise FileExistsError(errno.EEXIST, "something else has taken the socket's place", place)
+            os.chown(f"/proc/self/fd/{fd}", self.uid, self.gid)
+        finally:
+            os.close(fd)
 
     def take_on(self) -> None:
         """Run as this user from now on, for good. Raises `OSError`.

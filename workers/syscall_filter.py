@@ -22,9 +22,10 @@ FIOCLEX = 0x5451
 PROT_EXEC = 4
 CLONE_THREAD = 0x10000
 PR_SET_NAME = 15
+F_SETOWN_EX = 15
 
 COMMON = """
-    read write close lseek newfstatat fstat recvmsg sendmsg dup fcntl
+    read write writev close lseek newfstatat fstat recvmsg sendmsg dup fcntl
     mmap mprotect munmap mremap madvise brk futex membarrier getrandom
     rt_sigaction rt_sigprocmask rt_sigreturn sigaltstack restart_syscall kill tgkill exit exit_group
     getpid gettid getppid getcpu sched_yield sched_getaffinity rseq set_robust_list
@@ -42,15 +43,18 @@ URING_CALLS = "io_uring_enter"
 USER_CODE_CALLS = """
     open openat stat lstat statx access faccessat faccessat2 readlink readlinkat getdents64 getcwd statfs
     fstatfs
-    rename renameat renameat2 mkdir mkdirat rmdir unlink unlinkat symlinkat linkat truncate ftruncate fchmod
-    utimensat umask flock readv writev sync_file_range fadvise64 readahead sendfile copy_file_range splice
+    rename renameat renameat2 mkdir mkdirat rmdir unlink unlinkat symlinkat linkat ftruncate fchmod
+    umask flock readv sync_file_range fadvise64 readahead sendfile copy_file_range splice
     pipe pipe2 dup2 dup3 close_range eventfd2 memfd_create timerfd_create timerfd_settime timerfd_gettime
     epoll_create1 epoll_ctl epoll_wait epoll_pwait epoll_pwait2 msync mlock munlock mincore
     sendto recvfrom sendmmsg recvmmsg shutdown getsockopt setsockopt getsockname getpeername
     clone clone3 prctl sched_getparam sched_getscheduler times getrusage uname sysinfo
     getuid geteuid getgid getegid getgroups
 """
-"""What a backend of a user's own may need besides. Landlock says which files it may open."""
+"""What a backend of a user's own may need besides. Landlock says which files it may open.
+
+Not `truncate` and `utimensat`: they take names, and Landlock looks at them late (version 3) or never.
+"""
 
 # A program is made of `struct sock_filter` (linux/filter.h): code, jumps if true and if false, operand.
 _INSTRUCTION = struct.Struct("=HBBI")
@@ -84,6 +88,13 @@ def _allow_if_one_of(index: int, values: list[int]) -> list[Instruction]:
     return checks + _answer(_TRAP)
 
 
+def _refuse_if_one_of(index: int, values: list[int]) -> list[Instruction]:
+    checks: list[Instruction] = [_load_argument(index)]
+    for value in values:
+        checks += [(_JUMP_IF_EQUAL, 0, 1, value), *_answer(_TRAP)]
+    return checks + _answer(_ALLOW)
+
+
 def _allow_if_masked(index: int, mask: int, value: int) -> list[Instruction]:
     checks: list[Instruction] = [_load_argument(index), (_AND, 0, 0, mask), (_JUMP_IF_EQUAL, 0, 1, value)]
     return checks + _answer(_ALLOW) + _answer(_TRAP)
@@ -104,6 +115,8 @@ def _own_checks(runs_user_code: bool) -> dict[str, list[Instruction]]:
         checks["clone"] = _allow_if_masked(0, CLONE_THREAD, CLONE_THREAD)
         checks["clone3"] = _answer(_ERRNO | _ENOSYS)  # its flags cannot be seen; C libraries then use clone
         checks["prctl"] = _allow_if_one_of(0, [PR_SET_NAME])
+        # Whose signals come when a descriptor is ready: a way to signal others.
+        checks["fcntl"] = _refuse_if_one_of(1, [fcntl.F_SETOWN, fcntl.F_SETSIG, F_SETOWN_EX])
         return checks
     # Not F_SETFL: O_DIRECT belongs to all. Not the locks: the image's belongs to all.
     checks["fcntl"] = _allow_if_one_of(

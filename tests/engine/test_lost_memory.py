@@ -5,6 +5,7 @@ was mapped; whatever of it is touched then is gone. What a request had to do wit
 keeps every byte that no such request was to write.
 """
 
+import contextlib
 import fcntl
 import os
 import signal
@@ -14,6 +15,7 @@ from pathlib import Path
 
 import pytest
 
+from ringblk.engine.frontend_request import BackendRefused
 from ringblk.shm.region import MemoryRegion
 from tests.inline_device import GPA, IN, IOERR, OK, OUT, UVA_OFFSET
 
@@ -197,3 +199,21 @@ def test_an_in_flight_region_that_is_gone(tmp_path: Path) -> None:
         check_service(engine)
         os.close(fd)
         os.close(sealed_fd)
+
+
+def test_regions_that_do_not_fit_together(engine: Engine) -> None:
+    """Each can be mapped, not all together: the second is refused, nobody dies, the next is served."""
+    children = engine.children()
+    with raw_frontend(engine) as frontend, contextlib.ExitStack() as cleanup:
+        for number, size_bytes in enumerate((1 << 44, 1 << 45), 1):
+            fd = os.memfd_create("huge")
+            cleanup.callback(os.close, fd)
+            os.ftruncate(fd, size_bytes)
+            region = MemoryRegion(number << 50, size_bytes, number << 52, 0)
+            with contextlib.nullcontext() if number == 1 else pytest.raises(BackendRefused):
+                frontend.connection.add_region(region, fd)
+        assert frontend.queues[0].request(IN, read_bytes=512)[0] == OK
+    assert "TiB together" in engine.log()
+    with raw_frontend(engine) as frontend:
+        assert frontend.queues[0].request(IN, read_bytes=512)[0] == OK
+    assert engine.children() == children
