@@ -24,6 +24,8 @@ from ringblk.workers.worker import MapRegion, ToWorker
 
 REGION_INDEXES = 64
 """Region indexes there are; GuestMemory enforces it (REGION_LIMIT in shm/memory.pxd)."""
+RECORD_ALIGN_BYTES = 8
+"""Of an in-flight region: its counters are of this size."""
 MAPPED_BYTES_LIMIT = 1 << 45
 """Of guest memory; a quarter of a process's addresses, so that what is admitted can be mapped by all."""
 
@@ -220,6 +222,9 @@ def _addition(regions: list[MappedRegion]) -> tuple[ChangeRegions, list[int]]:
 
 def admit_inflight(fd: int, mmap_size_bytes: int, mmap_offset_bytes: int, needed_bytes: int) -> None:
     """Check an in-flight region that was handed over; its fd is closed if it is refused, by `DeviceError`."""
+    if mmap_offset_bytes % RECORD_ALIGN_BYTES:
+        os.close(fd)
+        raise DeviceError(f"the in-flight region begins at {mmap_offset_bytes}, which is no multiple of 8")
     if mmap_size_bytes < needed_bytes:
         os.close(fd)
         raise DeviceError(f"an in-flight region of {mmap_size_bytes} bytes is too small")

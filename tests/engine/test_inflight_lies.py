@@ -60,6 +60,20 @@ def test_a_counter_that_would_overflow(engine: Engine, counter: int) -> None:
     assert engine.children() == children
 
 
+@pytest.mark.parametrize("offset_bytes", [1, 4, 4097])
+def test_a_region_that_is_not_aligned(engine: Engine, offset_bytes: int) -> None:
+    liar = Liar(engine)
+    description = InflightDescription(len(liar.record), offset_bytes, 1, QUEUE_SIZE)
+    fd = os.memfd_create("record")
+    os.ftruncate(fd, len(liar.record) + offset_bytes)
+    with pytest.raises(BackendRefused):
+        liar.frontend.connection.set_inflight(description, fd)
+    os.close(fd)
+    assert f"begins at {offset_bytes}, which is no multiple of 8" in engine.log()
+    liar.close()
+    check_service(engine)
+
+
 def test_records_of_random_bytes(engine: Engine) -> None:
     """Refused or not, they are done with: the queue can be stopped, and the next front end is served."""
     children, choice = engine.children(), random.Random(20261121)
