@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 
 from ringblk import BackendGone, BackendRefused
+from ringblk.engine.vhost_user_messages import InflightDescription
 from tests.inline_device import FLUSH, IN
 
 from .engine_rig import Engine, Gate, RawFrontend, eventually, raw_frontend
