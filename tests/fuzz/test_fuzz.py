@@ -12,7 +12,7 @@ from tests.sanitizer_build import fuzz_build, sanitizer_environment
 
 from .__main__ import CORPUS_BYTES, TARGETS, command, corpus_file, corpus_folder, fuzz, replay
 
-FUZZ_S = int(os.environ.get("RINGBLK_FUZZ_S", "25"))
+FUZZ_S = int(os.environ.get("RINGBLK_FUZZ_S", "30"))
 
 pytestmark = [
     pytest.mark.timeout(1800),  # with the build, on a machine that does other things too
