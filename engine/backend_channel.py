@@ -39,8 +39,10 @@ class BackendChannel:
     async def close(self) -> None:
         """Close the channel, whatever is still to be sent."""
         self._sender.cancel()
-        await asyncio.wait({self._sender})
-        self._socket.close()
+        try:
+            await asyncio.wait({self._sender})
+        finally:
+            self._socket.close()
 
     async def _send_changes(self) -> None:
         while True:

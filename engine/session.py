@@ -101,6 +101,7 @@ class Session:
             _log.error("the vhost-user session ends: %s", error)
         finally:
             hang_up.cancel()
+            await asyncio.wait({hang_up})
             await self._close()
 
     def end(self, reason: str) -> None:
@@ -257,9 +258,10 @@ class Session:
         """A channel for our own messages, in place of an earlier one."""
         (fd,) = fds.take()
         channel = BackendChannel(fd)
-        if self._channel is not None:
-            await self._channel.close()
-        self._channel = channel
+        # Kept before anything is waited for: the front end may hang up meanwhile.
+        former, self._channel = self._channel, channel
+        if former is not None:
+            await former.close()
 
     async def get_inflight_fd(self, wanted: InflightDescription) -> Reply:
         """A new in-flight region for so many queues of that size."""

@@ -105,7 +105,8 @@ class SessionTarget:
             await session.serve()
             await asyncio.sleep(0)  # what was cancelled ends
             assert device.is_reset, "the device was not reset"
-            assert len(asyncio.all_tasks()) == 1, "a task is left"
+            left = asyncio.all_tasks() - {asyncio.current_task()}
+            assert not left, f"tasks are left: {left}"
             return (
                 "hung up"
                 if Begin.HANGS_UP in begin
