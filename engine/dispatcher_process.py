@@ -76,15 +76,13 @@ class DispatcherProcess:
         child.watch(self._ended, self._hear)
         return child
 
-    @property
-    def is_fenced(self) -> bool:
-        """Whether nothing that a reaped dispatcher began can still land (see `Uring`)."""
-        return self._uring is None or self._uring.is_idle
-
     async def fence(self) -> None:
-        """Wait until that is so; a disk that hangs makes it long, and is named then."""
+        """Wait until nothing that a reaped dispatcher began can still land (see `Uring`).
+
+        A disk that hangs makes it long, and is named then.
+        """
         warn_at = time.monotonic() + FENCE_WARNING_S
-        while not self.is_fenced:
+        while self._uring is not None and not self._uring.is_idle:
             await asyncio.sleep(FENCE_LOOK_S)
             if time.monotonic() > warn_at:
                 _log.warning("another dispatcher waits for the disk to answer the one that died")

@@ -13,10 +13,10 @@ kind (a CHARGE_ mask), from all of them or from none. There are two ways:
   sooner is drawn from before the request begins, so those in line may come on top of what it admits later.
 """
 
-from cpython.buffer cimport PyBUF_WRITABLE, PyBuffer_Release, PyObject_GetBuffer
-from libc.stdint cimport uint64_t, uintptr_t
+from libc.stdint cimport uint64_t, uint8_t
 
 from ringblk.shm.atomic cimport load_acquire_64, store_release_64
+from ringblk.shm.buffer_address cimport place_in
 from ringblk.shm.token_bucket cimport (
     BucketState, Draw, TermsWords, bucket_acquire, bucket_configure, bucket_is_limited, bucket_refund,
     bucket_reserve, bucket_wait, read_terms,
@@ -123,17 +123,9 @@ cdef class RateLimit:
     """The six buckets in a writable buffer, such as a shared mapping."""
 
     def __cinit__(self, buffer, size_t offset_bytes=0):
-        cdef Py_buffer view
-        PyObject_GetBuffer(buffer, &view, PyBUF_WRITABLE)
-        cdef uintptr_t address = <uintptr_t>view.buf + offset_bytes
-        cdef size_t size_bytes = view.len
-        PyBuffer_Release(&view)
-        if offset_bytes > size_bytes or size_bytes - offset_bytes < sizeof(RateLimitState):
-            raise ValueError(f"a rate limit takes {sizeof(RateLimitState)} bytes")
-        if address % RATE_LIMIT_ALIGN_BYTES:
-            raise ValueError(f"a rate limit lies on a multiple of {RATE_LIMIT_ALIGN_BYTES} bytes")
+        cdef uint8_t *place = place_in(buffer, offset_bytes, sizeof(RateLimitState), RATE_LIMIT_ALIGN_BYTES, "a rate limit")
         self.buffer = memoryview(buffer)   # an export: the mapping cannot be closed under us
-        self.state = <RateLimitState *>address
+        self.state = <RateLimitState *>place
         self.reservation.kind = self.reservation.drawn_mask = 0
 
     def configure(self, settings, uint64_t now_ns):

@@ -62,11 +62,11 @@ being written to while it was read. Stores to terms are releases, loads are acqu
 set has the word from before it in view too. A refusal, which swaps nothing, looks at the word once more.
 """
 
-from cpython.buffer cimport PyBUF_WRITABLE, PyBuffer_Release, PyObject_GetBuffer
-from libc.stdint cimport uint64_t, uintptr_t
+from libc.stdint cimport uint64_t, uint8_t
 from libc.string cimport memset
 
 from ringblk.shm.atomic cimport compare_swap_64, full_fence, load_acquire_64, store_release_64
+from ringblk.shm.buffer_address cimport place_in
 from ringblk.shm.bucket_settings import BucketSettings
 
 cdef enum:
@@ -248,17 +248,9 @@ cdef class TokenBucket:
     """A token bucket that lies in a writable buffer, such as a shared mapping."""
 
     def __cinit__(self, buffer, size_t offset_bytes=0):
-        cdef Py_buffer view
-        PyObject_GetBuffer(buffer, &view, PyBUF_WRITABLE)
-        cdef uintptr_t address = <uintptr_t>view.buf + offset_bytes
-        cdef size_t size_bytes = view.len
-        PyBuffer_Release(&view)
-        if offset_bytes > size_bytes or size_bytes - offset_bytes < sizeof(BucketState):
-            raise ValueError(f"a token bucket takes {sizeof(BucketState)} bytes")
-        if address % BUCKET_ALIGN_BYTES:
-            raise ValueError(f"a token bucket lies on a multiple of {BUCKET_ALIGN_BYTES} bytes")
+        cdef uint8_t *place = place_in(buffer, offset_bytes, sizeof(BucketState), BUCKET_ALIGN_BYTES, "a token bucket")
         self.buffer = memoryview(buffer)   # an export: the mapping cannot be closed under us
-        self.state = <BucketState *>address
+        self.state = <BucketState *>place
 
     def configure(self, settings, uint64_t now_ns):
         """Begin with new settings and a full bucket. One process at a time; others may be drawing."""
