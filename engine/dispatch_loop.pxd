@@ -15,6 +15,7 @@ from ringblk.workers.request cimport RequestExecutor, RequestParser
 cdef struct Resubmission:
     uint16_t queue_index
     uint16_t head_index
+    uint64_t counter          # as the record had it
 
 
 cdef class DispatchLoop:
@@ -40,15 +41,15 @@ cdef class DispatchLoop:
     cdef uint64_t next_counter
 
     cdef void _submit_waiting(self, uint32_t queue_index) noexcept nogil
-    cdef int add_resubmission(self, uint32_t queue_index, uint32_t head_index) except -1
+    cdef int add_resubmission(self, uint32_t queue_index, uint32_t head_index, uint64_t counter) except -1
     cdef bint _has_lost(self) noexcept nogil
     cdef int _run(self) noexcept nogil
     cdef uint32_t collect(self) noexcept nogil
     cdef uint32_t _release_throttled(self) noexcept nogil
     cdef uint32_t _pop_all(self) noexcept nogil
     cdef uint32_t _pop_queue(self, uint32_t queue_index, uint64_t now_ns) noexcept nogil
-    cdef bint _take_in(self, ServedQueue *queue, uint32_t queue_index, uint32_t head, uint64_t now_ns,
-                       bint is_new) noexcept nogil
+    cdef bint _take_in(self, ServedQueue *queue, uint32_t queue_index, uint32_t head, uint64_t counter,
+                       uint64_t now_ns, bint is_new) noexcept nogil
     cdef void _resubmit(self, Resubmission *old, uint64_t now_ns) noexcept nogil
     cdef void submit(self, uint32_t slot_index) noexcept nogil
     cdef uint32_t complete(self) noexcept nogil

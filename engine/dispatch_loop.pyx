@@ -121,7 +121,7 @@ cdef class DispatchLoop:
         """Begin to hand requests to a worker."""
         self.handover.worker_up(worker_index, eventfd)
 
-    cdef int add_resubmission(self, uint32_t queue_index, uint32_t head_index) except -1:
+    cdef int add_resubmission(self, uint32_t queue_index, uint32_t head_index, uint64_t counter) except -1:
         """Take this head in once a slot is free for it: an earlier engine had it in flight."""
         cdef size_t size_bytes = (self.resubmission_count + 1) * sizeof(Resubmission)
         cdef Resubmission *grown = <Resubmission *>realloc(self.resubmissions, size_bytes)
@@ -130,7 +130,9 @@ cdef class DispatchLoop:
         self.resubmissions = grown
         grown[self.resubmission_count].queue_index = <uint16_t>queue_index
         grown[self.resubmission_count].head_index = <uint16_t>head_index
+        grown[self.resubmission_count].counter = counter
         self.resubmission_count += 1
+        self.table.queues[queue_index].inflight.count += 1   # `_resubmit` takes it in or counts it out
         return 0
 
     # The loop
@@ -261,7 +263,7 @@ cdef class DispatchLoop:
             head = peek_head(queue.rings)
             if head >= 0 and is_inflight(queue.inflight, head):
                 head = set_broken(queue.rings, BROKEN_HEAD_IN_FLIGHT)
-            if head < 0 or not self._take_in(queue, queue_index, head, now_ns, True):
+            if head < 0 or not self._take_in(queue, queue_index, head, self.next_counter, now_ns, True):
                 break
             queue.rings.next_avail += 1
             popped += 1
@@ -270,8 +272,8 @@ cdef class DispatchLoop:
             self.newly_broken = 1
         return popped
 
-    cdef bint _take_in(self, ServedQueue *queue, uint32_t queue_index, uint32_t head, uint64_t now_ns,
-                       bint is_new) noexcept nogil:
+    cdef bint _take_in(self, ServedQueue *queue, uint32_t queue_index, uint32_t head, uint64_t counter,
+                       uint64_t now_ns, bint is_new) noexcept nogil:
         """Copy a chain into a slot, mark it in flight and submit it; False when the queue broke."""
         cdef uint32_t slot_index = self.handover.free_slots[self.handover.free_count - 1]
         cdef QueueState *counters = &self.state.queues[queue_index]
@@ -288,7 +290,7 @@ cdef class DispatchLoop:
         slot.death_count = 0
         slot.throttled_ns = 0
         slot.popped_ns = now_ns
-        slot.counter = self.next_counter if is_new else queue.inflight.entries[head].counter
+        slot.counter = counter
         self.parser.prepare(slot_index, flags)
         # Release: the whole slot before its state; pairs with recovery, which reads slots by state.
         store_release_32(&slot.state, SLOT_PREPARED)
@@ -309,7 +311,7 @@ cdef class DispatchLoop:
         if not is_inflight(queue.inflight, old.head_index):
             queue.inflight.count -= 1   # the front end has cleared it: nobody must wait for it
             return
-        if not self._take_in(queue, old.queue_index, old.head_index, now_ns, False):
+        if not self._take_in(queue, old.queue_index, old.head_index, old.counter, now_ns, False):
             queue.inflight.count -= 1   # it cannot be done, so nobody must wait for it
             self.newly_broken = 1
 

@@ -13,7 +13,7 @@ from ringblk.engine.queue_table cimport ServedQueue
 from ringblk.shm.atomic cimport store_release_32
 from ringblk.shm.clock cimport monotonic_ns
 from ringblk.shm.crash_point cimport crash_point
-from ringblk.shm.inflight cimport inflight_fetch, is_inflight
+from ringblk.shm.inflight cimport InflightQueue, inflight_mark, is_inflight
 from ringblk.shm.slot cimport DISPATCHER_RING, SLOT_HANDED, SLOT_PREPARED, RequestSlot
 from ringblk.shm.state cimport QUEUE_LIMIT
 from ringblk.workers.request cimport OPERATION_COMPLETE
@@ -58,6 +58,7 @@ cdef class Recovery:
             if is_live:
                 found[slot.queue_index, slot.head_index] = index
                 live.append(index)
+                self.loop.table.queues[slot.queue_index].inflight.count += 1
         self.loop.handover.free_all_but(live)
         again, given_up = self._take_back(live, own_fault)
         # Done entries that name a slot which is free now: over before that slot is used again.
@@ -88,8 +89,7 @@ cdef class Recovery:
         if queue.rings == NULL:
             return False
         if not self._is_live(slot):
-            queue.inflight.count -= is_inflight(queue.inflight, slot.head_index)
-            inflight_fetch(queue.inflight, slot.head_index, slot.counter)
+            inflight_mark(queue.inflight, slot.head_index, slot.counter)
         return True
 
     cdef bint _is_live(self, RequestSlot *slot) noexcept nogil:
@@ -117,14 +117,13 @@ cdef class Recovery:
 
     def _resubmit_missing(self, uint32_t queue_index, found):
         """Queue the heads in flight that have no slot: those of an engine that is gone."""
-        cdef ServedQueue *queue = &self.loop.table.queues[queue_index]
-        if queue.rings == NULL:
+        cdef InflightQueue inflight
+        if self.loop.table.queues[queue_index].rings == NULL:
             return
-        heads = [head for head in range(queue.rings.queue_size)
-                 if is_inflight(queue.inflight, head) and (queue_index, head) not in found]
-        heads.sort(key=lambda head: queue.inflight.entries[<uint32_t>head].counter)
-        for head in heads:
-            self.loop.add_resubmission(queue_index, head)
+        inflight = self.loop.table.owners[queue_index][1]
+        for head, counter in inflight.recovered.items():
+            if (queue_index, head) not in found:
+                self.loop.add_resubmission(queue_index, head, counter)
 
     def worker_down(self, uint32_t worker_index, bint own_fault):
         """A worker was reaped: have what it held done elsewhere. Returns the slots given up because of it.

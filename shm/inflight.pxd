@@ -24,7 +24,7 @@ cdef struct InflightRecord:
     InflightHeader *header
     InflightEntry *entries
     uint32_t queue_size
-    uint32_t count            # heads in flight now
+    uint32_t count            # heads taken in here, or to be, and not given back
     uint64_t next_counter
 
 
@@ -35,8 +35,10 @@ cdef inline bint is_inflight(InflightRecord *record, uint32_t head_index) noexce
 cdef class InflightQueue:
     cdef object view          # keeps the mapping alive
     cdef InflightRecord record
+    cdef readonly dict recovered   # head -> counter, oldest first: what `recover` found
 
 cdef void inflight_fetch(InflightRecord *record, uint32_t head_index, uint64_t counter) noexcept nogil
+cdef void inflight_mark(InflightRecord *record, uint32_t head_index, uint64_t counter) noexcept nogil
 cdef void inflight_link(InflightRecord *record, uint32_t head_index) noexcept nogil
 cdef void inflight_clear(InflightRecord *record, uint32_t head_index) noexcept nogil
 cdef void inflight_settle(InflightRecord *record, uint16_t used_idx) noexcept nogil

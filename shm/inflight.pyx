@@ -76,6 +76,8 @@ cdef class InflightQueue:
         A region that was never initialised starts with the ring's used index (it may have been in use
         before it had a record). Otherwise the last batch, where it was published and not settled, is
         cleared along `last_batch_head`. Raises `InflightError` when record and ring cannot both be right.
+
+        The front end can write to the record, so what was found is kept in `recovered` and read no more.
         """
         if self.record.header.version not in (0, INFLIGHT_VERSION):
             raise InflightError(f"in-flight region is of version {self.record.header.version}")
@@ -95,15 +97,16 @@ cdef class InflightQueue:
             self.record.header.last_batch_head = 0
             store_release_16(&self.record.header.version, INFLIGHT_VERSION)
             crash_point("recovery: record initialised")
-        counters = {head: self.counter(head) for head in heads}   # read once: the front end can write to them
+        counters = {head: self.counter(head) for head in heads}
         last_counter = max(counters.values(), default=-1)
         if last_counter >= COUNTER_LIMIT:
             raise InflightError(f"in-flight region has a counter, {last_counter}, that no engine can have reached")
         store_release_16(&self.record.header.used_idx, ring_used_idx)
         crash_point("recovery: record agrees with the ring")
-        self.record.count = len(heads)
+        self.record.count = 0
         self.record.next_counter = last_counter + 1
-        return sorted(heads, key=counters.__getitem__)
+        self.recovered = dict(sorted(counters.items(), key=lambda item: item[1]))
+        return list(self.recovered)
 
     def counter(self, uint32_t head_index):
         """The counter of a head: its place in the order in which heads were fetched."""
@@ -125,7 +128,7 @@ cdef class InflightQueue:
 
     @property
     def count(self):
-        """Heads in flight now."""
+        """Heads that were taken in here, or are to be, and are not given back."""
         return self.record.count
 
     def fetch(self, uint32_t head_index):
@@ -147,13 +150,18 @@ cdef class InflightQueue:
 
 
 cdef void inflight_fetch(InflightRecord *record, uint32_t head_index, uint64_t counter) noexcept nogil:
+    """Mark a head in flight that is taken in."""
+    inflight_mark(record, head_index, counter)
+    record.count += 1
+
+
+cdef void inflight_mark(InflightRecord *record, uint32_t head_index, uint64_t counter) noexcept nogil:
     """Mark a head in flight."""
     record.entries[head_index].counter = counter
     crash_point("inflight: counter written")
     # Release: the counter before the flag; pairs with `recover` in a later process.
     store_release_8(&record.entries[head_index].inflight, 1)
     crash_point("inflight: flag set")
-    record.count += 1
 
 
 cdef void inflight_link(InflightRecord *record, uint32_t head_index) noexcept nogil:

@@ -15,8 +15,13 @@ from pathlib import Path
 import pytest
 
 from ringblk import BackendGone, BackendRefused
+from ringblk.engine.dispatch_loop import PROGRESS
+from ringblk.engine.queue_fds import QueueFds
+from ringblk.engine.recovery import Recovery
 from ringblk.engine.vhost_user_messages import InflightDescription
-from tests.inline_device import FLUSH, IN
+from ringblk.shm.inflight import InflightQueue, queue_region_bytes
+from ringblk.workers.memory_backend import MemoryBackend
+from tests.inline_device import FLUSH, IN, InlineDevice
 
 from .engine_rig import Engine, Gate, RawFrontend, eventually, raw_frontend
 
@@ -99,6 +104,41 @@ def test_records_of_random_bytes(engine: Engine) -> None:
         liar.close()
     check_service(engine)
     assert engine.children() == children
+
+
+@pytest.mark.parametrize(
+    "lie",
+    [{0: (0, 0)}, {2: (1, 9)}, {0: (1, 99), 1: (1, 0)}, {0: (0, 0), 1: (0, 0), 2: (1, 1), 3: (1, 2)}],
+    ids=["cleared", "set", "other counters", "exchanged"],
+)
+def test_a_record_that_is_changed_after_it_was_read(lie: dict[int, tuple[int, int]]) -> None:
+    """It is read once: what was found in flight is done or counted out, and nobody waits for the rest."""
+    backend = MemoryBackend(1 << 20)
+    device = InlineDevice(backend, queue_size=QUEUE_SIZE)
+    device.table.remove_queue(0)
+    driver = device.driver
+    read = [(driver.place(bytes(16)), 16, False), (driver.place(b"\xff" * 513), 513, True)]
+    for index in range(5):  # every head that is named below is a chain
+        driver.make_chain(read, indices=[index, index + 8])
+    record = bytearray(queue_region_bytes(QUEUE_SIZE))
+    struct.pack_into("<QHHHH", record, 0, 0, 1, QUEUE_SIZE, 0, 0)
+    for head in (1, 0):
+        struct.pack_into("<B7xQ", record, 16 + 16 * head, 1, 5 - head)
+    inflight = InflightQueue(record, 0, QUEUE_SIZE)
+    assert inflight.recover(0) == [1, 0]
+    for head, (flag, counter) in lie.items():
+        struct.pack_into("<B7xQ", record, 16 + 16 * head, flag, counter)
+    driver.avail_idx = 2
+    driver.offer(4)
+    device.virtqueue.start(2)
+    device.loop.add_queue(0, device.virtqueue, inflight, QueueFds(None, None), True)
+    Recovery(device.loop).resubmit(0)
+    assert device.table.inflight_count(0) == 2
+    while device.table.inflight_count(0):
+        assert device.loop.run() == PROGRESS
+    kept = [head for head in (1, 0) if lie.get(head, (1, 0))[0]]
+    assert [head for head, _ in driver.used()] == [*kept, 4]
+    device.close()
 
 
 def test_a_region_cannot_be_exchanged_under_a_running_queue(engine: Engine) -> None:

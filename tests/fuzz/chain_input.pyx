@@ -34,7 +34,7 @@ REQUEST_TYPES = (0, 1, 4, 8, 11, 13, 2, 0xFFFFFFFF)
 
 
 cdef class ChainInput:
-    """One input. `read_device` first, then, once its regions are mapped, `read_content` and `fill_record`."""
+    """One input. `read_device` first, then, once its regions are mapped, `read_content`, `fill_record`, `change_record`."""
 
     def __init__(self, bytes data):
         self.data = data
@@ -223,6 +223,15 @@ cdef class ChainInput:
         for which, flag, following, counter in struct.iter_unpack("<BBHQ", self.record_pokes):
             if which == 0xFF:
                 struct.pack_into("<HHHH", record, 8, *struct.unpack("<HHHH", counter.to_bytes(8, "little")))
-            else:
-                struct.pack_into("<B5xHQ", record, RECORD_HEADER_BYTES + 16 * (which % self.queue_size), flag, following,
-                                 counter)
+            elif which < 0x80:
+                self._poke_entry(record, which, flag, following, counter)
+
+    def change_record(self, record):
+        """Write what the front end changes once the record was read: other entries."""
+        for which, flag, following, counter in struct.iter_unpack("<BBHQ", self.record_pokes):
+            if 0x80 <= which < 0xFF:
+                self._poke_entry(record, which, flag, following, counter)
+
+    def _poke_entry(self, record, which, flag, following, counter):
+        place = RECORD_HEADER_BYTES + 16 * (which % self.queue_size)
+        struct.pack_into("<B5xHQ", record, place, flag, following, counter)

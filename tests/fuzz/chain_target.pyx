@@ -318,6 +318,7 @@ cdef class ChainTarget:
             heads = inflight.recover(virtqueue.used_idx)
         except InflightError:
             return "refused: in-flight record"
+        source.change_record(record)
         virtqueue.start(source.base if is_fresh else (virtqueue.used_idx + len(heads)) % 65536)
         self.loop.add_queue(0, virtqueue, inflight, QueueFds(self.fds[1], self.fds[2]), True)
         self.recovery.resubmit(0)
