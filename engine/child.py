@@ -12,6 +12,8 @@ from collections.abc import Callable, Iterable, Sequence
 from itertools import pairwise
 from typing import Any, Generic, TypeVar
 
+import msgspec
+
 from ringblk.shm.channel import Channel, ChannelClosed
 from ringblk.shm.process import crash_point, die_with_parent, ignore_signal, set_process_name
 from ringblk.workers.sandbox import report_refused
@@ -52,6 +54,10 @@ class Child(Generic[Received]):
                 on_message(received[0])
         except ChannelClosed:
             asyncio.get_running_loop().remove_reader(self.channel.socket.fileno())
+        except msgspec.DecodeError as error:
+            _log.error("%s sends what is no message (%s): killing it", self.name, error)
+            asyncio.get_running_loop().remove_reader(self.channel.socket.fileno())
+            self.kill()
 
     def send(self, message: object, fds: Sequence[int] = ()) -> None:
         """Send a message; what its socket does not take now goes out when it does. Raises `ChannelClosed`."""
@@ -70,8 +76,9 @@ class Child(Generic[Received]):
         signal.pidfd_send_signal(self.pidfd, signal.SIGURG)
 
     def kill(self) -> None:
-        """End the process at once. It is reaped where it is watched."""
-        signal.pidfd_send_signal(self.pidfd, signal.SIGKILL)
+        """End the process at once, if it has not ended. It is reaped where it is watched."""
+        with contextlib.suppress(ProcessLookupError):
+            signal.pidfd_send_signal(self.pidfd, signal.SIGKILL)
 
     def _reap(
         self,
@@ -131,7 +138,7 @@ def fork_child(
     """
     our_end, their_end = Channel.socketpair()
     # Both are made before the fork: what a child writes to is its own copy of a page.
-    ours: Channel[Any] = Channel(our_end, received_type)
+    ours: Channel[Any] = Channel(our_end, received_type, takes_fds=False)
     theirs: Channel[Any] = Channel(their_end, sent_type)
     parent_pid = os.getpid()
     sys.stdout.flush()

@@ -29,10 +29,14 @@ class ChannelClosed(Exception):  # noqa: N818
 
 
 class Channel(Generic[Received]):
-    """One end. `received_type` is the tagged union of what comes in."""
+    """One end. `received_type` is the tagged union of what comes in.
 
-    def __init__(self, end: socket.socket, received_type: Any) -> None:
+    Descriptors that come to one that takes none are closed by the kernel (recvmsg(2), MSG_CTRUNC).
+    """
+
+    def __init__(self, end: socket.socket, received_type: Any, *, takes_fds: bool = True) -> None:
         self.socket = end
+        self._ancillary_bytes = socket.CMSG_SPACE(MAX_FDS * _FD_BYTES) if takes_fds else 0
         end.setblocking(False)
         self._decoder = msgspec.msgpack.Decoder(received_type)
         self._encoder = msgspec.msgpack.Encoder()
@@ -79,11 +83,14 @@ class Channel(Generic[Received]):
         return True
 
     def receive(self) -> tuple[Received, list[int]] | None:
-        """The next message and its descriptors; None when there is none now. Raises `ChannelClosed`."""
+        """The next message and its descriptors; None when there is none now.
+
+        Raises `ChannelClosed`, and `msgspec.DecodeError` for what is no message of this channel.
+        """
         try:
             # Not socket.recv_fds: before Python 3.12 it ignores its flags.
             data, ancillary, _, _ = self.socket.recvmsg(
-                MAX_MESSAGE_BYTES, socket.CMSG_SPACE(MAX_FDS * _FD_BYTES), socket.MSG_CMSG_CLOEXEC
+                MAX_MESSAGE_BYTES, self._ancillary_bytes, socket.MSG_CMSG_CLOEXEC
             )
         except BlockingIOError:
             return None

@@ -41,6 +41,19 @@ def test_messages_arrive_whole_and_in_order(pair: Pair) -> None:
     assert right.receive() is None
 
 
+def test_descriptors_for_who_takes_none_are_closed() -> None:
+    left_end, right_end = Channel.socketpair()
+    left, right = Channel[Said](left_end, Said), Channel[Said](right_end, Said, takes_fds=False)
+    read_end, write_end = os.pipe()
+    left.send(Word("take"), [write_end])
+    os.close(write_end)
+    assert right.receive() == (Word("take"), [])
+    assert os.read(read_end, 1) == b""  # nobody has the other end any more
+    os.close(read_end)
+    left.close()
+    right.close()
+
+
 def test_descriptors_are_copies(pair: Pair) -> None:
     left, right = pair
     read_end, write_end = os.pipe()
