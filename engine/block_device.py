@@ -117,6 +117,11 @@ class BlockDevice:
         return self._capacity_bytes // block_bytes * (block_bytes // SECTOR_BYTES)
 
     @property
+    def bytes_out_of_reach(self) -> int:
+        """What the storage has behind the last whole logical block, which the guest does not see."""
+        return self._capacity_bytes - self.num_sectors * SECTOR_BYTES
+
+    @property
     def logical_block_size_bytes(self) -> int:
         """The unit that the capacity is whole multiples of."""
         return self._config.logical_block_size_bytes

@@ -58,6 +58,12 @@ def serve(config: EngineConfig) -> int:
         raise ConfigError(str(error), exit_status=1) from error
     except OSError as error:
         raise ConfigError(f"--blk-file {config.blk_file}: {error.strerror or error}", 1) from error
+    if device.bytes_out_of_reach:
+        _log.warning(
+            "the guest does not see the last %d bytes: no whole logical block of %d",
+            device.bytes_out_of_reach,
+            device.logical_block_size_bytes,
+        )
     sandbox = plan_sandbox(config, user)
     if config.takeover:
         take_over_socket(config.socket_path)

@@ -96,8 +96,10 @@ def test_a_read_only_device_has_no_limits_for_what_it_does_not_do() -> None:
 def test_capacity_is_whole_logical_blocks_and_can_change() -> None:
     device = block_device(capacity_bytes=4096 * 3 + 4095, logical_block_size_bytes=4096)
     assert device.num_sectors == field(device, 0, "<Q") == 24
+    assert device.bytes_out_of_reach == 4095
     device.set_capacity(4096 * 7)
     assert device.num_sectors == field(device, 0, "<Q") == 56
+    assert device.bytes_out_of_reach == 0
     with pytest.raises(ValueError, match="-1"):
         device.set_capacity(-1)
 
