@@ -43,6 +43,8 @@ END_SIGNALS = (signal.SIGTERM, signal.SIGINT)
 """What ends an engine once its requests are done; a second one at once."""
 SECOND_SIGNAL_AFTER_S = 0.5
 """What comes sooner is the same wish: timeout(1) signals its child, then the group that the child is in."""
+STALL_LIMIT_S = 1.0
+"""How long a front end may owe a message or the reading of ours while another waits."""
 HELD_SIGNALS = (*END_SIGNALS, signal.SIGUSR2)
 """Held back while nobody catches them."""
 
@@ -259,13 +261,26 @@ class _EndSignal:
 async def _serve_sessions(listener: Listener, supervisor: Supervisor) -> None:
     async for connected in listener.connections():
         session = Session(connected, supervisor)
+        yielding = asyncio.ensure_future(_yield_to_next(session, listener))
         supervisor.changes.notify_config_change = session.notify_config_change
         supervisor.reports.end_session = session.end
         try:
             await session.serve()
         finally:
+            yielding.cancel()
+            await asyncio.wait({yielding})  # it looks at the listener no more when the next is accepted
             supervisor.changes.notify_config_change = None
             supervisor.reports.end_session = None
+
+
+async def _yield_to_next(session: Session, listener: Listener) -> None:
+    """A front end that owes us something and does not go on makes room for one that waits."""
+    if listener.is_connected:
+        return
+    await listener.wait_next()
+    while session.stalled_s < STALL_LIMIT_S:
+        await asyncio.sleep(STALL_LIMIT_S)
+    session.end(f"another front end waits, and this one has not gone on for {STALL_LIMIT_S:g} s")
 
 
 async def _end_sessions(sessions: "asyncio.Task[None]", supervisor: Supervisor) -> None:

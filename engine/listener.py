@@ -9,6 +9,7 @@ import stat
 from collections.abc import AsyncIterator
 
 from ringblk.engine.config import ConfigError
+from ringblk.engine.vhost_user_socket import wait_readable
 
 RETRY_S = 0.5
 """How long to let be a socket whose connections cannot be taken."""
@@ -63,6 +64,10 @@ class Listener:
                 await asyncio.sleep(RETRY_S)
                 continue
             yield connected
+
+    async def wait_next(self) -> None:
+        """Return once another front end waits to be taken; not for an inherited connection."""
+        await wait_readable(self._socket.fileno())
 
     def close(self) -> None:
         """Close, and remove the socket's name if it is ours still."""

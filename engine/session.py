@@ -111,6 +111,11 @@ class Session:
             _log.error("the vhost-user session ends: %s", reason)
             self._connection.shut_down()
 
+    @property
+    def stalled_s(self) -> float:
+        """For how long the front end has owed us something (see `VhostUserSocket.stalled_s`)."""
+        return self._connection.stalled_s
+
     def notify_config_change(self) -> bool:
         """Tell the front end that the config space has changed. False where it cannot be told.
 

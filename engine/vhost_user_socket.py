@@ -11,6 +11,7 @@ import contextlib
 import os
 import select
 import socket
+import time
 from types import TracebackType
 
 import msgspec
@@ -80,6 +81,12 @@ class VhostUserSocket:
     def __init__(self, connected_socket: socket.socket) -> None:
         connected_socket.setblocking(False)
         self._socket = connected_socket
+        self._owed_since_s: float | None = time.monotonic()
+
+    @property
+    def stalled_s(self) -> float:
+        """For how long the peer has owed its first message, the rest of one, or the reading of ours."""
+        return 0.0 if self._owed_since_s is None else time.monotonic() - self._owed_since_s
 
     def close(self) -> None:
         """Close the connection. May be called again."""
@@ -95,7 +102,7 @@ class VhostUserSocket:
         # "Readable" cannot tell a hang-up while unread messages wait; an epoll set for nothing else can.
         with select.epoll() as poll:
             poll.register(self._socket, select.EPOLLHUP)
-            await _wait_readable(poll.fileno())
+            await wait_readable(poll.fileno())
 
     async def receive(self) -> ReceivedMessage | None:
         """The next message, or None when the peer has closed the connection between two messages.
@@ -121,6 +128,7 @@ class VhostUserSocket:
         except BaseException:
             FdSet(fds).close()
             raise
+        self._owed_since_s = None
         return ReceivedMessage(header, payload, FdSet(fds))
 
     async def _receive_exactly(self, size_bytes: int, fds: list[int]) -> bytes:
@@ -130,13 +138,14 @@ class VhostUserSocket:
             try:
                 fragment = self._receive_fragment(size_bytes - len(data), fds)
             except BlockingIOError:
-                await _wait_readable(self._socket.fileno())
+                await wait_readable(self._socket.fileno())
                 continue
             except ConnectionResetError:
                 break
             if not fragment:
                 break
             data += fragment
+            self._note_owed()
         return bytes(data)
 
     def _receive_fragment(self, size_bytes: int, fds: list[int]) -> bytes:
@@ -166,12 +175,19 @@ class VhostUserSocket:
             try:
                 sent_bytes = self._socket.sendmsg([rest], ancillary, socket.MSG_NOSIGNAL)
             except BlockingIOError:
+                self._note_owed()
                 await _wait_writable(self._socket.fileno())
                 continue
             rest, ancillary = rest[sent_bytes:], []
+        self._owed_since_s = None
+
+    def _note_owed(self) -> None:
+        if self._owed_since_s is None:
+            self._owed_since_s = time.monotonic()
 
 
-async def _wait_readable(fd: int) -> None:
+async def wait_readable(fd: int) -> None:
+    """Return once the descriptor is readable. One task waits for a descriptor at a time."""
     loop = asyncio.get_running_loop()
     ready: asyncio.Future[None] = loop.create_future()
     loop.add_reader(fd, _set_ready, ready)

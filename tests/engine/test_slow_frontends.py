@@ -80,6 +80,13 @@ def test_nobody_waits_for_it(engine: Engine, tmp_path: Path, misbehave: MISBEHAV
     engine.assert_nothing_left(children)
 
 
+@pytest.mark.parametrize("misbehave", FRONT_ENDS)
+def test_it_makes_room_for_one_that_waits(engine: Engine, misbehave: MISBEHAVIOUR) -> None:
+    with connect(engine, misbehave), raw_frontend(engine) as frontend:
+        assert frontend.queues[0].request(IN, read_bytes=512)[0] == OK
+        assert "another front end waits" in engine.log()
+
+
 @pytest.mark.parametrize("misbehave", [half_a_message, deaf])
 def test_another_engine_may_take_over(engine: Engine, image: Path, misbehave: MISBEHAVIOUR) -> None:
     with connect(engine, misbehave):

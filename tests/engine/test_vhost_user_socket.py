@@ -1,4 +1,5 @@
 import asyncio
+import contextlib
 import os
 import socket
 from collections.abc import Awaitable, Callable
@@ -39,6 +40,32 @@ def over_a_pair(scenario: Callable[[socket.socket, VhostUserSocket], Awaitable[N
 def same_file(fd: int, other_fd: int) -> bool:
     os.eventfd_write(fd, 1)
     return os.eventfd_read(other_fd) == 1
+
+
+def test_who_owes_a_message_or_the_reading_of_ours_has_stalled() -> None:
+    async def scenario(ours: socket.socket, connection: VhostUserSocket) -> None:
+        assert connection.stalled_s > 0  # the first message
+        ours.sendall(encode_message(1))
+        await next_message(connection)
+        assert connection.stalled_s == 0
+        receiving = asyncio.create_task(next_message(connection))
+        ours.sendall(MESSAGE[:-1])
+        while not connection.stalled_s:
+            await asyncio.sleep(0)
+        ours.sendall(MESSAGE[-1:])
+        await receiving
+        assert connection.stalled_s == 0
+        sending = asyncio.create_task(connection.send(bytes(1 << 24)))
+        while not connection.stalled_s:
+            await asyncio.sleep(0)
+        ours.setblocking(False)
+        while not sending.done():
+            with contextlib.suppress(BlockingIOError):
+                ours.recv(1 << 20)
+            await asyncio.sleep(0)
+        assert connection.stalled_s == 0
+
+    over_a_pair(scenario)
 
 
 @pytest.mark.parametrize("cut", range(1, len(MESSAGE)))
