@@ -2,12 +2,13 @@
 
 import asyncio
 import contextlib
-import logging
 import os
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
-from ringblk.engine.child import Child, fork_child, was_own_fault
+from ringblk.engine.child import Child, was_own_fault
+from ringblk.engine.child_ring import ChildRing
 from ringblk.engine.engine_model import EngineModel
 from ringblk.engine.restart_limit import RestartLimit
 from ringblk.shm.channel import Channel, ChannelClosed
@@ -19,9 +20,6 @@ from ringblk.workers.worker import Stop, ToWorker, WorkerSetup, run_worker
 
 URING_ENTRIES = 128
 """Requests that one worker has under way at once, and one for its eventfd."""
-FENCE_LOOK_S = 0.001
-
-_log = logging.getLogger(__name__)
 
 
 class Workforce:
@@ -52,9 +50,9 @@ class Workforce:
         self._on_death = on_death
         self._children: dict[int, Child[None]] = {}
         self._eventfds: dict[int, int] = {}
-        self._uses_uring = uses_uring
+        self._ring_entries = URING_ENTRIES if uses_uring else 0
         self._sandbox = sandbox
-        self._urings: dict[int, Uring] = {}
+        self._rings: dict[int, ChildRing] = {}
         self._limits: dict[int, RestartLimit] = {}
         self.wanted_count = 0
         """Workers that there are to be: those with indexes below it."""
@@ -84,34 +82,28 @@ class Workforce:
         if worker_index not in self._eventfds:
             self._eventfds[worker_index] = os.eventfd(0, os.EFD_CLOEXEC)
         eventfd = self._eventfds[worker_index]
-        keep_fds = self._keep_fds() | {eventfd, self._dispatcher_eventfd}
-        uring = Uring(URING_ENTRIES) if self._uses_uring else None
-        if uring is not None:
-            keep_fds.add(uring.fileno())
-        setup = WorkerSetup(
-            worker_index,
-            self._state,
-            self._backend,
-            self._drive_id,
-            eventfd,
-            self._dispatcher_eventfd,
-            uring,
-            self._sandbox,
-        )
+        ring = self._rings.setdefault(worker_index, ChildRing(self._ring_entries))
 
-        def body(channel: Channel[Any]) -> None:
-            run_worker(setup, channel)
+        def make_body(uring: Uring | None) -> Callable[[Channel[Any]], None]:
+            setup = WorkerSetup(
+                worker_index,
+                self._state,
+                self._backend,
+                self._drive_id,
+                eventfd,
+                self._dispatcher_eventfd,
+                uring,
+                self._sandbox,
+            )
+            return partial(run_worker, setup)
 
-        child = fork_child(
+        child: Child[None] = ring.fork(
             f"rb-worker-{worker_index}",
-            body,
+            make_body,
             None,
             ToWorker,
-            keep_fds,
+            self._keep_fds() | {eventfd, self._dispatcher_eventfd},
         )
-        if uring is not None:
-            uring.keep_from_children()
-            self._urings[worker_index] = uring
         self._children[worker_index] = child
 
     def _introduce(self, worker_index: int, is_restart: bool) -> int:
@@ -156,11 +148,10 @@ class Workforce:
             self._announce(worker_index)
 
     async def fence(self, worker_index: int) -> None:
-        """Wait until nothing that a reaped worker began can still land (see `Uring`)."""
-        uring = self._urings.pop(worker_index, None)
-        while uring is not None and not uring.is_idle:
-            os.eventfd_write(self._eventfds[worker_index], 1)  # ends the ring's own read of it
-            await asyncio.sleep(FENCE_LOOK_S)
+        """Wait until nothing that a reaped worker began can still land."""
+        # A write ends the ring's own read of the eventfd.
+        wake = partial(os.eventfd_write, self._eventfds[worker_index], 1)
+        await self._rings[worker_index].fence(f"worker {worker_index}", wake)
 
     def tell(self, message: ToWorker, fds: tuple[int, ...] = ()) -> None:
         """Send to every worker; one that hangs in a system call reads it later."""

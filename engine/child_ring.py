@@ -1,0 +1,57 @@
+"""The io_uring of a child process: made before the fork, and after its death what fences it."""
+
+import asyncio
+import logging
+import math
+import time
+from collections.abc import Callable
+from typing import Any
+
+from ringblk.engine.child import Child, fork_child
+from ringblk.shm.channel import Channel
+from ringblk.workers.uring import Uring
+
+FENCE_LOOK_S = 0.001
+FENCE_WARNING_S = 5.0
+
+_log = logging.getLogger(__name__)
+
+
+class ChildRing:
+    """The ring of one child after the other in the same place; `entry_count` 0 stands for none."""
+
+    def __init__(self, entry_count: int) -> None:
+        self._entry_count = entry_count
+        self._uring: Uring | None = None
+
+    def fork(
+        self,
+        name: str,
+        make_body: Callable[[Uring | None], Callable[[Channel[Any]], None]],
+        received_type: Any,
+        sent_type: Any,
+        keep_fds: set[int],
+    ) -> Child[Any]:
+        """Fork a child with a ring of its own (see `fork_child`). The former one was reaped and fenced."""
+        uring = Uring(self._entry_count) if self._entry_count else None
+        ring_fds = set() if uring is None else {uring.fileno()}
+        child: Child[Any] = fork_child(name, make_body(uring), received_type, sent_type, keep_fds | ring_fds)
+        if uring is not None:
+            uring.keep_from_children()
+        self._uring = uring
+        return child
+
+    async def fence(self, name: str, wake: Callable[[], None] | None = None) -> None:
+        """Wait until nothing that a reaped child began can still land (see `Uring`).
+
+        `wake` ends what the ring itself may wait for. A disk that hangs makes it long, and is named then.
+        """
+        warn_at_s = time.monotonic() + FENCE_WARNING_S
+        while self._uring is not None and not self._uring.is_idle:
+            if wake is not None:
+                wake()
+            await asyncio.sleep(FENCE_LOOK_S)
+            if time.monotonic() > warn_at_s:
+                _log.warning("the next %s waits for the disk to answer the one that died", name)
+                warn_at_s = math.inf
+        self._uring = None
