@@ -190,8 +190,12 @@ cdef int read_chain(Rings *rings, uint16_t head_index, GuestMemory memory, Reque
     slot.has_status = False
     flags = _read_table(rings, <Descriptor *>rings.desc_table, 0, rings.queue_size, head_index, memory, slot, ranges,
                         room, &budget, False)
-    if slot.has_status and memory.translate(rings.last_writable_gpa, 1, &slot.status_range, 1) != 1:
-        slot.has_status = False
+    if slot.has_status:
+        if memory.translate(rings.last_writable_gpa, 1, &slot.status_range, 1) == 1:
+            # Of a bad descriptor this may be the only byte that lies in memory.
+            slot.region_mask |= (<uint64_t>1) << slot.status_range.region_index
+        else:
+            slot.has_status = False
     return flags
 
 

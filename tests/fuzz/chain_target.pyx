@@ -79,6 +79,11 @@ cdef int check_range(GuestMemory memory, const Range *piece) noexcept nogil:
     return 0
 
 
+cdef int check_used_range(GuestMemory memory, RequestSlot *slot, const Range *piece) noexcept nogil:
+    check_range(memory, piece)
+    return check(slot.region_mask >> piece.region_index & 1, b"a region stays mapped while a slot names it")
+
+
 cdef class CheckingParser(RequestParser):
     """The real parser; every slot is checked before and after it."""
 
@@ -103,12 +108,12 @@ cdef class CheckingParser(RequestParser):
         check(slot_index < SLOT_COUNT and count <= self.state.ranges_per_slot, b"a chain's ranges fit into its slot")
         self.used_limit_bytes[slot_index] = 0
         for index in range(count):
-            check_range(self.memory, ranges + index)
+            check_used_range(self.memory, slot, ranges + index)
             check(ranges[index].length_bytes > 0, b"a range is not empty")
             if index >= slot.readable_count:
                 self.used_limit_bytes[slot_index] += ranges[index].length_bytes
         if slot.has_status:
-            check_range(self.memory, &slot.status_range)
+            check_used_range(self.memory, slot, &slot.status_range)
             check(slot.status_range.length_bytes == 1, b"a status is a byte")
             self.used_limit_bytes[slot_index] = max(self.used_limit_bytes[slot_index], <uint64_t>1)
         self.parser.prepare(slot_index, chain_flags)
