@@ -25,6 +25,9 @@ from ringblk.engine.vhost_user_messages import (
 )
 
 _FD_BYTES = array.array("i").itemsize
+# The peer may hold the same socket and take its O_NONBLOCK away.
+_SEND_FLAGS = socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL
+_RECEIVE_FLAGS = socket.MSG_DONTWAIT | socket.MSG_CMSG_CLOEXEC
 _EVENTFD = "anon_inode:[eventfd]"  # proc(5); a path of a file's own begins with a slash
 
 
@@ -150,7 +153,7 @@ class VhostUserSocket:
 
     def _receive_fragment(self, size_bytes: int, fds: list[int]) -> bytes:
         fragment, ancillary, flags, _ = self._socket.recvmsg(
-            size_bytes, socket.CMSG_SPACE(MAX_FD_COUNT * _FD_BYTES), socket.MSG_CMSG_CLOEXEC
+            size_bytes, socket.CMSG_SPACE(MAX_FD_COUNT * _FD_BYTES), _RECEIVE_FLAGS
         )
         former_count = len(fds)
         for level, kind, data in ancillary:
@@ -173,7 +176,7 @@ class VhostUserSocket:
         ancillary = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", fds))] if fds else []
         while rest:
             try:
-                sent_bytes = self._socket.sendmsg([rest], ancillary, socket.MSG_NOSIGNAL)
+                sent_bytes = self._socket.sendmsg([rest], ancillary, _SEND_FLAGS)
             except BlockingIOError:
                 self._note_owed()
                 await _wait_writable(self._socket.fileno())

@@ -239,7 +239,7 @@ class RawFrontend:
         offered = self.connection.get_features()
         wanted = ProtocolFeature.MQ | ProtocolFeature.REPLY_ACK | ProtocolFeature.CONFIG
         wanted |= ProtocolFeature.CONFIGURE_MEM_SLOTS | ProtocolFeature.RESET_DEVICE
-        wanted |= ProtocolFeature.INFLIGHT_SHMFD
+        wanted |= ProtocolFeature.INFLIGHT_SHMFD | ProtocolFeature.BACKEND_REQ
         self.connection.set_owner()
         self.connection.negotiate_protocol_features(wanted)
         self.connection.set_features(offered & ~F_EVENT_IDX if features is None else features)

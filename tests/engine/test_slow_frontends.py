@@ -3,6 +3,7 @@
 Fault model: the front end stops anywhere, holds on to its connection, and reads nothing.
 """
 
+import contextlib
 import signal
 import socket
 import subprocess
@@ -15,7 +16,7 @@ from ringblk.engine.vhost_user_messages import FrontendRequest, encode_message
 from tests.inline_device import IN, OK
 
 from .control_client import ControlClient
-from .engine_rig import DEADLINE_S, PROGRAM, Engine, environment, eventually, raw_frontend
+from .engine_rig import DEADLINE_S, PROGRAM, Engine, RawFrontend, environment, eventually, raw_frontend
 
 
 def silent(connected: socket.socket) -> None:
@@ -78,6 +79,24 @@ def test_nobody_waits_for_it(engine: Engine, tmp_path: Path, misbehave: MISBEHAV
     with connect(engine, misbehave):
         assert engine.end() == 0
     engine.assert_nothing_left(children)
+
+
+def test_a_channel_for_requests_of_ours_that_blocks(engine: Engine, tmp_path: Path) -> None:
+    """It shares the socket that it gave and makes it block: the supervisor never waits in it."""
+    control = ControlClient(tmp_path / "control")
+    ours, given = socket.socketpair()
+    with RawFrontend(engine) as frontend:
+        frontend.negotiate()
+        frontend.connection.command(FrontendRequest.SET_BACKEND_REQ_FD, fds=(given.fileno(),))
+        with contextlib.suppress(BlockingIOError):
+            while True:
+                given.send(bytes(4096))
+        given.setblocking(True)
+        control.change("/drive", size_bytes=2 << 20)
+        assert control.get()["is_paused"] is False
+        assert engine.end() == 0
+    ours.close()
+    given.close()
 
 
 @pytest.mark.parametrize("misbehave", FRONT_ENDS)
