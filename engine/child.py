@@ -19,6 +19,10 @@ from ringblk.shm.process import crash_point, die_with_parent, ignore_signal, set
 from ringblk.workers.sandbox import report_refused
 
 _log = logging.getLogger(__name__)
+RETRY_S = 0.01
+"""How often what a channel did not take is sent again: what was short need not be room in its socket."""
+UNREAD_LIMIT = 32
+"""Messages that a child may have unread before no more memory is added: each may hold a descriptor."""
 _FD_FOLDER = "/proc/self/fd" if sys.platform == "linux" else "/dev/fd"
 
 Received = TypeVar("Received")
@@ -33,6 +37,10 @@ class Child(Generic[Received]):
         self.channel = channel
         self.pidfd = os.pidfd_open(pid)
         self.started_s = time.monotonic()
+        self.announce: Callable[[], None] = lambda: None
+        """Makes the child look at its channel."""
+        self._unread_count = 0
+        self._retry: asyncio.TimerHandle | None = None
 
     def watch(
         self,
@@ -60,16 +68,33 @@ class Child(Generic[Received]):
             self.kill()
 
     def send(self, message: object, fds: Sequence[int] = ()) -> None:
-        """Send a message; what its socket does not take now goes out when it does. Raises `ChannelClosed`."""
-        self.channel.send(message, fds)
-        if self.channel.has_unsent:
-            asyncio.get_running_loop().add_writer(self.channel.socket.fileno(), self._send_rest)
+        """Send a message; what its socket does not take now goes out when it does. Raises `ChannelClosed`.
+
+        A child that cannot be told for want of descriptors is killed: its successor is told everything.
+        """
+        try:
+            self.channel.send(message, fds)
+        except OSError as error:
+            _log.error("%s cannot be told of a change: %s; killing it", self.name, error.strerror)
+            self.kill()
+        self._unread_count += 1
+        if self.channel.has_unsent and self._retry is None:
+            self._retry = asyncio.get_running_loop().call_later(RETRY_S, self._send_rest)
 
     def _send_rest(self) -> None:
+        self._retry = None
         with contextlib.suppress(ChannelClosed):
             self.channel.flush()
-        if not self.channel.has_unsent:
-            asyncio.get_running_loop().remove_writer(self.channel.socket.fileno())
+            self.announce()
+            if self.channel.has_unsent:
+                self._retry = asyncio.get_running_loop().call_later(RETRY_S, self._send_rest)
+
+    @property
+    def has_room(self) -> bool:
+        """Whether it has read most of what it was sent; one that is busy may not for a while."""
+        if self.channel.is_all_read:
+            self._unread_count = 0
+        return self._unread_count < UNREAD_LIMIT
 
     def nudge(self) -> None:
         """End a system call that it may be stuck in. Who is not ready for the signal ignores it."""
@@ -92,7 +117,8 @@ class Child(Generic[Received]):
         loop = asyncio.get_running_loop()
         loop.remove_reader(self.pidfd)
         loop.remove_reader(self.channel.socket.fileno())
-        loop.remove_writer(self.channel.socket.fileno())
+        if self._retry is not None:
+            self._retry.cancel()
         os.close(self.pidfd)
         self.channel.close()
         on_exit(self, status)

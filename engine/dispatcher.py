@@ -207,9 +207,8 @@ class Dispatcher:
                 self._dropping.add(region_index)
         for added, fd in zip(message.added, fds, strict=True):
             if not self._memory.is_mapped(added.region_index):
-                self._memory.add(
-                    added.region_index, added.region, fd, added.epoch, or_lost=not self._has_taken_over
-                )
+                # The supervisor has mapped it: what cannot be mapped now was taken away meanwhile.
+                self._memory.add(added.region_index, added.region, fd, added.epoch, or_lost=True)
         self._table.remap()
         self._send(Answer(message.request_id))
 

@@ -54,6 +54,7 @@ class DispatcherLink:
     ) -> None:
         """Talk to this dispatcher from now on: the set-up first, then every open request again."""
         self._child = child
+        child.announce = self.wake
         open_requests = [(request.message, request.fds) for request in self._open.values()]
         starts = [pair for pair in open_requests if isinstance(pair[0], StartQueue)]
         others = [pair for pair in open_requests if not isinstance(pair[0], StartQueue)]

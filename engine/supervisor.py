@@ -19,7 +19,6 @@ from ringblk.engine.dispatcher import DispatcherSetup
 from ringblk.engine.dispatcher_link import DispatcherGone, DispatcherLink
 from ringblk.engine.dispatcher_messages import (
     Answer,
-    ChangeRegions,
     EnableQueue,
     FromDispatcher,
     Recover,
@@ -32,9 +31,10 @@ from ringblk.engine.dispatcher_messages import (
 )
 from ringblk.engine.dispatcher_process import DispatcherProcess
 from ringblk.engine.dispatcher_reports import DispatcherReports
-from ringblk.engine.engine_model import EngineModel, MappedRegion, ServedQueue, admit_inflight
+from ringblk.engine.engine_model import EngineModel, ServedQueue, admit_inflight
 from ringblk.engine.io_plan import plan_io
 from ringblk.engine.live_changes import LiveChanges
+from ringblk.engine.region_changes import RegionChanges
 from ringblk.engine.vring import MAX_QUEUE_SIZE, Vring
 from ringblk.engine.workforce import Workforce
 from ringblk.shm.inflight import make_inflight_region, queue_region_bytes
@@ -44,7 +44,7 @@ from ringblk.shm.region import MemoryRegion
 from ringblk.shm.state import StateSegment
 from ringblk.workers.native_backend import NativeBackend
 from ringblk.workers.sandbox import Sandbox
-from ringblk.workers.worker import Stop, UnmapRegion
+from ringblk.workers.worker import Stop
 
 _log = logging.getLogger(__name__)
 
@@ -95,7 +95,7 @@ class Supervisor:
             uses_uring=self._plan.uses_worker_uring,
             sandbox=sandbox,
         )
-        self._unused: dict[int, asyncio.Future[None]] = {}  # region_index -> set when nobody uses it
+        self._regions = RegionChanges(state, self._model, self._link, self._workers, self._dispatcher)
         self._tasks: set[asyncio.Task[None]] = set()
         self._is_stopping = False
         self._all_ended = asyncio.Event()
@@ -148,8 +148,7 @@ class Supervisor:
         """End all children at once. Requests in flight stay in the in-flight records."""
         self._is_stopping = True
         self._link.close()
-        for future in self._unused.values():
-            future.cancel()
+        self._regions.cancel()
         self._workers.kill()
         self._dispatcher.kill()
 
@@ -182,7 +181,7 @@ class Supervisor:
                     self._fail(f"a new dispatcher cannot go on: {message.error}")
                 self._link.take_answer(message)
             case RegionUnused():
-                self._region_unused(message.region_index)
+                self._regions.note_unused(message.region_index)
             case _:
                 self.reports.take(message)
 
@@ -299,7 +298,7 @@ class Supervisor:
 
     async def add_region(self, region: MemoryRegion, fd: int) -> None:
         """Map a region in every process. Raises `DeviceError`."""
-        await self._change_regions([(region, fd)], dropped=[])
+        await self._regions.change([(region, fd)], dropped=[])
 
     async def remove_region(self, region: MemoryRegion) -> None:
         """Unmap a region; returns when no request uses it any more."""
@@ -308,53 +307,13 @@ class Supervisor:
             for index, mapped in self._model.regions.items()
             if mapped.is_current and mapped.message.region == region
         ]
-        for future in await self._change_regions([], dropped):
-            await future
+        for unused in await self._regions.change([], dropped):
+            await unused
 
     async def replace_regions(self, regions: list[tuple[MemoryRegion, int]]) -> None:
         """Put these regions in place of all others, which stay mapped for requests in flight."""
         current = [index for index, mapped in self._model.regions.items() if mapped.is_current]
-        await self._change_regions(regions, current)
-
-    async def _change_regions(
-        self, regions: list[tuple[MemoryRegion, int]], dropped: list[int]
-    ) -> "list[asyncio.Future[None]]":
-        """Tell everybody. Returns a future for each dropped region, done when nobody uses it."""
-        self._forget_lost_regions()
-        added = self._model.admit_regions(regions, dropped)
-        loop = asyncio.get_running_loop()
-        for region_index in dropped:
-            self._model.regions[region_index].is_current = False
-            self._unused[region_index] = loop.create_future()
-        for mapped in added:  # before the dispatcher knows: no slot may name what a worker cannot map
-            self._workers.tell(mapped.message, (mapped.fd,))
-        futures = [self._unused[region_index] for region_index in dropped]
-        messages = [mapped.message for mapped in added]
-        await self._link.ask(
-            lambda request_id: ChangeRegions(request_id, dropped, messages),
-            [mapped.fd for mapped in added],
-            lambda is_done: None if is_done else self._take_back_regions(added),
-        )
-        return futures
-
-    def _take_back_regions(self, added: list[MappedRegion]) -> None:
-        """The dispatcher cannot map them."""
-        for mapped in added:
-            self._workers.tell(UnmapRegion(mapped.message.region_index))
-            self._model.forget_region(mapped.message.region_index)
-
-    def _forget_lost_regions(self) -> None:
-        """Whatever was lost of regions that there are no more, or that were refused, is nobody's loss now."""
-        self._state.keep_lost_regions(sum(1 << index for index in self._model.regions))
-
-    def _region_unused(self, region_index: int) -> None:
-        if region_index in self._model.regions:
-            self._workers.tell(UnmapRegion(region_index))
-            self._model.forget_region(region_index)
-            future = self._unused.pop(region_index)
-            crash_point("supervisor: region forgotten")
-            if not future.done():
-                future.set_result(None)
+        await self._regions.change(regions, current)
 
     async def start_queue(self, vring: Vring) -> None:
         """Begin to process a ring. Raises `DeviceError`."""
@@ -426,9 +385,8 @@ class Supervisor:
             for queue_index in list(self._model.queues):
                 await self.stop_queue(queue_index)
             dropped = [index for index, mapped in self._model.regions.items() if mapped.is_current]
-            await self._change_regions([], dropped)
-            if self._unused:
-                await asyncio.wait(self._unused.values())
+            await self._regions.change([], dropped)
+            await self._regions.wait_unused()
         except DispatcherGone:
             return
         self._model.forget_inflight()

@@ -110,6 +110,7 @@ class Workforce:
         """Watch a worker that was forked, and tell it what there is; returns its eventfd."""
         child = self._children[worker_index]
         self._state.set_worker(worker_index, child.pid, is_restart)
+        child.announce = partial(self._announce, worker_index)
         child.watch(lambda _, status: self._ended(worker_index, status))
         with contextlib.suppress(ChannelClosed):  # its pidfd tells the rest
             for message, fds in self._model.worker_setup():
@@ -161,6 +162,11 @@ class Workforce:
             except ChannelClosed:
                 continue  # its pidfd tells the rest
             self._announce(worker_index)
+
+    @property
+    def have_room(self) -> bool:
+        """Whether all have read most of what they were told."""
+        return all(child.has_room for child in self._children.values())
 
     def stop(self) -> None:
         """Ask every worker to end; nothing is in flight."""

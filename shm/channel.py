@@ -7,8 +7,11 @@ socket does not take at once is kept and goes out with the next `flush`.
 
 import array
 import contextlib
+import errno
+import fcntl
 import os
 import socket
+import termios
 from collections import deque
 from collections.abc import Sequence
 from typing import Any, Generic, TypeVar
@@ -20,6 +23,8 @@ MAX_FDS = 253
 """Linux's limit for one message (SCM_MAX_FD)."""
 
 _FD_BYTES = array.array("i").itemsize
+_NO_ROOM_NOW = (errno.ETOOMANYREFS, errno.ENOBUFS, errno.ENOMEM)
+"""Too many descriptors of this user are on their way (unix(7)), or the kernel has no memory: both pass."""
 
 Received = TypeVar("Received")
 
@@ -62,6 +67,13 @@ class Channel(Generic[Received]):
         """Whether messages wait for room in the socket."""
         return bool(self._unsent)
 
+    @property
+    def is_all_read(self) -> bool:
+        """Whether the other end has read everything (SIOCOUTQ, unix(7))."""
+        unread_bytes = array.array("i", [0])
+        fcntl.ioctl(self.socket, termios.TIOCOUTQ, unread_bytes)
+        return not self._unsent and unread_bytes[0] == 0
+
     def flush(self) -> None:
         """Send what the socket takes now. Raises `ChannelClosed`."""
         while self._unsent:
@@ -79,6 +91,8 @@ class Channel(Generic[Received]):
         except BlockingIOError:
             return False
         except OSError as error:
+            if error.errno in _NO_ROOM_NOW:
+                return False
             raise ChannelClosed(str(error)) from error
         return True
 

@@ -78,6 +78,10 @@ cdef class GuestMemory:
         self.epoch = max(self.epoch, epoch)
         self._sort()
 
+    def skip(self, uint32_t epoch):
+        """A region of this epoch has come and gone; no request uses it any more."""
+        self.epoch = max(self.epoch, epoch)
+
     def remove(self, uint32_t region_index):
         """Take a region out of the table; it stays mapped for requests in flight until `unmap`."""
         if region_index < REGION_LIMIT:

@@ -86,9 +86,17 @@ def make_pump(setup: WorkerSetup, memory: GuestMemory, executor: BlockExecutor) 
 def _read_channel(channel: Channel[ToWorker], memory: GuestMemory, pump: Pump) -> bool:
     """Carry out all messages that wait; False when one says stop."""
     pump.take_control()
-    while (received := channel.receive()) is not None:
-        message, fds = received
+    waiting = list(iter(channel.receive, None))
+    unmapped_at = {
+        message.region_index: place
+        for place, (message, _) in enumerate(waiting)
+        if isinstance(message, UnmapRegion)
+    }
+    for place, (message, fds) in enumerate(waiting):
         match message:
+            case MapRegion() if place < unmapped_at.get(message.region_index, 0):
+                # Its memory may be gone as well, and its index stand for another region already.
+                memory.skip(message.epoch)
             case MapRegion():
                 memory.add(message.region_index, message.region, fds[0], message.epoch, or_lost=True)
             case UnmapRegion():

@@ -41,6 +41,17 @@ def test_messages_arrive_whole_and_in_order(pair: Pair) -> None:
     assert right.receive() is None
 
 
+def test_whether_all_was_read(pair: Pair) -> None:
+    left, right = pair
+    assert left.is_all_read
+    left.send(Number(1))
+    left.send(Number(2))
+    right.receive()
+    assert not left.is_all_read
+    right.receive()
+    assert left.is_all_read
+
+
 def test_descriptors_for_who_takes_none_are_closed() -> None:
     left_end, right_end = Channel.socketpair()
     left, right = Channel[Said](left_end, Said), Channel[Said](right_end, Said, takes_fds=False)

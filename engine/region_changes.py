@@ -1,0 +1,111 @@
+"""Changes of guest memory, told to the dispatcher and all workers in an order that keeps requests safe.
+
+A worker hears of a region before the dispatcher does, so no request names what it cannot map; and it hears
+that a region is gone after the dispatcher has said that no request uses it any more.
+"""
+
+import asyncio
+import logging
+import os
+
+from ringblk.engine.dispatcher_link import DispatcherLink
+from ringblk.engine.dispatcher_messages import ChangeRegions
+from ringblk.engine.dispatcher_process import DispatcherProcess
+from ringblk.engine.engine_model import EngineModel, MappedRegion
+from ringblk.engine.workforce import Workforce
+from ringblk.shm.process import crash_point
+from ringblk.shm.region import MemoryRegion
+from ringblk.shm.state import StateSegment
+from ringblk.workers.worker import UnmapRegion
+
+ROOM_LOOK_S = 0.01
+
+_log = logging.getLogger(__name__)
+
+
+class RegionChanges:
+    """Puts regions into the table of every process, and takes them out."""
+
+    def __init__(
+        self,
+        state: StateSegment,
+        model: EngineModel,
+        link: DispatcherLink,
+        workers: Workforce,
+        dispatcher: DispatcherProcess,
+    ) -> None:
+        self._state = state
+        self._model = model
+        self._link = link
+        self._workers = workers
+        self._dispatcher = dispatcher
+        self._unused: dict[int, asyncio.Future[None]] = {}  # region_index -> set when nobody uses it
+
+    async def change(
+        self, regions: list[tuple[MemoryRegion, int]], dropped: list[int]
+    ) -> "list[asyncio.Future[None]]":
+        """Add these regions, whose fds are ours from now on, and drop those with these indexes, in one step.
+
+        Returns a future for each dropped region, done when nobody uses it. Raises `DeviceError`; then nothing
+        has changed.
+        """
+        await self._wait_for_room([fd for _, fd in regions])
+        # Whatever was lost of regions that there are no more, or that were refused, is nobody's loss now.
+        self._state.keep_lost_regions(sum(1 << index for index in self._model.regions))
+        added = self._model.admit_regions(regions, dropped)
+        for region_index in dropped:
+            self._model.regions[region_index].is_current = False
+            self._unused[region_index] = asyncio.get_running_loop().create_future()
+        futures = [self._unused[region_index] for region_index in dropped]
+        for mapped in added:
+            self._workers.tell(mapped.message, (mapped.fd,))
+        messages = [mapped.message for mapped in added]
+        await self._link.ask(
+            lambda request_id: ChangeRegions(request_id, dropped, messages),
+            [mapped.fd for mapped in added],
+            lambda is_done: None if is_done else self._take_back(added, dropped),
+        )
+        return futures
+
+    def note_unused(self, region_index: int) -> None:
+        """No request uses a dropped region any more."""
+        if region_index not in self._unused:  # said once more by a dispatcher that was told once more
+            return
+        self._workers.tell(UnmapRegion(region_index))
+        self._model.forget_region(region_index)
+        unused = self._unused.pop(region_index)
+        crash_point("supervisor: region forgotten")
+        if not unused.done():
+            unused.set_result(None)
+
+    async def wait_unused(self) -> None:
+        """Wait until nobody uses any dropped region."""
+        if self._unused:
+            await asyncio.wait(self._unused.values())
+
+    def cancel(self) -> None:
+        """The engine ends at once: nobody waits any more."""
+        for unused in self._unused.values():
+            unused.cancel()
+
+    async def _wait_for_room(self, fds: list[int]) -> None:
+        """Wait while a worker has too many descriptors unread; it reads between two requests."""
+        try:
+            if fds and not self._workers.have_room:
+                _log.warning("a change of guest memory waits for a worker that has not read of earlier ones")
+            while fds and not self._workers.have_room:
+                await asyncio.sleep(ROOM_LOOK_S)
+        except BaseException:
+            for fd in fds:
+                os.close(fd)
+            raise
+
+    def _take_back(self, added: list[MappedRegion], dropped: list[int]) -> None:
+        """The dispatcher has refused, and may have a part of it: its successor is told how things are."""
+        for mapped in added:
+            self._workers.tell(UnmapRegion(mapped.message.region_index))
+            self._model.forget_region(mapped.message.region_index)
+        for region_index in dropped:
+            self._model.regions[region_index].is_current = True
+            self._unused.pop(region_index).cancel()
+        self._dispatcher.kill()
