@@ -3,6 +3,7 @@
 Fault model: the front end writes anything into the region at any time, also while a dispatcher dies.
 """
 
+import contextlib
 import mmap
 import os
 import random
@@ -101,6 +102,41 @@ def test_records_of_random_bytes(engine: Engine) -> None:
         else:
             liar.record[:] = choice.randbytes(len(liar.record))
             liar.frontend.connection.get_vring_base(0)
+        liar.close()
+    check_service(engine)
+    assert engine.children() == children
+
+
+@contextlib.contextmanager
+def changing(record: mmap.mmap, seed: int) -> Iterator[None]:
+    """A second process that puts entries in flight and takes them out, as fast as it can."""
+    pid = os.fork()
+    if pid == 0:
+        choice = random.Random(seed)
+        entries = [struct.pack("<B5xHQ", flag, head, head) for flag in (0, 1) for head in range(QUEUE_SIZE)]
+        while True:
+            place = 16 + 16 * choice.randrange(QUEUE_SIZE)
+            record[place : place + 16] = choice.choice(entries)
+    try:
+        yield
+    finally:
+        os.kill(pid, signal.SIGKILL)
+        os.waitpid(pid, 0)
+
+
+def test_a_record_that_changes_all_the_time(engine: Engine) -> None:
+    """Whatever is read at which moment: the queue can be stopped, and the next front end is served."""
+    children = engine.children()
+    for seed in range(20):
+        liar = Liar(engine)
+        struct.pack_into("<QHHHH", liar.record, 0, 0, 1, QUEUE_SIZE, 0, 0)
+        queue = liar.frontend.queues[0]
+        with changing(liar.record, seed):
+            for head in range(0, QUEUE_SIZE, 2):
+                queue.offer(IN, read_bytes=512, head=head)
+            with contextlib.suppress(BackendRefused):
+                liar.frontend.start_queue(0)
+                liar.frontend.connection.get_vring_base(0)
         liar.close()
     check_service(engine)
     assert engine.children() == children
