@@ -160,7 +160,8 @@ def fork_child(
 ) -> Child[Any]:
     """Fork a child that runs `body` on its end of a channel and ends; `keep_fds` and its standard fds stay.
 
-    `received_type` is what the supervisor receives from it, `sent_type` what it sends.
+    `received_type` is what the supervisor receives from it, `sent_type` what it sends. Raises `OSError`; no
+    child is left then.
     """
     our_end, their_end = Channel.socketpair()
     # Both are made before the fork: what a child writes to is its own copy of a page.
@@ -169,12 +170,23 @@ def fork_child(
     parent_pid = os.getpid()
     sys.stdout.flush()
     sys.stderr.flush()
-    pid = os.fork()
-    if pid == 0:
-        _run_child(name, body, theirs, parent_pid, {their_end.fileno(), *keep_fds})
+    try:
+        pid = os.fork()
+        if pid == 0:
+            _run_child(name, body, theirs, parent_pid, {their_end.fileno(), *keep_fds})
+    except OSError:
+        ours.close()
+        raise
+    finally:
+        theirs.close()
     crash_point("supervisor: child forked")
-    theirs.close()
-    return Child(name, pid, ours)
+    try:
+        return Child(name, pid, ours)
+    except OSError:  # no pidfd, so nobody would see it end
+        os.kill(pid, signal.SIGKILL)
+        os.waitpid(pid, 0)
+        ours.close()
+        raise
 
 
 def _run_child(

@@ -4,6 +4,7 @@ Imported only where `--control` is given: the libraries it stands on are larger 
 """
 
 import contextlib
+import logging
 import os
 from collections.abc import Awaitable, Callable
 
@@ -20,13 +21,15 @@ from ringblk.engine.control_messages import (
 from ringblk.engine.device import DeviceError
 from ringblk.engine.engine_control import EngineControl
 from ringblk.engine.listener import listen_at
-from ringblk.engine.live_changes import ChangeRefused
+from ringblk.engine.live_changes import ChangeRefused, ChangeUnfinished
 from ringblk.engine.metrics import exposition
 from ringblk.engine.statistics import encode_json
 
 MAX_BODY_BYTES = 65536
 OWNER_ONLY = 0o177
 SHUTDOWN_S = 0.5
+
+_log = logging.getLogger(__name__)
 
 _Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
@@ -102,6 +105,9 @@ async def _answer_errors(request: web.Request, handler: _Handler) -> web.StreamR
         return await handler(request)
     except ChangeRefused as error:
         return _json(encode_body(ErrorBody(str(error), error.field)), status=400)
+    except ChangeUnfinished as error:
+        _log.error("%s", error)
+        return _json(encode_body(ErrorBody(str(error), error.field)), status=503)
     except DeviceError as error:
         return _json(encode_body(ErrorBody(str(error))), status=409)
     except web.HTTPException as error:

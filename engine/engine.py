@@ -52,7 +52,7 @@ HELD_SIGNALS = (*END_SIGNALS, signal.SIGUSR2)
 def serve(config: EngineConfig) -> int:
     """Run an engine until it is told to end; returns the exit status. Raises `ConfigError`."""
     user = plan_user(config)
-    reserve_open_files(config)
+    reserve_open_files(config, config.workers)
     try:
         backend = open_backend(config)
         device = BlockDevice(device_config(config, backend))

@@ -6,9 +6,10 @@ from typing import Protocol
 
 from msgspec import UNSET
 
-from ringblk.engine.config import EngineConfig
+from ringblk.engine.config import ConfigError, EngineConfig
 from ringblk.engine.control_messages import DriveBody, DriveDescription, EngineDescription, WorkersBody
 from ringblk.engine.live_changes import ChangeRefused
+from ringblk.engine.open_files import reserve_open_files
 from ringblk.engine.rate_limiter_config import RateLimiterError, buckets_from_config, buckets_from_patch
 from ringblk.engine.statistics import StatisticsSnapshot, take_snapshot
 from ringblk.engine.supervisor import Supervisor
@@ -81,8 +82,14 @@ class EngineControl:
             changes.wake_dispatcher()
 
     async def patch_workers(self, body: WorkersBody) -> None:
-        """Have so many workers. Raises `ChangeRefused`."""
-        await self._supervisor.changes.set_worker_count(body.count)
+        """Have so many workers. Raises `ChangeRefused` and `ChangeUnfinished`."""
+        changes = self._supervisor.changes
+        if 0 < changes.worker_count < body.count:
+            try:
+                reserve_open_files(self._config, body.count)
+            except ConfigError as error:
+                raise ChangeRefused("count", str(error)) from error
+        await changes.set_worker_count(body.count)
 
     async def pause(self) -> None:
         """Begin no more requests; returns when nothing is in flight. Raises `DeviceError`."""

@@ -26,6 +26,17 @@ class ChangeRefused(Exception):  # noqa: N818
         self.reason = reason
 
 
+class ChangeUnfinished(Exception):  # noqa: N818
+    """The host has no more of something: part of the change was made, and the message says how much.
+
+    Give the host what it lacks and ask again.
+    """
+
+    def __init__(self, field: str, reason: str) -> None:
+        super().__init__(f"{field}: {reason}")
+        self.field = field
+
+
 class LiveChanges:
     """Changes to one running engine; those of the same kind are made one after the other."""
 
@@ -144,22 +155,35 @@ class LiveChanges:
 
     # Workers
 
+    @property
+    def worker_count(self) -> int:
+        """How many workers there are to be now."""
+        return self._workers.wanted_count
+
     async def set_worker_count(self, count: int) -> None:
         """Have so many worker processes; returns when new ones are started and others have ended.
 
         A worker that is to end gets no more requests and finishes those that it holds. Raises
-        `ChangeRefused` for an engine without workers.
+        `ChangeRefused` for an engine without workers, `ChangeUnfinished` where the host starts no more.
         """
-        if self._workers.wanted_count == 0:
+        if self.worker_count == 0:
             raise ChangeRefused("count", "this engine has no workers (--io-engine=sync)")
         async with self._workers_lock:
-            before = self._workers.wanted_count
+            for worker_index in range(self.worker_count, count):
+                self._add_worker(worker_index, count)
+            leaving = range(count, self.worker_count)
             self._workers.wanted_count = count
-            for worker_index in range(before, count):
-                eventfd = self._workers.start(worker_index)
-                self._model.worker_eventfds[worker_index] = eventfd
-                self._link.tell(WorkerUp(worker_index), [eventfd])
-            await asyncio.gather(*(self._retire(worker_index) for worker_index in range(count, before)))
+            await asyncio.gather(*(self._retire(worker_index) for worker_index in leaving))
+
+    def _add_worker(self, worker_index: int, count: int) -> None:
+        try:
+            eventfd = self._workers.start(worker_index)
+        except OSError as error:
+            reason = f"only {worker_index} of {count} workers could be started: {error.strerror or error}"
+            raise ChangeUnfinished("count", reason) from error
+        self._workers.wanted_count = worker_index + 1
+        self._model.worker_eventfds[worker_index] = eventfd
+        self._link.tell(WorkerUp(worker_index), [eventfd])
 
     async def _retire(self, worker_index: int) -> None:
         ended = self._workers.begin_retirement(worker_index)

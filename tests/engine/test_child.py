@@ -1,12 +1,15 @@
 """Children of the supervisor, as it watches them."""
 
 import asyncio
+import errno
 import os
 import signal
 from collections.abc import Callable
 from typing import Any
 
-from ringblk.engine.child import Child, fork_child
+import pytest
+
+from ringblk.engine.child import Child, fork_child, open_fds
 from ringblk.shm.channel import Channel
 
 from .engine_rig import DEADLINE_S
@@ -39,6 +42,22 @@ def test_a_child_that_sends_what_is_no_message_is_killed() -> None:
     heard, status = asyncio.run(lived(body))
     assert heard == [1]
     assert os.WTERMSIG(status) == signal.SIGKILL
+
+
+def test_a_child_that_cannot_be_watched_is_ended(monkeypatch: pytest.MonkeyPatch) -> None:
+    pids: list[int] = []
+
+    def no_more(pid: int) -> int:
+        pids.append(pid)
+        raise OSError(errno.ENFILE, os.strerror(errno.ENFILE))
+
+    monkeypatch.setattr(os, "pidfd_open", no_more)
+    before = open_fds()
+    with pytest.raises(OSError, match="Too many open files in system"):
+        fork_child("rb-test", lambda channel: signal.pause(), int, int, ())
+    assert open_fds() == before
+    with pytest.raises(ProcessLookupError):
+        os.kill(pids[0], 0)
 
 
 def test_a_child_may_end_before_it_is_killed_for_what_it_sent() -> None:
