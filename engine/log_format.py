@@ -3,6 +3,8 @@
 What a guest or a front end can cause, it can cause without end. So each message, by its text before the
 values are put in, is written `FREE_LINES` times and then only when its count is a power of two, until it has
 been quiet for a while. A log grows by a few lines a message and not with the number of events.
+
+A line holds no control characters, whoever chose its words.
 """
 
 import logging
@@ -13,6 +15,8 @@ from datetime import UTC, datetime
 from typing import Literal
 
 import msgspec
+
+from ringblk.engine.printable_text import printable
 
 LogFormat = Literal["human", "json"]
 FREE_LINES = 10
@@ -52,7 +56,7 @@ class HumanFormatter(logging.Formatter):
         text = f"ringblk[{record.process}] {record.levelname}: {_message(record)}"
         if record.exc_info:
             text += " | " + self.formatException(record.exc_info)
-        return text.rstrip("\n").replace("\n", " | ")
+        return " | ".join(_printable_lines(text))
 
 
 class _JsonLine(msgspec.Struct, omit_defaults=True):
@@ -76,9 +80,9 @@ class JsonFormatter(logging.Formatter):
             record.levelname.lower(),
             record.process,
             record.name,
-            record.getMessage(),
+            "\n".join(_printable_lines(record.getMessage())),
             repeated,
-            self.formatException(record.exc_info) if record.exc_info else "",
+            "\n".join(_printable_lines(self.formatException(record.exc_info))) if record.exc_info else "",
         )
         return msgspec.json.encode(line).decode()
 
@@ -89,6 +93,11 @@ def start_logging(log_format: LogFormat) -> None:
     handler.setFormatter(JsonFormatter() if log_format == "json" else HumanFormatter())
     handler.addFilter(RepeatFilter())
     logging.basicConfig(level=logging.INFO, handlers=[handler])
+
+
+def _printable_lines(text: str) -> list[str]:
+    """Whatever a guest, a front end or a library has put into it."""
+    return [printable(line) for line in text.rstrip("\n").split("\n")]
 
 
 def _repeated(record: logging.LogRecord) -> int:

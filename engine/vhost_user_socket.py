@@ -16,6 +16,7 @@ from types import TracebackType
 
 import msgspec
 
+from ringblk.engine.printable_text import printable
 from ringblk.engine.vhost_user_messages import (
     HEADER_BYTES,
     MAX_FD_COUNT,
@@ -50,7 +51,7 @@ class FdSet:
         for fd in self._fds:
             kind = os.readlink(f"/proc/self/fd/{fd}")
             if kind != _EVENTFD:
-                return f"no eventfd, but {kind.partition(':')[0]}"
+                return f"no eventfd, but {printable(kind.partition(':')[0])}"
         return None
 
     def close(self) -> None:

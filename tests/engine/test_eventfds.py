@@ -1,6 +1,7 @@
 """Kick, call and error fds that are not what they should be: nothing spins or blocks, nobody else waits."""
 
 import contextlib
+import json
 import os
 import socket
 from collections.abc import Iterator
@@ -62,6 +63,23 @@ def test_only_an_eventfd_is_taken(engine: Engine, tmp_path: Path) -> None:
         assert frontend.queues[0].request(IN, read_bytes=512)[0] == OK
         assert engine.open_fds() == engine_fds
         assert "the kick fd of queue 0 is no eventfd, but pipe" in engine.log()
+
+
+@pytest.mark.parametrize("log_format", ["human", "json"])
+def test_a_file_whose_name_is_no_text(tmp_path: Path, log_format: str) -> None:
+    """The log line says which, and is one line: it cannot fake another or colour the terminal."""
+    path = os.fsencode(tmp_path) + b"/\xff\x1b[31mred\rringblk[1] INFO: fine\nb"
+    fd = os.open(path, os.O_RDWR | os.O_CREAT)
+    with Engine(*SYNC, f"--log-format={log_format}") as engine:
+        with raw_frontend(engine) as frontend, pytest.raises(BackendRefused):
+            frontend.connection.set_vring_kick(0, fd)
+        os.close(fd)
+        eventually(lambda: "is no eventfd, but" in engine.log(), "the log line")
+        lines = [line for line in engine.log().split("\n") if "is no eventfd, but" in line]
+        assert [line.isprintable() for line in lines] == [True]
+        text = json.loads(lines[0])["message"] if log_format == "json" else lines[0]
+        assert r"/\udcff\x1b[31mred\rringblk[1] INFO" in text
+        assert "Logging error" not in engine.log()
 
 
 def is_asleep(pid: int) -> bool:

@@ -54,6 +54,26 @@ def test_an_exception_takes_one_line(log: Log) -> None:
     assert "second" in log.lines[0]
 
 
+NASTY = "\x1b[31mred\rringblk[1] INFO: all is well\x85\u2028\u202e\x7f\x9b2J\x00\udcff"
+
+
+def test_no_control_character_and_nothing_that_cannot_be_encoded(log: Log) -> None:
+    try:
+        raise ValueError(NASTY)
+    except ValueError:
+        log.logger.exception("a front end calls it %s", NASTY)
+    (line,) = log.lines
+    assert line.isprintable()
+    shown = json.loads(line)["message"] if line.startswith("{") else line
+    escaped = r"\x1b[31mred\rringblk[1] INFO: all is well\x85\u2028\u202e\x7f\x9b2J\x00\udcff"
+    assert f"a front end calls it {escaped}" in shown
+
+
+def test_text_in_any_language_stays_as_it_is(log: Log) -> None:
+    log.logger.error("no such file: %s", "/srv/Füße/磁盘 1.img")
+    assert "no such file: /srv/Füße/磁盘 1.img" in log.lines[0]
+
+
 def test_a_guest_that_repeats_itself_writes_few_lines(log: Log) -> None:
     for number in range(100_000):
         log.logger.error("queue %d is broken", number)
