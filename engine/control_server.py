@@ -9,6 +9,8 @@ import os
 from collections.abc import Awaitable, Callable
 
 from aiohttp import web
+from aiohttp.http_exceptions import HttpProcessingError
+from aiohttp.log import server_logger
 from prometheus_client.exposition import CONTENT_TYPE_LATEST
 
 from ringblk.engine.control_messages import (
@@ -54,6 +56,7 @@ class ControlServer:
                 web.post("/resume", self._resume),
             ]
         )
+        server_logger.addFilter(_say_in_one_line)
         self._runner = web.AppRunner(
             application, access_log=None, handle_signals=False, shutdown_timeout=SHUTDOWN_S
         )
@@ -106,13 +109,27 @@ async def _answer_errors(request: web.Request, handler: _Handler) -> web.StreamR
     except ChangeRefused as error:
         return _json(encode_body(ErrorBody(str(error), error.field)), status=400)
     except ChangeUnfinished as error:
-        _log.error("%s", error)
+        _log.error("%s %s: %s", request.method, request.path, error)
         return _json(encode_body(ErrorBody(str(error), error.field)), status=503)
     except DeviceError as error:
         return _json(encode_body(ErrorBody(str(error))), status=409)
     except web.HTTPException as error:
         headers = {"Allow": error.headers["Allow"]} if "Allow" in error.headers else None
         return _json(encode_body(ErrorBody(error.reason)), status=error.status, headers=headers)
+    except (web.RequestPayloadError, ConnectionError):  # nobody may be left to read this
+        return _json(encode_body(ErrorBody("the body is not what its headers say")), status=400)
+    except Exception as error:
+        _log.exception("%s %s failed", request.method, request.path)
+        return _json(encode_body(ErrorBody(f"{type(error).__name__}: see the engine's log")), status=500)
+
+
+def _say_in_one_line(record: logging.LogRecord) -> bool:
+    """aiohttp logs tracebacks of what a client sent: make it a line, none where `_answer_errors` answers."""
+    error = record.exc_info[1] if record.exc_info else None
+    if isinstance(error, HttpProcessingError):
+        record.msg, record.args = "the control API was sent no HTTP: %s", (error.message.partition("\n")[0],)
+        record.exc_info = None
+    return not isinstance(error, (web.RequestPayloadError, ConnectionError))
 
 
 def _json(body: bytes, *, status: int = 200, headers: dict[str, str] | None = None) -> web.Response:
