@@ -31,14 +31,14 @@ class ProcessUser(msgspec.Struct, frozen=True):
             raise UnknownUser("only root can start processes as another user")
         try:
             user = pwd.getpwuid(int(user_name)) if user_name.isdecimal() else pwd.getpwnam(user_name)
-        except KeyError:
+        except (KeyError, ValueError, OverflowError):  # no id is so large, no name has a NUL
             raise UnknownUser(f"there is no user {user_name!r}") from None
         gid = user.pw_gid
         if colon:
             try:
                 by_number = group_name.isdecimal()
                 gid = (grp.getgrgid(int(group_name)) if by_number else grp.getgrnam(group_name)).gr_gid
-            except KeyError:
+            except (KeyError, ValueError, OverflowError):
                 raise UnknownUser(f"there is no group {group_name!r}") from None
         return cls(user.pw_uid, gid, tuple(sorted(os.getgrouplist(user.pw_name, gid))))
 

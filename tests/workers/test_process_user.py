@@ -34,7 +34,13 @@ def test_a_group_of_its_own() -> None:
 
 
 @pytest.mark.usefixtures("_as_root")
-@pytest.mark.parametrize("text", ["", "no-such-user", "4000000000", "nobody:", "nobody:no-such-group"])
+@pytest.mark.parametrize(
+    "text",
+    [
+        *("", "no-such-user", "4000000000", "99999999999", "9" * 30, "nul\0"),
+        *("nobody:", "nobody:no-such-group", "nobody:99999999999", "nobody:" + "9" * 30, "nobody:nul\0"),
+    ],
+)
 def test_nobody_of_that_name(text: str) -> None:
     with pytest.raises(UnknownUser, match="there is no"):
         ProcessUser.named(text)
