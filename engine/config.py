@@ -121,10 +121,10 @@ class EngineConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
             if self.rate_limiter is None:
                 return settings_from_options(RateLimitOptions(**plain))
             if plain:
-                raise ConfigError(f"give one of rate_limiter and --{next(iter(plain)).replace('_', '-')}")
+                raise ConfigError(f"give one of --rate-limiter and {_option(next(iter(plain)))}")
             return settings_from_config(decode_rate_limiter(self.rate_limiter))
         except RateLimiterError as error:
-            raise ConfigError(f"--{error}" if plain else str(error)) from error
+            raise ConfigError(_with_limit_names(str(error), names)) from error
 
 
 def read_config_file(path: str) -> dict[str, object]:
@@ -159,4 +159,15 @@ def _with_option_name(text: str) -> str:
     message, _, place = text.partition(" - at `$.")
     if not place:
         return text
-    return f"--{place.rstrip('`').split('.')[0].split('[')[0].replace('_', '-')}: {message}"
+    return f"{_option(place.rstrip('`').split('.')[0].split('[')[0])}: {message}"
+
+
+def _with_limit_names(text: str, names: list[str]) -> str:
+    """A limit's fault in the command line's words."""
+    if text.startswith("rate_limiter"):
+        return f"{_option('rate_limiter')}: {text.removeprefix('rate_limiter').lstrip('.: ')}"
+    return " ".join(_option(word) if word.rstrip(":") in names else word for word in text.split(" "))
+
+
+def _option(field_name: str) -> str:
+    return f"--{field_name.replace('_', '-')}"

@@ -194,6 +194,26 @@ USAGE_ERRORS = {
     "block of 8192": (with_socket("--logical-block-size=8192", *MEMORY), "--logical-block-size"),
     "argument without value": (with_socket("--backend=memory", "--backend-arg=size_bytes"), "--backend-arg"),
     "argument without backend": (with_socket("--blk-file=x", "--backend-arg=a=b"), "--backend-arg"),
+    "burst of years": (
+        with_socket("--iops=5", "--iops-burst=99999999999999999", *MEMORY),
+        "--iops-burst: 99999999999999999 is years' worth",
+    ),
+    "burst of nothing": (
+        with_socket("--iops-burst=9", *MEMORY),
+        "--iops-burst: is given without --iops or --iops-read or --iops-write",
+    ),
+    "limit too slow": (
+        with_socket('--rate-limiter={"ops": {"size": 1, "refill_time": 9999999}}', *MEMORY),
+        "--rate-limiter: ops.size: slower than one token",
+    ),
+    "limit without its time": (
+        with_socket('--rate-limiter={"ops": {"size": 1}}', *MEMORY),
+        "--rate-limiter: ops: Object missing required field `refill_time`",
+    ),
+    "limits in two forms": (
+        with_socket("--rate-limiter={}", "--iops-read=9", *MEMORY),
+        "give one of --rate-limiter and --iops-read",
+    ),
     "missing value": (with_socket("--workers"), "--workers"),
 }
 
