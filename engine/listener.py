@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import errno
 import logging
 import os
 import socket
@@ -91,7 +92,9 @@ def listen_at(option: str, socket_path: str, *, mode_mask: int | None = None) ->
         end.listen(8)
     except OSError as error:
         end.close()
-        raise ConfigError(f"{option} {socket_path}: {error.strerror or error}", 1) from error
+        obstacle = _obstacle(socket_path) if error.errno == errno.EADDRINUSE else None
+        reason = f"{obstacle} is in the way" if obstacle else error.strerror or error
+        raise ConfigError(f"{option} {socket_path}: {reason}", 1) from error
     finally:
         if former_mask is not None:
             os.umask(former_mask)
@@ -113,3 +116,18 @@ def _remove_dead_socket(socket_path: str) -> None:
             os.unlink(socket_path)
         except OSError:
             return
+
+
+def _obstacle(path: str) -> str | None:
+    """What is there that is no socket, in words; None for a socket, which somebody listens on."""
+    try:
+        mode = os.stat(path).st_mode
+    except FileNotFoundError:
+        return "a link to nothing" if os.path.islink(path) else None
+    except OSError:
+        return None
+    if stat.S_ISSOCK(mode):
+        return None
+    if stat.S_ISDIR(mode):
+        return "a folder"
+    return "a file" if stat.S_ISREG(mode) else "a device or pipe"

@@ -254,7 +254,11 @@ def own_lines(done: subprocess.CompletedProcess[str]) -> str:
 
 @pytest.mark.parametrize(
     ("socket_path", "said"),
-    [("/nowhere/socket", "No such file"), ("/dev/null", "in use"), ("/tmp/" + "x" * 200, "too long")],
+    [
+        ("/nowhere/socket", "No such file"),
+        ("/dev/null", "a device or pipe is in the way"),
+        ("/tmp/" + "x" * 200, "too long"),
+    ],
 )
 def test_a_socket_that_cannot_be(socket_path: str, said: str) -> None:
     done = run_program(f"--socket-path={socket_path}", *MEMORY)
@@ -262,6 +266,24 @@ def test_a_socket_that_cannot_be(socket_path: str, said: str) -> None:
     assert own_lines(done).startswith(f"vhost-user-ringblk: --socket-path {socket_path}: ")
     assert said in done.stderr
     assert len(own_lines(done).splitlines()) == 1
+
+
+@pytest.mark.parametrize("option", ["socket-path", "control"])
+@pytest.mark.parametrize("obstacle", ["a folder", "a file", "a link to nothing"])
+def test_what_is_in_a_sockets_way(tmp_path: Path, option: str, obstacle: str) -> None:
+    path = tmp_path / "obstacle"
+    if obstacle == "a folder":
+        path.mkdir()
+    elif obstacle == "a file":
+        path.write_text("precious")
+    else:
+        path.symlink_to(tmp_path / "nothing")
+    before = path.lstat().st_ino
+    others = [] if option == "socket-path" else [f"--socket-path={tmp_path / 'socket'}"]
+    done = run_program(f"--{option}={path}", *others, *MEMORY)
+    assert done.returncode == 1
+    assert own_lines(done) == f"vhost-user-ringblk: --{option} {path}: {obstacle} is in the way\n"
+    assert path.lstat().st_ino == before
 
 
 @pytest.mark.parametrize("fd", [0, 77])
