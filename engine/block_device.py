@@ -9,6 +9,7 @@ from typing import Annotated, Literal
 import msgspec
 
 from ringblk.engine.device import ConfigRefused
+from ringblk.workers.block_parser import MAX_DISCARD_SECTORS, MAX_SEGMENTS, MAX_WRITE_ZEROES_SECTORS
 
 SECTOR_BYTES = 512
 """The unit of the config space and of requests, whatever the block size (virtio 1.2, 5.2.6)."""
@@ -44,8 +45,8 @@ class BlockDeviceConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknow
     """What a block device is made of. Raises `ValueError` where the values make no device.
 
     `cache="writeback"` offers FLUSH and lets the driver choose write-through; `"unsafe"` offers neither.
-    A physical block is `logical_block_size_bytes << physical_block_exponent`. Limits of discard and write
-    zeroes are for one segment of a request; a read-only device offers neither.
+    A physical block is `logical_block_size_bytes << physical_block_exponent`. A read-only device
+    offers neither discard nor write zeroes.
     """
 
     capacity_bytes: Annotated[int, msgspec.Meta(ge=0)]
@@ -55,9 +56,6 @@ class BlockDeviceConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknow
     queue_size: Annotated[int, msgspec.Meta(ge=2, le=32768)] = 128
     logical_block_size_bytes: int = 512
     physical_block_exponent: Annotated[int, msgspec.Meta(ge=0)] = 0
-    max_segments: Annotated[int, msgspec.Meta(ge=1)] = 16
-    max_discard_bytes: Annotated[int, msgspec.Meta(ge=SECTOR_BYTES)] = 1 << 30
-    max_write_zeroes_bytes: Annotated[int, msgspec.Meta(ge=SECTOR_BYTES)] = 1 << 26
 
     def __post_init__(self) -> None:
         if self.queue_size & (self.queue_size - 1):
@@ -191,8 +189,8 @@ class BlockDevice:
         physical_block_sectors = config.logical_block_size_bytes // SECTOR_BYTES * physical_block_blocks
         discard = write_zeroes = (0, 0, 0)
         if not config.read_only:
-            discard = (config.max_discard_bytes // SECTOR_BYTES, config.max_segments, physical_block_sectors)
-            write_zeroes = (config.max_write_zeroes_bytes // SECTOR_BYTES, config.max_segments, 1)
+            discard = (MAX_DISCARD_SECTORS, MAX_SEGMENTS, physical_block_sectors)
+            write_zeroes = (MAX_WRITE_ZEROES_SECTORS, MAX_SEGMENTS, 1)
         return _CONFIG.pack(
             self.num_sectors,
             0,  # size_max: not offered

@@ -40,7 +40,7 @@ cdef struct RequestSlot:
     uint16_t first_range
     uint16_t range_count     # of the data, from first_range on
     uint64_t offset_bytes
-    uint64_t length_bytes    # of the data
+    uint64_t length_bytes    # of the data, or of the zeroes to be written
     uint64_t region_mask     # the memory regions that the chain lies in, a bit for each index
     # second cache line
     uint16_t readable_count  # of the whole chain; readable ranges stand before writable ones

@@ -14,10 +14,10 @@ from ringblk.shm.rate_limit cimport CHARGE_OTHER, CHARGE_READ, CHARGE_WRITE
 from ringblk.shm.slot cimport Range, RequestSlot
 from ringblk.shm.state cimport StateSegment
 from ringblk.workers.block_request cimport (
-    DRIVE_ID_BYTES, HEADER_BYTES, OPERATION_DISCARD, OPERATION_FLUSH, OPERATION_GET_ID, OPERATION_READ,
-    OPERATION_WRITE, OPERATION_WRITE_ZEROES, SECTOR_BYTES, SEGMENT_F_UNMAP, SEGMENT_LIMIT, SEGMENT_SECTOR_LIMIT,
-    STATUS_IOERR, STATUS_OK, STATUS_UNSUPP, TYPE_DISCARD, TYPE_FLUSH, TYPE_GET_ID, TYPE_IN, TYPE_OUT, TYPE_WRITE_ZEROES,
-    BlockHeader, Segment,
+    DISCARD_SECTOR_LIMIT, DRIVE_ID_BYTES, HEADER_BYTES, OPERATION_DISCARD, OPERATION_FLUSH, OPERATION_GET_ID,
+    OPERATION_READ, OPERATION_WRITE, OPERATION_WRITE_ZEROES, SECTOR_BYTES, SEGMENT_F_UNMAP, SEGMENT_LIMIT, STATUS_IOERR,
+    STATUS_OK, STATUS_UNSUPP, TYPE_DISCARD, TYPE_FLUSH, TYPE_GET_ID, TYPE_IN, TYPE_OUT, TYPE_WRITE_ZEROES,
+    WRITE_ZEROES_SECTOR_LIMIT, BlockHeader, Segment,
 )
 from ringblk.workers.request cimport OPERATION_COMPLETE, SLOT_BRIEF, SLOT_DURABLE, SLOT_EXCLUSIVE, RequestParser
 
@@ -27,7 +27,9 @@ OPERATION_NAMES = {
 }
 """A slot's operation in words; "other" is what was answered without being carried out."""
 MAX_SEGMENTS = SEGMENT_LIMIT
-MAX_SEGMENT_SECTORS = SEGMENT_SECTOR_LIMIT
+MAX_DISCARD_SECTORS = DISCARD_SECTOR_LIMIT
+MAX_WRITE_ZEROES_SECTORS = WRITE_ZEROES_SECTOR_LIMIT
+"""What config space says of DISCARD and WRITE_ZEROES, and what they are held to (virtio 1.2, 5.2.4)."""
 
 
 cdef class BlockParser(RequestParser):
@@ -167,6 +169,7 @@ cdef class BlockParser(RequestParser):
     cdef void _prepare_segments(self, RequestSlot *slot, Range *ranges, uint32_t request_type) noexcept nogil:
         """DISCARD and WRITE_ZEROES: copy the segments, check them, put them where the ranges were."""
         cdef Segment segments[SEGMENT_LIMIT]
+        cdef uint64_t most_sectors = DISCARD_SECTOR_LIMIT, written_sectors = 0
         cdef uint64_t capacity = self.state.header.capacity_sectors
         cdef uint32_t count, index, allowed_flags = 0
         if self.state.header.is_read_only or not self._measure(slot, ranges):
@@ -178,19 +181,22 @@ cdef class BlockParser(RequestParser):
             return
         if request_type == TYPE_WRITE_ZEROES:
             allowed_flags = SEGMENT_F_UNMAP
+            most_sectors = WRITE_ZEROES_SECTOR_LIMIT
             if self.state.header.durable_writes:
                 slot.flags |= SLOT_DURABLE
         for index in range(count):
             if segments[index].flags & ~allowed_flags:
                 slot.status = STATUS_UNSUPP
                 return
-            if segments[index].num_sectors > SEGMENT_SECTOR_LIMIT or segments[index].num_sectors > capacity \
+            if segments[index].num_sectors > most_sectors or segments[index].num_sectors > capacity \
                     or segments[index].sector > capacity - segments[index].num_sectors:
                 return
             if ((segments[index].sector | segments[index].num_sectors) * SECTOR_BYTES) % self.block_size_bytes:
                 slot.flags |= SLOT_EXCLUSIVE
+            if request_type == TYPE_WRITE_ZEROES and not segments[index].flags & SEGMENT_F_UNMAP:
+                written_sectors += segments[index].num_sectors
         slot.charge_kind = CHARGE_WRITE
-        slot.length_bytes = 0   # operations that move no data are charged as such
+        slot.length_bytes = written_sectors * SECTOR_BYTES   # what is only given back costs no bytes
         memcpy(ranges, segments, count * sizeof(Segment))
         slot.first_range = 0
         slot.range_count = count

@@ -30,7 +30,8 @@ cdef enum:
     DRIVE_ID_BYTES = 20
     SEGMENT_LIMIT = 16        # of one DISCARD or WRITE_ZEROES request
     SEGMENT_F_UNMAP = 1
-    SEGMENT_SECTOR_LIMIT = 0x3FFFFF   # of one segment: 2 GiB less a sector
+    DISCARD_SECTOR_LIMIT = 0x200000       # of one segment: 1 GiB
+    WRITE_ZEROES_SECTOR_LIMIT = 0x20000   # of one segment, which may have to be written: 64 MiB
 
 
 cdef packed struct BlockHeader:

@@ -2,6 +2,7 @@
 
 import random
 import struct
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Required, TypeAlias, TypedDict
@@ -10,8 +11,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from ringblk.shm.bucket_settings import BucketSettings
+from ringblk.shm.rate_limit import WRITE
+from ringblk.shm.rate_limit_settings import RateLimitSettings
+from ringblk.workers.block_parser import MAX_DISCARD_SECTORS, MAX_SEGMENTS, MAX_WRITE_ZEROES_SECTORS
 from ringblk.workers.file_backend import FileBackend
 from ringblk.workers.memory_backend import MemoryBackend
+from ringblk.workers.null_backend import NullBackend
 from ringblk.workers.python_backend import PythonBackend
 from tests.inline_device import (
     DISCARD,
@@ -196,7 +202,6 @@ BAD_REQUESTS: dict[str, tuple[Request, int]] = {
         {"request_type": WRITE_ZEROES, "data": segments(((1 << 64) - 1, 8, 0))},
         IOERR,
     ),
-    "a segment that is too long": ({"request_type": WRITE_ZEROES, "data": segments((0, 0x400000, 0))}, IOERR),
     "17 segments": ({"request_type": WRITE_ZEROES, "data": segments(*[(0, 1, 0)] * 17)}, IOERR),
 }
 
@@ -227,6 +232,31 @@ def test_a_read_only_drive_is_not_changed(request_type_and_data: tuple[int, byte
         assert device.request(IN, read_bytes=512) == (OK, 513, bytes(content[:512]))
         assert device.request(FLUSH) == (OK, 1, b"")
     assert content_of(backend) == content
+
+
+@pytest.mark.parametrize(
+    ("request_type", "most_sectors"),
+    [(DISCARD, MAX_DISCARD_SECTORS), (WRITE_ZEROES, MAX_WRITE_ZEROES_SECTORS)],
+)
+def test_a_segment_may_be_as_long_as_config_space_says(request_type: int, most_sectors: int) -> None:
+    with InlineDevice(NullBackend(1 << 40)) as device:
+        whole = segments(*[(0, most_sectors, 0)] * MAX_SEGMENTS)
+        assert device.request(request_type, data=whole) == (OK, 1, b"")
+        beyond = segments((0, 8, 0), (0, most_sectors + 1, 0))
+        assert device.request(request_type, data=beyond) == (IOERR, 1, b"")
+
+
+def test_zeroes_to_be_written_cost_their_bytes() -> None:
+    """What may be given back instead, or is discarded, costs none."""
+    with InlineDevice(MemoryBackend(DISK_BYTES)) as device:
+        limit = device.state.rate_limit
+        two_in_hours = BucketSettings(tokens=1, burst=2 * 4096)  # of 4096 bytes
+        limit.configure(RateLimitSettings(bytes_write=two_in_hours), time.monotonic_ns())
+        assert device.request(DISCARD, data=segments((0, 16, 0)))[0] == OK
+        assert device.request(WRITE_ZEROES, data=segments((0, 16, UNMAP)))[0] == OK
+        assert device.request(WRITE_ZEROES, data=segments((0, 4, 0), (64, 16, UNMAP), (8, 4, 0)))[0] == OK
+        assert limit.acquire(WRITE, 4096, time.monotonic_ns()) == 0
+        assert limit.acquire(WRITE, 4096, time.monotonic_ns()) > 0
 
 
 @pytest.mark.parametrize("request_type", [FLUSH, DISCARD, WRITE_ZEROES])
