@@ -240,6 +240,7 @@ cdef class DispatchLoop:
             count += 1
 
     cdef uint32_t _pop_all(self) noexcept nogil:
+        """Pop from every queue in turn, or until a message waits: a chain may take milliseconds to read."""
         cdef uint32_t place, popped = 0
         cdef uint64_t now_ns
         if self.handover.free_count == 0:
@@ -249,10 +250,19 @@ cdef class DispatchLoop:
             self._resubmit(&self.resubmissions[self.resubmission_next], now_ns)
             self.resubmission_next += 1
             popped += 1
+            if load_acquire_32(&self.state.header.control_pending):
+                return popped   # what is new comes after all of these
         if self.resubmission_next == self.resubmission_count:
             self.resubmission_next = self.resubmission_count = 0
-        for place in range(self.table.active_count):
+        place = self.next_place
+        for _ in range(self.table.active_count):
+            if place >= self.table.active_count:
+                place = 0
             popped += self._pop_queue(self.table.active[place], now_ns)
+            place += 1
+            if load_acquire_32(&self.state.header.control_pending):
+                break
+        self.next_place = place   # the queue that control kept from its turn has the next one
         return popped
 
     cdef uint32_t _pop_queue(self, uint32_t queue_index, uint64_t now_ns) noexcept nogil:
@@ -268,6 +278,8 @@ cdef class DispatchLoop:
             queue.rings.next_avail += 1
             popped += 1
             available -= 1
+            if load_acquire_32(&self.state.header.control_pending):
+                break
         if queue.rings.broken:
             self.newly_broken = 1
         return popped

@@ -180,7 +180,8 @@ cdef int read_chain(Rings *rings, uint16_t head_index, GuestMemory memory, Reque
     """Copy and resolve a chain into `ranges`: readable pieces, then writable ones, counted in the slot.
 
     The last writable byte, where there is one in the guest's memory, becomes the slot's status byte.
-    Returns 0, a set of ChainFlags when the request is bad, or -EPROTO when the queue is broken.
+    Returns 0, a set of ChainFlags when the request is bad (its ranges are not complete then), or -EPROTO when
+    the queue is broken.
     """
     cdef uint32_t budget = rings.chain_limit
     cdef int flags
@@ -204,8 +205,8 @@ cdef int _read_table(Rings *rings, Descriptor *table, uint64_t table_gpa, uint32
                      bint is_indirect) noexcept nogil:
     """Follow a chain through one table; `table` is NULL for one that straddles memory regions."""
     cdef Descriptor entry
-    cdef uint32_t index = first, used_room
-    cdef int flags = 0, count, piece
+    cdef uint32_t index = first
+    cdef int flags = 0, count
     while True:
         if budget[0] == 0:
             return set_broken(rings, BROKEN_LOOP)
@@ -220,26 +221,34 @@ cdef int _read_table(Rings *rings, Descriptor *table, uint64_t table_gpa, uint32
                 return set_broken(rings, BROKEN_NESTED)
             count = _read_indirect(rings, &entry, memory, slot, ranges, room, budget)
             return count if count < 0 else flags | count
-        used_room = slot.readable_count + slot.writable_count
-        count = memory.translate(entry.gpa, entry.length_bytes, ranges + used_room, <int>(room - used_room))
         if entry.flags & DESC_F_WRITE and entry.length_bytes:
             rings.last_writable_gpa = entry.gpa + entry.length_bytes - 1
             slot.has_status = True
-        for piece in range(count):
-            slot.region_mask |= (<uint64_t>1) << ranges[used_room + piece].region_index
-        if count < 0:
-            flags |= CHAIN_BAD_ADDRESS
-        elif entry.flags & DESC_F_WRITE:
-            slot.writable_count += count
-        else:
-            if slot.writable_count:
-                flags |= CHAIN_BAD_ORDER
-            slot.readable_count += count
+        if flags == 0:   # of a bad request nothing is used but its status byte
+            flags = _add_ranges(&entry, memory, slot, ranges, room)
         if not entry.flags & DESC_F_NEXT:
             return flags
         if entry.next >= table_size:
             return set_broken(rings, BROKEN_NEXT_INDEX)
         index = entry.next
+
+
+cdef int _add_ranges(const Descriptor *entry, GuestMemory memory, RequestSlot *slot, Range *ranges,
+                     uint32_t room) noexcept nogil:
+    """Resolve a descriptor behind the ranges that are there; 0, or what makes the request bad."""
+    cdef uint32_t used_room = slot.readable_count + slot.writable_count
+    cdef int piece, count = memory.translate(entry.gpa, entry.length_bytes, ranges + used_room, <int>(room - used_room))
+    if count < 0:
+        return CHAIN_BAD_ADDRESS
+    for piece in range(count):
+        slot.region_mask |= (<uint64_t>1) << ranges[used_room + piece].region_index
+    if entry.flags & DESC_F_WRITE:
+        slot.writable_count += count
+    elif slot.writable_count:
+        return CHAIN_BAD_ORDER
+    else:
+        slot.readable_count += count
+    return 0
 
 
 cdef int _read_indirect(Rings *rings, Descriptor *entry, GuestMemory memory, RequestSlot *slot, Range *ranges,

@@ -221,7 +221,8 @@ def test_bad_addresses_are_noted_and_the_rest_is_served() -> None:
         driver, queue = made.driver, made.virtqueue
         outside = GPA + RAM_BYTES
         driver.offer(driver.make_chain([(GPA, 4, False), (outside - 2, 4, False), (GPA + 8, 1, True)]))
-        assert queue.pop() == (0, BAD_ADDRESS, [(0, 0, 4)], [(0, 8, 1)])
+        # Behind a bad address none is looked up: a chain may have thousands that take long.
+        assert queue.pop() == (0, BAD_ADDRESS, [(0, 0, 4)], [])
         driver.offer(
             driver.make_chain([(GPA, 4, True), (GPA, 4, False), (GPA + 8, 1, True)], indices=[4, 5, 6])
         )

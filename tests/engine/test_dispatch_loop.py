@@ -1,0 +1,68 @@
+"""The dispatch loop in this process: whose turn it is."""
+
+from ringblk.engine.dispatch_loop import CONTROL
+from ringblk.engine.queue_fds import QueueFds
+from ringblk.shm.inflight import InflightQueue, queue_region_bytes
+from ringblk.shm.state import StateSegment
+from ringblk.shm.virtqueue import Virtqueue
+from ringblk.workers.python_backend import PythonBackend
+from tests.inline_device import GPA, IN, UVA_OFFSET, InlineDevice
+from tests.mock_driver import MockDriver
+
+DISK_BYTES = 1 << 16
+QUEUE_SIZE = 16
+SECOND_RINGS_GPA = GPA + 0x8000
+SECOND_REGION_GPA = GPA + 0x80000
+
+
+class AnnouncingDisk:
+    """A disk during each of whose reads a message for the dispatcher comes in."""
+
+    size_bytes = DISK_BYTES
+    read_only = True
+    state: StateSegment
+
+    def read_at(self, offset_bytes: int, buffer: memoryview) -> None:
+        self.state.announce_control()
+
+    def write_at(self, offset_bytes: int, buffer: memoryview) -> None:
+        raise NotImplementedError
+
+    def flush(self) -> None:
+        raise NotImplementedError
+
+
+def offer_reads(driver: MockDriver, *data_gpas: int) -> None:
+    """Offer a read of a sector into each place, from head 0 on."""
+    header = driver.place(IN.to_bytes(16, "little"))
+    chains = []
+    for number, data_gpa in enumerate(data_gpas):
+        pieces = [(header, 16, False), (data_gpa, 512, True), (driver.place(b"\xff"), 1, True)]
+        chains.append(driver.make_chain(pieces, indices=range(3 * number, 3 * number + 3)))
+    driver.offer(*chains)
+
+
+def test_a_message_waits_for_one_chain_and_no_queue_for_ever() -> None:
+    """However many chains are on offer; and with a message after each of them, queues still take turns."""
+    disk = AnnouncingDisk()
+    with InlineDevice(PythonBackend(disk), queue_size=QUEUE_SIZE) as device:
+        disk.state = device.state
+        device.loop.reports_progress = False
+        second = MockDriver(device.ram.view, GPA, QUEUE_SIZE, rings_gpa=SECOND_RINGS_GPA)
+        virtqueue = Virtqueue(
+            *(1, QUEUE_SIZE, device.memory),
+            *(gpa + UVA_OFFSET for gpa in (second.desc_gpa, second.avail_gpa, second.used_gpa)),
+            event_idx=False,
+        )
+        inflight = InflightQueue(bytearray(queue_region_bytes(QUEUE_SIZE)), 0, QUEUE_SIZE)
+        inflight.recover(0)
+        device.loop.add_queue(1, virtqueue, inflight, QueueFds(), True)
+        for driver in (device.driver, second):
+            offer_reads(driver, *[SECOND_REGION_GPA] * 3)
+        turns = []
+        for _ in range(6):
+            assert device.loop.run() == CONTROL
+            device.loop.take_control()
+            turns.append((len(device.driver.used()), len(second.used())))
+        assert turns == [(1, 0), (0, 1)] * 3
+        device.table.remove_queue(1)
