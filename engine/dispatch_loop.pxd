@@ -41,7 +41,7 @@ cdef class DispatchLoop:
     cdef uint64_t next_counter
     cdef uint32_t next_place               # of QueueTable.active: whose turn it is to be popped from
 
-    cdef void _submit_waiting(self, uint32_t queue_index) noexcept nogil
+    cdef void _submit_waiting(self, uint32_t queue_index, uint32_t count) noexcept nogil
     cdef int add_resubmission(self, uint32_t queue_index, uint32_t head_index, uint64_t counter) except -1
     cdef bint _has_lost(self) noexcept nogil
     cdef int _run(self) noexcept nogil

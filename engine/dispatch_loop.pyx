@@ -86,27 +86,29 @@ cdef class DispatchLoop:
     def drain_queue(self, uint32_t queue_index):
         """Pop no more from a queue; what waits for tokens goes on at once and leaves a debt."""
         self.table.set_enabled(queue_index, False)
-        self._submit_waiting(queue_index)
+        self._submit_waiting(queue_index, self.throttle.queues[queue_index].count)
         self.handover.publish()
 
     def pause(self):
         """Pop nothing more until `resume`; what waits for tokens goes on at once and leaves a debt."""
         self.table.set_paused(True)
         for queue_index in range(QUEUE_LIMIT):
-            self._submit_waiting(queue_index)
+            self._submit_waiting(queue_index, self.throttle.queues[<uint32_t>queue_index].count)
         self.handover.publish()
 
     def resume(self):
         """Pop again."""
         self.table.set_paused(False)
 
-    cdef void _submit_waiting(self, uint32_t queue_index) noexcept nogil:
-        cdef int slot_index
-        while True:
-            slot_index = self.throttle.take_any(queue_index, monotonic_ns())
-            if slot_index < 0:
-                break
-            self.submit(<uint32_t>slot_index)
+    def release_regions(self, uint64_t region_mask):
+        """What waits for tokens in these regions goes on at once, with all before it, and leaves a debt."""
+        for queue_index in range(QUEUE_LIMIT):
+            self._submit_waiting(queue_index, self.throttle.count_up_to(queue_index, region_mask))
+        self.handover.publish()
+
+    cdef void _submit_waiting(self, uint32_t queue_index, uint32_t count) noexcept nogil:
+        for _ in range(count):
+            self.submit(self.throttle.take_first(queue_index, monotonic_ns()))
 
     def used_regions(self):
         """The memory regions that requests in flight lie in, a bit for each index."""

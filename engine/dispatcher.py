@@ -205,12 +205,17 @@ class Dispatcher:
             if self._memory.is_mapped(region_index):
                 self._memory.remove(region_index)
                 self._dropping.add(region_index)
+        self._release_dropped()
         for added, fd in zip(message.added, fds, strict=True):
             if not self._memory.is_mapped(added.region_index):
                 # The supervisor has mapped it: what cannot be mapped now was taken away meanwhile.
                 self._memory.add(added.region_index, added.region, fd, added.epoch, or_lost=True)
         self._table.remap()
         self._send(Answer(message.request_id))
+
+    def _release_dropped(self) -> None:
+        """Nobody who takes memory away waits for tokens."""
+        self._loop.release_regions(sum(1 << region_index for region_index in self._dropping))
 
     def _set_inflight(self, message: SetInflight, fd: int) -> None:
         self._loop.forget_lost_inflight()
@@ -283,6 +288,7 @@ class Dispatcher:
 
     def _take_over(self, message: Recover) -> None:
         self._tell_given_up(self._recovery.take_over(message.own_fault))
+        self._release_dropped()  # a predecessor had let them go; here they were throttled anew
         self._has_taken_over = True
 
     def _tell_given_up(self, slot_indexes: list[int]) -> None:

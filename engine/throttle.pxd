@@ -23,7 +23,8 @@ cdef class Throttle:
 
     cdef bint admit(self, uint32_t slot_index, uint64_t now_ns) noexcept nogil
     cdef int take_ready(self, uint64_t now_ns) noexcept nogil
-    cdef int take_any(self, uint32_t queue_index, uint64_t now_ns) noexcept nogil
+    cdef uint32_t count_up_to(self, uint32_t queue_index, uint64_t region_mask) noexcept nogil
+    cdef uint32_t take_first(self, uint32_t queue_index, uint64_t now_ns) noexcept nogil
     cdef uint64_t wait_ns(self, uint64_t now_ns) noexcept nogil
     cdef void _reserve(self, ThrottledQueue *queue, uint64_t now_ns) noexcept nogil
-    cdef int _pop(self, uint32_t queue_index, uint64_t now_ns) noexcept nogil
+    cdef uint32_t _pop(self, uint32_t queue_index, uint64_t now_ns) noexcept nogil

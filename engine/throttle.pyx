@@ -82,20 +82,28 @@ cdef class Throttle:
                 rate_limit_cancel(self.buckets, &queue.reservation)
                 self._reserve(queue, now_ns)
             if queue.ready_ns <= now_ns:
-                return self._pop(index, now_ns)
+                return <int>self._pop(index, now_ns)
         return -1
 
-    cdef int take_any(self, uint32_t queue_index, uint64_t now_ns) noexcept nogil:
-        """A slot of a queue that is being stopped, or -1. Its tokens are drawn all the same: a debt."""
-        if not (self.waiting_queues >> queue_index) & 1:
-            return -1
+    cdef uint32_t count_up_to(self, uint32_t queue_index, uint64_t region_mask) noexcept nogil:
+        """How many of a queue's waiting requests there are up to the last that lies in one of these regions."""
+        cdef ThrottledQueue *queue = &self.queues[queue_index]
+        cdef uint32_t place, count = 0, slot_index = queue.first
+        for place in range(queue.count):
+            if self.state.slots[slot_index].region_mask & region_mask:
+                count = place + 1
+            slot_index = self.next_slot[slot_index]
+        return count
+
+    cdef uint32_t take_first(self, uint32_t queue_index, uint64_t now_ns) noexcept nogil:
+        """A queue's first slot (there must be one), before its time. Its tokens are drawn all the same: a debt."""
         return self._pop(queue_index, now_ns)
 
-    cdef int _pop(self, uint32_t queue_index, uint64_t now_ns) noexcept nogil:
+    cdef uint32_t _pop(self, uint32_t queue_index, uint64_t now_ns) noexcept nogil:
         """Let the queue's first request go, and draw for the next."""
         cdef ThrottledQueue *queue = &self.queues[queue_index]
         cdef RequestSlot *slot = &self.state.slots[queue.first]
-        cdef int slot_index = <int>queue.first
+        cdef uint32_t slot_index = queue.first
         slot.throttled_ns = now_ns - slot.popped_ns
         queue.first = self.next_slot[queue.first]
         queue.count -= 1

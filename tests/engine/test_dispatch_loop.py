@@ -1,10 +1,19 @@
-"""The dispatch loop in this process: whose turn it is."""
+"""The dispatch loop in this process: whose turn it is, and what becomes of requests that wait for tokens."""
+
+import time
+from collections.abc import Iterator
+
+import pytest
 
 from ringblk.engine.dispatch_loop import CONTROL
 from ringblk.engine.queue_fds import QueueFds
+from ringblk.shm.bucket_settings import BucketSettings
 from ringblk.shm.inflight import InflightQueue, queue_region_bytes
+from ringblk.shm.rate_limit import READ
+from ringblk.shm.rate_limit_settings import RateLimitSettings
 from ringblk.shm.state import StateSegment
 from ringblk.shm.virtqueue import Virtqueue
+from ringblk.workers.memory_backend import MemoryBackend
 from ringblk.workers.python_backend import PythonBackend
 from tests.inline_device import GPA, IN, UVA_OFFSET, InlineDevice
 from tests.mock_driver import MockDriver
@@ -66,3 +75,35 @@ def test_a_message_waits_for_one_chain_and_no_queue_for_ever() -> None:
             turns.append((len(device.driver.used()), len(second.used())))
         assert turns == [(1, 0), (0, 1)] * 3
         device.table.remove_queue(1)
+
+
+@pytest.fixture
+def limited() -> Iterator[InlineDevice]:
+    """A device of two regions that lets one request through, and the next after hours."""
+    with InlineDevice(
+        MemoryBackend(DISK_BYTES), queue_size=QUEUE_SIZE, cuts=[SECOND_REGION_GPA - GPA]
+    ) as device:
+        a_byte_a_second = BucketSettings(tokens=1, burst=1)
+        device.state.rate_limit.configure(
+            RateLimitSettings(bytes_read=a_byte_a_second), time.monotonic_ns()
+        )
+        yield device
+
+
+def test_what_waits_in_memory_that_goes_away_leaves_a_debt(limited: InlineDevice) -> None:
+    """It goes on at once, with all that waits before it in its queue; what is behind it waits on."""
+    first_gpa, second_gpa = GPA + 0x40000, SECOND_REGION_GPA
+    offer_reads(limited.driver, first_gpa, first_gpa, second_gpa, first_gpa)
+    limited.loop.run()
+    assert limited.driver.used() == [(0, 513)]
+    assert limited.loop.used_regions() == 0b11
+    limited.loop.release_regions(0b10)
+    limited.loop.run()
+    assert limited.driver.used() == [(3, 513), (6, 513)]
+    assert limited.loop.used_regions() == 0b01
+    limited.loop.release_regions(0b10)
+    wait_ns = limited.state.rate_limit.acquire(READ, 1, time.monotonic_ns())
+    assert wait_ns > 3 * 512 * 1_000_000_000  # for the three that are done
+    limited.loop.drain_queue(0)
+    limited.loop.run()
+    assert limited.driver.used() == [(9, 513)]
