@@ -47,6 +47,7 @@ cdef class DispatchLoop:
     cdef int _run(self) noexcept nogil
     cdef uint32_t collect(self) noexcept nogil
     cdef uint32_t _release_throttled(self) noexcept nogil
+    cdef uint32_t _resubmit_all(self) noexcept nogil
     cdef uint32_t _pop_all(self) noexcept nogil
     cdef uint32_t _pop_queue(self, uint32_t queue_index, uint64_t now_ns) noexcept nogil
     cdef bint _take_in(self, ServedQueue *queue, uint32_t queue_index, uint32_t head, uint64_t counter,

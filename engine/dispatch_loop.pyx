@@ -200,7 +200,7 @@ cdef class DispatchLoop:
             # Acquire: pairs with announce_control's release, after the message was sent.
             if load_acquire_32(&self.state.header.control_pending):
                 return EVENT_CONTROL
-            progress = self.collect()
+            progress = self.collect() + self._resubmit_all()
             popped = self._release_throttled() + self._pop_all()
             self.handover.publish()
             self.ring.submit()
@@ -241,21 +241,30 @@ cdef class DispatchLoop:
             self.submit(<uint32_t>slot_index)
             count += 1
 
-    cdef uint32_t _pop_all(self) noexcept nogil:
-        """Pop from every queue in turn, or until a message waits: a chain may take milliseconds to read."""
-        cdef uint32_t place, popped = 0
+    cdef uint32_t _resubmit_all(self) noexcept nogil:
+        """Take in what an earlier engine had in flight, until a message waits; what is counted out is progress too."""
+        cdef uint32_t count = 0
         cdef uint64_t now_ns
-        if self.handover.free_count == 0:
+        if self.resubmission_count == 0:
             return 0
         now_ns = monotonic_ns()
         while self.resubmission_next < self.resubmission_count and self.handover.free_count:
             self._resubmit(&self.resubmissions[self.resubmission_next], now_ns)
             self.resubmission_next += 1
-            popped += 1
+            count += 1
             if load_acquire_32(&self.state.header.control_pending):
-                return popped   # what is new comes after all of these
+                break
         if self.resubmission_next == self.resubmission_count:
             self.resubmission_next = self.resubmission_count = 0
+        return count
+
+    cdef uint32_t _pop_all(self) noexcept nogil:
+        """Pop from every queue in turn, or until a message waits: a chain may take milliseconds to read."""
+        cdef uint32_t place, popped = 0
+        cdef uint64_t now_ns
+        if self.handover.free_count == 0 or self.resubmission_count:   # what is new comes after those
+            return 0
+        now_ns = monotonic_ns()
         place = self.next_place
         for _ in range(self.table.active_count):
             if place >= self.table.active_count:

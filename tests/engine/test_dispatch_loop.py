@@ -1,12 +1,15 @@
 """The dispatch loop in this process: whose turn it is, and what becomes of requests that wait for tokens."""
 
+import struct
+import threading
 import time
 from collections.abc import Iterator
 
 import pytest
 
-from ringblk.engine.dispatch_loop import CONTROL
+from ringblk.engine.dispatch_loop import CONTROL, PROGRESS
 from ringblk.engine.queue_fds import QueueFds
+from ringblk.engine.recovery import Recovery
 from ringblk.shm.bucket_settings import BucketSettings
 from ringblk.shm.inflight import InflightQueue, queue_region_bytes
 from ringblk.shm.rate_limit import READ
@@ -17,6 +20,8 @@ from ringblk.workers.memory_backend import MemoryBackend
 from ringblk.workers.python_backend import PythonBackend
 from tests.inline_device import GPA, IN, UVA_OFFSET, InlineDevice
 from tests.mock_driver import MockDriver
+
+from .engine_rig import DEADLINE_S
 
 DISK_BYTES = 1 << 16
 QUEUE_SIZE = 16
@@ -58,11 +63,10 @@ def test_a_message_waits_for_one_chain_and_no_queue_for_ever() -> None:
         disk.state = device.state
         device.loop.reports_progress = False
         second = MockDriver(device.ram.view, GPA, QUEUE_SIZE, rings_gpa=SECOND_RINGS_GPA)
-        virtqueue = Virtqueue(
-            *(1, QUEUE_SIZE, device.memory),
-            *(gpa + UVA_OFFSET for gpa in (second.desc_gpa, second.avail_gpa, second.used_gpa)),
-            event_idx=False,
+        desc_uva, avail_uva, used_uva = (
+            gpa + UVA_OFFSET for gpa in (second.desc_gpa, second.avail_gpa, second.used_gpa)
         )
+        virtqueue = Virtqueue(1, QUEUE_SIZE, device.memory, desc_uva, avail_uva, used_uva, False)
         inflight = InflightQueue(bytearray(queue_region_bytes(QUEUE_SIZE)), 0, QUEUE_SIZE)
         inflight.recover(0)
         device.loop.add_queue(1, virtqueue, inflight, QueueFds(), True)
@@ -77,6 +81,33 @@ def test_a_message_waits_for_one_chain_and_no_queue_for_ever() -> None:
         device.table.remove_queue(1)
 
 
+def test_a_head_that_is_counted_out_after_a_message_is_heard_of() -> None:
+    """Nobody who has the queue of an earlier engine stopped waits for a request that is none."""
+    disk = AnnouncingDisk()
+    with InlineDevice(PythonBackend(disk), queue_size=QUEUE_SIZE) as device:
+        disk.state = device.state
+        device.table.remove_queue(0)
+        offer_reads(device.driver, SECOND_REGION_GPA, SECOND_REGION_GPA)
+        record = bytearray(queue_region_bytes(QUEUE_SIZE))
+        struct.pack_into("<QHHHH", record, 0, 0, 1, QUEUE_SIZE, 0, 0)
+        for head, counter in ((0, 1), (3, 2)):
+            struct.pack_into("<B7xQ", record, 16 + 16 * head, 1, counter)
+        inflight = InflightQueue(record, 0, QUEUE_SIZE)
+        assert inflight.recover(0) == [0, 3]
+        device.virtqueue.start(2)
+        device.loop.add_queue(0, device.virtqueue, inflight, QueueFds(), True)
+        Recovery(device.loop).resubmit(0)
+        record[16 + 16 * 3] = 0  # the front end takes the second back
+        assert device.loop.run() == PROGRESS  # the first, with the message
+        device.loop.take_control()
+        assert (device.driver.used(), device.table.inflight_count(0)) == ([(0, 513)], 1)
+        guard = threading.Timer(DEADLINE_S, device.state.announce_control)
+        guard.start()
+        assert device.loop.run() == PROGRESS
+        guard.cancel()
+        assert device.table.inflight_count(0) == 0
+
+
 @pytest.fixture
 def limited() -> Iterator[InlineDevice]:
     """A device of two regions that lets one request through, and the next after hours."""
@@ -84,9 +115,7 @@ def limited() -> Iterator[InlineDevice]:
         MemoryBackend(DISK_BYTES), queue_size=QUEUE_SIZE, cuts=[SECOND_REGION_GPA - GPA]
     ) as device:
         a_byte_a_second = BucketSettings(tokens=1, burst=1)
-        device.state.rate_limit.configure(
-            RateLimitSettings(bytes_read=a_byte_a_second), time.monotonic_ns()
-        )
+        device.state.rate_limit.configure(RateLimitSettings(bytes_read=a_byte_a_second), time.monotonic_ns())
         yield device
 
 
