@@ -9,6 +9,8 @@ import pytest
 
 from ringblk.engine.frontend import Frontend
 from ringblk.engine.frontend_request import BackendGone, RequestFailed, RequestStatus
+from ringblk.engine.statistics import take_snapshot
+from ringblk.shm.state import SEGMENT_PREFIX, StateSegment
 from tests.crash.backends.killer_disk import DEADLY
 from tests.crash.engine_process import EngineProcess, wait_gone
 from tests.crash.rig import Rig
@@ -121,6 +123,13 @@ def test_what_is_in_flight_when_the_engine_gives_up_is_done_by_its_successor(rig
     for role in ("worker-0", "worker-1"):
         os.kill(engine.wait_child(role), signal.SIGSTOP)
     rig.load.submit_all()
+    state = StateSegment.attach(f"{SEGMENT_PREFIX}{engine.pid}")
+    rig.wait_for(
+        lambda: sum(queue.popped_count - queue.used_count for queue in take_snapshot(state).queues)
+        == rig.load.inflight_count,
+        "all requests popped",
+    )
+    state.close()
     pid = 0
     for _ in range(6):
         pid = engine.wait_child("dispatcher", other_than=pid)

@@ -346,7 +346,7 @@ cdef class ChainTarget:
         """What DispatchLoop._run does each time round, without sleeping."""
         cdef uint32_t popped
         with nogil:
-            popped = self.loop._pop_all()
+            popped = self.loop._resubmit_all() + self.loop._pop_all()
             self.loop.handover.publish()
             self.loop.complete()
         return popped > 0
