@@ -1,4 +1,4 @@
-from libc.stdint cimport uint16_t, uint32_t, uint64_t
+from libc.stdint cimport uint32_t, uint64_t
 
 from ringblk.engine.cpu_placement cimport CpuPlacement
 from ringblk.engine.dispatcher_ring cimport DispatcherRing
@@ -7,16 +7,11 @@ from ringblk.engine.idle_poll cimport IdlePoll
 from ringblk.engine.inline_gate cimport InlineGate
 from ringblk.engine.queue_table cimport QueueTable, ServedQueue
 from ringblk.engine.request_recorder cimport RequestRecorder
+from ringblk.engine.resubmission_list cimport Resubmission, ResubmissionList
 from ringblk.engine.throttle cimport Throttle
 from ringblk.shm.memory cimport GuestMemory
 from ringblk.shm.state cimport StateSegment
 from ringblk.workers.request cimport RequestExecutor, RequestParser
-
-cdef struct Resubmission:
-    uint16_t queue_index
-    uint16_t head_index
-    uint64_t counter          # as the record had it
-
 
 cdef class DispatchLoop:
     cdef StateSegment state
@@ -35,20 +30,18 @@ cdef class DispatchLoop:
     cdef uint32_t newly_broken
     cdef uint64_t told_lost_regions        # of StateHeader.lost_regions, what `take_lost` has given
     cdef uint64_t told_lost_inflight
-    cdef Resubmission *resubmissions       # heads of an earlier engine, still without a slot
-    cdef uint32_t resubmission_count
-    cdef uint32_t resubmission_next
+    cdef readonly ResubmissionList resubmissions
     cdef uint64_t next_counter
     cdef uint32_t next_place               # of QueueTable.active: whose turn it is to be popped from
 
     cdef void _submit_waiting(self, uint32_t queue_index, uint32_t count) noexcept nogil
-    cdef int add_resubmission(self, uint32_t queue_index, uint32_t head_index, uint64_t counter) except -1
     cdef bint _has_lost(self) noexcept nogil
     cdef int _run(self) noexcept nogil
     cdef uint32_t collect(self) noexcept nogil
     cdef uint32_t _release_throttled(self) noexcept nogil
     cdef uint32_t _resubmit_all(self) noexcept nogil
     cdef uint32_t _pop_all(self) noexcept nogil
+    cdef bint _may_pop(self) noexcept nogil
     cdef uint32_t _pop_queue(self, uint32_t queue_index, uint64_t now_ns) noexcept nogil
     cdef bint _take_in(self, ServedQueue *queue, uint32_t queue_index, uint32_t head, uint64_t counter,
                        uint64_t now_ns, bint is_new) noexcept nogil

@@ -7,7 +7,6 @@ it is done once used.idx has passed it. Recovery (recovery.pyx) goes on from the
 """
 
 from libc.stdint cimport uint16_t, uint32_t, uint64_t
-from libc.stdlib cimport free, realloc
 
 from ringblk.engine.cpu_placement cimport CpuPlacement
 from ringblk.engine.dispatcher_ring cimport DispatcherRing
@@ -16,6 +15,7 @@ from ringblk.engine.idle_poll cimport IdlePoll
 from ringblk.engine.inline_gate cimport InlineGate
 from ringblk.engine.queue_table cimport QueueTable, ServedQueue
 from ringblk.engine.request_recorder cimport RequestRecorder
+from ringblk.engine.resubmission_list cimport Resubmission, ResubmissionList
 from ringblk.engine.throttle cimport Throttle
 from ringblk.shm.atomic cimport clear_bits_64, load_acquire_32, load_relaxed_64, store_relaxed_32, store_release_32
 from ringblk.shm.clock cimport monotonic_ns
@@ -72,9 +72,7 @@ cdef class DispatchLoop:
         self.ring = ring
         self.idle_poll = idle_poll
         self.placement = placement
-
-    def __dealloc__(self):
-        free(self.resubmissions)
+        self.resubmissions = ResubmissionList()
 
     # Queues
 
@@ -86,6 +84,7 @@ cdef class DispatchLoop:
     def drain_queue(self, uint32_t queue_index):
         """Pop no more from a queue; what waits for tokens goes on at once and leaves a debt."""
         self.table.set_enabled(queue_index, False)
+        self.table.queues[queue_index].is_draining = True
         self._submit_waiting(queue_index, self.throttle.queues[queue_index].count)
         self.handover.publish()
 
@@ -110,6 +109,10 @@ cdef class DispatchLoop:
         for _ in range(count):
             self.submit(self.throttle.take_first(queue_index, monotonic_ns()))
 
+    def unfinished_count(self, uint32_t queue_index):
+        """A queue's requests in flight, and those of an earlier engine that are still to be taken in."""
+        return self.table.inflight_count(queue_index) + self.resubmissions.count_of(queue_index)
+
     def used_regions(self):
         """The memory regions that requests in flight lie in, a bit for each index."""
         cdef uint64_t mask = 0
@@ -122,20 +125,6 @@ cdef class DispatchLoop:
     def worker_up(self, uint32_t worker_index, int eventfd):
         """Begin to hand requests to a worker."""
         self.handover.worker_up(worker_index, eventfd)
-
-    cdef int add_resubmission(self, uint32_t queue_index, uint32_t head_index, uint64_t counter) except -1:
-        """Take this head in once a slot is free for it: an earlier engine had it in flight."""
-        cdef size_t size_bytes = (self.resubmission_count + 1) * sizeof(Resubmission)
-        cdef Resubmission *grown = <Resubmission *>realloc(self.resubmissions, size_bytes)
-        if grown == NULL:
-            raise MemoryError
-        self.resubmissions = grown
-        grown[self.resubmission_count].queue_index = <uint16_t>queue_index
-        grown[self.resubmission_count].head_index = <uint16_t>head_index
-        grown[self.resubmission_count].counter = counter
-        self.resubmission_count += 1
-        self.table.queues[queue_index].inflight.count += 1   # `_resubmit` takes it in or counts it out
-        return 0
 
     # The loop
 
@@ -245,24 +234,25 @@ cdef class DispatchLoop:
         """Take in what an earlier engine had in flight, until a message waits; what is counted out is progress too."""
         cdef uint32_t count = 0
         cdef uint64_t now_ns
-        if self.resubmission_count == 0:
+        cdef Resubmission *old
+        if self.resubmissions.is_empty() or self.table.is_paused:
             return 0
         now_ns = monotonic_ns()
-        while self.resubmission_next < self.resubmission_count and self.handover.free_count:
-            self._resubmit(&self.resubmissions[self.resubmission_next], now_ns)
-            self.resubmission_next += 1
+        while not self.resubmissions.is_empty() and self.handover.free_count:
+            old = self.resubmissions.take()
+            self._resubmit(old, now_ns)
+            if self.table.queues[old.queue_index].is_draining:   # nobody who stops a queue waits for tokens
+                self._submit_waiting(old.queue_index, self.throttle.queues[old.queue_index].count)
             count += 1
             if load_acquire_32(&self.state.header.control_pending):
                 break
-        if self.resubmission_next == self.resubmission_count:
-            self.resubmission_next = self.resubmission_count = 0
         return count
 
     cdef uint32_t _pop_all(self) noexcept nogil:
         """Pop from every queue in turn, or until a message waits: a chain may take milliseconds to read."""
         cdef uint32_t place, popped = 0
         cdef uint64_t now_ns
-        if self.handover.free_count == 0 or self.resubmission_count:   # what is new comes after those
+        if not self._may_pop():
             return 0
         now_ns = monotonic_ns()
         place = self.next_place
@@ -275,6 +265,10 @@ cdef class DispatchLoop:
                 break
         self.next_place = place   # the queue that control kept from its turn has the next one
         return popped
+
+    cdef bint _may_pop(self) noexcept nogil:
+        """Whether there is a slot and no debt; what is new comes after what an earlier engine left."""
+        return self.handover.free_count and self.resubmissions.is_empty() and not self.throttle.is_in_debt()
 
     cdef uint32_t _pop_queue(self, uint32_t queue_index, uint64_t now_ns) noexcept nogil:
         cdef ServedQueue *queue = &self.table.queues[queue_index]
@@ -329,11 +323,9 @@ cdef class DispatchLoop:
     cdef void _resubmit(self, Resubmission *old, uint64_t now_ns) noexcept nogil:
         """Take a head of an earlier engine in, if its queue is still served."""
         cdef ServedQueue *queue = &self.table.queues[old.queue_index]
-        if queue.rings == NULL:
+        if queue.rings == NULL or not is_inflight(queue.inflight, old.head_index):   # the front end has cleared it
             return
-        if not is_inflight(queue.inflight, old.head_index):
-            queue.inflight.count -= 1   # the front end has cleared it: nobody must wait for it
-            return
+        queue.inflight.count += 1
         if not self._take_in(queue, old.queue_index, old.head_index, old.counter, now_ns, False):
             queue.inflight.count -= 1   # it cannot be done, so nobody must wait for it
             self.newly_broken = 1
@@ -418,7 +410,7 @@ cdef class DispatchLoop:
         cdef uint32_t place
         if self.handover.has_done() or self.ring.has_done() or load_acquire_32(&self.state.header.control_pending):
             return True
-        if self.handover.free_count:
+        if self._may_pop():
             for place in range(self.table.active_count):
                 if avail_count(self.table.queues[self.table.active[place]].rings) != 0:
                     return True
@@ -430,13 +422,13 @@ cdef class DispatchLoop:
         cdef uint64_t timeout_ns = NO_TIMEOUT
         cdef bint has_work = False
         prepare_sleep(&self.state.header.dispatcher_sleeping)
-        if self.handover.free_count:
+        if self._may_pop():
             for place in range(self.table.active_count):
                 has_work |= arm_kick(self.table.queues[self.table.active[place]].rings)
         crash_point("dispatcher: about to sleep")
         if not has_work and not self.handover.has_done() and not self.ring.has_done() and not self._has_lost() \
                 and not load_acquire_32(&self.state.header.control_pending):
-            if self.throttle.waiting_queues:
+            if self.throttle.waiting_queues or self.throttle.debt_until_ns:
                 timeout_ns = self.throttle.wait_ns(monotonic_ns())
             if self.table.polled_count or self.ring.has_filled:
                 timeout_ns = min(timeout_ns, <uint64_t>POLLED_WAIT_NS)

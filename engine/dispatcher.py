@@ -186,7 +186,8 @@ class Dispatcher:
                 self._retiring[message.worker_index] = message.request_id
             case Pause():
                 self._loop.pause()
-                self._pausing.append(message.request_id)
+                if message.request_id:  # one of a set-up waits for nothing
+                    self._pausing.append(message.request_id)
             case Resume():
                 self._resume()
                 self._send(Answer(message.request_id))
@@ -305,7 +306,9 @@ class Dispatcher:
     def _settle_waiting(self) -> None:
         """Answer for all that was waited for: queues drained, workers idle, regions unused."""
         for queue_index, request_ids in list(self._stopping.items()):
-            if self._table.inflight_count(queue_index) == 0:
+            if self._table.is_paused:  # nothing is begun: what an earlier engine left is for the next start
+                self._loop.resubmissions.drop(queue_index)
+            if self._loop.unfinished_count(queue_index) == 0:
                 del self._stopping[queue_index]
                 next_avail = self._table.remove_queue(queue_index)
                 for fd in self._queue_fds.pop(queue_index).present():

@@ -13,13 +13,14 @@ cdef struct ServedQueue:
     bint call_may_block         # its call eventfd is not set to O_NONBLOCK, or did block
     int unheard                 # 1: a call found the eventfd full; 2: and somebody was told
     bint is_enabled
+    bint is_draining            # it is being stopped
 
 
 cdef class QueueTable:
     cdef StateSegment state
     cdef ServedQueue queues[QUEUE_LIMIT]
     cdef uint32_t active[QUEUE_LIMIT]      # indexes of the queues that are popped from
-    cdef bint is_paused
+    cdef readonly bint is_paused
     cdef uint32_t active_count
     cdef uint32_t polled_count             # active queues without a kick fd
     cdef list owners                       # keeps each queue's Virtqueue and InflightQueue alive

@@ -70,6 +70,7 @@ cdef class QueueTable:
         queue.rings = &virtqueue.rings
         queue.inflight = &inflight.record
         queue.is_enabled = is_enabled
+        queue.is_draining = False
         queue.kick_fd = queue.call_fd = queue.err_fd = -1
         virtqueue.rings.broken = self.state.queues[queue_index].is_broken
         try:

@@ -123,7 +123,7 @@ cdef class Recovery:
         inflight = self.loop.table.owners[queue_index][1]
         for head, counter in inflight.recovered.items():
             if (queue_index, head) not in found:
-                self.loop.add_resubmission(queue_index, head, counter)
+                self.loop.resubmissions.add(queue_index, head, counter)
 
     def worker_down(self, uint32_t worker_index, bint own_fault):
         """A worker was reaped: have what it held done elsewhere. Returns the slots given up because of it.

@@ -20,11 +20,14 @@ cdef class Throttle:
     cdef ThrottledQueue queues[QUEUE_LIMIT]
     cdef uint32_t *next_slot
     cdef uint64_t waiting_queues     # bit i: queue i has something waiting
+    cdef uint64_t debt_until_ns      # when the tokens of all that went before its time will have been there
+    cdef Reservation debt            # the last of it
 
     cdef bint admit(self, uint32_t slot_index, uint64_t now_ns) noexcept nogil
     cdef int take_ready(self, uint64_t now_ns) noexcept nogil
     cdef uint32_t count_up_to(self, uint32_t queue_index, uint64_t region_mask) noexcept nogil
     cdef uint32_t take_first(self, uint32_t queue_index, uint64_t now_ns) noexcept nogil
+    cdef bint is_in_debt(self) noexcept nogil
     cdef uint64_t wait_ns(self, uint64_t now_ns) noexcept nogil
     cdef void _reserve(self, ThrottledQueue *queue, uint64_t now_ns) noexcept nogil
     cdef uint32_t _pop(self, uint32_t queue_index, uint64_t now_ns) noexcept nogil

@@ -10,6 +10,7 @@ from libc.stdint cimport uint32_t, uint64_t
 from libc.stdlib cimport calloc, free
 from libc.string cimport memset
 
+from ringblk.shm.clock cimport monotonic_ns
 from ringblk.shm.rate_limit cimport (
     RateLimit, rate_limit_applies, rate_limit_cancel, rate_limit_changed, rate_limit_reserve,
 )
@@ -97,7 +98,17 @@ cdef class Throttle:
 
     cdef uint32_t take_first(self, uint32_t queue_index, uint64_t now_ns) noexcept nogil:
         """A queue's first slot (there must be one), before its time. Its tokens are drawn all the same: a debt."""
+        cdef ThrottledQueue *queue = &self.queues[queue_index]
+        if self.debt_until_ns < queue.ready_ns < NEVER:
+            self.debt_until_ns = queue.ready_ns
+            self.debt = queue.reservation
         return self._pop(queue_index, now_ns)
+
+    cdef bint is_in_debt(self) noexcept nogil:
+        """Whether nothing new may be popped yet: or who stops its queues again and again would have no limit."""
+        if self.debt_until_ns and (self.debt_until_ns <= monotonic_ns() or rate_limit_changed(self.buckets, &self.debt)):
+            self.debt_until_ns = 0
+        return self.debt_until_ns != 0
 
     cdef uint32_t _pop(self, uint32_t queue_index, uint64_t now_ns) noexcept nogil:
         """Let the queue's first request go, and draw for the next."""
@@ -114,10 +125,12 @@ cdef class Throttle:
         return slot_index
 
     cdef uint64_t wait_ns(self, uint64_t now_ns) noexcept nogil:
-        """How long until `take_ready` has something; the largest value if nothing waits."""
+        """How long until `take_ready` has something or a debt is over; the largest value if there is neither."""
         cdef uint32_t index
         cdef uint64_t ready_ns = NEVER
-        if self.waiting_queues == 0:
+        if self.debt_until_ns:
+            ready_ns = self.debt_until_ns
+        elif self.waiting_queues == 0:
             return NEVER
         for index in range(<uint32_t>QUEUE_LIMIT):
             if (self.waiting_queues >> index) & 1 and self.queues[index].ready_ns < ready_ns:

@@ -125,8 +125,10 @@ def test_what_is_in_flight_when_the_engine_gives_up_is_done_by_its_successor(rig
     rig.load.submit_all()
     state = StateSegment.attach(f"{SEGMENT_PREFIX}{engine.pid}")
     rig.wait_for(
-        lambda: sum(queue.popped_count - queue.used_count for queue in take_snapshot(state).queues)
-        == rig.load.inflight_count,
+        lambda: (
+            sum(queue.popped_count - queue.used_count for queue in take_snapshot(state).queues)
+            == rig.load.inflight_count
+        ),
         "all requests popped",
     )
     state.close()

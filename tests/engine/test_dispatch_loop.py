@@ -100,12 +100,12 @@ def test_a_head_that_is_counted_out_after_a_message_is_heard_of() -> None:
         record[16 + 16 * 3] = 0  # the front end takes the second back
         assert device.loop.run() == PROGRESS  # the first, with the message
         device.loop.take_control()
-        assert (device.driver.used(), device.table.inflight_count(0)) == ([(0, 513)], 1)
+        assert (device.driver.used(), device.loop.unfinished_count(0)) == ([(0, 513)], 1)
         guard = threading.Timer(DEADLINE_S, device.state.announce_control)
         guard.start()
         assert device.loop.run() == PROGRESS
         guard.cancel()
-        assert device.table.inflight_count(0) == 0
+        assert device.loop.unfinished_count(0) == 0
 
 
 @pytest.fixture

@@ -169,8 +169,8 @@ def test_a_record_that_is_changed_after_it_was_read(lie: dict[int, tuple[int, in
     device.virtqueue.start(2)
     device.loop.add_queue(0, device.virtqueue, inflight, QueueFds(None, None), True)
     Recovery(device.loop).resubmit(0)
-    assert device.table.inflight_count(0) == 2
-    while device.table.inflight_count(0):
+    assert device.loop.unfinished_count(0) == 2
+    while device.loop.unfinished_count(0):
         assert device.loop.run() == PROGRESS
     kept = [head for head in (1, 0) if lie.get(head, (1, 0))[0]]
     assert [head for head, _ in driver.used()] == [*kept, 4]

@@ -120,7 +120,8 @@ def test_a_region_that_no_request_uses_goes_at_once(tmp_path: Path) -> None:
         frontend.queues[0].wait_used(1)
 
 
-def test_a_region_does_not_wait_for_tokens(tmp_path: Path) -> None:
+@pytest.mark.parametrize("dies", [False, True])
+def test_a_region_does_not_wait_for_tokens(tmp_path: Path, dies: bool) -> None:
     """Nor where the dispatcher that it is asked of dies, and another throttles what waits anew."""
     control = ControlClient(tmp_path / "control")
     disk = ["--backend=memory", f"--backend-arg=size_bytes={SIZE}", "--bps=1000", "--burst=1"]
@@ -129,23 +130,18 @@ def test_a_region_does_not_wait_for_tokens(tmp_path: Path) -> None:
         raw_frontend(engine, ram_bytes=2 * SIZE) as frontend,
     ):
         other = MemoryRegion(1 << 40, SIZE, 1 << 40, SIZE)
-        queue = frontend.queues[0]
-        for round_number, dies in enumerate((False, True), 1):
-            frontend.connection.add_region(other, frontend.ram.fd)
-            for head in (0, 3, 6, 9):
-                read_into(frontend, other.gpa, 0x10000, head)  # a minute's worth each
-            eventually(
-                lambda: control.get("/stats")["queues"][0]["popped_count"] == 4 * round_number,  # noqa: B023
-                "all popped",
-            )
-            dispatcher = control.processes["dispatcher"]
-            if dies:
-                stop_process(dispatcher)
-            remover = Remover(frontend, [other])
-            if dies:
-                kill_and_reap(dispatcher)
-            assert remover.used_idx() == 4 * round_number
-            queue.wait_used(4)
+        frontend.connection.add_region(other, frontend.ram.fd)
+        for head in (0, 3, 6, 9):
+            read_into(frontend, other.gpa, 0x10000, head)  # a minute's worth each
+        eventually(lambda: control.get("/stats")["queues"][0]["popped_count"] == 4, "all popped")
+        dispatcher = control.processes["dispatcher"]
+        if dies:
+            stop_process(dispatcher)
+        remover = Remover(frontend, [other])
+        if dies:
+            kill_and_reap(dispatcher)
+        assert remover.used_idx() == 4
+        frontend.queues[0].wait_used(4)
 
 
 def test_the_memory_table_is_replaced_under_running_rings(tmp_path: Path) -> None:
