@@ -26,6 +26,7 @@ from ringblk.engine.listener import listen_at
 from ringblk.engine.live_changes import ChangeRefused, ChangeUnfinished
 from ringblk.engine.metrics import exposition
 from ringblk.engine.statistics import encode_json
+from ringblk.shm.rate_group import RateGroupBusy
 
 MAX_BODY_BYTES = 65536
 OWNER_ONLY = 0o177
@@ -111,7 +112,7 @@ async def _answer_errors(request: web.Request, handler: _Handler) -> web.StreamR
     except ChangeUnfinished as error:
         _log.error("%s %s: %s", request.method, request.path, error)
         return _json(encode_body(ErrorBody(str(error), error.field)), status=503)
-    except DeviceError as error:
+    except (DeviceError, RateGroupBusy) as error:
         return _json(encode_body(ErrorBody(str(error))), status=409)
     except web.HTTPException as error:
         headers = {"Allow": error.headers["Allow"]} if "Allow" in error.headers else None

@@ -1,5 +1,6 @@
 """What the control API does to its engine, without HTTP: descriptions, statistics and changes."""
 
+import asyncio
 import time
 from collections.abc import Mapping
 from typing import Protocol
@@ -15,15 +16,18 @@ from ringblk.engine.statistics import StatisticsSnapshot, take_snapshot
 from ringblk.engine.supervisor import Supervisor
 from ringblk.engine.version import package_version
 from ringblk.shm.bucket_settings import BucketSettings
+from ringblk.shm.rate_group import LOCK_WAIT_S, RateGroupBusy
 from ringblk.shm.rate_limit import RateLimit
 from ringblk.shm.state import StateSegment
+
+LOOK_AGAIN_S = 0.01
 
 
 class LimitSettings(Protocol):
     """Where limits are set: the drive's own `RateLimit`, or the `RateGroup` that it belongs to."""
 
     def configure_some(self, settings: Mapping[str, BucketSettings | None], now_ns: int) -> None:
-        """Set these buckets, full; leave the others as they are."""
+        """Set these buckets, full; leave the others as they are. Raises `RateGroupBusy`; try again."""
 
 
 class EngineControl:
@@ -70,7 +74,10 @@ class EngineControl:
         return take_snapshot(self._state)
 
     async def patch_drive(self, body: DriveBody) -> None:
-        """Change limits, size and cache mode. Raises `ChangeRefused`; nothing was changed then."""
+        """Change size, cache mode and limits, in this order.
+
+        Raises `ChangeRefused`; nothing was changed then. Raises `RateGroupBusy`; the limits were not changed.
+        """
         buckets = _buckets_of(body)
         changes = self._supervisor.changes
         if body.size_bytes is not UNSET:
@@ -78,8 +85,20 @@ class EngineControl:
         if body.cache is not UNSET:
             changes.set_cache(body.cache)
         if buckets:
-            self._limit_settings.configure_some(buckets, time.monotonic_ns())
+            await self._set_limits(buckets)
             changes.wake_dispatcher()
+
+    async def _set_limits(self, buckets: Mapping[str, BucketSettings | None]) -> None:
+        """Wait a while for another member of the group that sets them; the event loop goes on meanwhile."""
+        given_up_s = time.monotonic() + LOCK_WAIT_S
+        while True:
+            try:
+                self._limit_settings.configure_some(buckets, time.monotonic_ns())
+                return
+            except RateGroupBusy:
+                if time.monotonic() >= given_up_s:
+                    raise
+            await asyncio.sleep(LOOK_AGAIN_S)
 
     async def patch_workers(self, body: WorkersBody) -> None:
         """Have so many workers. Raises `ChangeRefused` and `ChangeUnfinished`."""

@@ -2,21 +2,25 @@
 
 The group is a named segment of POSIX shared memory with a header and a RateLimit. A member holds a shared
 flock on it, which the kernel releases when the member's last process is gone, however it went. Whoever gets
-the exclusive lock is alone: who joins alone begins the group anew, who leaves alone removes the name. Joining
-and leaving, and nothing else, take a record lock as well, so that one of them happens at a time; the kernel
-releases that one too (both go with the open file description). Drawing tokens takes no lock at all.
+the exclusive lock is alone: who joins alone begins the group anew, who leaves alone removes the name.
+Joining, leaving and configuring, and nothing else, take a record lock as well, so that one of them happens
+at a time; the kernel releases that one too (both go with the open file description). A process of the same
+user may hold it for as long as it likes, so nobody waits for it without an end. Drawing tokens takes no lock
+at all.
 
 A member that is killed leaves the group as it is for the others. If it was the last, the name stays until
 somebody joins again, and begins anew.
 """
 
+import errno
 import fcntl
 import mmap
 import os
 import re
 import struct
+import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 import posix_ipc
 
@@ -28,11 +32,19 @@ MAGIC = b"RINGRATE"
 VERSION = 1
 HEADER_BYTES = 64  # magic, version (u32), size of the state (u32), zeros
 SEGMENT_BYTES = mmap.PAGESIZE
+LOCK_WAIT_S = 2.0
+"""How long to wait for the record lock; who holds it needs it for a moment."""
 NAME_PATTERN = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,99}")
+
+_LOOK_S = 0.001
 
 
 class RateGroupError(Exception):
     """The group cannot be joined: take another name, or end the engines of another version that use it."""
+
+
+class RateGroupBusy(RateGroupError):  # noqa: N818
+    """Another process has the group locked: try again, and if it never lets go, end it (lslocks shows it)."""
 
 
 class RateGroup:
@@ -41,7 +53,8 @@ class RateGroup:
     def __init__(self, name: str, settings: RateLimitSettings, now_ns: int) -> None:
         """Join the group, or create it with these settings and full buckets.
 
-        Raises RateGroupError, and BucketSettingsError for settings that make no bucket.
+        Waits up to LOCK_WAIT_S for others to join or leave. Raises RateGroupError, and BucketSettingsError
+        for settings that make no bucket.
         """
         if not NAME_PATTERN.fullmatch(name):
             raise RateGroupError(f"rate group {name!r}: a name is letters, digits, '_', '.' and '-'")
@@ -73,20 +86,26 @@ class RateGroup:
         return self._fd
 
     def configure(self, settings: RateLimitSettings, now_ns: int) -> None:
-        """Set new limits for all members, with full buckets. Members may do this at any time."""
-        with self._one_at_a_time():
+        """Set new limits for all members, with full buckets. Members may do this at any time.
+
+        Raises RateGroupBusy at once when another process joins, leaves or configures.
+        """
+        with self._one_at_a_time(0.0):
             self.limit.configure(settings, now_ns)
 
     def configure_some(self, settings: Mapping[str, BucketSettings | None], now_ns: int) -> None:
         """Like configure(), for the buckets named in a mapping; the others go on as they are."""
-        with self._one_at_a_time():
+        with self._one_at_a_time(0.0):
             self.limit.configure_some(settings, now_ns)
 
     def leave(self) -> None:
-        """Leave the group; the last member out removes it. No other process of this engine may be drawing."""
+        """Leave the group; the last member out removes it. No other process of this engine may be drawing.
+
+        A group that another process keeps locked is left all the same, and its name stays.
+        """
         if self._fd < 0:
             return
-        with self._one_at_a_time():
+        with suppress(RateGroupBusy), self._one_at_a_time(LOCK_WAIT_S):
             if self._is_named() and self._lock_membership(fcntl.LOCK_EX):
                 posix_ipc.unlink_shared_memory(self._segment_name)
         self._release()
@@ -99,7 +118,7 @@ class RateGroup:
         except (OSError, posix_ipc.Error) as error:
             raise RateGroupError(f"rate group {self.name!r}: {error}") from error
         self._fd = segment.fd
-        with self._one_at_a_time():
+        with self._one_at_a_time(LOCK_WAIT_S):
             is_alone = self._lock_membership(fcntl.LOCK_EX)
             if is_alone:
                 self._create(settings, now_ns)
@@ -147,14 +166,27 @@ class RateGroup:
             named.close_fd()
 
     @contextmanager
-    def _one_at_a_time(self) -> Iterator[None]:
-        """Keep others from joining, leaving and configuring."""
-        fcntl.fcntl(self._fd, fcntl.F_OFD_SETLKW, _record_lock(fcntl.F_WRLCK))
+    def _one_at_a_time(self, wait_s: float) -> Iterator[None]:
+        """Keep others from joining, leaving and configuring. Raises RateGroupBusy."""
+        given_up_s = time.monotonic() + wait_s
+        while not self._lock_record():
+            if time.monotonic() >= given_up_s:
+                raise RateGroupBusy(f"rate group {self.name!r}: another process keeps it locked")
+            time.sleep(_LOOK_S)
         try:
             yield
         finally:
             if self._fd >= 0:
                 fcntl.fcntl(self._fd, fcntl.F_OFD_SETLK, _record_lock(fcntl.F_UNLCK))
+
+    def _lock_record(self) -> bool:
+        try:
+            fcntl.fcntl(self._fd, fcntl.F_OFD_SETLK, _record_lock(fcntl.F_WRLCK))
+        except OSError as error:
+            if error.errno not in (errno.EACCES, errno.EAGAIN):
+                raise
+            return False
+        return True
 
     def _release(self) -> None:
         """Close what is open; membership ends with the last copy of the fd."""

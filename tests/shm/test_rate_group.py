@@ -1,14 +1,17 @@
 """Groups of engines: joining, leaving and being killed, in any order."""
 
+import fcntl
 import os
 import signal
+import struct
 from collections.abc import Callable, Iterator
 
 import posix_ipc
 import pytest
 
+from ringblk.shm import rate_group as rate_group_module
 from ringblk.shm.bucket_settings import BucketSettings, BucketSettingsError
-from ringblk.shm.rate_group import HEADER_BYTES, RateGroup, RateGroupError
+from ringblk.shm.rate_group import HEADER_BYTES, RateGroup, RateGroupBusy, RateGroupError
 from ringblk.shm.rate_limit import READ
 from ringblk.shm.rate_limit_settings import RateLimitSettings
 from ringblk.shm.segment import remove_orphans
@@ -186,3 +189,23 @@ def test_wrong_settings_leave_nothing_behind(name: str) -> None:
 def test_names_that_are_none(bad_name: str) -> None:
     with pytest.raises(RateGroupError, match="a name is"):
         RateGroup(bad_name, SETTINGS, 0)
+
+
+def test_a_group_that_another_process_keeps_locked(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(rate_group_module, "LOCK_WAIT_S", 0.0)
+    group = RateGroup(name, SETTINGS, 0)
+    segment = posix_ipc.SharedMemory(f"/ringblk-rate-{name}")
+    fcntl.fcntl(segment.fd, fcntl.F_OFD_SETLKW, struct.pack("hhqqi", fcntl.F_WRLCK, os.SEEK_SET, 0, 0, 0))
+    with pytest.raises(RateGroupBusy):
+        RateGroup(name, SETTINGS, 0)
+    with pytest.raises(RateGroupBusy):
+        group.configure(RateLimitSettings(), 0)
+    with pytest.raises(RateGroupBusy):
+        group.configure_some({"ops_total": None}, 0)
+    assert group.limit.limited == ["ops_total"]
+    assert draw(group, 200) == 100
+    group.leave()  # all the same
+    segment.close_fd()
+    last = RateGroup(name, RateLimitSettings(), 0)
+    assert last.is_creator
+    last.leave()

@@ -1,0 +1,46 @@
+"""A rate group that another process of the same user keeps locked: PATCH gives up, and the engine goes on."""
+
+import fcntl
+import os
+import struct
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+
+import posix_ipc
+import pytest
+
+from ringblk.shm.segment import segment_names
+from tests.engine.control_client import ControlClient
+from tests.engine.engine_rig import Engine
+
+WHOLE_FILE = struct.pack("hhqqi", fcntl.F_WRLCK, os.SEEK_SET, 0, 0, 0)
+
+
+@pytest.fixture
+def group() -> Iterator[str]:
+    name = f"test-{uuid.uuid4().hex}"
+    yield name
+    for left in segment_names(f"ringblk-rate-{name}"):
+        posix_ipc.unlink_shared_memory("/" + left)
+
+
+def lock_group(group: str) -> int:
+    """The record lock that members take for a moment; it goes when the descriptor is closed."""
+    fd: int = posix_ipc.SharedMemory(f"/ringblk-rate-{group}").fd
+    fcntl.fcntl(fd, fcntl.F_OFD_SETLKW, WHOLE_FILE)
+    return fd
+
+
+def test_a_locked_group_keeps_nothing_waiting(tmp_path: Path, group: str) -> None:
+    control = ControlClient(tmp_path / "control")
+    options = ["--backend=memory", "--backend-arg=size_bytes=1048576", f"--control={control.socket_path}"]
+    with Engine(*options, f"--rate-group={group}", "--iops=1000") as engine:
+        lock_fd = lock_group(group)
+        status, body = control.ask("PATCH", "/drive", {"iops": 500})
+        assert (status, body["error"]) == (409, f"rate group '{group}': another process keeps it locked")
+        os.close(lock_fd)
+        control.change("/drive", iops=500)
+        lock_fd = lock_group(group)
+        assert engine.end() == 0
+        os.close(lock_fd)
