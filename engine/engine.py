@@ -13,12 +13,13 @@ from typing import TYPE_CHECKING, Any
 from ringblk.engine.block_device import BlockDevice, BlockDeviceConfig
 from ringblk.engine.child import open_fds
 from ringblk.engine.config import ConfigError, EngineConfig
-from ringblk.engine.image_claim import claim_image, image_identity, take_over_socket
+from ringblk.engine.image_claim import claim_image, engines_on, image_identity
 from ringblk.engine.listener import Listener
 from ringblk.engine.open_files import reserve_open_files
 from ringblk.engine.sandbox_plan import plan_sandbox, plan_user
 from ringblk.engine.session import Session
 from ringblk.engine.supervisor import EngineFailed, Supervisor
+from ringblk.engine.takeover import CONTROL_HINT, check_takeover, take_over_socket
 from ringblk.shm.rate_group import RateGroup, RateGroupError
 from ringblk.shm.rate_limit import RateLimit
 from ringblk.shm.rate_limit_settings import RateLimitSettings
@@ -67,13 +68,17 @@ def serve(config: EngineConfig) -> int:
             device.logical_block_size_bytes,
         )
     sandbox = plan_sandbox(config, user)
-    if config.takeover:
+    inherited = Listener.from_fd(config.fd) if config.fd is not None else None
+    if config.takeover:  # the other engine is told to end: what can be refused is refused before
+        check_takeover(config, engines_on(backend.fileno()) if isinstance(backend, FileBackend) else [])
         take_over_socket(config.socket_path)
+    own_image = (0, 0)
     if isinstance(backend, FileBackend):
         assert config.blk_file is not None
         claim_image(
             config.blk_file, backend.fileno(), read_only=backend.read_only, takes_over=config.takeover
         )
+        own_image = image_identity(backend.fileno())
     orphans = remove_orphans(SEGMENT_PREFIX)
     if orphans:
         _log.info("removed shared memory of engines that were killed: %s", ", ".join(orphans))
@@ -83,8 +88,7 @@ def serve(config: EngineConfig) -> int:
         state = StateSegment.create(f"{SEGMENT_PREFIX}{os.getpid()}", slot_count(config), config.queue_size)
     except SegmentError as error:
         raise ConfigError(str(error), exit_status=1) from error
-    if isinstance(backend, FileBackend):
-        state.set_image(*image_identity(backend.fileno()))
+    state.set_image(*own_image)
     try:
         with rate_limit(config, state) as (limit, limit_settings):
             if user is not None:  # who is to remove them in the end
@@ -95,7 +99,9 @@ def serve(config: EngineConfig) -> int:
             make_supervisor = partial(
                 Supervisor, config, device, backend, state, limit, sandbox, inherited_fds
             )
-            return asyncio.run(_serve(config, make_supervisor, sandbox, state, limit, limit_settings))
+            return asyncio.run(
+                _serve(config, inherited, make_supervisor, sandbox, state, limit, limit_settings)
+            )
     finally:
         state.close()
 
@@ -158,6 +164,7 @@ def slot_count(config: EngineConfig) -> int:
 
 async def _serve(
     config: EngineConfig,
+    inherited: Listener | None,
     make_supervisor: Callable[[], Supervisor],
     sandbox: Sandbox,
     state: StateSegment,
@@ -172,7 +179,7 @@ async def _serve(
         loop.add_signal_handler(number, end_signal.note)
     loop.add_signal_handler(signal.SIGUSR2, stopped.set)  # the same, but never in a hurry: a successor waits
     signal.pthread_sigmask(signal.SIG_UNBLOCK, HELD_SIGNALS)
-    listener = _open_listener(config)
+    listener = inherited or _open_listener(config)
     supervisor.start()
     try:
         control = await _open_control(config, supervisor, state, limit, limit_settings)
@@ -213,10 +220,8 @@ def _drop_privileges(config: EngineConfig, sandbox: Sandbox) -> None:
 
 
 def _open_listener(config: EngineConfig) -> Listener:
-    if config.socket_path is not None:
-        return Listener.at_path(config.socket_path)
-    assert config.fd is not None  # EngineConfig.check
-    return Listener.from_fd(config.fd)
+    assert config.socket_path is not None  # EngineConfig.check: or a socket was inherited
+    return Listener.at_path(config.socket_path)
 
 
 async def _open_control(
@@ -236,8 +241,7 @@ async def _open_control(
         engine_control = EngineControl(config, supervisor, state, limit, limit_settings)
         return await serve_control(engine_control, config.control)
     except ImportError as error:
-        reason = "it needs the packages aiohttp and prometheus_client: pip install 'ringblk[control]'"
-        raise ConfigError(f"--control: {reason}", exit_status=1) from error
+        raise ConfigError(f"--control: {CONTROL_HINT}", exit_status=1) from error
 
 
 class _EndSignal:

@@ -12,13 +12,12 @@ import logging
 import os
 import select
 import signal
-import socket
 import stat
-import struct
 import time
 
 from ringblk.engine.config import ConfigError
-from ringblk.shm.segment import SegmentError, is_segment_held, segment_names
+from ringblk.engine.takeover import Handover, is_engine
+from ringblk.shm.segment import SegmentError, segment_names
 from ringblk.shm.state import SEGMENT_PREFIX, StateSegment
 from ringblk.workers.image_lock import ImageLocked, lock_image
 
@@ -29,7 +28,6 @@ DEAD_HOLDER_S = 15.0
 _LOOK_S = 0.005
 _PF_EXITING = 0x4  # linux/sched.h
 _SIGKILL_BIT = 1 << (signal.SIGKILL - 1)
-_CREDENTIALS = struct.Struct("3i")  # struct ucred
 
 _log = logging.getLogger(__name__)
 
@@ -42,7 +40,7 @@ def claim_image(path: str, fd: int, *, read_only: bool, takes_over: bool) -> Non
     refused_s: float | None = None
     # A segment left by a dead engine may name an image that was since deleted, and this one got its number.
     given_up_s = time.monotonic() + DEAD_HOLDER_S
-    told: set[int] = set()
+    handover = Handover()
     waits = False
     while True:
         try:
@@ -53,11 +51,10 @@ def claim_image(path: str, fd: int, *, read_only: bool, takes_over: bool) -> Non
         except OSError as error:
             _log.warning("%s: cannot be locked: %s; nothing keeps others off it", path, error.strerror)
             return
-        alive = [pid for pid in holders if is_running(pid)]
+        alive = [pid for pid in holders if is_engine(pid) and is_running(pid)]
         if takes_over and alive:
-            for pid in set(alive) - told:
-                tell_to_hand_over(pid)
-            told.update(alive)
+            for pid in alive:
+                handover.tell(pid)
         elif alive or not holders or time.monotonic() > given_up_s:
             refused_s = refused_s or time.monotonic() + REFUSAL_S
             if time.monotonic() > refused_s:
@@ -69,35 +66,6 @@ def claim_image(path: str, fd: int, *, read_only: bool, takes_over: bool) -> Non
         time.sleep(_LOOK_S)
 
 
-def take_over_socket(socket_path: str | None) -> None:
-    """Have an engine that listens on this socket end, and wait for its last process. Raises `ConfigError`."""
-    with socket.socket(socket.AF_UNIX) as probe:
-        probe.setblocking(False)
-        try:
-            probe.connect(socket_path or "")
-        except OSError:
-            return
-        credentials = probe.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
-    pid = _CREDENTIALS.unpack(credentials)[0]
-    name = f"{SEGMENT_PREFIX}{pid}"
-    if name not in segment_names(name):
-        return  # it is no engine, or one of another machine's: the socket's name says that it is in use
-    tell_to_hand_over(pid)
-    while is_segment_held(name):
-        time.sleep(_LOOK_S)
-
-
-def tell_to_hand_over(pid: int) -> None:
-    """Have an engine finish what is in flight and end; its front end is to connect to this one."""
-    _log.info("taking over from the engine of process %d", pid)
-    try:
-        os.kill(pid, signal.SIGUSR2)
-    except ProcessLookupError:
-        return
-    except PermissionError as error:
-        raise ConfigError(f"--takeover: process {pid}: {error.strerror}", exit_status=1) from error
-
-
 def image_identity(fd: int) -> tuple[int, int]:
     """What tells images apart, whatever path they are opened by; never (0, 0)."""
     info = os.fstat(fd)
@@ -105,18 +73,29 @@ def image_identity(fd: int) -> tuple[int, int]:
 
 
 def engines_on(fd: int) -> list[int]:
-    """The supervisors of engines whose image this is, be they alive or not, as far as it can be told."""
+    """The supervisors of engines whose image this is, be they alive or not, as far as it can be told.
+
+    That is what segments say, and anybody may make one: ask `is_engine` before anything is done to a process.
+    """
     identity = image_identity(fd)
     found = []
     for name in segment_names(SEGMENT_PREFIX):
-        try:
-            state = StateSegment.attach(name)
-        except (SegmentError, OSError):
-            continue  # gone meanwhile, or of another version
-        if state.image == identity:
-            found.append(int(name.removeprefix(SEGMENT_PREFIX)))
-        state.close()
+        pid = name.removeprefix(SEGMENT_PREFIX)
+        if _image_of(name) == identity and pid.isascii() and pid.isdecimal():
+            found.append(int(pid))
     return found
+
+
+def _image_of(name: str) -> tuple[int, int]:
+    """The image that the engine of this segment uses or used; (0, 0): none, or it is of another version."""
+    try:
+        state = StateSegment.attach(name)
+    except (SegmentError, OSError):
+        return (0, 0)
+    try:
+        return state.image
+    finally:
+        state.close()
 
 
 def is_running(pid: int) -> bool:

@@ -12,6 +12,8 @@ from collections.abc import AsyncIterator
 from ringblk.engine.config import ConfigError
 from ringblk.engine.vhost_user_socket import wait_readable
 
+MAX_PATH_BYTES = 107
+"""sun_path of struct sockaddr_un, without the zero at its end (unix(7))."""
 RETRY_S = 0.5
 """How long to let be a socket whose connections cannot be taken."""
 
@@ -99,6 +101,30 @@ def listen_at(option: str, socket_path: str, *, mode_mask: int | None = None) ->
         if former_mask is not None:
             os.umask(former_mask)
     return end
+
+
+def check_listening_at(option: str, socket_path: str) -> None:
+    """Look whether `listen_at` will work once nobody listens there any more. Raises `ConfigError`."""
+    if len(os.fsencode(socket_path)) > MAX_PATH_BYTES:
+        raise ConfigError(f"{option} {socket_path}: longer than {MAX_PATH_BYTES} bytes", 1)
+    if obstacle := _obstacle(socket_path):
+        raise ConfigError(f"{option} {socket_path}: {obstacle} is in the way", 1)
+    try:
+        _try_binding_in(os.path.dirname(socket_path) or ".")
+    except OSError as error:
+        raise ConfigError(f"{option} {socket_path}: {error.strerror}", 1) from error
+
+
+def _try_binding_in(folder: str) -> None:
+    """Bind a socket there by a name of its own, through a descriptor: the path may be as long as it likes."""
+    folder_fd = os.open(folder, os.O_PATH | os.O_DIRECTORY)
+    try:
+        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as end:
+            name = f".ringblk-{os.getpid()}"
+            end.bind(f"/proc/self/fd/{folder_fd}/{name}")
+            os.unlink(name, dir_fd=folder_fd)
+    finally:
+        os.close(folder_fd)
 
 
 def _remove_dead_socket(socket_path: str) -> None:

@@ -3,7 +3,7 @@
 A segment begins with a header (magic, layout version, kind, size) that is checked at every attach. Its
 creator holds an exclusive `flock` on the segment's open file description; forked children share that
 description, so the lock lasts exactly as long as one process of the engine lives. A segment whose lock
-can be taken is an orphan of a killed engine: `remove_orphans` unlinks those at the next start.
+can be taken is an orphan of a killed engine: `remove_orphan` unlinks it at the next start.
 """
 
 import contextlib
@@ -50,7 +50,7 @@ class Segment:
 
         Raises `SegmentError` when the name is taken by a living engine or there is no room.
         """
-        remove_orphans(name)
+        remove_orphan(name)
         try:
             fd = _create_locked(name, size_bytes)
         except OSError as error:
@@ -142,18 +142,33 @@ def is_segment_held(name: str) -> bool:
 
 def remove_orphans(prefix: str) -> list[str]:
     """Unlink segments beginning with `prefix` that no living process holds; returns their names."""
-    removed = []
-    for name in segment_names(prefix):
-        with contextlib.suppress(OSError, posix_ipc.Error):
-            fd = posix_ipc.SharedMemory("/" + name).fd
-            try:
-                fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                if os.fstat(fd).st_nlink:  # else the name is gone, or that of another segment by now
-                    posix_ipc.unlink_shared_memory("/" + name)
-                    removed.append(name)
-            finally:
-                os.close(fd)
-    return removed
+    return [name for name in segment_names(prefix) if remove_orphan(name)]
+
+
+def remove_orphan(name: str) -> bool:
+    """Unlink the segment if no living process holds it; whether it did."""
+    with contextlib.suppress(OSError, posix_ipc.Error):
+        fd = posix_ipc.SharedMemory("/" + name).fd
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if os.fstat(fd).st_nlink:  # else the name is gone, or that of another segment by now
+                posix_ipc.unlink_shared_memory("/" + name)
+                return True
+        finally:
+            os.close(fd)
+    return False
+
+
+def segment_owner(name: str) -> int | None:
+    """The user whose segment it is; None where there is none, or it is not ours to open."""
+    try:
+        fd = posix_ipc.SharedMemory("/" + name).fd
+    except (OSError, posix_ipc.Error):
+        return None
+    try:
+        return os.fstat(fd).st_uid
+    finally:
+        os.close(fd)
 
 
 def is_held(fd: int) -> bool:

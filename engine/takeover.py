@@ -1,0 +1,115 @@
+"""Taking over from an engine that runs: what can be refused is refused before it is told to end."""
+
+import importlib.util
+import logging
+import os
+import signal
+import socket
+import struct
+import time
+
+from ringblk.engine.config import ConfigError, EngineConfig
+from ringblk.engine.listener import check_listening_at
+from ringblk.shm.segment import is_segment_held, segment_owner
+from ringblk.shm.state import SEGMENT_PREFIX
+
+CONTROL_PACKAGES = ("aiohttp", "prometheus_client")
+CONTROL_HINT = "it needs the packages aiohttp and prometheus_client: pip install 'ringblk[control]'"
+PATIENCE_S = 3.0
+"""How long an engine may take to end before the log says that it has not."""
+_LOOK_S = 0.005
+_CREDENTIALS = struct.Struct("3i")  # struct ucred
+
+_log = logging.getLogger(__name__)
+
+
+class Handover:
+    """The engines that were told to end, each once, and a line in the log when they take long."""
+
+    def __init__(self) -> None:
+        self._told: set[int] = set()
+        self._silent_until_s: float | None = None
+
+    def tell(self, pid: int) -> None:
+        """Have an engine finish what is in flight and end; its front end is to connect to this one.
+
+        To be called again for as long as it runs. Raises `ConfigError`.
+        """
+        if pid in self._told:
+            self._mention(pid)
+            return
+        _log.info("taking over from the engine of process %d", pid)
+        self._told.add(pid)
+        self._silent_until_s = time.monotonic() + PATIENCE_S
+        try:
+            os.kill(pid, signal.SIGUSR2)
+        except ProcessLookupError:
+            return
+        except PermissionError as error:
+            raise ConfigError(f"--takeover: process {pid}: {error.strerror}", exit_status=1) from error
+
+    def _mention(self, pid: int) -> None:
+        if self._silent_until_s is not None and time.monotonic() > self._silent_until_s:
+            self._silent_until_s = None
+            _log.warning("process %d has been told to end and has not yet; waiting for it", pid)
+
+
+def check_takeover(config: EngineConfig, image_users: list[int]) -> None:
+    """Look at what is opened only when the other engine has ended. Raises `ConfigError`.
+
+    `image_users` are the engines that have the same image: they are to end, like the one at the socket.
+    """
+    ending = {*image_users, _listening_pid(config.socket_path)}
+    for option, path in (("--socket-path", config.socket_path), ("--control", config.control)):
+        if path is None:
+            continue
+        check_listening_at(option, path)
+        if (pid := _listening_pid(path)) is not None and (pid not in ending or not is_engine(pid)):
+            raise ConfigError(f"{option} {path}: in use by process {pid}, which is not to end", exit_status=1)
+    if config.control is not None and not all(map(importlib.util.find_spec, CONTROL_PACKAGES)):
+        raise ConfigError(f"--control: {CONTROL_HINT}", exit_status=1)
+
+
+def take_over_socket(socket_path: str | None) -> None:
+    """Have an engine that listens on this socket end, and wait for its last process. Raises `ConfigError`."""
+    pid = _listening_pid(socket_path)
+    if pid is None or not is_engine(pid):
+        return
+    handover = Handover()
+    while is_segment_held(f"{SEGMENT_PREFIX}{pid}"):
+        handover.tell(pid)
+        time.sleep(_LOOK_S)
+
+
+def _listening_pid(socket_path: str | None) -> int | None:
+    """Who listens on a unix socket; None: nobody, or nobody in this process's namespace."""
+    if socket_path is None:
+        return None
+    with socket.socket(socket.AF_UNIX) as probe:
+        probe.setblocking(False)
+        try:
+            probe.connect(socket_path)
+        except OSError:
+            return None
+        credentials = probe.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
+    return _CREDENTIALS.unpack(credentials)[0] or None
+
+
+def is_engine(pid: int) -> bool:
+    """Whether the process has a segment that it can have made, and that is held.
+
+    Anybody may make a segment of any name; a signal is for who made it.
+    """
+    name = f"{SEGMENT_PREFIX}{pid}"
+    owner = segment_owner(name)
+    return owner is not None and owner in _user_ids(pid) and is_segment_held(name)
+
+
+def _user_ids(pid: int) -> set[int]:
+    """The process's real, effective, saved and file system user (proc(5)); none if it is gone."""
+    try:
+        with open(f"/proc/{pid}/status") as status_file:
+            words = next(line.split() for line in status_file if line.startswith("Uid:"))
+    except OSError:
+        return set()
+    return {int(word) for word in words[1:]}

@@ -1,0 +1,207 @@
+"""--takeover: whom it ends, and what is refused before anybody is told to end.
+
+A forged segment is one that another user made: the tests make it and give it away, which only root may.
+"""
+
+import os
+import signal
+import socket
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TypeAlias
+
+import pytest
+
+from ringblk.engine import image_claim, takeover
+from ringblk.engine.config import ConfigError, EngineConfig
+from ringblk.engine.image_claim import claim_image, engines_on, image_identity
+from ringblk.engine.takeover import is_engine
+from ringblk.shm.segment import segment_names
+from ringblk.shm.state import SEGMENT_PREFIX, StateSegment
+from ringblk.workers.image_lock import lock_image
+from tests.engine.control_client import ControlClient, stop_process
+from tests.engine.engine_rig import DEADLINE_S, PROGRAM, Engine, eventually, run_program
+
+NOBODY = 65534
+Process: TypeAlias = "subprocess.Popen[bytes]"
+
+
+@pytest.fixture
+def image(tmp_path: Path) -> Path:
+    path = tmp_path / "disk.img"
+    path.write_bytes(bytes(1 << 20))
+    return path
+
+
+@pytest.fixture
+def image_fd(image: Path) -> Iterator[int]:
+    fd = os.open(image, os.O_RDWR)
+    yield fd
+    os.close(fd)
+
+
+@pytest.fixture
+def locking_fd(image: Path) -> Iterator[int]:
+    """Of somebody who holds the image's lock."""
+    fd = os.open(image, os.O_RDWR)
+    lock_image(fd, read_only=False)
+    yield fd
+    os.close(fd)
+
+
+@pytest.fixture(scope="module")
+def shared_engine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Engine]:
+    folder = tmp_path_factory.mktemp("shared")
+    image = folder / "disk.img"
+    image.write_bytes(bytes(1 << 20))
+    with Engine(f"--blk-file={image}", "--workers=1") as engine:
+        (engine.folder / "disk.img").symlink_to(image)
+        yield engine
+
+
+@pytest.fixture
+def victim() -> Iterator[Process]:
+    """A process that is no engine, and ends by SIGUSR2."""
+    with subprocess.Popen(["sleep", "1000"]) as process:
+        yield process
+        process.kill()
+
+
+def make_segment(name: str, image_fd: int) -> StateSegment:
+    state = StateSegment.create(name, 64, 128)
+    state.set_image(*image_identity(image_fd))
+    return state
+
+
+def leave_orphan(name: str, image_fd: int) -> None:
+    """What an engine that was killed leaves behind."""
+    pid = os.fork()
+    if pid == 0:
+        try:
+            make_segment(name, image_fd)
+        finally:
+            os._exit(0)
+    os.waitpid(pid, 0)
+    assert segment_names(name) == [name]
+
+
+def refuse_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(image_claim, "DEAD_HOLDER_S", 0.0)
+    monkeypatch.setattr(image_claim, "REFUSAL_S", 0.0)
+
+
+def was_spared(process: "subprocess.Popen[bytes]") -> bool:
+    """Whether no signal that ends it had come before this one."""
+    process.terminate()
+    return process.wait() == -signal.SIGTERM
+
+
+# Whom it ends.
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root may give a segment away")
+def test_a_segment_of_another_user_ends_nobody(
+    image: Path, image_fd: int, locking_fd: int, victim: Process, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    refuse_at_once(monkeypatch)
+    forged = make_segment(f"{SEGMENT_PREFIX}{victim.pid}", image_fd)
+    assert is_engine(victim.pid)
+    os.fchown(forged.fileno(), NOBODY, -1)
+    assert engines_on(image_fd) == [victim.pid]
+    with pytest.raises(ConfigError, match="in use by another program"):
+        claim_image(str(image), image_fd, read_only=False, takes_over=True)
+    assert was_spared(victim)
+    forged.close()
+
+
+def test_who_got_the_process_id_of_a_dead_engine_is_not_ended(
+    image: Path, image_fd: int, locking_fd: int, victim: Process, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    refuse_at_once(monkeypatch)
+    leave_orphan(f"{SEGMENT_PREFIX}{victim.pid}", image_fd)
+    with pytest.raises(ConfigError, match="in use by another program"):
+        claim_image(str(image), image_fd, read_only=False, takes_over=True)
+    assert was_spared(victim)
+
+
+def test_a_name_without_a_process_id_is_passed_over(image_fd: int) -> None:
+    for word in ("abc", "", "1x", "\u0661"):
+        state = make_segment(f"{SEGMENT_PREFIX}{word}", image_fd)
+        assert engines_on(image_fd) == []
+        state.close()
+
+
+def test_an_engine_that_does_not_end_is_named(image: Path) -> None:
+    with Engine(f"--blk-file={image}", "--workers=1") as old:
+        stop_process(old.process.pid)
+        log_path = image.with_suffix(".log")
+        with (
+            log_path.open("wb") as log,
+            subprocess.Popen(
+                [PROGRAM, f"--socket-path={old.socket_path}", f"--blk-file={image}", "--takeover"], stderr=log
+            ) as new,
+        ):
+            told = f"process {old.process.pid} has been told to end and has not yet; waiting for it"
+            eventually(lambda: told in log_path.read_text(), "a line about the one that does not end")
+            new.kill()
+
+
+# What is refused first.
+
+
+@pytest.mark.parametrize(
+    ("option", "status", "named"),
+    [
+        ("--control=/nonexistent/x.sock", 1, "--control /nonexistent/x.sock: No such file or directory"),
+        ("--control=" + "x" * 108, 1, "longer than 107 bytes"),
+        ("--control=/proc/x.sock", 1, "--control /proc/x.sock: "),
+        ("--control=/tmp", 1, "a folder is in the way"),
+        ("--rate-group=bad/name", 2, "--rate-group 'bad/name': a name is"),
+        ("--user=no-such-user", 1, "--user no-such-user"),
+    ],
+)
+def test_what_can_be_refused_leaves_the_other_engine_alone(
+    shared_engine: Engine, option: str, status: int, named: str
+) -> None:
+    image = shared_engine.folder / "disk.img"
+    options = [f"--socket-path={shared_engine.socket_path}", f"--blk-file={image}", "--takeover"]
+    done = run_program(*options, option)
+    assert (done.returncode, len(done.stderr.splitlines())) == (status, 1), done.stderr
+    assert named in done.stderr
+    shared_engine.say_hello()
+
+
+@pytest.mark.parametrize("option", ["--socket-path", "--control"])
+def test_a_socket_of_a_third_program_is_no_reason_to_end_an_engine(
+    shared_engine: Engine, tmp_path: Path, option: str
+) -> None:
+    image = shared_engine.folder / "disk.img"
+    sockets = {"--socket-path": shared_engine.socket_path, option: tmp_path / "taken"}
+    with socket.socket(socket.AF_UNIX) as third:
+        third.bind(str(tmp_path / "taken"))
+        third.listen()
+        done = run_program(
+            f"--blk-file={image}", "--takeover", *(f"{name}={path}" for name, path in sockets.items())
+        )
+    told = f"{option} {tmp_path / 'taken'}: in use by process {os.getpid()}, which is not to end"
+    assert (done.returncode, done.stderr) == (1, f"vhost-user-ringblk: {told}\n")
+    shared_engine.say_hello()
+
+
+def test_the_control_socket_goes_over_with_the_rest(image: Path, tmp_path: Path) -> None:
+    control = ControlClient(tmp_path / "control")
+    options = [f"--blk-file={image}", "--workers=1", f"--control={control.socket_path}", "--takeover"]
+    with Engine(*options) as old, Engine(*options) as new:
+        assert old.process.wait(DEADLINE_S) == 0
+        assert control.get()["uptime_s"] >= 0
+        assert new.process.poll() is None
+
+
+def test_a_package_that_is_missing_is_said_before(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(takeover, "CONTROL_PACKAGES", ("no_such_package",))
+    config = EngineConfig(
+        socket_path=str(tmp_path / "s"), blk_file="x", control=str(tmp_path / "c"), takeover=True
+    )
+    with pytest.raises(ConfigError, match="it needs the packages"):
+        takeover.check_takeover(config, [])
