@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from ringblk.engine.block_device import BlockDevice, BlockDeviceConfig
 from ringblk.engine.child import open_fds
 from ringblk.engine.config import ConfigError, EngineConfig
-from ringblk.engine.image_claim import claim_image, engines_on, image_identity
+from ringblk.engine.image_claim import claim_image, engines_on, image_identity, remove_dead_engines
 from ringblk.engine.listener import Listener
 from ringblk.engine.open_files import reserve_open_files
 from ringblk.engine.sandbox_plan import plan_sandbox, plan_user
@@ -23,7 +23,7 @@ from ringblk.engine.takeover import CONTROL_HINT, check_takeover, take_over_sock
 from ringblk.shm.rate_group import RateGroup, RateGroupError
 from ringblk.shm.rate_limit import RateLimit
 from ringblk.shm.rate_limit_settings import RateLimitSettings
-from ringblk.shm.segment import SegmentError, remove_orphans
+from ringblk.shm.segment import SegmentError
 from ringblk.shm.state import SEGMENT_PREFIX, StateSegment
 from ringblk.workers.backend import BackendError
 from ringblk.workers.file_backend import FileBackend
@@ -79,7 +79,7 @@ def serve(config: EngineConfig) -> int:
             config.blk_file, backend.fileno(), read_only=backend.read_only, takes_over=config.takeover
         )
         own_image = image_identity(backend.fileno())
-    orphans = remove_orphans(SEGMENT_PREFIX)
+    orphans = remove_dead_engines(own_image)
     if orphans:
         _log.info("removed shared memory of engines that were killed: %s", ", ".join(orphans))
     # Held back while nobody catches them: one that came now would leave the segment behind.

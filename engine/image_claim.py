@@ -8,6 +8,7 @@ Who holds an image can be read from the state segments of the engines on this ma
 supervisor lives is in use; one whose supervisor is gone is about to end, and is waited for.
 """
 
+import contextlib
 import logging
 import os
 import select
@@ -17,9 +18,9 @@ import time
 
 from ringblk.engine.config import ConfigError
 from ringblk.engine.takeover import Handover, is_engine
-from ringblk.shm.segment import SegmentError, segment_names
+from ringblk.shm.segment import SegmentError, is_segment_held, remove_orphan, segment_names
 from ringblk.shm.state import SEGMENT_PREFIX, StateSegment
-from ringblk.workers.image_lock import ImageLocked, lock_image
+from ringblk.workers.image_lock import ImageLocked, lock_image, locked_inodes
 
 REFUSAL_S = 1.0
 """How long a holder is watched before it counts as alive: one that was just killed needs a moment to go."""
@@ -86,6 +87,20 @@ def engines_on(fd: int) -> list[int]:
     return found
 
 
+def remove_dead_engines(own_image: tuple[int, int]) -> list[str]:
+    """Remove the segments of engines that are gone, now that this one has its image; returns their names.
+
+    One stays where an engine without processes still holds its image, by I/O in the kernel: from its segment
+    a successor learns that it only has to wait.
+    """
+    images = {name: _image_of(name) for name in segment_names(SEGMENT_PREFIX)}
+    held = {name for name in images if is_segment_held(name)}
+    in_use = {images[name] for name in held} | {own_image}
+    locked = locked_inodes()
+    waited_for = {name for name in images if images[name] not in in_use and _inode_of(images[name]) in locked}
+    return [name for name in images if name not in held | waited_for and remove_orphan(name)]
+
+
 def _image_of(name: str) -> tuple[int, int]:
     """The image that the engine of this segment uses or used; (0, 0): none, or it is of another version."""
     try:
@@ -96,6 +111,15 @@ def _image_of(name: str) -> tuple[int, int]:
         return state.image
     finally:
         state.close()
+
+
+def _inode_of(image: tuple[int, int]) -> int:
+    """The inode that the image's lock is on: a block device's node. 0: it cannot be told."""
+    device, inode = image
+    if inode == 0 and device != 0:
+        with contextlib.suppress(OSError):
+            return os.stat(f"/dev/block/{os.major(device)}:{os.minor(device)}").st_ino
+    return inode
 
 
 def is_running(pid: int) -> bool:

@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from ringblk.shm.segment import segment_names
+from ringblk.shm.state import SEGMENT_PREFIX
 from tests.crash.engine_process import EngineProcess, wait_gone
 from tests.crash.rig import Rig
 
@@ -90,6 +92,29 @@ def test_a_successor_waits_for_the_last_process(rig: Rig) -> None:
     holder.kill()
     holder.wait()
     rig.engine = successor.wait_listening()
+    rig.reconnect()
+    rig.run(50)
+    rig.check()
+
+
+def test_another_engine_leaves_what_a_successor_needs(tmp_path: Path, rig: Rig) -> None:
+    rig.run(50)
+    children = rig.engine.children()
+    holder = hold_image_of(children["worker-1"], rig.image)
+    killed = f"{SEGMENT_PREFIX}{rig.engine.pid}"
+    rig.engine.process.kill()
+    rig.engine.process.wait()
+    wait_gone([*children.values()])
+    other_image = tmp_path / "other.img"
+    other_image.write_bytes(bytes(1 << 20))
+    with EngineProcess(tmp_path / "other", [f"--blk-file={other_image}", "--workers=1"]):
+        assert segment_names(killed) == [killed]
+    successor = EngineProcess(rig.socket_path, rig.options)
+    successor.wait_log("waiting for the last process of the engine before this one")
+    holder.kill()
+    holder.wait()
+    rig.engine = successor.wait_listening()
+    assert segment_names(killed) == []
     rig.reconnect()
     rig.run(50)
     rig.check()

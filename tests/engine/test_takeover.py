@@ -15,9 +15,9 @@ import pytest
 
 from ringblk.engine import image_claim, takeover
 from ringblk.engine.config import ConfigError, EngineConfig
-from ringblk.engine.image_claim import claim_image, engines_on, image_identity
+from ringblk.engine.image_claim import claim_image, engines_on, image_identity, remove_dead_engines
 from ringblk.engine.takeover import is_engine
-from ringblk.shm.segment import segment_names
+from ringblk.shm.segment import remove_orphan, segment_names
 from ringblk.shm.state import SEGMENT_PREFIX, StateSegment
 from ringblk.workers.image_lock import lock_image
 from tests.engine.control_client import ControlClient, stop_process
@@ -48,6 +48,14 @@ def locking_fd(image: Path) -> Iterator[int]:
     lock_image(fd, read_only=False)
     yield fd
     os.close(fd)
+
+
+@pytest.fixture
+def dead_name() -> Iterator[str]:
+    """The name of a segment whose engine is to be dead: process ids end at 2**22 (proc_sys_kernel(5))."""
+    name = f"{SEGMENT_PREFIX}{(1 << 22) + os.getpid()}"
+    yield name
+    remove_orphan(name)
 
 
 @pytest.fixture(scope="module")
@@ -145,6 +153,33 @@ def test_an_engine_that_does_not_end_is_named(image: Path) -> None:
             told = f"process {old.process.pid} has been told to end and has not yet; waiting for it"
             eventually(lambda: told in log_path.read_text(), "a line about the one that does not end")
             new.kill()
+
+
+# What stays of a dead engine.
+
+
+def test_a_dead_engine_stays_known_while_its_image_is_locked(
+    image: Path, image_fd: int, locking_fd: int, dead_name: str
+) -> None:
+    leave_orphan(dead_name, image_fd)
+    assert dead_name not in remove_dead_engines((0, 0))
+    assert segment_names(dead_name) == [dead_name]
+    assert dead_name in remove_dead_engines(image_identity(image_fd))  # now the lock is the remover's own
+    assert segment_names(dead_name) == []
+
+
+def test_a_dead_engine_whose_image_is_free_is_forgotten(image_fd: int, dead_name: str) -> None:
+    leave_orphan(dead_name, image_fd)
+    assert dead_name in remove_dead_engines((0, 0))
+
+
+def test_a_dead_engine_whose_image_another_serves_is_forgotten(
+    image_fd: int, locking_fd: int, dead_name: str
+) -> None:
+    leave_orphan(dead_name, image_fd)
+    living = make_segment(f"{SEGMENT_PREFIX}{os.getpid()}", image_fd)
+    assert dead_name in remove_dead_engines((0, 0))
+    living.close()
 
 
 # What is refused first.
