@@ -140,11 +140,6 @@ def is_segment_held(name: str) -> bool:
     return False
 
 
-def remove_orphans(prefix: str) -> list[str]:
-    """Unlink segments beginning with `prefix` that no living process holds; returns their names."""
-    return [name for name in segment_names(prefix) if remove_orphan(name)]
-
-
 def remove_orphan(name: str) -> bool:
     """Unlink the segment if no living process holds it; whether it did."""
     with contextlib.suppress(OSError, posix_ipc.Error):

@@ -14,7 +14,7 @@ import posix_ipc
 import pytest
 
 from ringblk.shm import segment as segment_module
-from ringblk.shm.segment import HEADER, HEADER_BYTES, Segment, SegmentError, remove_orphans, segment_names
+from ringblk.shm.segment import HEADER, HEADER_BYTES, Segment, SegmentError, remove_orphan, segment_names
 
 SIZE = 8192
 
@@ -102,7 +102,7 @@ def test_a_refused_attach_leaves_no_fd(name: str) -> None:
 
 def test_a_living_owner_keeps_its_segment(name: str) -> None:
     with owner_process(name):
-        assert remove_orphans(name) == []
+        assert not remove_orphan(name)
         with pytest.raises(SegmentError, match=name):
             Segment.create(name, "test", 1, SIZE)
         Segment.attach(name, "test", 1).close()
@@ -113,9 +113,9 @@ def test_a_killed_owner_leaves_an_orphan_that_is_removed(name: str) -> None:
         process.send_signal(signal.SIGKILL)
         process.wait()
         assert segment_names(name) == [name]
-        assert remove_orphans(name) == [name]
+        assert remove_orphan(name)
         assert segment_names(name) == []
-        assert remove_orphans(name) == []
+        assert not remove_orphan(name)
 
 
 def test_create_takes_the_place_of_an_orphan(name: str) -> None:
@@ -137,10 +137,10 @@ def test_a_forked_child_keeps_the_segment_alive(name: str) -> None:
     os.close(end_read)
     segment.memory.close()
     os.close(segment.fd)  # as if this process had died: the child holds the same open file
-    assert remove_orphans(name) == []
+    assert not remove_orphan(name)
     os.close(end_write)
     os.waitpid(child, 0)
-    assert remove_orphans(name) == [name]
+    assert remove_orphan(name)
 
 
 def test_an_orphan_removed_by_another_does_not_take_its_successor_along(
@@ -155,12 +155,12 @@ def test_an_orphan_removed_by_another_does_not_take_its_successor_along(
     def late_flock(fd: int, operation: int) -> None:
         if operation & fcntl.LOCK_NB and not successors:
             posix_ipc.unlink_shared_memory("/" + name)
-            monkeypatch.setattr(segment_module, "remove_orphans", lambda prefix: [])
+            monkeypatch.setattr(segment_module, "remove_orphan", lambda name: False)
             successors.append(Segment.create(name, "test", 1, SIZE))
         real_flock(fd, operation)
 
     monkeypatch.setattr(fcntl, "flock", late_flock)
-    assert remove_orphans(name) == []
+    assert not remove_orphan(name)
     assert segment_names(name) == [name]
     successors[0].close()
 
@@ -172,7 +172,7 @@ def test_taken_for_an_orphan_between_creation_and_lock(name: str, monkeypatch: p
 
     def late_flock(fd: int, operation: int) -> None:
         if operation == fcntl.LOCK_EX and not removed:
-            removed.extend(remove_orphans(name))
+            removed.extend([name] if remove_orphan(name) else [])
         real_flock(fd, operation)
 
     monkeypatch.setattr(fcntl, "flock", late_flock)
