@@ -17,7 +17,7 @@ import stat
 import time
 
 from ringblk.engine.config import ConfigError
-from ringblk.engine.takeover import Handover, is_engine
+from ringblk.engine.takeover import Takeover, is_engine
 from ringblk.shm.segment import SegmentError, is_segment_held, remove_orphan, segment_names
 from ringblk.shm.state import SEGMENT_PREFIX, StateSegment
 from ringblk.workers.image_lock import ImageLocked, lock_image, locked_inodes
@@ -41,7 +41,7 @@ def claim_image(path: str, fd: int, *, read_only: bool, takes_over: bool) -> Non
     refused_s: float | None = None
     # A segment left by a dead engine may name an image that was since deleted, and this one got its number.
     given_up_s = time.monotonic() + DEAD_HOLDER_S
-    handover = Handover()
+    takeover = Takeover()
     waits = False
     while True:
         try:
@@ -55,7 +55,7 @@ def claim_image(path: str, fd: int, *, read_only: bool, takes_over: bool) -> Non
         alive = [pid for pid in holders if is_engine(pid) and is_running(pid)]
         if takes_over and alive:
             for pid in alive:
-                handover.tell(pid)
+                takeover.tell(pid)
         elif alive or not holders or time.monotonic() > given_up_s:
             refused_s = refused_s or time.monotonic() + REFUSAL_S
             if time.monotonic() > refused_s:

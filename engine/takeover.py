@@ -23,7 +23,7 @@ _CREDENTIALS = struct.Struct("3i")  # struct ucred
 _log = logging.getLogger(__name__)
 
 
-class Handover:
+class Takeover:
     """The engines that were told to end, each once, and a line in the log when they take long."""
 
     def __init__(self) -> None:
@@ -75,9 +75,9 @@ def take_over_socket(socket_path: str | None) -> None:
     pid = _listening_pid(socket_path)
     if pid is None or not is_engine(pid):
         return
-    handover = Handover()
+    takeover = Takeover()
     while is_segment_held(f"{SEGMENT_PREFIX}{pid}"):
-        handover.tell(pid)
+        takeover.tell(pid)
         time.sleep(_LOOK_S)
 
 
