@@ -89,7 +89,7 @@ class FrontendConnection:
         """Bytes of the config space."""
         asked = encode_config(ConfigSpace(offset_bytes, 0, bytes(size_bytes)))
         try:
-            reply, _ = self._query(FrontendRequest.GET_CONFIG, asked)
+            reply = self._query(FrontendRequest.GET_CONFIG, asked)
         except BadMessage as error:
             raise BackendRefused(f"GET_CONFIG of {size_bytes} bytes: {error}") from error
         assert isinstance(reply, ConfigSpace)
@@ -123,7 +123,7 @@ class FrontendConnection:
     def get_vring_base(self, queue_index: int) -> int:
         """Stop a ring, which waits for what is in flight, and ask for its next avail index."""
         asked = encode_vring_state(VringState(queue_index, 0))
-        reply, _ = self._query(FrontendRequest.GET_VRING_BASE, asked)
+        reply = self._query(FrontendRequest.GET_VRING_BASE, asked)
         assert isinstance(reply, VringState)
         return reply.num
 
@@ -146,7 +146,7 @@ class FrontendConnection:
     def get_inflight(self, num_queues: int, queue_size: int) -> tuple[InflightDescription, int]:
         """Ask for an in-flight region; its description and its fd, which is the caller's."""
         asked = encode_inflight(InflightDescription(0, 0, num_queues, queue_size))
-        reply, fds = self._query(FrontendRequest.GET_INFLIGHT_FD, asked)
+        reply, fds = self._query_with_fds(FrontendRequest.GET_INFLIGHT_FD, asked)
         assert isinstance(reply, InflightDescription)
         if len(fds) != 1:
             _close_all(fds)
@@ -176,13 +176,17 @@ class FrontendConnection:
             if code != 0:
                 raise BackendRefused(f"the back end answered {request.name} with code {code}")
 
-    def _query(self, request: FrontendRequest, payload: bytes = b"") -> tuple[Payload, list[int]]:
+    def _query(self, request: FrontendRequest, payload: bytes = b"") -> Payload:
+        reply, fds = self._query_with_fds(request, payload)
+        _close_all(fds)  # nobody has asked for any
+        return reply
+
+    def _query_with_fds(self, request: FrontendRequest, payload: bytes) -> tuple[Payload, list[int]]:
         self._send(encode_message(request, payload), ())
         return self._receive_reply(request)
 
     def _query_u64(self, request: FrontendRequest) -> int:
-        reply, fds = self._query(request)
-        _close_all(fds)
+        reply = self._query(request)
         assert isinstance(reply, int)
         return reply
 

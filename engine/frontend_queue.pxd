@@ -42,13 +42,15 @@ cdef class FrontendQueue:
                            bint device_writes) noexcept nogil
     cdef int start_range_request(self, uint32_t request_type, uint64_t sector, uint32_t num_sectors,
                                  uint32_t flags) noexcept nogil
-    cdef int publish_and_kick(self) noexcept nogil
+    cdef void publish_and_kick(self) noexcept nogil
+    cdef void signal_kick(self) noexcept nogil
     cdef int take_completion(self, NativeCompletion *completion) noexcept nogil
     cdef int wait_used(self, uint64_t deadline_ns, uint32_t count) noexcept nogil
     cdef uint64_t _area_gpa(self, uint32_t head_index) noexcept nogil
     cdef bint _is_gone(self) noexcept nogil
     cdef int _add(self, uint64_t gpa, uint64_t length_bytes, bint device_writes) noexcept nogil
     cdef int _spin(self, uint64_t deadline_ns) noexcept nogil
+    cdef void _take_calls(self) noexcept nogil
     cdef int _sleep(self, uint64_t deadline_ns, uint32_t count) noexcept nogil
     cdef int _take_ready(self, list completions, size_t max_count) except -1
     cdef int _wait(self, uint64_t deadline_ns, size_t count, bint has_some) except -1

@@ -7,16 +7,17 @@ One thread uses a queue at a time.
 """
 
 from cpython.exc cimport PyErr_CheckSignals
-from libc.errno cimport EINTR, ENOSPC, EPIPE, errno
+from libc.errno cimport EINTR, ENOSPC, EPIPE
 from libc.stdint cimport uint32_t, uint64_t
 from libc.stdlib cimport calloc, free
-from posix.unistd cimport read, write
+from posix.types cimport off_t
 
 from ringblk.engine.frontend_buffer cimport Buffer
 from ringblk.shm.atomic cimport spin_hint
 from ringblk.shm.clock cimport monotonic_ns
 from ringblk.shm.driver_virtqueue cimport DriverVirtqueue, Piece
 from ringblk.shm.split_ring cimport UsedElement
+from ringblk.shm.wakeup cimport signal_foreign_eventfd
 
 from ringblk.engine.frontend_request import BackendGone, Completion
 from ringblk.shm.driver_virtqueue import DeviceBroken, QueueFull, ring_bytes
@@ -29,6 +30,13 @@ cdef extern from "poll.h" nogil:
     int poll(pollfd *fds, unsigned long fd_count, int timeout_ms)
     short POLLIN
     short POLLRDHUP
+
+cdef extern from "sys/uio.h" nogil:
+    struct iovec:
+        void *iov_base
+        size_t iov_len
+    int RWF_NOWAIT
+    ssize_t preadv2(int fd, const iovec *buffers, int buffer_count, off_t offset, int flags)
 
 cdef enum:
     IN = 0
@@ -142,13 +150,15 @@ cdef class FrontendQueue:
             self.started_ns[head_index] = monotonic_ns()
         return outcome
 
-    cdef int publish_and_kick(self) noexcept nogil:
-        """Let the back end see every request started so far; kick it if it asked for that. 0 or -errno."""
-        cdef uint64_t one = 1
+    cdef void publish_and_kick(self) noexcept nogil:
+        """Let the back end see every request started so far; kick it if it asked for that."""
         self.virtqueue.publish_chains()
-        if self.virtqueue.check_kick() and write(self.kick_fd, &one, sizeof(one)) < 0:
-            return -errno
-        return 0
+        if self.virtqueue.check_kick():
+            self.signal_kick()
+
+    cdef void signal_kick(self) noexcept nogil:
+        # The back end holds the eventfd too, and may fill it and make it block: a full one is a kick already.
+        signal_foreign_eventfd(self.kick_fd, True)
 
     cdef int take_completion(self, NativeCompletion *completion) noexcept nogil:
         """The next completion: 1, 0 when there is none, or -EPROTO for a broken device."""
@@ -202,7 +212,6 @@ cdef class FrontendQueue:
 
     cdef int _sleep(self, uint64_t deadline_ns, uint32_t count) noexcept nogil:
         cdef pollfd fds[2]
-        cdef uint64_t calls
         cdef uint64_t wait_ns = deadline_ns - monotonic_ns()
         cdef int ready
         fds[0].fd = self.call_fd
@@ -216,13 +225,21 @@ cdef class FrontendQueue:
         ready = poll(fds, 2, <int>(min(wait_ns, <uint64_t>86_400_000_000_000) / 1_000_000 + 1))
         self.virtqueue.disarm_call()
         if ready > 0 and fds[0].revents & POLLIN:
-            read(self.call_fd, &calls, sizeof(calls))
+            self._take_calls()
         if self.virtqueue.has_used():
             return 1
         if ready > 0 and fds[1].revents:
             # Looked at once more after the hang-up: what it had used before it went still counts.
             return 1 if self.virtqueue.has_used() else -EPIPE
         return -EINTR
+
+    cdef void _take_calls(self) noexcept nogil:
+        """Reset the call eventfd without waiting: the back end may have read it first and made it block."""
+        cdef uint64_t calls
+        cdef iovec buffer
+        buffer.iov_base = &calls
+        buffer.iov_len = sizeof(calls)
+        preadv2(self.call_fd, &buffer, 1, -1, RWF_NOWAIT)
 
     # The same in batches for Python callers.
 
@@ -272,11 +289,13 @@ cdef class FrontendQueue:
             tokens.append(self.start(request_type, offset_bytes // 512, buffer, request_type == IN))
         return tokens
 
-    def kick(self) -> None:
-        """Let the back end see every request started so far, and kick it if it asked for that."""
-        cdef int outcome = self.publish_and_kick()
-        if outcome < 0:
-            raise OSError(-outcome, "kick failed")
+    def kick(self, *, always: bool = False) -> None:
+        """Let the back end see every request started so far, and kick it if it asked for that, or `always`."""
+        cdef bint is_certain = always
+        with nogil:
+            self.publish_and_kick()
+            if is_certain:
+                self.signal_kick()
 
     def poll(self, min_count: int, max_count: int, timeout_ns: int | None) -> list[Completion]:
         """Up to max_count completions; waits until there are min_count or the time is over.
@@ -341,6 +360,10 @@ cdef class FrontendQueue:
                 if has_some:
                     return 0
                 raise BackendGone("the back end closed the connection")
+
+    def reset_calls(self) -> None:
+        """Forget the calls so far; a wait does it by itself."""
+        self._take_calls()
 
     def stash_ready(self) -> int:
         """Take what is there and keep it for poll(); how many requests are still in flight."""

@@ -212,9 +212,8 @@ class FrontendSession:
                 queue.virtqueue.offer_again()
         self._start_queues()
         for queue in self._queues:
-            queue.kick()
             # Nobody has looked at what was offered to the old one, whatever the ring says of kicks.
-            os.eventfd_write(queue.kick_fd, 1)
+            queue.kick(always=True)
 
     def stop(self) -> None:
         """Stop the rings, which waits for what is in flight."""

@@ -154,7 +154,8 @@ cdef class LoadQueue:
             if self.waiting_first == self.depth:
                 self.waiting_first = 0
             self.waiting_count -= 1
-        return self.queue.publish_and_kick()
+        self.queue.publish_and_kick()
+        return 0
 
     cdef uint64_t _draw(self) noexcept nogil:
         """The next number of a xorshift generator (Marsaglia, 13/7/17)."""

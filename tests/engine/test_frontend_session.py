@@ -1,7 +1,9 @@
 """What the front end says to a back end: the conversation as a scripted back end hears it."""
 
 import array
+import contextlib
 import os
+import signal
 import socket
 import threading
 from collections.abc import Iterator
@@ -33,6 +35,8 @@ VERSION_1 = 1 << 32
 OFFERED = VERSION_1 | 1 << 30 | 1 << 29 | 1 << 28 | 1 << 26
 ALL = ProtocolFeature(0x1FFFF)
 INFLIGHT = InflightDescription(mmap_size_bytes=4096, mmap_offset_bytes=0, num_queues=2, queue_size=8)
+FULL = 2**64 - 2  # what the counter of an eventfd holds at most (eventfd(2))
+GUARD_S = 30
 Heard = tuple[FrontendRequest, Payload]
 
 
@@ -48,6 +52,8 @@ class ScriptedBackend:
         self.heard: list[Heard] = []
         self.inodes: list[tuple[FrontendRequest, int]] = []
         self.inflight_fd = os.memfd_create("inflight")
+        self.uninvited: FrontendRequest | None = None  # its reply comes with fds that nobody has asked for
+        self.fills_kicks = self.makes_kicks_block = False
         self.listening = socket.socket(socket.AF_UNIX)
         self.listening.bind(str(path))
         self.listening.listen()
@@ -82,6 +88,11 @@ class ScriptedBackend:
         self.heard.append((request, payload))
         for fd in fds:
             self.inodes.append((request, os.fstat(fd).st_ino))
+            if request == FrontendRequest.SET_VRING_KICK and self.fills_kicks:
+                os.set_blocking(fd, False)
+                with contextlib.suppress(BlockingIOError):  # full since the connection before
+                    os.eventfd_write(fd, FULL)
+                os.set_blocking(fd, self.makes_kicks_block)
             os.close(fd)
         if request == self.silent:
             return False
@@ -89,9 +100,8 @@ class ScriptedBackend:
         if reply is None and header.need_reply:
             reply = encode_u64(request == self.refused)
         if reply is not None:
-            rights = array.array(
-                "i", [self.inflight_fd] if request == FrontendRequest.GET_INFLIGHT_FD else []
-            )
+            is_wanted = request == FrontendRequest.GET_INFLIGHT_FD
+            rights = array.array("i", [self.inflight_fd] * (is_wanted + 7 * (request == self.uninvited)))
             ancillary = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, rights)] if rights else []
             connection.sendmsg([encode_message(request, reply, reply=True)], ancillary)
         return True
@@ -218,3 +228,65 @@ def test_refusal_and_silence_leave_nothing_open(backend: ScriptedBackend, reques
     while len(os.listdir("/proc/self/fd")) > fd_count and backend.thread.is_alive():
         os.sched_yield()
     assert len(os.listdir("/proc/self/fd")) == fd_count
+
+
+@pytest.mark.parametrize(
+    "request_name", ["GET_FEATURES", "GET_QUEUE_NUM", "GET_CONFIG", "GET_VRING_BASE", "SET_VRING_ENABLE"]
+)
+def test_fds_that_nobody_asked_for_are_closed(backend: ScriptedBackend, request_name: str) -> None:
+    Frontend(backend.path).close()
+    with Frontend(backend.path) as disk:
+        fd_count = len(os.listdir("/proc/self/fd"))
+        backend.uninvited = FrontendRequest[request_name]
+        connection = disk._session.connection
+        ask = {
+            "GET_FEATURES": connection.get_features,
+            "GET_QUEUE_NUM": connection.get_queue_num,
+            "GET_CONFIG": disk.refresh_config,
+            "GET_VRING_BASE": lambda: connection.get_vring_base(0),
+            "SET_VRING_ENABLE": lambda: connection.set_vring_enable(0, True),
+        }[request_name]
+        for _ in range(3):
+            ask()
+        assert len(os.listdir("/proc/self/fd")) == fd_count
+
+
+@pytest.fixture
+def guard() -> Iterator[None]:
+    """End a system call that holds the whole process: a signal interrupts it, a thread would not run."""
+
+    def end(number: int, frame: object) -> None:
+        raise AssertionError(f"still in it after {GUARD_S} s")
+
+    before = signal.signal(signal.SIGALRM, end)
+    signal.alarm(GUARD_S)
+    yield
+    signal.alarm(0)
+    signal.signal(signal.SIGALRM, before)
+
+
+@pytest.mark.usefixtures("guard")
+@pytest.mark.parametrize("is_blocking", [False, True])
+def test_a_kick_whose_counter_is_full_is_left_out(backend: ScriptedBackend, is_blocking: bool) -> None:
+    """The back end has filled the eventfd, and made it block: a kick waits there already, and time runs out."""
+    backend.fills_kicks, backend.makes_kicks_block = True, is_blocking
+    with Frontend(backend.path, request_timeout_s=0.05) as disk:
+        with pytest.raises(TimeoutError):
+            disk.read(0, 512)
+        disk.reconnect()
+        with pytest.raises(TimeoutError):
+            disk.read(0, 512)
+
+
+@pytest.mark.usefixtures("guard")
+def test_calls_that_the_back_end_has_read_first_are_not_waited_for(backend: ScriptedBackend) -> None:
+    """Between the look at the call eventfd and its reading the back end empties it and makes it block."""
+    with Frontend(backend.path) as disk:
+        queue = disk._queues[0]
+        os.set_blocking(queue.call_fd, True)
+        queue.reset_calls()
+        os.eventfd_write(queue.call_fd, 3)
+        queue.reset_calls()
+        os.set_blocking(queue.call_fd, False)
+        with pytest.raises(BlockingIOError):
+            os.eventfd_read(queue.call_fd)
