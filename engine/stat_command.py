@@ -3,6 +3,7 @@
 import sys
 
 from ringblk.engine.number_text import count_text, duration_text, size_text, time_text
+from ringblk.engine.printable_text import printable
 from ringblk.engine.running_engines import RunningEngines
 from ringblk.engine.statistics import StatisticsSnapshot, encode_json, summarize
 
@@ -62,7 +63,7 @@ _OPERATION_TITLES = (
 
 def _headline(snapshot: StatisticsSnapshot) -> str:
     parts = [
-        f"{snapshot.name}  {snapshot.drive}",
+        f"{printable(snapshot.name)}  {printable(snapshot.drive)}",
         size_text(snapshot.capacity_bytes),
         f"up {duration_text(snapshot.uptime_ns)}",
         f"in flight {snapshot.depth}, oldest {time_text(snapshot.oldest_request_ns)}",

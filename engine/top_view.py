@@ -8,6 +8,7 @@ from rich.table import Table
 from rich.text import Text
 
 from ringblk.engine.number_text import count_text, duration_text, size_text, time_text
+from ringblk.engine.printable_text import printable
 from ringblk.engine.statistics import OperationSnapshot, StatisticsSnapshot
 from ringblk.shm.histogram import Histogram
 
@@ -43,7 +44,7 @@ def render_many(pairs: Sequence[Pair]) -> RenderableType:
         service = _merged([operation.service for operation in rates.operations])
         table.add_row(
             str(after.supervisor_pid),
-            after.drive,
+            Text(printable(after.drive)),
             size_text(after.capacity_bytes),
             f"{size_text(rates.bytes_per_s('read'))}/s",
             f"{size_text(rates.bytes_per_s('write'))}/s",
@@ -95,7 +96,7 @@ def _merged(histograms: Sequence[Histogram]) -> Histogram:
 def _headline(before: StatisticsSnapshot, after: StatisticsSnapshot) -> RenderableType:
     rates = _Rates(before, after)
     first = Text.assemble(
-        (after.drive, "bold"),
+        (printable(after.drive), "bold"),
         f"  {size_text(after.capacity_bytes)}  pid {after.supervisor_pid}",
         f"  up {duration_text(after.uptime_ns)}",
         ("  paused" if after.is_paused else "", "bold yellow"),

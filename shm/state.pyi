@@ -7,11 +7,12 @@ SEGMENT_PREFIX: str
 MAX_QUEUES: int
 MAX_WORKERS: int
 MAX_SLOTS: int
+MAX_RANGES_PER_SLOT: int
 
 class StateSegment:
     slot_count: int
     ranges_per_slot: int
-    def __init__(self, segment: Segment) -> None: ...
+    def __init__(self, segment: Segment, slot_count: int, ranges_per_slot: int) -> None: ...
     @staticmethod
     def size_bytes(slot_count: int, ranges_per_slot: int) -> int: ...
     @classmethod

@@ -15,6 +15,7 @@ from ringblk.shm.buffer_address cimport address_of
 from ringblk.shm.crash_point cimport crash_point
 from ringblk.shm.rate_limit cimport RATE_LIMIT_STATE_BYTES
 from ringblk.shm.slot cimport SLOT_ALIGN_BYTES, Range, RequestSlot
+from ringblk.shm.split_ring cimport MAX_QUEUE_SIZE
 
 SEGMENT_KIND = "stat"
 LAYOUT_VERSION = STATE_LAYOUT_VERSION
@@ -22,6 +23,7 @@ SEGMENT_PREFIX = "ringblk-engine-"
 MAX_QUEUES = QUEUE_LIMIT
 MAX_WORKERS = WORKER_LIMIT
 MAX_SLOTS = 1 << 16
+MAX_RANGES_PER_SLOT = MAX_QUEUE_SIZE + RANGE_SLACK
 
 
 assert sizeof(RequestSlot) == SLOT_ALIGN_BYTES, "a slot is two cache lines"
@@ -31,16 +33,20 @@ cdef size_t _page_up(size_t size_bytes) noexcept:
     return (size_bytes + 4095) & ~<size_t>4095
 
 
+cdef bint _is_slot_count(uint32_t slot_count) noexcept:
+    return 2 <= slot_count <= MAX_SLOTS and slot_count & (slot_count - 1) == 0
+
+
 cdef class StateSegment:
     """A mapped state segment. `create` for the supervisor; children inherit the object by fork."""
 
-    def __init__(self, segment):
+    def __init__(self, segment, uint32_t slot_count, uint32_t ranges_per_slot):
         self.segment = segment
         self.view = memoryview(segment.memory)
         cdef uint8_t *place = address_of(self.view)
         self.header = <StateHeader *>place
-        self.slot_count = self.header.slot_count
-        self.ranges_per_slot = self.header.ranges_per_slot
+        self.slot_count = slot_count
+        self.ranges_per_slot = ranges_per_slot
         place += _page_up(sizeof(StateHeader))
         self.queues = <QueueState *>place
         place += _page_up(QUEUE_LIMIT * sizeof(QueueState))
@@ -72,7 +78,7 @@ cdef class StateSegment:
 
         Raises `SegmentError` when there is no room, `ValueError` when the count is not a power of two.
         """
-        if slot_count & (slot_count - 1) or not 2 <= slot_count <= MAX_SLOTS:
+        if not _is_slot_count(slot_count):
             raise ValueError(f"slot count {slot_count} is not a power of two from 2 to {MAX_SLOTS}")
         cdef uint32_t ranges_per_slot = queue_size + RANGE_SLACK
         segment = Segment.create(name, SEGMENT_KIND, STATE_LAYOUT_VERSION,
@@ -81,7 +87,7 @@ cdef class StateSegment:
         cdef StateHeader *header = <StateHeader *>address_of(view)
         header.slot_count = slot_count
         header.ranges_per_slot = ranges_per_slot
-        return cls(segment)
+        return cls(segment, slot_count, ranges_per_slot)
 
     @classmethod
     def attach(cls, str name):
@@ -89,12 +95,14 @@ cdef class StateSegment:
         segment = Segment.attach(name, SEGMENT_KIND, STATE_LAYOUT_VERSION)
         view = memoryview(segment.memory)
         cdef StateHeader *header = <StateHeader *>address_of(view)
-        if cls.size_bytes(header.slot_count, header.ranges_per_slot) != segment.size_bytes:
-            slot_count = header.slot_count
+        # Each read once: who may write to the segment may do so meanwhile. Within these limits no sum overflows.
+        cdef uint32_t slot_count = header.slot_count, ranges_per_slot = header.ranges_per_slot
+        if (not _is_slot_count(slot_count) or ranges_per_slot > MAX_RANGES_PER_SLOT
+                or cls.size_bytes(slot_count, ranges_per_slot) != segment.size_bytes):
             view = None
             segment.close()
             raise SegmentError(f"shared memory segment {name} has no room for the {slot_count} slots it names")
-        return cls(segment)
+        return cls(segment, slot_count, ranges_per_slot)
 
     @property
     def is_alive(self):

@@ -182,6 +182,15 @@ def test_top_shows_a_row_for_each_of_several_engines(state: StateSegment, record
     assert "10.0 MiB/s" in text
 
 
+def test_a_drive_s_name_is_text_and_no_more(state: StateSegment) -> None:
+    """Neither the terminal nor the table takes anything in it for an order."""
+    state.set_engine("/tmp/[/red]x\x1b]0;owned\x07.img", os.getpid(), 1, 0)
+    snapshot = take_snapshot(state)
+    for text in (describe(snapshot), shown((snapshot, snapshot)), shown(*[(snapshot, snapshot)] * 2)):
+        assert r"/tmp/[/red]x\x1b]0;owned\x07.img" in text
+        assert "\x1b" not in text
+
+
 def test_top_says_when_there_is_nothing() -> None:
     assert "no engine" in shown()
 

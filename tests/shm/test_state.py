@@ -1,13 +1,14 @@
 """The state segment's layout and checks."""
 
 import os
+import struct
 import uuid
 from collections.abc import Iterator
 
 import pytest
 
-from ringblk.shm.segment import Segment, SegmentError, segment_names
-from ringblk.shm.state import LAYOUT_VERSION, MAX_SLOTS, SEGMENT_KIND, StateSegment
+from ringblk.shm.segment import HEADER, HEADER_BYTES, MAGIC, Segment, SegmentError, segment_names
+from ringblk.shm.state import LAYOUT_VERSION, MAX_RANGES_PER_SLOT, MAX_SLOTS, SEGMENT_KIND, StateSegment
 
 
 @pytest.fixture
@@ -54,6 +55,27 @@ def test_a_segment_of_another_kind_or_size_is_refused(name: str) -> None:
             StateSegment.attach(name)
         os.truncate(f"/dev/shm/{name}", 4096)
         with pytest.raises(SegmentError, match="shorter"):
+            StateSegment.attach(name)
+    finally:
+        state.close()
+
+
+@pytest.mark.parametrize(
+    ("slot_count", "ranges_per_slot"),
+    [(1 << 28, 4294967256), (64, MAX_RANGES_PER_SLOT + 1), (2 * MAX_SLOTS, 1), (0, 0), (1, 1), (3, 1)],
+)
+def test_sizes_that_no_engine_has_are_refused(name: str, slot_count: int, ranges_per_slot: int) -> None:
+    """Also where the file is as long as the sizes make it; those of the first wrap around to less."""
+    size_bytes = StateSegment.size_bytes(slot_count, ranges_per_slot)
+    assert size_bytes < 1 << 34
+    state = StateSegment.create(name, 64, 128)
+    try:
+        os.truncate(f"/dev/shm/{name}", size_bytes)  # sparse
+        with open(f"/dev/shm/{name}", "r+b") as file:
+            file.write(HEADER.pack(MAGIC, LAYOUT_VERSION, int.from_bytes(b"stat", "little"), size_bytes))
+            file.seek(HEADER_BYTES)
+            file.write(struct.pack("<II", slot_count, ranges_per_slot))
+        with pytest.raises(SegmentError, match="no room for the"):
             StateSegment.attach(name)
     finally:
         state.close()
