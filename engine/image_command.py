@@ -24,6 +24,8 @@ from ringblk.engine.image_sink import PipeSink
 from ringblk.engine.image_source import ImageSource, open_source
 from ringblk.workers.image_lock import ImageLocked
 
+MAX_IMAGE_BYTES = (1 << 63) - SECTOR_BYTES
+"""What an off_t reaches, in whole sectors."""
 _UNITS = {"": 0, "K": 10, "M": 20, "G": 30, "T": 40}
 
 
@@ -35,6 +37,8 @@ def parse_size_bytes(text: str) -> int:
     size_bytes = int(match[1]) << _UNITS[match[2].upper()]
     if size_bytes == 0 or size_bytes % SECTOR_BYTES:
         raise argparse.ArgumentTypeError(f"{text!r} is not a multiple of {SECTOR_BYTES} bytes")
+    if size_bytes > MAX_IMAGE_BYTES:
+        raise argparse.ArgumentTypeError(f"{text!r} is more than a file can hold ({MAX_IMAGE_BYTES} bytes)")
     return size_bytes
 
 
@@ -89,7 +93,6 @@ def run(arguments: argparse.Namespace) -> int:
         "export": _export,
         "info": _info,
     }
-    named = arguments.source if arguments.image_command == "import" else arguments.image
     try:
         with _interruptible():
             commands[arguments.image_command](arguments)
@@ -97,8 +100,8 @@ def run(arguments: argparse.Namespace) -> int:
         print("ringblk image: interrupted", file=sys.stderr)
         return 128 + int(interrupt.args[0] if interrupt.args else signal.SIGINT)
     except OSError as error:
-        at = error.filename if error.filename is not None else named
-        print(f"ringblk image: {at}: {error.strerror or error}", file=sys.stderr)
+        at = f"{error.filename}: " if error.filename is not None else ""
+        print(f"ringblk image: {at}{error.strerror or error}", file=sys.stderr)
         return 1
     except (ImageError, ImageLocked) as error:
         print(f"ringblk image: {error}", file=sys.stderr)
@@ -131,6 +134,10 @@ def _naming(path: str | os.PathLike[str]) -> Iterator[None]:
         yield
     except (ImageError, ImageLocked) as error:
         raise ImageError(f"{os.fspath(path)}: {error}") from error
+    except OSError as error:
+        if error.filename is None:
+            error.filename = os.fspath(path)
+        raise
 
 
 def _create(arguments: argparse.Namespace) -> None:

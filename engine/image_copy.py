@@ -83,7 +83,7 @@ def copy_spans(
 ) -> CopyResult:
     """Copy all of a source, filled up with zeroes to what the sink holds. Does not finish the sink."""
     size_bytes = data_bytes = 0
-    for span in source.spans():
+    for span in _read(source):
         for part in split_zeroes(span):
             if part.data is None:
                 sink.write_zeroes(part.size_bytes)
@@ -102,6 +102,14 @@ def copy_spans(
             digest.add(Span(size_bytes, missing_bytes, None))
         size_bytes += missing_bytes
     return CopyResult(size_bytes, data_bytes, digest.text() if digest is not None else None)
+
+
+def _read(source: ImageSource) -> Iterator[Span]:
+    """Give the source's spans, and tell its errors from those of the target."""
+    try:
+        yield from source.spans()
+    except OSError as error:
+        raise ImageError(f"the source cannot be read: {error.strerror or error}") from error
 
 
 def copy_to_file(

@@ -13,10 +13,11 @@ QEMU_FORMATS: Final = frozenset({"qcow2", "vmdk", "vhdx"})
 COMPRESSIONS: Final = frozenset({"gzip", "zstd", "xz"})
 
 HEAD_BYTES = 64  # enough to tell any of them
+VMDK_DESCRIPTOR: Final = b"# Disk DescriptorFile"  # a text that names other files
 _MAGICS: Final[tuple[tuple[bytes, ImageFormat], ...]] = (
     (b"QFI\xfb", "qcow2"),
     (b"KDMV", "vmdk"),
-    (b"# Disk DescriptorFile", "vmdk"),
+    (VMDK_DESCRIPTOR, "vmdk"),
     (b"vhdxfile", "vhdx"),
     (b"\x1f\x8b", "gzip"),
     (b"\x28\xb5\x2f\xfd", "zstd"),

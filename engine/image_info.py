@@ -6,7 +6,8 @@ from pathlib import Path
 
 import msgspec
 
-from ringblk.engine.image_format import COMPRESSIONS, HEAD_BYTES, QEMU_FORMATS, ImageFormat, probe_format
+from ringblk.engine.image_format import COMPRESSIONS, HEAD_BYTES, QEMU_FORMATS, ImageFormat
+from ringblk.engine.image_probe import check_is_image, probe_image
 from ringblk.engine.qemu_image import describe_image
 from ringblk.workers.direct_open import open_direct
 from ringblk.workers.image_lock import is_image_locked
@@ -28,8 +29,9 @@ class ImageInfo(msgspec.Struct):
 
 def read_image_info(path: Path, image_format: ImageFormat | None) -> ImageInfo:
     """Look at an image. Raises OSError, and ImageError where QEMU's programs refuse it."""
+    check_is_image(path)
     with path.open("rb", buffering=0) as file:
-        told = image_format or probe_format(file.read(HEAD_BYTES))
+        told = image_format or probe_image(file.read(HEAD_BYTES))
         found = os.fstat(file.fileno())
         file_bytes = os.lseek(file.fileno(), 0, os.SEEK_END)  # of a block device too
         locked = is_image_locked(file.fileno())

@@ -15,6 +15,7 @@ from typing import BinaryIO, Protocol, cast
 
 from ringblk.engine.image_error import ImageError
 from ringblk.engine.image_format import COMPRESSIONS, HEAD_BYTES, QEMU_FORMATS, ImageFormat, probe_format
+from ringblk.engine.image_probe import check_is_image, probe_image
 from ringblk.engine.image_zstd import open_zstd, zstd_error
 from ringblk.engine.nbd_client import CMD_READ, NbdError
 from ringblk.engine.qemu_image import QemuNbd, describe_image, map_extents
@@ -97,6 +98,10 @@ class StreamSource:
                     raise
                 raise ImageError(
                     f"the source's {self.image_format} stream is cut off or corrupt: {error}"
+                ) from error
+            except MemoryError as error:  # its header says how much is needed: a dictionary of up to 4 GiB
+                raise ImageError(
+                    f"the source's {self.image_format} stream wants more memory than there is"
                 ) from error
             if size_bytes == 0:
                 return
@@ -206,10 +211,11 @@ def open_source(name: str, image_format: ImageFormat | None) -> ImageSource:
             return _open_stream(image_format)
         name = stdin_file
     path = Path(name)
+    check_is_image(path)
     with ExitStack() as on_error:
         reader = on_error.enter_context(DirectIoReader(path, buffer_bytes=LARGE_BUFFER_BYTES, buffer_count=2))
         lock_image(reader.fileno(), read_only=True)
-        told = image_format or probe_format(_read_head(path))
+        told = image_format or probe_image(_read_head(path))
         if told in QEMU_FORMATS:
             _check_outside_files(path, told, given=image_format is not None)
             direct = reader.direct

@@ -18,6 +18,8 @@ import msgspec
 from ringblk.engine.image_error import ImageError
 from ringblk.engine.nbd_client import NbdClient, NbdError
 
+INFO_TIMEOUT_S = 30.0
+"""How long `qemu-img info` may take: it reads headers only, but opens whatever files an image names."""
 # The shell makes standard input descriptor 3 and names itself, as sd_listen_fds(3) wants it.
 _ACTIVATE = 'exec 3<&0 </dev/null; export LISTEN_PID=$$ LISTEN_FDS=1; exec "$@"'
 
@@ -47,9 +49,8 @@ def require_program(name: str) -> str:
 
 def describe_image(path: Path, image_format: str) -> QemuInfo:
     """Ask `qemu-img info`, also while another program has the image open. Raises ImageError."""
-    answer = json.loads(
-        _run_qemu_img("info", "-U", "--output=json", "-f", image_format, os.path.abspath(path))
-    )
+    arguments = ("info", "-U", "--output=json", "-f", image_format, os.path.abspath(path))
+    answer = json.loads(_run_qemu_img(*arguments, timeout_s=INFO_TIMEOUT_S))
     outside = [answer["full-backing-filename"]] if "full-backing-filename" in answer else []
     outside += _outside_files(answer.get("format-specific", {}).get("data", {}), os.path.abspath(path))
     return QemuInfo(answer["virtual-size"], outside)
@@ -72,9 +73,16 @@ def create_qemu_image(path: Path, image_format: str, size_bytes: int) -> None:
     _run_qemu_img("create", "-q", "-f", image_format, os.path.abspath(path), str(size_bytes))
 
 
-def _run_qemu_img(*arguments: str) -> bytes:
+def _run_qemu_img(*arguments: str, timeout_s: float | None = None) -> bytes:
     command = [require_program("qemu-img"), *arguments]
-    done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, check=False)
+    try:
+        done = subprocess.run(
+            command, stdin=subprocess.DEVNULL, capture_output=True, check=False, timeout=timeout_s
+        )
+    except subprocess.TimeoutExpired as error:
+        raise ImageError(
+            f"qemu-img gave no answer in {timeout_s} s: look at the files that the image names"
+        ) from error
     if done.returncode != 0:
         raise ImageError(_last_line(done.stderr) or f"qemu-img ended with status {done.returncode}")
     return done.stdout

@@ -1,16 +1,23 @@
 """`ringblk image` as a person runs it: other processes, their locks, signals and standard streams."""
 
 import argparse
+import errno
 import json
+import lzma
 import os
+import shutil
 import signal
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
+from ringblk.engine import qemu_image
 from ringblk.engine.image_command import add_parser, parse_size_bytes, run
+from ringblk.workers.direct_io_file import DirectIoFile
+from ringblk.workers.direct_io_reader import DirectIoReader
 from ringblk.workers.image_lock import lock_image
 
 COMMAND = [sys.executable, "-m", "ringblk.engine.image_command"]
@@ -45,7 +52,7 @@ def test_sizes(text: str, size_bytes: int) -> None:
     assert parse_size_bytes(text) == size_bytes
 
 
-@pytest.mark.parametrize("text", ["", "0", "-1G", "1000", "ten", "1.5G"])
+@pytest.mark.parametrize("text", ["", "0", "-1G", "1000", "ten", "1.5G", "8388608T", "99999999T"])
 def test_what_is_no_size(text: str) -> None:
     with pytest.raises(argparse.ArgumentTypeError):
         parse_size_bytes(text)
@@ -83,6 +90,90 @@ def test_what_is_not_there_is_one_line(tmp_path: Path, capsys: pytest.CaptureFix
     assert capsys.readouterr().err == f"ringblk image: {tmp_path / 'none'}: No such file or directory\n"
     assert image("import", tmp_path, tmp_path / "target") == 1
     assert len(capsys.readouterr().err.splitlines()) == 1
+
+
+def fail(number: int) -> Callable[..., None]:
+    def raise_it(*arguments: object) -> None:
+        raise OSError(number, os.strerror(number))
+
+    return raise_it
+
+
+@pytest.mark.parametrize("command", ["import", "export"])
+def test_an_error_names_the_side_that_failed(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, command: str
+) -> None:
+    source, target = tmp_path / "source.raw", tmp_path / "target.raw"
+    source.write_bytes(b"content " * 1024)
+    with monkeypatch.context() as patch:
+        patch.setattr(DirectIoFile, "_write_at", fail(errno.ENOSPC))
+        assert image(command, source, target) == 1
+    assert capsys.readouterr().err == f"ringblk image: {target}: No space left on device\n"
+    monkeypatch.setattr(DirectIoReader, "spans", fail(errno.EIO))
+    assert image(command, source, target) == 1
+    assert capsys.readouterr().err.endswith(": the source cannot be read: Input/output error\n")
+    assert os.listdir(tmp_path) == ["source.raw"]
+
+
+@pytest.mark.parametrize("command", [("import", "{}", "target"), ("info", "{}")])
+def test_what_has_no_end_is_no_image(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], command: tuple[str, ...]
+) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    target = tmp_path / "target"
+    for path, reason in (("/dev/zero", "character device"), (tmp_path / "pipe", "pipe")):
+        named = [{"{}": path, "target": target}.get(word, word) for word in command]
+        assert image(*named) == 1
+        assert reason in capsys.readouterr().err
+    assert not target.exists()
+
+
+def vmdk_descriptor(folder: Path) -> Path:
+    """A vmdk that is a text and continues in a pipe that nobody writes to."""
+    os.mkfifo(folder / "pipe")
+    path = folder / "list.vmdk"
+    path.write_text(
+        "# Disk DescriptorFile\nversion=1\nCID=fffffffe\nparentCID=ffffffff\n"
+        f'createType="monolithicFlat"\nRW 8 FLAT "{folder}/pipe" 0\nddb.adapterType = "ide"\n'
+    )
+    return path
+
+
+@pytest.mark.parametrize("command", ["import", "info"])
+def test_a_list_of_other_files_is_not_followed_unasked(
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    command: str,
+) -> None:
+    path = vmdk_descriptor(tmp_path)
+    monkeypatch.setattr(qemu_image, "INFO_TIMEOUT_S", 10.0)  # in which it would hang else
+    assert image(command, path, *([tmp_path / "target"] if command == "import" else [])) == 1
+    assert "--format vmdk allows that" in capsys.readouterr().err
+
+
+@pytest.mark.skipif(shutil.which("qemu-img") is None, reason="qemu-img is not installed")
+def test_a_named_file_that_hangs_qemu_is_given_up(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(qemu_image, "INFO_TIMEOUT_S", 0.2)
+    assert image("info", "--format", "vmdk", vmdk_descriptor(tmp_path)) == 1
+    assert "qemu-img gave no answer" in capsys.readouterr().err
+
+
+def test_a_stream_that_wants_more_memory_than_there_is(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    packed = tmp_path / "packed.xz"
+    packed.write_bytes(lzma.compress(b"x" * 1000))
+
+    def run_out(*arguments: object) -> int:
+        raise MemoryError
+
+    monkeypatch.setattr(lzma.LZMAFile, "readinto", run_out)
+    assert image("import", packed, tmp_path / "target") == 1
+    assert "xz stream wants more memory than there is" in capsys.readouterr().err
+    assert os.listdir(tmp_path) == ["packed.xz"]
 
 
 def test_standard_input_and_output(tmp_path: Path) -> None:
