@@ -18,7 +18,7 @@ def check_is_image(path: Path) -> None:
 
 
 def probe_image(head: bytes) -> ImageFormat:
-    """Tell the format from the first bytes. Raises ImageError for a vmdk that is a text of other files' names.
+    """Tell the format from the first bytes. Raises ImageError for a vmdk that is a list of other files.
 
     qemu-img opens those before it says which they are, whatever they are: one that is a pipe hangs it.
     """

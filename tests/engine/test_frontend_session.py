@@ -6,7 +6,7 @@ import os
 import signal
 import socket
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -239,15 +239,15 @@ def test_fds_that_nobody_asked_for_are_closed(backend: ScriptedBackend, request_
         fd_count = len(os.listdir("/proc/self/fd"))
         backend.uninvited = FrontendRequest[request_name]
         connection = disk._session.connection
-        ask = {
+        questions: dict[str, Callable[[], object]] = {
             "GET_FEATURES": connection.get_features,
             "GET_QUEUE_NUM": connection.get_queue_num,
             "GET_CONFIG": disk.refresh_config,
             "GET_VRING_BASE": lambda: connection.get_vring_base(0),
             "SET_VRING_ENABLE": lambda: connection.set_vring_enable(0, True),
-        }[request_name]
+        }
         for _ in range(3):
-            ask()
+            questions[request_name]()
         assert len(os.listdir("/proc/self/fd")) == fd_count
 
 
@@ -268,7 +268,7 @@ def guard() -> Iterator[None]:
 @pytest.mark.usefixtures("guard")
 @pytest.mark.parametrize("is_blocking", [False, True])
 def test_a_kick_whose_counter_is_full_is_left_out(backend: ScriptedBackend, is_blocking: bool) -> None:
-    """The back end has filled the eventfd, and made it block: a kick waits there already, and time runs out."""
+    """Blocking or not: a kick waits there already, and the read runs out of time."""
     backend.fills_kicks, backend.makes_kicks_block = True, is_blocking
     with Frontend(backend.path, request_timeout_s=0.05) as disk:
         with pytest.raises(TimeoutError):
