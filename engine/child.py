@@ -78,16 +78,18 @@ class Child(Generic[Received]):
             _log.error("%s cannot be told of a change: %s; killing it", self.name, error.strerror)
             self.kill()
         self._unread_count += 1
-        if self.channel.has_unsent and self._retry is None:
-            self._retry = asyncio.get_running_loop().call_later(RETRY_S, self._send_rest)
+        self._send_rest_later()
 
     def _send_rest(self) -> None:
         self._retry = None
         with contextlib.suppress(ChannelClosed):
             self.channel.flush()
             self.announce()
-            if self.channel.has_unsent:
-                self._retry = asyncio.get_running_loop().call_later(RETRY_S, self._send_rest)
+            self._send_rest_later()
+
+    def _send_rest_later(self) -> None:
+        if self.channel.has_unsent and self._retry is None:
+            self._retry = asyncio.get_running_loop().call_later(RETRY_S, self._send_rest)
 
     @property
     def has_room(self) -> bool:

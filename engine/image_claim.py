@@ -93,12 +93,15 @@ def remove_dead_engines(own_image: tuple[int, int]) -> list[str]:
     One stays where an engine without processes still holds its image, by I/O in the kernel: from its segment
     a successor learns that it only has to wait.
     """
-    images = {name: _image_of(name) for name in segment_names(SEGMENT_PREFIX)}
-    held = {name for name in images if is_segment_held(name)}
+    names = segment_names(SEGMENT_PREFIX)
+    held = {name for name in names if is_segment_held(name)}
+    if len(held) == len(names):
+        return []  # as nearly always: nothing else needs to be looked at
+    images = {name: _image_of(name) for name in names}
     in_use = {images[name] for name in held} | {own_image}
     locked = locked_inodes()
-    waited_for = {name for name in images if images[name] not in in_use and _inode_of(images[name]) in locked}
-    return [name for name in images if name not in held | waited_for and remove_orphan(name)]
+    waited_for = {name for name in names if images[name] not in in_use and _inode_of(images[name]) in locked}
+    return [name for name in names if name not in held | waited_for and remove_orphan(name)]
 
 
 def _image_of(name: str) -> tuple[int, int]:

@@ -384,8 +384,7 @@ class Supervisor:
         try:
             for queue_index in list(self._model.queues):
                 await self.stop_queue(queue_index)
-            dropped = [index for index, mapped in self._model.regions.items() if mapped.is_current]
-            await self._regions.change([], dropped)
+            await self.replace_regions([])
             await self._regions.wait_unused()
         except DispatcherGone:
             return
