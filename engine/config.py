@@ -12,7 +12,7 @@ from ringblk.engine.rate_limiter_config import (
     settings_from_config,
     settings_from_options,
 )
-from ringblk.shm.rate_group import NAME_PATTERN
+from ringblk.shm.rate_group import group_name_fault
 from ringblk.shm.rate_limit_settings import RateLimitSettings
 
 Count = Annotated[int, msgspec.Meta(ge=1)]
@@ -100,9 +100,8 @@ class EngineConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
             raise ConfigError(f"--queue-size {self.queue_size} is not a power of two")
         if self.logical_block_size and self.logical_block_size & (self.logical_block_size - 1):
             raise ConfigError(f"--logical-block-size {self.logical_block_size} is not a power of two")
-        if self.rate_group is not None and not NAME_PATTERN.fullmatch(self.rate_group):
-            reason = "a name is letters, digits, '_', '.' and '-'"
-            raise ConfigError(f"--rate-group {self.rate_group!r}: {reason}")
+        if self.rate_group is not None and (fault := group_name_fault(self.rate_group)):
+            raise ConfigError(f"--rate-group {self.rate_group!r}: {fault}")
         self.rate_limits()
 
     @property

@@ -34,7 +34,7 @@ HEADER_BYTES = 64  # magic, version (u32), size of the state (u32), zeros
 SEGMENT_BYTES = mmap.PAGESIZE
 LOCK_WAIT_S = 2.0
 """How long to wait for the record lock; who holds it needs it for a moment."""
-NAME_PATTERN = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,99}")
+_NAME_PATTERN = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,99}")
 
 _LOOK_S = 0.001
 
@@ -47,6 +47,11 @@ class RateGroupBusy(RateGroupError):  # noqa: N818
     """Another process has the group locked: try again, and if it never lets go, end it (lslocks shows it)."""
 
 
+def group_name_fault(name: str) -> str | None:
+    """What is wrong with a group's name; None where nothing is."""
+    return None if _NAME_PATTERN.fullmatch(name) else "a name is letters, digits, '_', '.' and '-'"
+
+
 class RateGroup:
     """Membership in the group `name`. The first member's settings hold until configure()."""
 
@@ -56,8 +61,8 @@ class RateGroup:
         Waits up to LOCK_WAIT_S for others to join or leave. Raises RateGroupError, and BucketSettingsError
         for settings that make no bucket.
         """
-        if not NAME_PATTERN.fullmatch(name):
-            raise RateGroupError(f"rate group {name!r}: a name is letters, digits, '_', '.' and '-'")
+        if fault := group_name_fault(name):
+            raise RateGroupError(f"rate group {name!r}: {fault}")
         self.name = name
         self.is_creator = False
         self._segment_name = f"/ringblk-rate-{name}"
