@@ -10,8 +10,10 @@ from pathlib import Path
 
 import msgspec
 
+from setup import FLOORS
+from setup import compiled_modules as modules_below
+
 ROOT = Path(__file__).resolve().parents[1]
-FOLDERS = ("shm", "workers", "engine")
 _COMPILE = """
 import json, os, sys
 from Cython.Build import cythonize
@@ -76,10 +78,9 @@ class SeparateBuild(msgspec.Struct, frozen=True):
         return self.folder
 
     def _sources(self) -> list[Path]:
-        package = [path for folder in FOLDERS for path in (ROOT / folder).iterdir() if path.is_file()]
         suffixes = ("",) if self.modules else (".pxd",)
-        wanted = [path for path in package if path.name.endswith(suffixes) and not self._is_replaced(path)]
-        return sorted(wanted) + sorted(self.extra)
+        wanted = [path for path in package_files(*suffixes) if not self._is_replaced(path)]
+        return wanted + sorted(self.extra)
 
     def _is_replaced(self, path: Path) -> bool:
         """A module of the build in place that is compiled here."""
@@ -87,8 +88,8 @@ class SeparateBuild(msgspec.Struct, frozen=True):
 
     def _copy(self, sources: list[Path]) -> None:
         for path in sources if self.modules else self.extra:
-            folder = "" if path in self.extra else f"ringblk/{path.parent.name}"
-            target = self.folder / folder / path.name
+            place = path.name if path in self.extra else Path("ringblk", path.relative_to(ROOT))
+            target = self.folder / place
             target.parent.mkdir(parents=True, exist_ok=True)
             shutil.copy2(path, target)
         if self.modules:
@@ -121,14 +122,24 @@ class SeparateBuild(msgspec.Struct, frozen=True):
         )
 
 
+def package_files(*suffixes: str) -> list[Path]:
+    """The files of the package below its floors whose names end so; built modules are among them."""
+    return sorted(
+        path
+        for floor in FLOORS
+        for path in (ROOT / floor).rglob("*.*")
+        if path.name.endswith(suffixes) and path.suffix != ".pyc"
+    )
+
+
 def compiled_modules() -> list[str]:
     """All compiled modules of the package."""
-    return sorted(module_name(path) for folder in FOLDERS for path in (ROOT / folder).glob("*.pyx"))
+    return sorted(modules_below(ROOT))
 
 
 def module_name(path: Path) -> str:
     """The module that a source or built file of the package is."""
-    return f"ringblk.{path.parent.name}.{path.name.partition('.')[0]}"
+    return ".".join(("ringblk", *path.relative_to(ROOT).parent.parts, path.name.partition(".")[0]))
 
 
 def _version(path: Path) -> str:

@@ -2,13 +2,14 @@
 
 import ast
 import re
-import tomllib
 from pathlib import Path
 
 import pytest
 
+from setup import FLOORS, compiled_modules, extensions
+from tests.separate_build import module_name
+
 ROOT = Path(__file__).resolve().parent.parent
-FLOORS = ("shm", "workers", "engine")  # from the ground up
 MAX_LINES = 450
 SOURCES = sorted(path for floor in FLOORS for path in (ROOT / floor).rglob("*.py*") if path.suffix != ".pyc")
 COMPILED = [path for path in SOURCES if path.suffix == ".pyx"]
@@ -94,18 +95,30 @@ def test_a_file_is_read_in_one_sitting(path: Path) -> None:
     assert len(path.read_text().splitlines()) <= MAX_LINES
 
 
-def test_every_compiled_module_is_built() -> None:
-    project = tomllib.loads((ROOT / "pyproject.toml").read_text())
-    listed = {
-        source: module["name"]
-        for module in project["tool"]["setuptools"]["ext-modules"]
-        for source in module["sources"]
+def test_every_compiled_module_is_built_with_the_same_flags() -> None:
+    built = {extension.name: extension for extension in extensions(ROOT)}
+    assert built.keys() == {module_name(path) for path in COMPILED}
+    for extension in built.values():
+        assert extension.extra_compile_args == ["-O3", "-Wall", "-g0"]
+
+
+def test_a_compiled_module_in_a_room_of_its_own_is_built(tmp_path: Path) -> None:
+    """In a tree with links, as it is cloned, and without, as it is in a source distribution."""
+    (tmp_path / "shm" / "queues").mkdir(parents=True)
+    (tmp_path / "shm" / "queues" / "split.pyx").touch()
+    (tmp_path / "src" / "ringblk" / "workers").mkdir(parents=True)
+    (tmp_path / "src" / "ringblk" / "shm").symlink_to("../../shm")
+    (tmp_path / "src" / "ringblk" / "workers" / "pump.pyx").touch()
+    assert compiled_modules(tmp_path) == {
+        "ringblk.shm.queues.split": Path("src/ringblk/shm/queues/split.pyx"),
+        "ringblk.workers.pump": Path("src/ringblk/workers/pump.pyx"),
     }
-    expected = {}
-    for path in COMPILED:
-        module = path.relative_to(ROOT).with_suffix("")
-        expected[f"src/ringblk/{module}.pyx"] = "ringblk." + ".".join(module.parts)
-    assert listed == expected
+
+
+def test_every_folder_with_modules_is_a_package() -> None:
+    """setuptools finds packages by their `__init__.py`; what has none is in no wheel."""
+    folders = {path.parent for path in SOURCES}
+    assert [name_of(folder) for folder in sorted(folders) if not (folder / "__init__.py").exists()] == []
 
 
 @pytest.mark.parametrize("path", COMPILED, ids=name_of)

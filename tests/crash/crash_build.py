@@ -7,9 +7,9 @@ import os
 import re
 from pathlib import Path
 
-from tests.separate_build import FOLDERS, ROOT, SeparateBuild
+from tests.separate_build import ROOT, SeparateBuild, module_name, package_files
 
-__all__ = ["FOLDERS", "ROOT", "crash_build", "crash_environment", "modules_with_points"]
+__all__ = ["ROOT", "crash_build", "crash_environment", "modules_with_points"]
 
 
 def crash_build() -> Path:
@@ -29,11 +29,8 @@ def crash_environment(plan: Path | None) -> dict[str, str]:
 
 def modules_with_points() -> list[str]:
     """The compiled modules that hold crash points, their own or those of a .pxd they cimport."""
-    headers = {path.stem for path in (ROOT / "shm").glob("*.pxd") if "crash_point(" in path.read_text()}
-    pattern = re.compile(rf"from ringblk\.shm\.({'|'.join(sorted(headers))}) cimport")
-    return [
-        f"ringblk.{folder}.{path.stem}"
-        for folder in FOLDERS
-        for path in sorted((ROOT / folder).glob("*.pyx"))
-        if pattern.search(path.read_text())
+    headers = [
+        re.escape(module_name(path)) for path in package_files(".pxd") if "crash_point(" in path.read_text()
     ]
+    pattern = re.compile(rf"from ({'|'.join(headers)}) cimport")
+    return [module_name(path) for path in package_files(".pyx") if pattern.search(path.read_text())]

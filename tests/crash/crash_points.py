@@ -1,9 +1,8 @@
 """The crash points that the code has, found in its text, and the steps that must have one."""
 
 import re
-from pathlib import Path
 
-from tests.crash.crash_build import FOLDERS, ROOT
+from tests.separate_build import package_files
 
 PROTOCOL_FILES = (
     "engine/dispatch_loop.pyx",
@@ -33,19 +32,11 @@ _POINT = re.compile(r'\bcrash_point\("([^"]+)"\)')
 _STORE = re.compile(r"\b(?:store_\w+|exchange_\d+|compare_swap_\d+|signal_eventfd)\(")
 
 
-def code_files() -> list[Path]:
-    """All source files of the package."""
-    return [
-        path
-        for folder in FOLDERS
-        for path in sorted((ROOT / folder).iterdir())
-        if path.suffix in (".py", ".pyx", ".pxd")
-    ]
-
-
 def point_names() -> list[str]:
     """Every point's name, as often as it stands in the code."""
-    return [name for path in code_files() for name in _POINT.findall(path.read_text())]
+    return [
+        name for path in package_files(".py", ".pyx", ".pxd") for name in _POINT.findall(path.read_text())
+    ]
 
 
 def steps_without_point(text: str) -> list[str]:
