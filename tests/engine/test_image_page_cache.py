@@ -4,8 +4,6 @@ The promise is 16 MiB for 2 GiB. RINGBLK_TEST_IMAGE_MIB=2048 tests just that; le
 writing and copying 2 GiB takes a busy disk half a minute.
 """
 
-import ctypes
-import mmap
 import os
 import shutil
 from pathlib import Path
@@ -14,6 +12,7 @@ import pytest
 
 from ringblk.engine.image_copy import copy_to_file
 from ringblk.engine.image_source import open_source
+from tests.page_cache import cached_bytes
 
 SIZE_MIB = int(os.environ.get("RINGBLK_TEST_IMAGE_MIB", "128"))
 SIZE_BYTES = SIZE_MIB << 20
@@ -23,19 +22,6 @@ LIMIT_BYTES = SIZE_BYTES // 128  # 16 MiB of 2 GiB
 class NoWatcher:
     def update(self, progress_bytes: int, total_bytes: int | None, bytes_synced: int) -> None:
         pass
-
-
-def cached_bytes(path: Path) -> int:
-    """How much of the file is in the page cache, by mincore(2)."""
-    with path.open("r+b") as file, mmap.mmap(file.fileno(), 0) as mapped:
-        pages = ctypes.create_string_buffer(-(-len(mapped) // mmap.PAGESIZE))
-        first = ctypes.c_char.from_buffer(mapped)
-        failed = ctypes.CDLL(None, use_errno=True).mincore(
-            ctypes.c_void_p(ctypes.addressof(first)), ctypes.c_size_t(len(mapped)), pages
-        )
-        assert failed == 0, os.strerror(ctypes.get_errno())
-        del first
-        return sum(page & 1 for page in pages.raw) * mmap.PAGESIZE
 
 
 @pytest.fixture
