@@ -2,6 +2,7 @@
 
 import sys
 from collections.abc import Callable
+from functools import partial
 
 from ringblk.engine.asyncio_import import import_asyncio_without_tls
 from ringblk.engine.config import ConfigError
@@ -10,7 +11,9 @@ from ringblk.engine.options import (
     OptionParser,
     add_engine_options,
     config_from,
+    print_help,
 )
+from ringblk.engine.standard_streams import open_standard_streams
 
 CAPABILITIES = '{"type": "block", "features": ["read-only", "blk-file"]}'
 """What --print-capabilities prints (QEMU, vhost-user "Backend program conventions")."""
@@ -30,7 +33,8 @@ def _run_subcommand(arguments: list[str]) -> int:
     if arguments[:1] == ["serve"]:
         return _serve("ringblk serve", arguments[1:])
     parser = OptionParser(prog="ringblk", description="A virtio block backend.")
-    subparsers = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    parser.set_defaults(run=partial(print_help, parser))  # where no command is given
+    subparsers = parser.add_subparsers(dest="command", metavar="COMMAND")
     subparsers.add_parser("serve", help="serve a drive to a hypervisor (vhost-user)")
     from ringblk.engine import (
         image_command,
@@ -63,6 +67,7 @@ def _serve(program: str, arguments: list[str]) -> int:
 
 
 def _exit_with(program: str, run: Callable[[], int]) -> None:
+    open_standard_streams()
     try:
         status = run()
     except ConfigError as error:

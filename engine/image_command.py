@@ -8,6 +8,7 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -22,6 +23,7 @@ from ringblk.engine.image_partial import PartialFile
 from ringblk.engine.image_progress import CopyProgress, format_bytes
 from ringblk.engine.image_sink import PipeSink
 from ringblk.engine.image_source import ImageSource, open_source
+from ringblk.engine.options import print_help
 from ringblk.workers.image_lock import ImageLocked
 
 MAX_IMAGE_BYTES = (1 << 63) - SECTOR_BYTES
@@ -47,8 +49,8 @@ def add_parser(subparsers: Any) -> argparse.ArgumentParser:
     image: argparse.ArgumentParser = subparsers.add_parser(
         "image", help="create, import, export and look at images", description=__doc__
     )
-    image.set_defaults(run=run)
-    commands = image.add_subparsers(dest="image_command", required=True, metavar="COMMAND")
+    image.set_defaults(run=partial(print_help, image))  # where no command is given
+    commands = image.add_subparsers(dest="image_command", metavar="COMMAND")
 
     create = commands.add_parser("create", help="make an empty raw image")
     create.add_argument("image", type=Path)
@@ -72,6 +74,8 @@ def add_parser(subparsers: Any) -> argparse.ArgumentParser:
     info.add_argument("image", type=Path)
     info.add_argument("--format", choices=FORMATS, help="of the image (told from its first bytes)")
     info.add_argument("--json", action="store_true", help="print JSON")
+    for command in (create, into, out, info):
+        command.set_defaults(run=run)
     return image
 
 
@@ -229,14 +233,3 @@ def _summarise(arguments: argparse.Namespace, result: CopyResult, stream: Any) -
     print(f"{format_bytes(result.size_bytes)}, {format_bytes(result.data_bytes)} of it data", file=stream)
     if result.digest is not None:
         print(f"sha256 {result.digest}, read back and compared", file=stream)
-
-
-def main() -> int:
-    """Run `image` by itself: `python -m ringblk.engine.image_command COMMAND ...`."""
-    parser = argparse.ArgumentParser(prog="ringblk")
-    add_parser(parser.add_subparsers(required=True))
-    return run(parser.parse_args(["image", *sys.argv[1:]]))
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -5,7 +5,8 @@ Conventions: QEMU, docs/interop/vhost-user.rst, "Backend program conventions".
 
 import argparse
 import os
-from typing import Any, Literal, get_args, get_origin
+from collections.abc import Sequence
+from typing import Any, Literal, NoReturn, get_args, get_origin
 
 import msgspec
 
@@ -68,15 +69,35 @@ def _terminal_columns() -> int:
         return 80
 
 
+class _PrintVersion(argparse.Action):
+    """Looks the version up when asked: that imports importlib.metadata."""
+
+    def __init__(self, option_strings: Sequence[str], dest: str, help: str) -> None:
+        super().__init__(option_strings, dest, nargs=0, default=argparse.SUPPRESS, help=help)
+
+    def __call__(self, parser: argparse.ArgumentParser, *_: object) -> NoReturn:
+        from ringblk.engine.version import package_version
+
+        print(f"ringblk {package_version()}")
+        parser.exit()
+
+
 class OptionParser(argparse.ArgumentParser):
     """Raises `ConfigError` with one line instead of printing a usage text and exiting."""
 
     def __init__(self, **settings: Any) -> None:
         super().__init__(formatter_class=_HelpFormatter, **settings)
+        self.add_argument("--version", action=_PrintVersion, help="print the package's version and exit")
 
     def error(self, message: str) -> None:  # type: ignore[override]  # argparse says NoReturn
         """Called by argparse for a wrong command line."""
         raise ConfigError(message)
+
+
+def print_help(parser: argparse.ArgumentParser, _: argparse.Namespace) -> int:
+    """What a program of several commands does where none is given; the exit status."""
+    parser.print_help()
+    return 0
 
 
 def add_engine_options(parser: argparse.ArgumentParser) -> None:

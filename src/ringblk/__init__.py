@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     )
     from ringblk.shm.driver_virtqueue import DeviceBroken, QueueFull
 
+    __version__: str
+
 __all__ = [
     "BackendGone",
     "BackendRefused",
@@ -42,6 +44,14 @@ _MODULES = {
 
 def __getattr__(name: str) -> object:
     # Looked up when first asked for, so that the engine starts without the front end.
+    if name == "__version__":
+        from ringblk.engine.version import package_version
+
+        return package_version()
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     return getattr(import_module(_MODULES.get(name, "ringblk.engine.frontend_request")), name)
+
+
+def __dir__() -> list[str]:
+    return sorted({*__all__, "__version__", *(name for name in globals() if name.startswith("__"))})

@@ -21,7 +21,8 @@ COMMANDS = {
     "ringblk image import": [
         sys.executable,
         "-m",
-        "ringblk.engine.image_command",
+        "ringblk",
+        "image",
         "import",
         "--quiet",
         "IN",
@@ -108,7 +109,7 @@ def main() -> None:
     for name, results in runs.items():
         seconds = [run["seconds"] for run in results]
         report["commands"][name] = {
-            "command": shlex.join(COMMANDS[name][-7:] if name.startswith("ringblk") else COMMANDS[name]),
+            "command": shlex.join(COMMANDS[name][-6:] if name.startswith("ringblk") else COMMANDS[name]),
             "median_seconds": round(statistics.median(seconds), 3),
             "least_seconds": round(min(seconds), 3),
             "most_seconds": round(max(seconds), 3),

@@ -20,7 +20,7 @@ from ringblk.workers.direct_io_file import DirectIoFile
 from ringblk.workers.direct_io_reader import DirectIoReader
 from ringblk.workers.image_lock import lock_image
 
-COMMAND = [sys.executable, "-m", "ringblk.engine.image_command"]
+COMMAND = [sys.executable, "-m", "ringblk", "image"]
 
 
 def image(*arguments: object) -> int:

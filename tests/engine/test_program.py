@@ -1,5 +1,6 @@
 """The program: the conventions for vhost-user backends, its errors, and what it leaves behind (nothing)."""
 
+import importlib.metadata
 import json
 import os
 import signal
@@ -41,19 +42,78 @@ def test_capabilities_are_printed_and_everything_else_ignored(others: tuple[str,
     assert (done.returncode, done.stderr) == (0, "")
 
 
-def test_the_other_program_is_the_same() -> None:
+def run_ringblk(*arguments: str) -> subprocess.CompletedProcess[str]:
     program = str(Path(sys.executable).with_name("ringblk"))
+    return subprocess.run(
+        [program, *arguments], capture_output=True, text=True, check=False, timeout=DEADLINE_S
+    )
+
+
+def test_the_other_program_is_the_same() -> None:
     for arguments, status in (
         (["serve", "--print-capabilities"], 0),
         (["serve"], 2),
-        ([], 2),
-        (["dance"], 2),
     ):
-        done = subprocess.run(
-            [program, *arguments], capture_output=True, text=True, check=False, timeout=DEADLINE_S
-        )
+        done = run_ringblk(*arguments)
         assert done.returncode == status
         assert len((done.stdout + done.stderr).splitlines()) == 1
+
+
+@pytest.mark.parametrize("arguments", [["dance"], ["image", "dance"], ["stat", "one", "two"], ["--dance"]])
+def test_an_unknown_command_is_one_line(arguments: list[str]) -> None:
+    done = run_ringblk(*arguments)
+    assert (done.returncode, done.stdout) == (2, "")
+    (line,) = done.stderr.splitlines()
+    assert line.startswith("ringblk: ")
+    assert arguments[-1] in line
+
+
+@pytest.mark.parametrize(
+    ("arguments", "commands"),
+    [([], {"serve", "image", "stat", "top"}), (["image"], {"create", "import", "export", "info"})],
+)
+def test_without_a_command_it_says_which_there_are(arguments: list[str], commands: set[str]) -> None:
+    done = run_ringblk(*arguments)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.startswith("usage: ")
+    assert {line.split()[0] for line in done.stdout.splitlines() if line.startswith("    ")} == commands
+    assert run_ringblk(*arguments, "--help").stdout == done.stdout
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ["ringblk"],
+        ["vhost-user-ringblk"],
+        ["python", "-m", "ringblk"],
+        *(["ringblk", *words.split()] for words in ("serve", "image", "image export", "stat", "top")),
+    ],
+    ids=" ".join,
+)
+def test_the_version(command: list[str]) -> None:
+    program, *arguments = [*command, "--version"]
+    done = subprocess.run(
+        [Path(sys.executable).with_name(program), *arguments],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=DEADLINE_S,
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout == f"ringblk {importlib.metadata.version('ringblk')}\n"
+
+
+def test_the_module_is_the_same_program() -> None:
+    for arguments in (["serve", "--print-capabilities"], ["image"], ["dance"]):
+        done = subprocess.run(
+            [sys.executable, "-m", "ringblk", *arguments],
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=DEADLINE_S,
+        )
+        same = run_ringblk(*arguments)
+        assert (done.returncode, done.stdout, done.stderr) == (same.returncode, same.stdout, same.stderr)
 
 
 def test_a_connected_descriptor_is_served_and_over() -> None:

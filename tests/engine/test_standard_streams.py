@@ -1,0 +1,116 @@
+"""Programs that are started with some of their standard descriptors closed."""
+
+import contextlib
+import itertools
+import os
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from ringblk import Frontend
+from tests.child_process import ends_with_tests
+
+from .engine_rig import DEADLINE_S, PROGRAM, eventually
+
+SIZE = 1 << 20
+CLOSED = [fds for count in (1, 2, 3) for fds in itertools.combinations((0, 1, 2), count)]
+EACH_CLOSED = pytest.mark.parametrize("closed", CLOSED, ids=lambda fds: "".join(map(str, fds)))
+NOTHING = Path(os.devnull)
+RINGBLK = str(Path(PROGRAM).with_name("ringblk"))
+
+
+def without(closed: tuple[int, ...], command: list[str]) -> list[str]:
+    """The command, started with those descriptors closed."""
+    closing = " ".join(f"{fd}<&-" for fd in closed)
+    return ["/bin/sh", "-c", f'exec "$@" {closing}', "sh", *command]
+
+
+def opened(pid: int, fd: int) -> Path:
+    return Path(f"/proc/{pid}/fd/{fd}").readlink()
+
+
+@contextlib.contextmanager
+def engine_without(closed: tuple[int, ...], image: Path, program: list[str]) -> Iterator[Frontend]:
+    """A front end of an engine on `image` that it has started itself."""
+    options = ["--fd={fd}", f"--blk-file={image}", "--workers=2", "--io-engine=psync"]
+    with Frontend(without(closed, [*program, *options])) as disk:
+        yield disk
+
+
+@pytest.mark.parametrize(
+    ("program", "closed"),
+    [
+        *(([PROGRAM], fds) for fds in CLOSED),
+        ([RINGBLK, "serve"], (0, 1, 2)),
+        ([sys.executable, "-m", "ringblk", "serve"], (0, 1, 2)),
+    ],
+    ids=lambda value: "".join(map(str, value)) if isinstance(value, tuple) else Path(value[0]).name,
+)
+def test_an_engine_starts_and_serves(program: list[str], closed: tuple[int, ...], tmp_path: Path) -> None:
+    """Of all its processes, what was closed is /dev/null, and the image has a number of its own."""
+    image = tmp_path / "image"
+    image.write_bytes(bytes(SIZE))
+    with engine_without(closed, image, program) as disk:
+        disk.write(0, b"x" * 4096)
+        disk.flush()
+        assert disk.read(0, 4096) == b"x" * 4096
+        pid = disk.backend_pid
+        assert pid is not None
+        children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+        assert len(children) == 3
+        for process in (pid, *map(int, children)):
+            assert [opened(process, fd) for fd in closed] == [NOTHING] * len(closed)
+    assert image.read_bytes() == b"x" * 4096 + bytes(SIZE - 4096)
+
+
+@pytest.mark.parametrize("closed", [(0,), (1,), (2,), (0, 1, 2)], ids=lambda fds: "".join(map(str, fds)))
+def test_a_command_does_its_work(closed: tuple[int, ...], tmp_path: Path) -> None:
+    image, copy = tmp_path / "image", tmp_path / "copy.qcow2"
+    content = bytes(range(256)) * (SIZE // 256)
+    for arguments in (
+        ["image", "create", str(tmp_path / "new"), "1M"],
+        ["image", "export", str(image), str(copy)],
+        ["image", "info", str(copy)],
+        ["image", "import", str(copy), str(tmp_path / "again")],
+        ["stat"],
+        ["stat", "--json"],
+        ["top", "--frames=1", "--interval=0.1"],
+        ["--version"],
+        [],
+    ):
+        image.write_bytes(content)
+        done = subprocess.run(
+            without(closed, [RINGBLK, *arguments]), capture_output=True, timeout=DEADLINE_S, check=False
+        )
+        assert (done.returncode, done.stderr) == (0, b""), arguments
+    assert (tmp_path / "again").read_bytes() == content
+    assert (tmp_path / "new").read_bytes() == bytes(SIZE)
+
+
+@EACH_CLOSED
+def test_an_error_is_an_error(closed: tuple[int, ...]) -> None:
+    done = subprocess.run(
+        without(closed, [PROGRAM, "--nonsense"]), capture_output=True, timeout=DEADLINE_S, check=False
+    )
+    assert done.returncode == 2
+    assert len(done.stderr.splitlines()) == (0 if 2 in closed else 1)
+
+
+def test_the_log_goes_where_standard_error_is(tmp_path: Path) -> None:
+    """Not into the file that would otherwise have its number."""
+    log, socket_path = tmp_path / "log", tmp_path / "socket"
+    options = [f"--socket-path={socket_path}", "--backend=memory", f"--backend-arg=size_bytes={SIZE}"]
+    with log.open("wb") as stderr:
+        process = subprocess.Popen(ends_with_tests(without((0, 1), [PROGRAM, *options])), stderr=stderr)
+    eventually(socket_path.exists, "the socket")
+    assert opened(process.pid, 2) == log
+    with socket.socket(socket.AF_UNIX) as connection:
+        connection.connect(str(socket_path))
+    eventually(lambda: b"the front end has disconnected" in log.read_bytes(), "the log line")
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(DEADLINE_S) == 0
