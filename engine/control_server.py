@@ -82,7 +82,7 @@ class ControlServer:
         return _json(encode_json(self._control.snapshot()) + b"\n")
 
     async def _metrics(self, request: web.Request) -> web.Response:
-        body = exposition(self._control.snapshot())
+        body = exposition(self._control.snapshot(), self._control.engine_name)
         return web.Response(body=body, headers={"Content-Type": CONTENT_TYPE_LATEST})
 
     async def _patch_drive(self, request: web.Request) -> web.Response:

@@ -1,6 +1,7 @@
 """What the control API does to its engine, without HTTP: descriptions, statistics and changes."""
 
 import asyncio
+import os
 import time
 from collections.abc import Mapping
 from typing import Protocol
@@ -11,6 +12,7 @@ from ringblk.engine.config import ConfigError, EngineConfig
 from ringblk.engine.control_messages import DriveBody, DriveDescription, EngineDescription, WorkersBody
 from ringblk.engine.live_changes import ChangeRefused
 from ringblk.engine.open_files import reserve_open_files
+from ringblk.engine.printable_text import printable
 from ringblk.engine.rate_limiter_config import RateLimiterError, buckets_from_config, buckets_from_patch
 from ringblk.engine.statistics import StatisticsSnapshot, take_snapshot
 from ringblk.engine.supervisor import Supervisor
@@ -41,6 +43,9 @@ class EngineControl:
         limit: RateLimit,
         limit_settings: LimitSettings,
     ) -> None:
+        assert config.control is not None
+        self.engine_name = printable(os.path.abspath(config.control))
+        """The API's socket: no other engine of the machine has it, and the next one here has it again."""
         self._config = config
         self._supervisor = supervisor
         self._state = state

@@ -23,18 +23,30 @@ They are exact: bounds of the engine's own, finer buckets.
 """
 
 
-def exposition(snapshot: StatisticsSnapshot) -> bytes:
-    """The text of one scrape. Counters go on over restarts of dispatcher and workers."""
+def exposition(snapshot: StatisticsSnapshot, engine: str) -> bytes:
+    """The text of one scrape. Counters go on over restarts of dispatcher and workers.
+
+    Every series has the labels `drive`, the drive's name, and `engine`: drives may have the same name, as
+    two in memory do, but one scrape holds no series that another engine's on this machine has too.
+    """
     registry = CollectorRegistry(auto_describe=False)
-    registry.register(_SnapshotCollector(snapshot))
+    registry.register(_SnapshotCollector(snapshot, {"drive": snapshot.drive, "engine": engine}))
     return generate_latest(registry)
 
 
 class _SnapshotCollector(Collector):
-    def __init__(self, snapshot: StatisticsSnapshot) -> None:
+    def __init__(self, snapshot: StatisticsSnapshot, identity: dict[str, str]) -> None:
         self._snapshot = snapshot
+        self._identity = identity
 
     def collect(self) -> Iterator[Metric]:
+        for metric in self._collect():
+            metric.samples = [
+                sample._replace(labels={**self._identity, **sample.labels}) for sample in metric.samples
+            ]
+            yield metric
+
+    def _collect(self) -> Iterator[Metric]:
         yield from _engine_metrics(self._snapshot)
         yield from _operation_metrics(self._snapshot.operations)
         yield from _queue_metrics(self._snapshot)
@@ -42,8 +54,7 @@ class _SnapshotCollector(Collector):
 
 
 def _engine_metrics(snapshot: StatisticsSnapshot) -> Iterator[Metric]:
-    labels = {"version": package_version(), "drive": snapshot.drive}
-    yield InfoMetricFamily("ringblk", "The engine and its drive.", value=labels)
+    yield InfoMetricFamily("ringblk", "The engine and its drive.", value={"version": package_version()})
     yield GaugeMetricFamily("ringblk_uptime_seconds", "Since the start.", snapshot.uptime_ns / 1e9)
     yield GaugeMetricFamily("ringblk_capacity_bytes", "Size of the drive.", snapshot.capacity_bytes)
     yield GaugeMetricFamily("ringblk_paused", "1 while paused by the control API.", snapshot.is_paused)

@@ -76,6 +76,23 @@ def test_statistics_and_metrics_agree(engine: ControlledEngine, control: Control
     }
 
 
+def test_two_engines_metrics_go_into_one_database(tmp_path: Path) -> None:
+    """Two drives in memory have one name; every series says which engine's it is."""
+    series = []
+    for name in ("one.sock", "two.sock"):
+        control = ControlClient(tmp_path / name)
+        options = ("--backend=memory", "--backend-arg=size_bytes=1048576", f"--control={control.socket_path}")
+        with Frontend(engine_command(*options)):
+            _, text = control.ask_raw("GET", "/metrics")
+        samples = [
+            sample for family in text_string_to_metric_families(text.decode()) for sample in family.samples
+        ]
+        assert {sample.labels["drive"] for sample in samples} == {"memory"}
+        assert {sample.labels["engine"] for sample in samples} == {str(control.socket_path)}
+        series += [(sample.name, frozenset(sample.labels.items())) for sample in samples]
+    assert len(series) == len(set(series)) > 0
+
+
 @pytest.mark.parametrize(
     ("path", "body", "field"),
     [

@@ -216,10 +216,13 @@ def test_metrics_are_what_the_reference_parser_takes(state: StateSegment, record
     record(recorder, 1, service_us=30_000, status=1)
     families = {
         family.name: family
-        for family in text_string_to_metric_families(exposition(take_snapshot(state)).decode())
+        for family in text_string_to_metric_families(exposition(take_snapshot(state), "/run/a.sock").decode())
     }
     values = {
-        (sample.name, *sorted(sample.labels.values())): sample.value
+        (
+            sample.name,
+            *sorted(set(sample.labels.values()) - {"/images/disk.img", "/run/a.sock"}),
+        ): sample.value
         for family in families.values()
         for sample in family.samples
     }
@@ -233,10 +236,25 @@ def test_metrics_are_what_the_reference_parser_takes(state: StateSegment, record
     assert all(family.documentation for family in families.values())
 
 
+def test_no_series_of_two_engines_is_the_same(state: StateSegment, recorder: RequestRecorder) -> None:
+    """Not even where both drives have one name; each says which drive and engine it is of."""
+    record(recorder, 1, service_us=100)
+    state.set_worker(0, 4242, True)
+    series: list[tuple[str, frozenset[tuple[str, str]]]] = []
+    for engine in ("/run/a.sock", "/run/b.sock"):
+        text = exposition(take_snapshot(state), engine).decode()
+        for family in text_string_to_metric_families(text):
+            for sample in family.samples:
+                assert sample.labels["engine"] == engine
+                assert sample.labels["drive"] == take_snapshot(state).drive != ""
+                series.append((sample.name, frozenset(sample.labels.items())))
+    assert len(series) == len(set(series)) > 0
+
+
 def test_metrics_histograms_are_cumulative(state: StateSegment, recorder: RequestRecorder) -> None:
     record(recorder, 3, service_us=100)
     record(recorder, 1, service_us=30_000)
-    families = text_string_to_metric_families(exposition(take_snapshot(state)).decode())
+    families = text_string_to_metric_families(exposition(take_snapshot(state), "/run/a.sock").decode())
     service = next(family for family in families if family.name == "ringblk_service_seconds")
     buckets = [
         (float(sample.labels["le"]), sample.value)
