@@ -161,7 +161,9 @@ def test_the_whole_conversation(backend: ScriptedBackend) -> None:
     assert backend.payloads(FrontendRequest.SET_VRING_NUM) == [VringState(0, 8), VringState(1, 8)]
     (region,) = backend.payloads(FrontendRequest.ADD_MEM_REG)
     assert isinstance(region, MemoryRegion)
-    for address in backend.payloads(FrontendRequest.SET_VRING_ADDR):
+    addresses = backend.payloads(FrontendRequest.SET_VRING_ADDR)
+    assert len(addresses) == 2
+    for address in addresses:
         assert isinstance(address, VringAddress)
         for uva in (address.desc_uva, address.avail_uva, address.used_uva):
             assert region.uva <= uva < region.uva + region.size_bytes
