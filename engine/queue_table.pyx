@@ -31,8 +31,12 @@ cdef extern from "sys/epoll.h" nogil:
     enum: EPOLLIN, EPOLLET, EPOLL_CTL_ADD, EPOLL_CTL_DEL, EPOLL_CLOEXEC
     int epoll_create1(int flags)
     int epoll_ctl(int epoll_fd, int operation, int fd, epoll_event *event)
-    int epoll_pwait2(int epoll_fd, epoll_event *events, int event_count, const timespec *timeout,
-                     const void *signal_mask)
+
+cdef extern from "<sys/syscall.h>" nogil:
+    enum: SYS_epoll_pwait2
+
+cdef extern from "<unistd.h>" nogil:
+    long syscall(long number, ...)
 
 
 cdef class QueueTable:
@@ -182,11 +186,12 @@ cdef class QueueTable:
         cdef timespec timeout
         cdef epoll_event events[QUEUE_LIMIT + 1]
         cdef QueueState *counters
-        cdef int index, count
+        cdef long index, count
         timeout.tv_sec = <long>(timeout_ns // 1000000000)
         timeout.tv_nsec = <long>(timeout_ns % 1000000000)
-        count = epoll_pwait2(self.epoll_fd, events, QUEUE_LIMIT + 1, NULL if timeout_ns == NO_TIMEOUT else &timeout,
-                             NULL)
+        # glibc has a function for it only from 2.35 on.
+        count = syscall(SYS_epoll_pwait2, self.epoll_fd, events, <int>QUEUE_LIMIT + 1,
+                        NULL if timeout_ns == NO_TIMEOUT else &timeout, NULL, <size_t>0)
         for index in range(count):
             if events[index].data.u64 < QUEUE_LIMIT:
                 counters = &self.state.queues[events[index].data.u64]
