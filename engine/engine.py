@@ -3,7 +3,6 @@
 import asyncio
 import contextlib
 import logging
-import os
 import signal
 import time
 from collections.abc import Callable, Iterator
@@ -13,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from ringblk.engine.block_device import BlockDevice, BlockDeviceConfig
 from ringblk.engine.child import open_fds
 from ringblk.engine.config import ConfigError, EngineConfig
+from ringblk.engine.engine_segments import create_engine_segment
 from ringblk.engine.image_claim import claim_image, engines_on, image_identity, remove_dead_engines
 from ringblk.engine.listener import Listener
 from ringblk.engine.open_files import reserve_open_files
@@ -24,7 +24,7 @@ from ringblk.shm.rate_group import RateGroup, RateGroupError
 from ringblk.shm.rate_limit import RateLimit
 from ringblk.shm.rate_limit_settings import RateLimitSettings
 from ringblk.shm.segment import SegmentError
-from ringblk.shm.state import SEGMENT_PREFIX, StateSegment
+from ringblk.shm.state import StateSegment
 from ringblk.workers.backend import BackendError
 from ringblk.workers.file_backend import FileBackend
 from ringblk.workers.native_backend import NativeBackend
@@ -85,12 +85,12 @@ def serve(config: EngineConfig) -> int:
     # Held back while nobody catches them: one that came now would leave the segment behind.
     signal.pthread_sigmask(signal.SIG_BLOCK, HELD_SIGNALS)
     try:
-        state = StateSegment.create(f"{SEGMENT_PREFIX}{os.getpid()}", slot_count(config), config.queue_size)
+        state = create_engine_segment(slot_count(config), config.queue_size)
     except SegmentError as error:
         raise ConfigError(str(error), exit_status=1) from error
     state.set_image(*own_image)
     try:
-        with rate_limit(config, state) as (limit, limit_settings):
+        with rate_limit(config, state, [user.uid] if user is not None else []) as (limit, limit_settings):
             if user is not None:  # who is to remove them in the end
                 user.own(state.fileno())
                 if isinstance(limit_settings, RateGroup) and limit_settings.is_creator:
@@ -108,7 +108,7 @@ def serve(config: EngineConfig) -> int:
 
 @contextlib.contextmanager
 def rate_limit(
-    config: EngineConfig, state: StateSegment
+    config: EngineConfig, state: StateSegment, trusted_users: list[int]
 ) -> Iterator[tuple[RateLimit, RateLimit | RateGroup]]:
     """The drive's own limit, or its group's for as long as it is a member, and where it is set.
 
@@ -120,7 +120,7 @@ def rate_limit(
         yield state.rate_limit, state.rate_limit
         return
     try:
-        group = RateGroup(config.rate_group, settings, time.monotonic_ns())
+        group = RateGroup(config.rate_group, settings, time.monotonic_ns(), trusted_users)
     except RateGroupError as error:
         raise ConfigError(f"--rate-group: {error}", exit_status=1) from error
     if not group.is_creator and settings != RateLimitSettings():
