@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import logging
 import signal
+import socket
 import time
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -12,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from ringblk.engine.block_device import BlockDevice, BlockDeviceConfig
 from ringblk.engine.child import open_fds
 from ringblk.engine.config import ConfigError, EngineConfig
+from ringblk.engine.descriptor_seal import is_read_by_peer
 from ringblk.engine.engine_segments import create_engine_segment
 from ringblk.engine.image_claim import claim_image, engines_on, image_identity, remove_dead_engines
 from ringblk.engine.listener import Listener
@@ -268,6 +270,7 @@ async def _serve_sessions(listener: Listener, supervisor: Supervisor) -> None:
         yielding = asyncio.ensure_future(_yield_to_next(session, listener))
         supervisor.changes.notify_config_change = session.notify_config_change
         supervisor.reports.end_session = session.end
+        listener.call_when_sealed(partial(_end_if_handed_over, session, connected))
         try:
             await session.serve()
         finally:
@@ -275,6 +278,13 @@ async def _serve_sessions(listener: Listener, supervisor: Supervisor) -> None:
             await asyncio.wait({yielding})  # it looks at the listener no more when the next is accepted
             supervisor.changes.notify_config_change = None
             supervisor.reports.end_session = None
+            listener.call_when_sealed(None)
+
+
+def _end_if_handed_over(session: Session, connected: socket.socket) -> None:
+    """End the session if another front end has had its other end among what it sent."""
+    if not is_read_by_peer(connected):
+        session.end("its other end was handed over")
 
 
 async def _yield_to_next(session: Session, listener: Listener) -> None:

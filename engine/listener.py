@@ -1,23 +1,18 @@
 """Where front ends come from: a listening socket of our own, or one that was inherited."""
 
-import asyncio
 import contextlib
 import errno
-import logging
 import os
 import socket
 import stat
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 
 from ringblk.engine.config import ConfigError
-from ringblk.engine.vhost_user_socket import wait_readable
+from ringblk.engine.descriptor_seal import take_inline
+from ringblk.engine.waiting_frontends import WaitingFrontends
 
 MAX_PATH_BYTES = 107
 """sun_path of struct sockaddr_un, without the zero at its end (unix(7))."""
-RETRY_S = 0.5
-"""How long to let be a socket whose connections cannot be taken."""
-
-_log = logging.getLogger(__name__)
 
 
 class Listener:
@@ -26,6 +21,7 @@ class Listener:
     def __init__(self, end: socket.socket, socket_path: str | None = None) -> None:
         self._socket = end
         self._socket.setblocking(False)
+        self._waiting: WaitingFrontends | None = None
         self._own_path = socket_path
         self._own_inode = os.stat(socket_path).st_ino if socket_path else 0
 
@@ -56,24 +52,28 @@ class Listener:
     async def connections(self) -> AsyncIterator[socket.socket]:
         """Connected sockets, each the receiver's to close; the only one if one was inherited."""
         if self.is_connected:
+            take_inline(self._socket)
             yield self._socket.dup()
             return
-        loop = asyncio.get_running_loop()
+        self._waiting = WaitingFrontends(self._socket)
         while True:
-            try:
-                connected, _ = await loop.sock_accept(self._socket)
-            except OSError as error:  # EMFILE and its like pass
-                _log.error("cannot take a front end's connection: %s; trying again", error.strerror)
-                await asyncio.sleep(RETRY_S)
-                continue
-            yield connected
+            yield await self._waiting.next()
 
     async def wait_next(self) -> None:
-        """Return once another front end waits to be taken; not for an inherited connection."""
-        await wait_readable(self._socket.fileno())
+        """Return once another front end waits for its turn; not for an inherited connection."""
+        assert self._waiting is not None, "no connection has been asked for"
+        await self._waiting.wait()
+
+    def call_when_sealed(self, check: Callable[[], None] | None) -> None:
+        """Call this when sockets of front ends that wait were sealed (`WaitingFrontends.on_seal`)."""
+        if self._waiting is not None:
+            self._waiting.on_seal = check
 
     def close(self) -> None:
         """Close, and remove the socket's name if it is ours still."""
+        if self._waiting is not None:
+            self._waiting.close()
+            self._waiting = None
         self._socket.close()
         if self._own_path is not None:
             with contextlib.suppress(OSError):
