@@ -24,7 +24,7 @@ class BackendChannel:
             channel_socket = socket.socket(fileno=fd)
         except OSError as error:
             os.close(fd)
-            raise DeviceError(f"the channel for back-end requests: {error.strerror}") from error
+            raise DeviceError(f"the channel for back-end requests: {error.strerror or error}") from error
         if channel_socket.family != socket.AF_UNIX or channel_socket.type != socket.SOCK_STREAM:
             channel_socket.close()
             raise DeviceError("the channel for back-end requests is no unix stream socket")

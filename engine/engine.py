@@ -42,7 +42,7 @@ MAX_SLOTS = 8192
 MAX_RANGES = 1 << 21
 """Pieces of guest memory that all slots together can name; bounds the segment at 32 MiB and a little."""
 
-END_SIGNALS = (signal.SIGTERM, signal.SIGINT)
+END_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 """What ends an engine once its requests are done; a second one at once."""
 SECOND_SIGNAL_AFTER_S = 0.5
 """What comes sooner is the same wish: timeout(1) signals its child, then the group that the child is in."""
@@ -178,6 +178,8 @@ async def _serve(
     loop = asyncio.get_running_loop()
     end_signal = _EndSignal(stopped, supervisor)
     for number in END_SIGNALS:
+        if number == signal.SIGHUP and signal.getsignal(number) == signal.SIG_IGN:
+            continue  # nohup(1)
         loop.add_signal_handler(number, end_signal.note)
     loop.add_signal_handler(signal.SIGUSR2, stopped.set)  # the same, but never in a hurry: a successor waits
     signal.pthread_sigmask(signal.SIG_UNBLOCK, HELD_SIGNALS)

@@ -45,7 +45,7 @@ class EngineSegment(msgspec.Struct, frozen=True):
         try:
             fd = os.open(self.descriptor_path, os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC)
         except OSError as error:
-            raise SegmentError(f"no shared memory segment {self.name}: {error.strerror}") from error
+            raise SegmentError(f"no shared memory segment {self.name}: {error.strerror or error}") from error
         try:
             check_segment_file(fd, self.name, _believed_owners())
         except SegmentError:

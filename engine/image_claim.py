@@ -51,7 +51,9 @@ def claim_image(path: str, fd: int, *, read_only: bool, takes_over: bool) -> Non
         except ImageLocked:
             holders = engines_on(fd)
         except OSError as error:
-            _log.warning("%s: cannot be locked: %s; nothing keeps others off it", path, error.strerror)
+            _log.warning(
+                "%s: cannot be locked: %s; nothing keeps others off it", path, error.strerror or error
+            )
             return
         alive = [pid for pid in holders if is_engine(pid) and is_running(pid)]
         if takes_over and alive:
@@ -132,12 +134,23 @@ def is_running(pid: int) -> bool:
     """
     try:
         pidfd = os.pidfd_open(pid)
-    except OSError:
+    except ProcessLookupError:
         return False
+    except OSError:  # refused, by a seccomp filter for example: the state tells (proc(5))
+        return _state_of(pid) not in ("", "Z", "X") and not _is_ending(pid)
     try:
         return not select.select([pidfd], [], [], 0)[0] and not _is_ending(pid)
     finally:
         os.close(pidfd)
+
+
+def _state_of(pid: int) -> str:
+    """The process's state as a letter; nothing if it is gone."""
+    try:
+        with open(f"/proc/{pid}/stat") as stat_file:
+            return stat_file.read().rpartition(")")[2].split()[0]
+    except OSError:
+        return ""
 
 
 def _is_ending(pid: int) -> bool:

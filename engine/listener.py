@@ -9,6 +9,7 @@ from collections.abc import AsyncIterator, Callable
 
 from ringblk.engine.config import ConfigError
 from ringblk.engine.descriptor_seal import take_inline
+from ringblk.engine.folder_lock import folder_lock
 from ringblk.engine.waiting_frontends import WaitingFrontends
 
 MAX_PATH_BYTES = 107
@@ -23,7 +24,7 @@ class Listener:
         self._socket.setblocking(False)
         self._waiting: WaitingFrontends | None = None
         self._own_path = socket_path
-        self._own_inode = os.stat(socket_path).st_ino if socket_path else 0
+        self._own_identity = socket_identity(socket_path) if socket_path else None
 
     @classmethod
     def at_path(cls, socket_path: str) -> "Listener":
@@ -38,7 +39,7 @@ class Listener:
                 raise ConfigError(f"--fd {fd}: not a socket", 1)
             end = socket.socket(fileno=fd)
         except OSError as error:
-            raise ConfigError(f"--fd {fd}: {error.strerror}", 1) from error
+            raise ConfigError(f"--fd {fd}: {error.strerror or error}", 1) from error
         if end.family != socket.AF_UNIX or end.type != socket.SOCK_STREAM:
             raise ConfigError(f"--fd {fd}: not a unix stream socket", 1)
         end.set_inheritable(False)
@@ -74,11 +75,9 @@ class Listener:
         if self._waiting is not None:
             self._waiting.close()
             self._waiting = None
-        self._socket.close()
         if self._own_path is not None:
-            with contextlib.suppress(OSError):
-                if os.stat(self._own_path).st_ino == self._own_inode:
-                    os.unlink(self._own_path)
+            remove_socket(self._own_path, self._own_identity)
+        self._socket.close()
 
 
 def listen_at(option: str, socket_path: str, *, mode_mask: int | None = None) -> socket.socket:
@@ -86,21 +85,35 @@ def listen_at(option: str, socket_path: str, *, mode_mask: int | None = None) ->
 
     Raises `ConfigError`, naming the option. `mode_mask` is a umask for the socket's name.
     """
-    _remove_dead_socket(socket_path)
-    end = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-    former_mask = os.umask(mode_mask) if mode_mask is not None else None
-    try:
-        end.bind(socket_path)
-        end.listen(8)
-    except OSError as error:
-        end.close()
-        obstacle = _obstacle(socket_path) if error.errno == errno.EADDRINUSE else None
-        reason = f"{obstacle} is in the way" if obstacle else error.strerror or error
-        raise ConfigError(f"{option} {socket_path}: {reason}", 1) from error
-    finally:
-        if former_mask is not None:
-            os.umask(former_mask)
-    return end
+    with folder_lock(socket_path):  # else another's new socket might be taken for the dead one
+        end = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        former_mask = os.umask(mode_mask) if mode_mask is not None else None
+        try:
+            _remove_dead_socket(socket_path)
+            end.bind(socket_path)
+            end.listen(8)
+        except OSError as error:
+            end.close()
+            obstacle = _obstacle(socket_path) if error.errno == errno.EADDRINUSE else None
+            reason = f"{obstacle} is in the way" if obstacle else error.strerror or error
+            raise ConfigError(f"{option} {socket_path}: {reason}", 1) from error
+        finally:
+            if former_mask is not None:
+                os.umask(former_mask)
+        return end
+
+
+def remove_socket(socket_path: str, identity: tuple[int, int] | None) -> None:
+    """Remove a socket's name if it is still that of this one, which must be open: so nobody has its inode."""
+    with folder_lock(socket_path), contextlib.suppress(OSError):
+        if identity is not None and socket_identity(socket_path) == identity:
+            os.unlink(socket_path)
+
+
+def socket_identity(path: str) -> tuple[int, int]:
+    """What tells the socket of that name from all others, for as long as it is open."""
+    info = os.stat(path)
+    return info.st_dev, info.st_ino
 
 
 def check_listening_at(option: str, socket_path: str) -> None:
@@ -112,7 +125,7 @@ def check_listening_at(option: str, socket_path: str) -> None:
     try:
         _try_binding_in(os.path.dirname(socket_path) or ".")
     except OSError as error:
-        raise ConfigError(f"{option} {socket_path}: {error.strerror}", 1) from error
+        raise ConfigError(f"{option} {socket_path}: {error.strerror or error}", 1) from error
 
 
 def _try_binding_in(folder: str) -> None:
@@ -128,7 +141,10 @@ def _try_binding_in(folder: str) -> None:
 
 
 def _remove_dead_socket(socket_path: str) -> None:
-    """Unlink a socket that nobody listens on any more; leave everything else to `bind`'s error."""
+    """Unlink a socket that nobody listens on any more; leave everything else to `bind`'s error.
+
+    Raises `OSError` for a dead one that is another user's to remove.
+    """
     try:
         if not stat.S_ISSOCK(os.stat(socket_path).st_mode):
             return

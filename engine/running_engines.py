@@ -11,6 +11,7 @@ from ringblk.engine.engine_segments import (
     process_id,
     user_ids,
 )
+from ringblk.engine.printable_text import utf8_text
 from ringblk.engine.statistics import StatisticsSnapshot, take_snapshot
 from ringblk.shm.segment import SegmentError
 from ringblk.shm.state import SEGMENT_PREFIX
@@ -91,4 +92,11 @@ def _is_meant(snapshot: StatisticsSnapshot, wanted: str) -> bool:
         snapshot.drive,
         Path(snapshot.drive).name,
     }
-    return wanted in names or str(Path(wanted).absolute()) == snapshot.drive
+    return wanted in names or utf8_text(wanted) in names or utf8_text(_absolute(wanted)) == snapshot.drive
+
+
+def _absolute(path: str) -> str:
+    try:
+        return str(Path(path).absolute())
+    except FileNotFoundError:  # the folder that this was started in has been removed
+        return path

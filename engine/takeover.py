@@ -45,7 +45,9 @@ class Takeover:
         except ProcessLookupError:
             return
         except PermissionError as error:
-            raise ConfigError(f"--takeover: process {pid}: {error.strerror}", exit_status=1) from error
+            raise ConfigError(
+                f"--takeover: process {pid}: {error.strerror or error}", exit_status=1
+            ) from error
 
     def _mention(self, pid: int) -> None:
         if self._silent_until_s is not None and time.monotonic() > self._silent_until_s:
