@@ -13,7 +13,7 @@ _log = logging.getLogger(__name__)
 
 
 class BackendChannel:
-    """Sends the back end's messages without anyone waiting for them. Owns its fd.
+    """Sends the back end's messages without anyone waiting for them. Owns its fd, which is sealed.
 
     No answer is asked for, as a front end may be in the middle of a message of its own that it wants answered
     first.
@@ -24,10 +24,10 @@ class BackendChannel:
             channel_socket = socket.socket(fileno=fd)
         except OSError as error:
             os.close(fd)
-            raise DeviceError(f"the channel for back-end requests: {error.strerror}") from error
-        if channel_socket.type != socket.SOCK_STREAM:
+            raise DeviceError(f"the channel for back-end requests: {error.strerror or error}") from error
+        if channel_socket.family != socket.AF_UNIX or channel_socket.type != socket.SOCK_STREAM:
             channel_socket.close()
-            raise DeviceError("the channel for back-end requests is no stream socket")
+            raise DeviceError("the channel for back-end requests is no unix stream socket")
         self._socket = VhostUserSocket(channel_socket)
         self._changed = asyncio.Event()
         self._sender = asyncio.get_running_loop().create_task(self._send_changes())

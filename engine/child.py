@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import errno
 import gc
 import logging
 import os
@@ -35,7 +36,7 @@ class Child(Generic[Received]):
         self.name = name
         self.pid = pid
         self.channel = channel
-        self.pidfd = os.pidfd_open(pid)
+        self.pidfd = _open_pidfd(pid)
         self.started_s = time.monotonic()
         self.announce: Callable[[], None] = lambda: None
         """Makes the child look at its channel."""
@@ -75,7 +76,7 @@ class Child(Generic[Received]):
         try:
             self.channel.send(message, fds)
         except OSError as error:
-            _log.error("%s cannot be told of a change: %s; killing it", self.name, error.strerror)
+            _log.error("%s cannot be told of a change: %s; killing it", self.name, error.strerror or error)
             self.kill()
         self._unread_count += 1
         self._send_rest_later()
@@ -124,6 +125,16 @@ class Child(Generic[Received]):
         os.close(self.pidfd)
         self.channel.close()
         on_exit(self, status)
+
+
+def _open_pidfd(pid: int) -> int:
+    try:
+        return os.pidfd_open(pid)
+    except OSError as error:
+        if error.errno in (errno.EPERM, errno.ENOSYS):
+            hint = "pidfd_open(2) is refused, by an old kernel or the seccomp filter of a container"
+            raise OSError(error.errno, f"child processes cannot be watched: {hint}") from error
+        raise
 
 
 def was_own_fault(status: int) -> bool:
@@ -205,6 +216,7 @@ def _run_child(
         # A terminal or service manager signals the whole group; the supervisor says when to end.
         ignore_signal(signal.SIGTERM)
         ignore_signal(signal.SIGINT)
+        ignore_signal(signal.SIGHUP)
         gc.freeze()  # what was inherited is never collected here: its pages stay shared
         if not die_with_parent(parent_pid):
             os._exit(1)

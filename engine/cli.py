@@ -1,5 +1,8 @@
 """The programs: `vhost-user-ringblk`, and `ringblk` with its subcommands."""
 
+import contextlib
+import os
+import signal
 import sys
 from collections.abc import Callable
 from functools import partial
@@ -13,6 +16,7 @@ from ringblk.engine.options import (
     config_from,
     print_help,
 )
+from ringblk.engine.printable_text import printable
 from ringblk.engine.standard_streams import open_standard_streams
 
 CAPABILITIES = '{"type": "block", "features": ["read-only", "blk-file"]}'
@@ -69,8 +73,30 @@ def _serve(program: str, arguments: list[str]) -> int:
 def _exit_with(program: str, run: Callable[[], int]) -> None:
     open_standard_streams()
     try:
-        status = run()
+        try:
+            status = run()
+        finally:
+            if sys.stdout is not None:
+                sys.stdout.flush()  # at the interpreter's end nobody could say what is wrong with it
     except ConfigError as error:
-        print(f"{program}: {error}", file=sys.stderr)
+        print(f"{program}: {printable(str(error))}", file=sys.stderr)
         status = error.exit_status
+    except KeyboardInterrupt:
+        status = 128 + signal.SIGINT
+    except BrokenPipeError:  # who reads has had enough (head): that is no news
+        _give_up_output()
+        status = 128 + signal.SIGPIPE
+    except OSError as error:
+        _give_up_output()
+        at = f"{os.fsdecode(error.filename)}: " if isinstance(error.filename, (str, bytes)) else ""
+        print(f"{program}: {printable(f'{at}{error.strerror or error}')}", file=sys.stderr)
+        status = 1
     sys.exit(status)
+
+
+def _give_up_output() -> None:
+    """What is still to be written to standard output goes nowhere: it cannot be, or is wanted no more."""
+    with contextlib.suppress(OSError, ValueError, AttributeError):
+        nowhere_fd = os.open(os.devnull, os.O_WRONLY | os.O_CLOEXEC)
+        os.dup2(nowhere_fd, sys.stdout.fileno())
+        os.close(nowhere_fd)

@@ -5,6 +5,7 @@ from typing import Annotated, Literal
 
 import msgspec
 
+from ringblk.engine.printable_text import printable
 from ringblk.engine.rate_limiter_config import (
     RateLimiterError,
     RateLimitOptions,
@@ -96,6 +97,8 @@ class EngineConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
             raise ConfigError("--sandbox-allow needs a sandbox, and --sandbox is off")
         if self.direct == "on" and self.blk_file is None:
             raise ConfigError("--direct on: only for --blk-file")
+        if not self.drive_id.isprintable():
+            raise ConfigError(f"--drive-id {printable(self.drive_id)}: not of printable characters")
         if self.queue_size & (self.queue_size - 1):
             raise ConfigError(f"--queue-size {self.queue_size} is not a power of two")
         if self.logical_block_size and self.logical_block_size & (self.logical_block_size - 1):
@@ -108,7 +111,10 @@ class EngineConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     def drive_name(self) -> str:
         """What the drive is called in statistics: the image's path, or the backend's name."""
         if self.blk_file is not None:
-            return os.path.join(os.getcwd(), self.blk_file)
+            try:
+                return os.path.join(os.getcwd(), self.blk_file)
+            except FileNotFoundError:  # the folder that it was started in has been removed
+                return self.blk_file
         return self.backend or ""
 
     @property
@@ -136,7 +142,7 @@ def read_config_file(path: str) -> dict[str, object]:
         with open(path, "rb") as file:
             data = file.read()
     except OSError as error:
-        raise ConfigError(f"--config {path}: {error.strerror}", exit_status=1) from error
+        raise ConfigError(f"--config {path}: {error.strerror or error}", exit_status=1) from error
     try:
         fields = msgspec.json.decode(data)
         if not isinstance(fields, dict):

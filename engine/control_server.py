@@ -3,9 +3,7 @@
 Imported only where `--control` is given: the libraries it stands on are larger than the engine.
 """
 
-import contextlib
 import logging
-import os
 from collections.abc import Awaitable, Callable
 
 from aiohttp import web
@@ -22,7 +20,7 @@ from ringblk.engine.control_messages import (
 )
 from ringblk.engine.device import DeviceError
 from ringblk.engine.engine_control import EngineControl
-from ringblk.engine.listener import listen_at
+from ringblk.engine.listener import listen_at, remove_socket, socket_identity
 from ringblk.engine.live_changes import ChangeRefused, ChangeUnfinished
 from ringblk.engine.metrics import exposition
 from ringblk.engine.statistics import encode_json
@@ -44,7 +42,7 @@ class ControlServer:
         self._control = control
         self._path = socket_path
         self._socket = listen_at("--control", socket_path, mode_mask=OWNER_ONLY)
-        self._inode = os.stat(socket_path).st_ino
+        self._identity = socket_identity(socket_path)
         application = web.Application(middlewares=[_answer_errors], client_max_size=MAX_BODY_BYTES)
         application.add_routes(
             [
@@ -69,11 +67,9 @@ class ControlServer:
 
     async def close(self) -> None:
         """End, and remove the socket's name if it is ours still."""
+        remove_socket(self._path, self._identity)
         await self._runner.cleanup()
         self._socket.close()
-        with contextlib.suppress(OSError):
-            if os.stat(self._path).st_ino == self._inode:
-                os.unlink(self._path)
 
     async def _describe(self, request: web.Request) -> web.Response:
         return _json(encode_body(self._control.describe()))

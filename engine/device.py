@@ -18,9 +18,14 @@ class DeviceError(Exception):
     session: the front end would go on as if it had been done.
     """
 
+    is_told = False
+    """The log has said so already, and nothing has changed since."""
+
 
 class ConfigRefused(Exception):  # noqa: N818
     """A config space access that the driver may not make. Log it, answer with a failure, and go on."""
+
+    is_told = False
 
 
 class Device(Protocol):

@@ -107,7 +107,7 @@ class DispatcherLink:
             copies = copy_fds(fds)
         except OSError as error:
             settle(False)
-            raise DeviceError(f"its fds cannot be passed on: {error.strerror}") from error
+            raise DeviceError(f"its fds cannot be passed on: {error.strerror or error}") from error
         request = _Request(message, tuple(copies), answer, settle)
         self._open[request_id] = request
         self.tell(message, request.fds)

@@ -3,8 +3,8 @@
 import asyncio
 import contextlib
 import logging
-import os
 import signal
+import socket
 import time
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, Any
 from ringblk.engine.block_device import BlockDevice, BlockDeviceConfig
 from ringblk.engine.child import open_fds
 from ringblk.engine.config import ConfigError, EngineConfig
+from ringblk.engine.descriptor_seal import is_read_by_peer
+from ringblk.engine.engine_segments import create_engine_segment
 from ringblk.engine.image_claim import claim_image, engines_on, image_identity, remove_dead_engines
 from ringblk.engine.listener import Listener
 from ringblk.engine.open_files import reserve_open_files
@@ -24,7 +26,7 @@ from ringblk.shm.rate_group import RateGroup, RateGroupError
 from ringblk.shm.rate_limit import RateLimit
 from ringblk.shm.rate_limit_settings import RateLimitSettings
 from ringblk.shm.segment import SegmentError
-from ringblk.shm.state import SEGMENT_PREFIX, StateSegment
+from ringblk.shm.state import StateSegment
 from ringblk.workers.backend import BackendError
 from ringblk.workers.file_backend import FileBackend
 from ringblk.workers.native_backend import NativeBackend
@@ -40,7 +42,7 @@ MAX_SLOTS = 8192
 MAX_RANGES = 1 << 21
 """Pieces of guest memory that all slots together can name; bounds the segment at 32 MiB and a little."""
 
-END_SIGNALS = (signal.SIGTERM, signal.SIGINT)
+END_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 """What ends an engine once its requests are done; a second one at once."""
 SECOND_SIGNAL_AFTER_S = 0.5
 """What comes sooner is the same wish: timeout(1) signals its child, then the group that the child is in."""
@@ -85,12 +87,12 @@ def serve(config: EngineConfig) -> int:
     # Held back while nobody catches them: one that came now would leave the segment behind.
     signal.pthread_sigmask(signal.SIG_BLOCK, HELD_SIGNALS)
     try:
-        state = StateSegment.create(f"{SEGMENT_PREFIX}{os.getpid()}", slot_count(config), config.queue_size)
+        state = create_engine_segment(slot_count(config), config.queue_size)
     except SegmentError as error:
         raise ConfigError(str(error), exit_status=1) from error
     state.set_image(*own_image)
     try:
-        with rate_limit(config, state) as (limit, limit_settings):
+        with rate_limit(config, state, [user.uid] if user is not None else []) as (limit, limit_settings):
             if user is not None:  # who is to remove them in the end
                 user.own(state.fileno())
                 if isinstance(limit_settings, RateGroup) and limit_settings.is_creator:
@@ -108,7 +110,7 @@ def serve(config: EngineConfig) -> int:
 
 @contextlib.contextmanager
 def rate_limit(
-    config: EngineConfig, state: StateSegment
+    config: EngineConfig, state: StateSegment, trusted_users: list[int]
 ) -> Iterator[tuple[RateLimit, RateLimit | RateGroup]]:
     """The drive's own limit, or its group's for as long as it is a member, and where it is set.
 
@@ -120,7 +122,7 @@ def rate_limit(
         yield state.rate_limit, state.rate_limit
         return
     try:
-        group = RateGroup(config.rate_group, settings, time.monotonic_ns())
+        group = RateGroup(config.rate_group, settings, time.monotonic_ns(), trusted_users)
     except RateGroupError as error:
         raise ConfigError(f"--rate-group: {error}", exit_status=1) from error
     if not group.is_creator and settings != RateLimitSettings():
@@ -176,6 +178,8 @@ async def _serve(
     loop = asyncio.get_running_loop()
     end_signal = _EndSignal(stopped, supervisor)
     for number in END_SIGNALS:
+        if number == signal.SIGHUP and signal.getsignal(number) == signal.SIG_IGN:
+            continue  # nohup(1)
         loop.add_signal_handler(number, end_signal.note)
     loop.add_signal_handler(signal.SIGUSR2, stopped.set)  # the same, but never in a hurry: a successor waits
     signal.pthread_sigmask(signal.SIG_UNBLOCK, HELD_SIGNALS)
@@ -268,6 +272,7 @@ async def _serve_sessions(listener: Listener, supervisor: Supervisor) -> None:
         yielding = asyncio.ensure_future(_yield_to_next(session, listener))
         supervisor.changes.notify_config_change = session.notify_config_change
         supervisor.reports.end_session = session.end
+        listener.call_when_sealed(partial(_end_if_handed_over, session, connected))
         try:
             await session.serve()
         finally:
@@ -275,6 +280,13 @@ async def _serve_sessions(listener: Listener, supervisor: Supervisor) -> None:
             await asyncio.wait({yielding})  # it looks at the listener no more when the next is accepted
             supervisor.changes.notify_config_change = None
             supervisor.reports.end_session = None
+            listener.call_when_sealed(None)
+
+
+def _end_if_handed_over(session: Session, connected: socket.socket) -> None:
+    """End the session if another front end has had its other end among what it sent."""
+    if not is_read_by_peer(connected):
+        session.end("its other end was handed over")
 
 
 async def _yield_to_next(session: Session, listener: Listener) -> None:

@@ -15,6 +15,7 @@ from ringblk.engine.dispatcher_messages import (
     ToDispatcher,
     WorkerUp,
 )
+from ringblk.engine.memory_advice import MemoryAdvice, ring_parts
 from ringblk.engine.queue_fds import QueueFds
 from ringblk.engine.vring import Vring
 from ringblk.shm.channel import copy_fds
@@ -80,6 +81,7 @@ class EngineModel:
         self.worker_eventfds: dict[int, int] = {}
         """Of the workers that are up."""
         self.is_paused = False
+        self.memory_advice = MemoryAdvice()
         self.epoch = 0
 
     def new_region(self, region: MemoryRegion, fd: int) -> MappedRegion:
@@ -126,7 +128,7 @@ class EngineModel:
             raise DeviceError(f"memory regions of more than {MAPPED_BYTES_LIMIT >> 40} TiB together")
 
     def check_ring(self, vring: Vring) -> None:
-        """Refuse a ring whose parts overlap each other or another's. Raises `DeviceError`.
+        """Refuse a ring outside of memory, or that overlaps itself or another. Raises `DeviceError`.
 
         The event words at the ends of the rings are left out: a driver may not know them.
         """
@@ -144,16 +146,12 @@ class EngineModel:
                 raise DeviceError(
                     f"the {name} of queue {queue_index} and the {other_name} of queue {other_index} overlap"
                 )
+        self.memory_advice.check(vring, self.current_regions())
 
     def _check_rings(self, regions: Sequence[MemoryRegion]) -> None:
         """Refuse a region table that lacks the rings of a running queue. Raises `DeviceError`."""
         for queue_index, queue in self.queues.items():
-            vring, size = queue.vring, queue.vring.queue_size
-            for uva, size_bytes in (  # virtio 1.2, 2.7: with the event words at the ends of the rings
-                (vring.desc_uva, 16 * size),
-                (vring.avail_uva, 6 + 2 * size),
-                (vring.used_uva, 6 + 8 * size),
-            ):
+            for _, uva, size_bytes in ring_parts(queue.vring):
                 end = uva + size_bytes
                 if not any(each.uva <= uva and end <= each.uva + each.size_bytes for each in regions):
                     raise DeviceError(f"queue {queue_index} is running on memory that would go away")
@@ -169,7 +167,9 @@ class EngineModel:
     def settle_start(self, queue: ServedQueue, is_done: bool) -> None:
         """The dispatcher has begun to serve a queue, or refused it."""
         queue.is_started = is_done
-        if not is_done:
+        if is_done:
+            self.memory_advice.forget()
+        else:
             self.forget_queue(queue.vring.queue_index, True)
 
     def forget_queue(self, queue_index: int, is_done: bool) -> None:

@@ -17,9 +17,10 @@ import stat
 import time
 
 from ringblk.engine.config import ConfigError
+from ringblk.engine.engine_segments import EngineSegment, engine_segments, process_id
 from ringblk.engine.takeover import Takeover, is_engine
 from ringblk.shm.segment import SegmentError, is_segment_held, remove_orphan, segment_names
-from ringblk.shm.state import SEGMENT_PREFIX, StateSegment
+from ringblk.shm.state import SEGMENT_PREFIX
 from ringblk.workers.image_lock import ImageLocked, lock_image, locked_inodes
 
 REFUSAL_S = 1.0
@@ -50,7 +51,9 @@ def claim_image(path: str, fd: int, *, read_only: bool, takes_over: bool) -> Non
         except ImageLocked:
             holders = engines_on(fd)
         except OSError as error:
-            _log.warning("%s: cannot be locked: %s; nothing keeps others off it", path, error.strerror)
+            _log.warning(
+                "%s: cannot be locked: %s; nothing keeps others off it", path, error.strerror or error
+            )
             return
         alive = [pid for pid in holders if is_engine(pid) and is_running(pid)]
         if takes_over and alive:
@@ -79,12 +82,11 @@ def engines_on(fd: int) -> list[int]:
     That is what segments say, and anybody may make one: ask `is_engine` before anything is done to a process.
     """
     identity = image_identity(fd)
-    found = []
-    for name in segment_names(SEGMENT_PREFIX):
-        pid = name.removeprefix(SEGMENT_PREFIX)
-        if _image_of(name) == identity and pid.isascii() and pid.isdecimal():
-            found.append(int(pid))
-    return found
+    return [
+        segment.pid
+        for segment in engine_segments()
+        if segment.pid is not None and _image_of(segment) == identity
+    ]
 
 
 def remove_dead_engines(own_image: tuple[int, int]) -> list[str]:
@@ -97,18 +99,18 @@ def remove_dead_engines(own_image: tuple[int, int]) -> list[str]:
     held = {name for name in names if is_segment_held(name)}
     if len(held) == len(names):
         return []  # as nearly always: nothing else needs to be looked at
-    images = {name: _image_of(name) for name in names}
+    images = {name: _image_of(EngineSegment(name, process_id(name))) for name in names}
     in_use = {images[name] for name in held} | {own_image}
     locked = locked_inodes()
     waited_for = {name for name in names if images[name] not in in_use and _inode_of(images[name]) in locked}
     return [name for name in names if name not in held | waited_for and remove_orphan(name)]
 
 
-def _image_of(name: str) -> tuple[int, int]:
-    """The image that the engine of this segment uses or used; (0, 0): none, or it is of another version."""
+def _image_of(segment: EngineSegment) -> tuple[int, int]:
+    """The image that the engine of this segment uses or used; (0, 0): none, or it is not to be believed."""
     try:
-        state = StateSegment.attach(name)
-    except (SegmentError, OSError):
+        state = segment.copy()
+    except SegmentError:
         return (0, 0)
     try:
         return state.image
@@ -132,12 +134,23 @@ def is_running(pid: int) -> bool:
     """
     try:
         pidfd = os.pidfd_open(pid)
-    except OSError:
+    except ProcessLookupError:
         return False
+    except OSError:  # refused, by a seccomp filter for example: the state tells (proc(5))
+        return _state_of(pid) not in ("", "Z", "X") and not _is_ending(pid)
     try:
         return not select.select([pidfd], [], [], 0)[0] and not _is_ending(pid)
     finally:
         os.close(pidfd)
+
+
+def _state_of(pid: int) -> str:
+    """The process's state as a letter; nothing if it is gone."""
+    try:
+        with open(f"/proc/{pid}/stat") as stat_file:
+            return stat_file.read().rpartition(")")[2].split()[0]
+    except OSError:
+        return ""
 
 
 def _is_ending(pid: int) -> bool:

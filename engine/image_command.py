@@ -24,6 +24,7 @@ from ringblk.engine.image_progress import CopyProgress, format_bytes
 from ringblk.engine.image_sink import PipeSink
 from ringblk.engine.image_source import ImageSource, open_source
 from ringblk.engine.options import print_help
+from ringblk.engine.printable_text import printable, utf8_text
 from ringblk.workers.image_lock import ImageLocked
 
 MAX_IMAGE_BYTES = (1 << 63) - SECTOR_BYTES
@@ -105,17 +106,17 @@ def run(arguments: argparse.Namespace) -> int:
         return 128 + int(interrupt.args[0] if interrupt.args else signal.SIGINT)
     except OSError as error:
         at = f"{error.filename}: " if error.filename is not None else ""
-        print(f"ringblk image: {at}{error.strerror or error}", file=sys.stderr)
+        print(f"ringblk image: {printable(f'{at}{error.strerror or error}')}", file=sys.stderr)
         return 1
     except (ImageError, ImageLocked) as error:
-        print(f"ringblk image: {error}", file=sys.stderr)
+        print(f"ringblk image: {printable(str(error))}", file=sys.stderr)
         return 1
     return 0
 
 
 @contextmanager
 def _interruptible() -> Iterator[None]:
-    """Let SIGTERM clean up as an interrupt from the terminal does, and that one even in the background."""
+    """Let SIGTERM and SIGHUP clean up as an interrupt does, and that one even in the background."""
 
     def interrupt(number: int, _: FrameType | None) -> None:
         raise KeyboardInterrupt(number)
@@ -123,7 +124,10 @@ def _interruptible() -> Iterator[None]:
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    before = {number: signal.signal(number, interrupt) for number in (signal.SIGINT, signal.SIGTERM)}
+    numbers = [signal.SIGINT, signal.SIGTERM]
+    if signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:  # nohup(1)
+        numbers.append(signal.SIGHUP)
+    before = {number: signal.signal(number, interrupt) for number in numbers}
     try:
         yield
     finally:
@@ -205,9 +209,12 @@ def _info(arguments: argparse.Namespace) -> None:
     with _naming(arguments.image):
         info = read_image_info(arguments.image, arguments.format)
     if arguments.json:
+        info = msgspec.structs.replace(
+            info, path=utf8_text(info.path), outside_files=[utf8_text(name) for name in info.outside_files]
+        )
         print(msgspec.json.format(msgspec.json.encode(info)).decode())
     else:
-        print("\n".join(f"{name:<15} {value}" for name, value in _info_lines(info)))
+        print("\n".join(f"{name:<15} {printable(value)}" for name, value in _info_lines(info)))
 
 
 def _info_lines(info: ImageInfo) -> list[tuple[str, str]]:

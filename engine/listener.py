@@ -1,23 +1,19 @@
 """Where front ends come from: a listening socket of our own, or one that was inherited."""
 
-import asyncio
 import contextlib
 import errno
-import logging
 import os
 import socket
 import stat
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 
 from ringblk.engine.config import ConfigError
-from ringblk.engine.vhost_user_socket import wait_readable
+from ringblk.engine.descriptor_seal import take_inline
+from ringblk.engine.folder_lock import folder_lock
+from ringblk.engine.waiting_frontends import WaitingFrontends
 
 MAX_PATH_BYTES = 107
 """sun_path of struct sockaddr_un, without the zero at its end (unix(7))."""
-RETRY_S = 0.5
-"""How long to let be a socket whose connections cannot be taken."""
-
-_log = logging.getLogger(__name__)
 
 
 class Listener:
@@ -26,8 +22,9 @@ class Listener:
     def __init__(self, end: socket.socket, socket_path: str | None = None) -> None:
         self._socket = end
         self._socket.setblocking(False)
+        self._waiting: WaitingFrontends | None = None
         self._own_path = socket_path
-        self._own_inode = os.stat(socket_path).st_ino if socket_path else 0
+        self._own_identity = socket_identity(socket_path) if socket_path else None
 
     @classmethod
     def at_path(cls, socket_path: str) -> "Listener":
@@ -42,7 +39,7 @@ class Listener:
                 raise ConfigError(f"--fd {fd}: not a socket", 1)
             end = socket.socket(fileno=fd)
         except OSError as error:
-            raise ConfigError(f"--fd {fd}: {error.strerror}", 1) from error
+            raise ConfigError(f"--fd {fd}: {error.strerror or error}", 1) from error
         if end.family != socket.AF_UNIX or end.type != socket.SOCK_STREAM:
             raise ConfigError(f"--fd {fd}: not a unix stream socket", 1)
         end.set_inheritable(False)
@@ -56,29 +53,31 @@ class Listener:
     async def connections(self) -> AsyncIterator[socket.socket]:
         """Connected sockets, each the receiver's to close; the only one if one was inherited."""
         if self.is_connected:
+            take_inline(self._socket)
             yield self._socket.dup()
             return
-        loop = asyncio.get_running_loop()
+        self._waiting = WaitingFrontends(self._socket)
         while True:
-            try:
-                connected, _ = await loop.sock_accept(self._socket)
-            except OSError as error:  # EMFILE and its like pass
-                _log.error("cannot take a front end's connection: %s; trying again", error.strerror)
-                await asyncio.sleep(RETRY_S)
-                continue
-            yield connected
+            yield await self._waiting.next()
 
     async def wait_next(self) -> None:
-        """Return once another front end waits to be taken; not for an inherited connection."""
-        await wait_readable(self._socket.fileno())
+        """Return once another front end waits for its turn; not for an inherited connection."""
+        assert self._waiting is not None, "no connection has been asked for"
+        await self._waiting.wait()
+
+    def call_when_sealed(self, check: Callable[[], None] | None) -> None:
+        """Call this when sockets of front ends that wait were sealed (`WaitingFrontends.on_seal`)."""
+        if self._waiting is not None:
+            self._waiting.on_seal = check
 
     def close(self) -> None:
         """Close, and remove the socket's name if it is ours still."""
-        self._socket.close()
+        if self._waiting is not None:
+            self._waiting.close()
+            self._waiting = None
         if self._own_path is not None:
-            with contextlib.suppress(OSError):
-                if os.stat(self._own_path).st_ino == self._own_inode:
-                    os.unlink(self._own_path)
+            remove_socket(self._own_path, self._own_identity)
+        self._socket.close()
 
 
 def listen_at(option: str, socket_path: str, *, mode_mask: int | None = None) -> socket.socket:
@@ -86,21 +85,35 @@ def listen_at(option: str, socket_path: str, *, mode_mask: int | None = None) ->
 
     Raises `ConfigError`, naming the option. `mode_mask` is a umask for the socket's name.
     """
-    _remove_dead_socket(socket_path)
-    end = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-    former_mask = os.umask(mode_mask) if mode_mask is not None else None
-    try:
-        end.bind(socket_path)
-        end.listen(8)
-    except OSError as error:
-        end.close()
-        obstacle = _obstacle(socket_path) if error.errno == errno.EADDRINUSE else None
-        reason = f"{obstacle} is in the way" if obstacle else error.strerror or error
-        raise ConfigError(f"{option} {socket_path}: {reason}", 1) from error
-    finally:
-        if former_mask is not None:
-            os.umask(former_mask)
-    return end
+    with folder_lock(socket_path):  # else another's new socket might be taken for the dead one
+        end = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        former_mask = os.umask(mode_mask) if mode_mask is not None else None
+        try:
+            _remove_dead_socket(socket_path)
+            end.bind(socket_path)
+            end.listen(8)
+        except OSError as error:
+            end.close()
+            obstacle = _obstacle(socket_path) if error.errno == errno.EADDRINUSE else None
+            reason = f"{obstacle} is in the way" if obstacle else error.strerror or error
+            raise ConfigError(f"{option} {socket_path}: {reason}", 1) from error
+        finally:
+            if former_mask is not None:
+                os.umask(former_mask)
+        return end
+
+
+def remove_socket(socket_path: str, identity: tuple[int, int] | None) -> None:
+    """Remove a socket's name if it is still that of this one, which must be open: so nobody has its inode."""
+    with folder_lock(socket_path), contextlib.suppress(OSError):
+        if identity is not None and socket_identity(socket_path) == identity:
+            os.unlink(socket_path)
+
+
+def socket_identity(path: str) -> tuple[int, int]:
+    """What tells the socket of that name from all others, for as long as it is open."""
+    info = os.stat(path)
+    return info.st_dev, info.st_ino
 
 
 def check_listening_at(option: str, socket_path: str) -> None:
@@ -112,7 +125,7 @@ def check_listening_at(option: str, socket_path: str) -> None:
     try:
         _try_binding_in(os.path.dirname(socket_path) or ".")
     except OSError as error:
-        raise ConfigError(f"{option} {socket_path}: {error.strerror}", 1) from error
+        raise ConfigError(f"{option} {socket_path}: {error.strerror or error}", 1) from error
 
 
 def _try_binding_in(folder: str) -> None:
@@ -128,7 +141,10 @@ def _try_binding_in(folder: str) -> None:
 
 
 def _remove_dead_socket(socket_path: str) -> None:
-    """Unlink a socket that nobody listens on any more; leave everything else to `bind`'s error."""
+    """Unlink a socket that nobody listens on any more; leave everything else to `bind`'s error.
+
+    Raises `OSError` for a dead one that is another user's to remove.
+    """
     try:
         if not stat.S_ISSOCK(os.stat(socket_path).st_mode):
             return

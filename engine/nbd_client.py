@@ -48,7 +48,7 @@ class NbdClient:
                 assert data is not None
                 self._socket.sendall(data)
         except OSError as error:
-            raise NbdError(f"the server is gone ({error.strerror})") from error
+            raise NbdError(f"the server is gone ({error.strerror or error})") from error
         return cookie
 
     def receive(self) -> int:
@@ -103,7 +103,7 @@ class NbdClient:
             try:
                 received = self._socket.recv_into(target)
             except OSError as error:
-                raise NbdError(f"the server is gone ({error.strerror})") from error
+                raise NbdError(f"the server is gone ({error.strerror or error})") from error
             if received == 0:
                 raise NbdError("the server ended the connection")
             target = target[received:]

@@ -13,3 +13,8 @@ def printable(text: str) -> str:
         character if character.isprintable() else character.encode("unicode_escape").decode()
         for character in text
     )
+
+
+def utf8_text(text: str) -> str:
+    """The text with U+FFFD in place of each byte that is not UTF-8, for what must be UTF-8, such as JSON."""
+    return text.encode(errors="surrogateescape").decode(errors="replace")

@@ -1,54 +1,87 @@
 """The engines that run on this machine, found by their segments."""
 
+import os
 from pathlib import Path
 
 from ringblk.engine.config import ConfigError
+from ringblk.engine.engine_segments import (
+    EngineSegment,
+    engine_segments,
+    engines_of_others,
+    process_id,
+    user_ids,
+)
+from ringblk.engine.printable_text import utf8_text
 from ringblk.engine.statistics import StatisticsSnapshot, take_snapshot
-from ringblk.shm.segment import SegmentError, segment_names
-from ringblk.shm.state import SEGMENT_PREFIX, StateSegment
+from ringblk.shm.segment import SegmentError
+from ringblk.shm.state import SEGMENT_PREFIX
 
 
 class RunningEngines:
-    """Attached segments of the engines asked for: all, or the one that `wanted` names.
+    """The engines asked for: all, or the one that `wanted` names.
 
-    `wanted` is a process id, a segment's name, or the drive's path or file name. Close them in the end.
+    `wanted` is a process id, a segment's name, or the drive's path or file name.
     """
 
     def __init__(self, wanted: str | None = None) -> None:
         self._wanted = wanted
-        self._states: dict[str, StateSegment] = {}
+        self.hidden_owners: set[int] = set()
+        """The users whose engines run here too and may not be looked at, as of the last look."""
 
     def snapshots(self) -> list[StatisticsSnapshot]:
         """One of each engine that lives now. Raises `ConfigError` when the wanted one does not."""
-        self._look()
-        found = [take_snapshot(state) for state in self._states.values()]
+        others = engines_of_others()
+        self.hidden_owners = set(others.values())
+        found = [snapshot for segment in engine_segments() if (snapshot := self._look_at(segment))]
         if self._wanted is None:
             return found
         found = [snapshot for snapshot in found if _is_meant(snapshot, self._wanted)]
         if not found:
-            raise ConfigError(f"no engine {self._wanted} runs here", exit_status=1)
+            for name, owner in others.items():
+                if self._wanted in (name, name.removeprefix(SEGMENT_PREFIX), str(process_id(name))):
+                    raise ConfigError(
+                        f"engine {self._wanted} is another user's ({user_name(owner)})", exit_status=1
+                    )
+            hint = f", or it is another user's: {self.hidden_text}" if others else ""
+            raise ConfigError(f"no engine {self._wanted} runs here{hint}", exit_status=1)
         return found
 
-    def close(self) -> None:
-        """Let go of all segments."""
-        for state in self._states.values():
-            state.close()
-        self._states.clear()
+    @property
+    def hidden_text(self) -> str:
+        """Whose engines may not be looked at, in words."""
+        users = ", ".join(map(user_name, sorted(self.hidden_owners)))
+        return f"engines of other users run here ({users}); only they and root may look at them"
 
-    def _look(self) -> None:
-        """Attach to new engines and forget those that have ended."""
-        names = segment_names(SEGMENT_PREFIX)
-        for name in names:
-            if name not in self._states:
-                try:
-                    self._states[name] = StateSegment.attach(name)
-                except SegmentError as error:
-                    if self._wanted in (name, name.removeprefix(SEGMENT_PREFIX)):
-                        raise ConfigError(str(error), exit_status=1) from error
-                    continue  # of another version, another user, or gone meanwhile
-        for name, state in list(self._states.items()):
-            if name not in names or not state.is_alive:
-                self._states.pop(name).close()
+    def _look_at(self, segment: EngineSegment) -> StatisticsSnapshot | None:
+        """None: it has ended, is of another version, or not to be believed."""
+        try:
+            if not segment.is_held() or not _is_plausible(segment):
+                return None
+            state = segment.copy()
+        except SegmentError as error:
+            if self._wanted in (segment.name, segment.name.removeprefix(SEGMENT_PREFIX)):
+                raise ConfigError(str(error), exit_status=1) from error
+            return None
+        try:
+            return take_snapshot(state)
+        finally:
+            state.close()
+
+
+def user_name(uid: int) -> str:
+    """A user in words, also one that this machine does not know."""
+    import pwd
+
+    try:
+        return pwd.getpwuid(uid).pw_name
+    except KeyError:
+        return f"user {uid}"
+
+
+def _is_plausible(segment: EngineSegment) -> bool:
+    """Whether who made the segment can be the engine that its name tells of."""
+    owner = segment.owner()
+    return owner in (0, os.geteuid()) or (segment.pid is not None and owner in user_ids(segment.pid))
 
 
 def _is_meant(snapshot: StatisticsSnapshot, wanted: str) -> bool:
@@ -59,4 +92,11 @@ def _is_meant(snapshot: StatisticsSnapshot, wanted: str) -> bool:
         snapshot.drive,
         Path(snapshot.drive).name,
     }
-    return wanted in names or str(Path(wanted).absolute()) == snapshot.drive
+    return wanted in names or utf8_text(wanted) in names or utf8_text(_absolute(wanted)) == snapshot.drive
+
+
+def _absolute(path: str) -> str:
+    try:
+        return str(Path(path).absolute())
+    except FileNotFoundError:  # the folder that this was started in has been removed
+        return path

@@ -33,7 +33,7 @@ def plan_sandbox(config: EngineConfig, user: ProcessUser | None) -> Sandbox:
         )
     except OSError as error:
         where = f"--sandbox-allow {error.filename}" if error.filename else "--sandbox"
-        raise ConfigError(f"{where}: {error.strerror}", exit_status=1) from error
+        raise ConfigError(f"{where}: {error.strerror or error}", exit_status=1) from error
     if sandbox.missing:
         missing = " and no ".join(sandbox.missing)
         if config.sandbox == "on":

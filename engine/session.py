@@ -94,7 +94,8 @@ class Session:
             if not self._has_ended:
                 _log.info("the front end has disconnected")
         except BadMessage as error:
-            _log.error("the vhost-user session ends: %s", error)
+            if not getattr(error.__cause__, "is_told", False):
+                _log.error("the vhost-user session ends: %s", error)
         except ConnectionError as error:
             _log.info("the front end has disconnected: %s", error)
         except OSError as error:  # no memory, no descriptors: what there is goes back with the session
@@ -161,7 +162,8 @@ class Session:
             # A guest may cause the refusal of a config write, which is no reason to end its session.
             if isinstance(error, DeviceError) and not self._wants_ack(message.header):
                 raise BadMessage(f"{message.header.name}: {error}") from error
-            _log.warning("%s is refused: %s", message.header.name, error)
+            if not error.is_told:
+                _log.warning("%s is refused: %s", message.header.name, error)
             code = _ACK_FAILURE
         crash_point("session: message carried out")
         if reply is None and self._wants_ack(message.header):

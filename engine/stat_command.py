@@ -11,17 +11,16 @@ from ringblk.engine.statistics import StatisticsSnapshot, encode_json, summarize
 def run_stat(wanted: str | None, as_json: bool) -> int:
     """Print; a JSON array of snapshots if asked for. Raises `ConfigError` when `wanted` is not found."""
     engines = RunningEngines(wanted)
-    try:
-        snapshots = engines.snapshots()
-        if as_json:
-            sys.stdout.write(encode_json(snapshots).decode() + "\n")
-        elif not snapshots:
-            print("no engine runs here")
-        else:
-            print("\n\n".join(describe(snapshot) for snapshot in snapshots))
-    finally:
-        engines.close()
-    return 0
+    snapshots = engines.snapshots()
+    if as_json:
+        sys.stdout.write(encode_json(snapshots).decode() + "\n")
+    elif snapshots:
+        print("\n\n".join(describe(snapshot) for snapshot in snapshots))
+    elif not engines.hidden_owners:
+        print("no engine runs here")
+    if engines.hidden_owners and wanted is None:
+        print(f"ringblk stat: {engines.hidden_text}", file=sys.stderr)
+    return 1 if engines.hidden_owners and not snapshots else 0
 
 
 def describe(snapshot: StatisticsSnapshot) -> str:

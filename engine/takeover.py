@@ -9,9 +9,8 @@ import struct
 import time
 
 from ringblk.engine.config import ConfigError, EngineConfig
+from ringblk.engine.engine_segments import segments_of, user_ids
 from ringblk.engine.listener import check_listening_at
-from ringblk.shm.segment import is_segment_held, segment_owner
-from ringblk.shm.state import SEGMENT_PREFIX
 
 CONTROL_PACKAGES = ("aiohttp", "prometheus_client")
 CONTROL_HINT = "it needs the packages aiohttp and prometheus_client: pip install 'ringblk[control]'"
@@ -46,7 +45,9 @@ class Takeover:
         except ProcessLookupError:
             return
         except PermissionError as error:
-            raise ConfigError(f"--takeover: process {pid}: {error.strerror}", exit_status=1) from error
+            raise ConfigError(
+                f"--takeover: process {pid}: {error.strerror or error}", exit_status=1
+            ) from error
 
     def _mention(self, pid: int) -> None:
         if self._silent_until_s is not None and time.monotonic() > self._silent_until_s:
@@ -76,7 +77,7 @@ def take_over_socket(socket_path: str | None) -> None:
     if pid is None or not is_engine(pid):
         return
     takeover = Takeover()
-    while is_segment_held(f"{SEGMENT_PREFIX}{pid}"):
+    while is_engine(pid):
         takeover.tell(pid)
         time.sleep(_LOOK_S)
 
@@ -100,16 +101,5 @@ def is_engine(pid: int) -> bool:
 
     Anybody may make a segment of any name; a signal is for who made it.
     """
-    name = f"{SEGMENT_PREFIX}{pid}"
-    owner = segment_owner(name)
-    return owner is not None and owner in _user_ids(pid) and is_segment_held(name)
-
-
-def _user_ids(pid: int) -> set[int]:
-    """The process's real, effective, saved and file system user (proc(5)); none if it is gone."""
-    try:
-        with open(f"/proc/{pid}/status") as status_file:
-            words = next(line.split() for line in status_file if line.startswith("Uid:"))
-    except OSError:
-        return set()
-    return {int(word) for word in words[1:]}
+    users = user_ids(pid)
+    return any(segment.owner() in users and segment.is_held() for segment in segments_of(pid))

@@ -32,8 +32,6 @@ def run_top(wanted: str | None, interval_s: float, frames: int | None) -> int:
                 frames = frames - 1 if frames is not None else None
     except KeyboardInterrupt:
         pass
-    finally:
-        engines.close()
     return 0
 
 

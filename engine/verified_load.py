@@ -82,6 +82,8 @@ class VerifiedLoad:
         self._weights = [_MIX[request_type] for request_type in self._types]
         self._requests: dict[int, _Request] = {}
         self._owned_blocks: set[int] = set()
+        self._open_counts = [0] * disk.num_queues
+        """Requests of each queue that were not taken in; some may have come back, before a reconnect."""
         size_bytes = self._settings.max_blocks * self._settings.block_bytes
         self._buffers = [
             disk.allocate(size_bytes, 4096) for _ in range(self._settings.depth * disk.num_queues)
@@ -110,16 +112,16 @@ class VerifiedLoad:
         """Fill every queue up and take in what has come back; returns how much that was."""
         taken = 0
         for queue_index in range(self._disk.num_queues):
-            for _ in range(self._settings.depth - self._disk.inflight_count(queue_index=queue_index)):
+            for _ in range(self._settings.depth - self._open_counts[queue_index]):
                 self._submit(queue_index)
-            taken += self._take(self._disk.poll(queue_index=queue_index))
+            taken += self._take(self._disk.poll(queue_index=queue_index), queue_index)
         return taken
 
     def drain(self) -> None:
         """Wait for all requests in flight."""
         for queue_index in range(self._disk.num_queues):
-            while self._disk.inflight_count(queue_index=queue_index):
-                self._take(self._disk.poll(queue_index=queue_index))
+            while self._open_counts[queue_index]:
+                self._take(self._disk.poll(queue_index=queue_index), queue_index)
 
     def verify_all(self, on_progress: Callable[[int], None] | None = None) -> None:
         """Read the whole disk and check it; `on_progress` is given the bytes checked so far."""
@@ -138,6 +140,7 @@ class VerifiedLoad:
         request = _Request(request_type, blocks)
         self._requests[self._send(request, queue_index)] = request
         self._owned_blocks.update(blocks)
+        self._open_counts[queue_index] += 1
 
     def _choose_blocks(self) -> range:
         """Neighbouring blocks that no request in flight has; small requests are the more frequent ones."""
@@ -175,7 +178,8 @@ class VerifiedLoad:
         request.buffer = self._buffers.pop()
         return request.buffer.part(0, size_bytes)
 
-    def _take(self, completions: list[Completion]) -> int:
+    def _take(self, completions: list[Completion], queue_index: int) -> int:
+        self._open_counts[queue_index] -= len(completions)
         for completion in completions:
             request = self._requests.pop(completion.token)
             self._settle(request, completion)

@@ -16,6 +16,14 @@ from types import TracebackType
 
 import msgspec
 
+from ringblk.engine.descriptor_seal import (
+    has_hung_up,
+    is_read_by_peer,
+    look_ahead,
+    received_fds,
+    seal,
+    seal_unread,
+)
 from ringblk.engine.printable_text import printable
 from ringblk.engine.vhost_user_messages import (
     HEADER_BYTES,
@@ -157,16 +165,35 @@ class VhostUserSocket:
             size_bytes, socket.CMSG_SPACE(MAX_FD_COUNT * _FD_BYTES), _RECEIVE_FLAGS
         )
         former_count = len(fds)
-        for level, kind, data in ancillary:
-            if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS:
-                whole = array.array("i")
-                whole.frombytes(data[: len(data) - len(data) % _FD_BYTES])
-                fds.extend(whole)
+        fds.extend(received_fds(ancillary))
         if flags & socket.MSG_CTRUNC and len(fds) - former_count < MAX_FD_COUNT:
             raise BadMessage("its fds cannot be taken: too many open files")  # recvmsg(2), unix(7)
         if flags & socket.MSG_CTRUNC or len(fds) > MAX_FD_COUNT:
             raise BadMessage(f"more than {MAX_FD_COUNT} fds with one message")
+        sealed = [seal(fd) for fd in fds[former_count:]]
+        if any(sealed):
+            self._check_read_by_peer()
         return fragment
+
+    def _check_read_by_peer(self) -> None:
+        """Raise for a peer that has handed over its own end, which would then never be seen to close."""
+        if not is_read_by_peer(self._socket) and not has_hung_up(self._socket):
+            raise BadMessage("its own end of the connection is handed over")
+
+    async def _wait_writable(self) -> None:
+        """Return once the peer has read; what it sends meanwhile is kept from holding its own end open."""
+        with select.epoll() as poll:
+            poll.register(self._socket, select.EPOLLOUT | select.EPOLLIN | select.EPOLLET)
+            while True:
+                await wait_readable(poll.fileno())
+                if any(events & select.EPOLLOUT for _, events in poll.poll(0)):
+                    return
+                look_ahead(self._socket, begin=True)
+                try:
+                    if seal_unread(self._socket):
+                        self._check_read_by_peer()
+                finally:
+                    look_ahead(self._socket, begin=False)
 
     async def send(self, message: bytes, fds: tuple[int, ...] = ()) -> None:
         """Send one encoded message; the fds go with its first byte and stay the caller's.
@@ -180,7 +207,7 @@ class VhostUserSocket:
                 sent_bytes = self._socket.sendmsg([rest], ancillary, _SEND_FLAGS)
             except BlockingIOError:
                 self._note_owed()
-                await _wait_writable(self._socket.fileno())
+                await self._wait_writable()
                 continue
             rest, ancillary = rest[sent_bytes:], []
         self._owed_since_s = None
@@ -199,16 +226,6 @@ async def wait_readable(fd: int) -> None:
         await ready
     finally:
         loop.remove_reader(fd)
-
-
-async def _wait_writable(fd: int) -> None:
-    loop = asyncio.get_running_loop()
-    ready: asyncio.Future[None] = loop.create_future()
-    loop.add_writer(fd, _set_ready, ready)
-    try:
-        await ready
-    finally:
-        loop.remove_writer(fd)
 
 
 def _set_ready(ready: "asyncio.Future[None]") -> None:

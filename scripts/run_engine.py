@@ -35,6 +35,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options, guest_options = parse_options(arguments)
     console = Console()
     for number in (signal.SIGTERM, signal.SIGHUP):
+        if signal.getsignal(number) == signal.SIG_IGN:  # nohup(1)
+            continue
         signal.signal(number, lambda number, frame: sys.exit(128 + number))  # by way of every `finally`
     try:
         with new_image(options.file, options.size_mib * MIB) as image:
@@ -81,7 +83,7 @@ def new_image(path: Path | None, size_bytes: int) -> Iterator[Path]:
         except FileExistsError:
             raise RunError(f"{image} exists already, and the load would write over it") from None
         except OSError as error:
-            raise RunError(f"cannot make {image}: {error.strerror}") from error
+            raise RunError(f"cannot make {image}: {error.strerror or error}") from error
         yield image
 
 

@@ -19,7 +19,7 @@ import os
 import re
 import struct
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager, suppress
 
 import posix_ipc
@@ -27,6 +27,7 @@ import posix_ipc
 from ringblk.shm.bucket_settings import BucketSettings
 from ringblk.shm.rate_limit import STATE_BYTES, RateLimit
 from ringblk.shm.rate_limit_settings import RateLimitSettings
+from ringblk.shm.segment import SegmentError, check_segment_file, open_segment
 
 MAGIC = b"RINGRATE"
 VERSION = 1
@@ -55,17 +56,21 @@ def group_name_fault(name: str) -> str | None:
 class RateGroup:
     """Membership in the group `name`. The first member's settings hold until configure()."""
 
-    def __init__(self, name: str, settings: RateLimitSettings, now_ns: int) -> None:
+    def __init__(
+        self, name: str, settings: RateLimitSettings, now_ns: int, trusted_users: Collection[int] = ()
+    ) -> None:
         """Join the group, or create it with these settings and full buckets.
 
-        Waits up to LOCK_WAIT_S for others to join or leave. Raises RateGroupError, and BucketSettingsError
-        for settings that make no bucket.
+        Its segment must be root's, this process's user's, or one of `trusted_users`': who owns it can set its
+        limits, and end its members by cutting it off. Waits up to LOCK_WAIT_S for others to join or leave.
+        Raises RateGroupError, and BucketSettingsError for settings that make no bucket.
         """
         if fault := group_name_fault(name):
             raise RateGroupError(f"rate group {name!r}: {fault}")
         self.name = name
         self.is_creator = False
-        self._segment_name = f"/ringblk-rate-{name}"
+        self._segment_name = f"ringblk-rate-{name}"
+        self._trusted_users = {0, os.geteuid(), *trusted_users}
         self._mapping: mmap.mmap | None = None
         self._fd = -1
         try:
@@ -112,17 +117,18 @@ class RateGroup:
             return
         with suppress(RateGroupBusy), self._one_at_a_time(LOCK_WAIT_S):
             if self._is_named() and self._lock_membership(fcntl.LOCK_EX):
-                posix_ipc.unlink_shared_memory(self._segment_name)
+                posix_ipc.unlink_shared_memory("/" + self._segment_name)
         self._release()
 
     def _try_join(self, settings: RateLimitSettings, now_ns: int) -> bool:
         """Return False when the segment lost its name before it was locked: then there is another."""
         self._release()
         try:
-            segment = posix_ipc.SharedMemory(self._segment_name, posix_ipc.O_CREAT, mode=0o600)
-        except (OSError, posix_ipc.Error) as error:
+            self._fd = self._open()
+        except posix_ipc.ExistentialError:  # it has lost its name, or got one, since it was looked for
+            return False
+        except (OSError, ValueError, posix_ipc.Error, SegmentError) as error:
             raise RateGroupError(f"rate group {self.name!r}: {error}") from error
-        self._fd = segment.fd
         with self._one_at_a_time(LOCK_WAIT_S):
             is_alone = self._lock_membership(fcntl.LOCK_EX)
             if is_alone:
@@ -132,9 +138,25 @@ class RateGroup:
                 return False
             if not self._has_header():
                 raise RateGroupError(f"rate group {self.name!r} is in use by engines of another version")
-            self._mapping = mmap.mmap(self._fd, SEGMENT_BYTES)
+            try:
+                self._mapping = mmap.mmap(self._fd, SEGMENT_BYTES)
+            except (OSError, ValueError) as error:  # cut off since its size was looked at
+                raise RateGroupError(f"rate group {self.name!r}: {error}") from error
             self.is_creator = is_alone
         return True
+
+    def _open(self) -> int:
+        """Open what has the group's name, or make it; whatever others put there, nothing is waited for."""
+        try:
+            fd: int = posix_ipc.SharedMemory("/" + self._segment_name, os.O_NONBLOCK).fd
+        except posix_ipc.ExistentialError:
+            return int(posix_ipc.SharedMemory("/" + self._segment_name, posix_ipc.O_CREX, mode=0o600).fd)
+        try:
+            check_segment_file(fd, self._segment_name, self._trusted_users)
+        except SegmentError:
+            os.close(fd)
+            raise
+        return fd
 
     def _create(self, settings: RateLimitSettings, now_ns: int) -> None:
         """Begin anew: nobody else is in. The header comes last, so that one that stands can be believed."""
@@ -162,13 +184,13 @@ class RateGroup:
     def _is_named(self) -> bool:
         """Whether the group's name still means the segment that is open here."""
         try:
-            named = posix_ipc.SharedMemory(self._segment_name)
-        except (posix_ipc.ExistentialError, posix_ipc.PermissionsError):  # gone, or of another user
+            named_fd = open_segment(self._segment_name)
+        except SegmentError:  # gone, or of another user
             return False
         try:
-            return os.path.sameopenfile(named.fd, self._fd)
+            return os.path.sameopenfile(named_fd, self._fd)
         finally:
-            named.close_fd()
+            os.close(named_fd)
 
     @contextmanager
     def _one_at_a_time(self, wait_s: float) -> Iterator[None]:

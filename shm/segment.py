@@ -4,6 +4,9 @@ A segment begins with a header (magic, layout version, kind, size) that is check
 creator holds an exclusive `flock` on the segment's open file description; forked children share that
 description, so the lock lasts exactly as long as one process of the engine lives. A segment whose lock
 can be taken is an orphan of a killed engine: `remove_orphan` unlinks it at the next start.
+
+The folder of all segments belongs to everybody, so a name says nothing about what stands behind it. It is
+opened without waiting for anybody (another user's lease, a FIFO), and is a plain file or is not used.
 """
 
 import contextlib
@@ -11,7 +14,9 @@ import errno
 import fcntl
 import mmap
 import os
+import stat
 import struct
+from collections.abc import Collection
 from types import TracebackType
 
 import posix_ipc
@@ -22,7 +27,7 @@ HEADER = struct.Struct("<8sIIQ")
 HEADER_BYTES = 64
 """What a segment's own layout leaves to the header."""
 
-_POSIX_SHM_FOLDER = "/dev/shm"
+POSIX_SHM_FOLDER = "/dev/shm"
 _NO_ROOM_HINT = "make room in /dev/shm (rm, mount -o remount,size=), or ask for fewer or shorter queues"
 
 
@@ -34,10 +39,15 @@ class SegmentError(Exception):
     """
 
 
+class SegmentTaken(SegmentError):  # noqa: N818
+    """The name belongs to something that cannot be removed: take another one."""
+
+
 class Segment:
     """One mapped POSIX shared memory segment. Close it when done; a creator also unlinks it."""
 
     def __init__(self, name: str, fd: int, size_bytes: int, *, is_creator: bool) -> None:
+        """Map `fd`, which is the segment's from then on; without one (-1), zeroes of this process's own."""
         self.name = name
         self.fd = fd
         self.size_bytes = size_bytes
@@ -48,7 +58,8 @@ class Segment:
     def create(cls, name: str, kind: str, layout_version: int, size_bytes: int) -> "Segment":
         """Create the segment `name` (without slash), zero-filled but for its header, and lock it.
 
-        Raises `SegmentError` when the name is taken by a living engine or there is no room.
+        Raises `SegmentTaken` when the name belongs to a living engine or another user, `SegmentError` when
+        there is no room.
         """
         remove_orphan(name)
         try:
@@ -59,6 +70,8 @@ class Segment:
             raise SegmentError(
                 f"cannot create shared memory segment {name} of {size_bytes} bytes: {reason}{hint}"
             ) from error
+        except posix_ipc.ExistentialError as error:
+            raise SegmentTaken(f"cannot create shared memory segment {name}: {error}") from error
         except posix_ipc.Error as error:
             raise SegmentError(f"cannot create shared memory segment {name}: {error}") from error
         segment = cls(name, fd, size_bytes, is_creator=True)
@@ -68,10 +81,7 @@ class Segment:
     @classmethod
     def attach(cls, name: str, kind: str, layout_version: int) -> "Segment":
         """Map an existing segment by name. Raises `SegmentError`."""
-        try:
-            fd = posix_ipc.SharedMemory("/" + name).fd
-        except (OSError, posix_ipc.Error) as error:
-            raise SegmentError(f"no shared memory segment {name}: {error}") from error
+        fd = open_segment(name)
         try:
             return cls.attach_fd(fd, kind, layout_version, name=name)
         except SegmentError:
@@ -80,21 +90,15 @@ class Segment:
 
     @classmethod
     def attach_fd(cls, fd: int, kind: str, layout_version: int, name: str = "") -> "Segment":
-        """Map an existing segment by a descriptor, which the `Segment` then owns. Raises `SegmentError`."""
-        called = name or f"of descriptor {fd}"
-        header = os.pread(fd, HEADER.size, 0)
-        if len(header) < HEADER.size:
-            raise SegmentError(f"shared memory segment {called} is empty")
-        magic, version, code, size_bytes = HEADER.unpack(header)
-        if magic != MAGIC or code != _kind_code(kind):
-            raise SegmentError(f"shared memory segment {called} is not a ringblk {kind} segment")
-        if version != layout_version:
-            raise SegmentError(
-                f"shared memory segment {called} has layout version {version}, not {layout_version}"
-            )
-        if os.fstat(fd).st_size < size_bytes:
-            raise SegmentError(f"shared memory segment {called} is shorter than its header says")
-        return cls(name, fd, size_bytes, is_creator=False)
+        """Map an existing segment by a descriptor, which the `Segment` then owns. Raises `SegmentError`.
+
+        For who trusts its owner: one that is cut off later is a SIGBUS for who touches it.
+        """
+        size_bytes = checked_size_bytes(fd, kind, layout_version, name)
+        try:
+            return cls(name, fd, size_bytes, is_creator=False)
+        except (OSError, ValueError) as error:  # cut off meanwhile
+            raise SegmentError(f"shared memory segment {name or fd} cannot be mapped: {error}") from error
 
     def unlink(self) -> None:
         """Remove the name; the memory lives until the last process unmaps it."""
@@ -107,7 +111,8 @@ class Segment:
             self.unlink()
         with contextlib.suppress(BufferError):  # a view is still held: the process's end unmaps it
             self.memory.close()
-        os.close(self.fd)
+        if self.fd >= 0:
+            os.close(self.fd)
 
     def __enter__(self) -> "Segment":
         return self
@@ -120,30 +125,74 @@ class Segment:
 
 def segment_names(prefix: str) -> list[str]:
     """The names of existing segments that begin with `prefix` (none where the system cannot list them)."""
-    if not os.path.isdir(_POSIX_SHM_FOLDER):
+    if not os.path.isdir(POSIX_SHM_FOLDER):
         return []
-    return sorted(name for name in os.listdir(_POSIX_SHM_FOLDER) if name.startswith(prefix))
+    return sorted(name for name in os.listdir(POSIX_SHM_FOLDER) if name.startswith(prefix))
+
+
+def open_segment(name: str, owners: Collection[int] | None = None) -> int:
+    """Open an existing segment to read and write, without waiting. Raises `SegmentError`.
+
+    With `owners`, only one of these users may be who made it. Who else may put things into the folder cannot
+    keep the caller waiting (a lease, a FIFO), nor have it believe in what is no plain file.
+    """
+    try:
+        fd: int = posix_ipc.SharedMemory("/" + name, os.O_NONBLOCK).fd
+    except (OSError, ValueError, posix_ipc.Error) as error:
+        raise SegmentError(f"no shared memory segment {name}: {error}") from error
+    try:
+        check_segment_file(fd, name, owners)
+    except SegmentError:
+        os.close(fd)
+        raise
+    return fd
+
+
+def check_segment_file(fd: int, name: str, owners: Collection[int] | None = None) -> None:
+    """Raise `SegmentError` unless it is a plain file without other names, and of one of these users."""
+    info = os.fstat(fd)
+    if not stat.S_ISREG(info.st_mode):
+        raise SegmentError(f"{name} is no shared memory segment, but a pipe, folder or device")
+    if info.st_nlink > 1:
+        raise SegmentError(f"shared memory segment {name} has other names besides")
+    if owners is not None and info.st_uid not in owners:
+        raise SegmentError(f"shared memory segment {name} belongs to another user ({info.st_uid})")
+
+
+def checked_size_bytes(fd: int, kind: str, layout_version: int, name: str = "") -> int:
+    """The size that the segment's header says. Raises `SegmentError` where header and file don't fit."""
+    called = name or f"of descriptor {fd}"
+    header = os.pread(fd, HEADER.size, 0)
+    if len(header) < HEADER.size:
+        raise SegmentError(f"shared memory segment {called} is empty")
+    magic, version, code, size_bytes = HEADER.unpack(header)
+    if magic != MAGIC or code != _kind_code(kind):
+        raise SegmentError(f"shared memory segment {called} is not a ringblk {kind} segment")
+    if version != layout_version:
+        raise SegmentError(
+            f"shared memory segment {called} has layout version {version}, not {layout_version}"
+        )
+    if os.fstat(fd).st_size < size_bytes:
+        raise SegmentError(f"shared memory segment {called} is shorter than its header says")
+    return int(size_bytes)
 
 
 def is_segment_held(name: str) -> bool:
     """Whether a process of the engine that made this segment still lives."""
     try:
-        fd = posix_ipc.SharedMemory("/" + name).fd
-    except (OSError, posix_ipc.Error):
+        fd = open_segment(name)
+    except SegmentError:
         return False
     try:
-        fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except OSError:
-        return True
+        return is_held(fd)
     finally:
         os.close(fd)
-    return False
 
 
 def remove_orphan(name: str) -> bool:
     """Unlink the segment if no living process holds it; whether it did."""
-    with contextlib.suppress(OSError, posix_ipc.Error):
-        fd = posix_ipc.SharedMemory("/" + name).fd
+    with contextlib.suppress(OSError, ValueError, SegmentError, posix_ipc.Error):
+        fd = open_segment(name)
         try:
             fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
             if os.fstat(fd).st_nlink:  # else the name is gone, or that of another segment by now
@@ -154,16 +203,12 @@ def remove_orphan(name: str) -> bool:
     return False
 
 
-def segment_owner(name: str) -> int | None:
-    """The user whose segment it is; None where there is none, or it is not ours to open."""
+def segment_info(name: str) -> os.stat_result | None:
+    """What stat(2) says of what has that name; None where there is nothing. It is not opened for it."""
     try:
-        fd = posix_ipc.SharedMemory("/" + name).fd
-    except (OSError, posix_ipc.Error):
+        return os.lstat(f"{POSIX_SHM_FOLDER}/{name}")
+    except OSError:
         return None
-    try:
-        return os.fstat(fd).st_uid
-    finally:
-        os.close(fd)
 
 
 def is_held(fd: int) -> bool:

@@ -8,8 +8,10 @@ dispatcher or worker attaches to the same segment and goes on from it.
 from libc.stdint cimport uint32_t, uint64_t, uint8_t
 from libc.string cimport memcpy, memset
 
+import os
+
 from ringblk.shm.rate_limit import RateLimit
-from ringblk.shm.segment import Segment, SegmentError, is_held
+from ringblk.shm.segment import Segment, SegmentError, checked_size_bytes, is_held
 from ringblk.shm.atomic cimport clear_bits_64, store_release_32
 from ringblk.shm.buffer_address cimport address_of
 from ringblk.shm.crash_point cimport crash_point
@@ -35,6 +37,22 @@ cdef size_t _page_up(size_t size_bytes) noexcept:
 
 cdef bint _is_slot_count(uint32_t slot_count) noexcept:
     return 2 <= slot_count <= MAX_SLOTS and slot_count & (slot_count - 1) == 0
+
+
+def _checked_counts(kind, int fd, str name, size_bytes):
+    """`(slot_count, ranges_per_slot)`, read once: who may write there may do so meanwhile. Raises `SegmentError`.
+
+    Within these limits no sum overflows.
+    """
+    data = os.pread(fd, sizeof(StateHeader), 0)
+    if len(data) < <Py_ssize_t>sizeof(StateHeader):
+        raise SegmentError(f"shared memory segment {name} was cut off while it was read")
+    cdef const StateHeader *header = <const StateHeader *><const char *>data
+    cdef uint32_t slot_count = header.slot_count, ranges_per_slot = header.ranges_per_slot
+    if (not _is_slot_count(slot_count) or ranges_per_slot > MAX_RANGES_PER_SLOT
+            or kind.size_bytes(slot_count, ranges_per_slot) != size_bytes):
+        raise SegmentError(f"shared memory segment {name} has no room for the {slot_count} slots it names")
+    return slot_count, ranges_per_slot
 
 
 cdef class StateSegment:
@@ -91,17 +109,30 @@ cdef class StateSegment:
 
     @classmethod
     def attach(cls, str name):
-        """Map a living engine's segment by name, to read it. Raises `SegmentError`."""
+        """Map a living engine's segment by name, to read it. Raises `SegmentError`.
+
+        For who trusts the engine's user; all others make a copy.
+        """
         segment = Segment.attach(name, SEGMENT_KIND, STATE_LAYOUT_VERSION)
-        view = memoryview(segment.memory)
-        cdef StateHeader *header = <StateHeader *>address_of(view)
-        # Each read once: who may write to the segment may do so meanwhile. Within these limits no sum overflows.
-        cdef uint32_t slot_count = header.slot_count, ranges_per_slot = header.ranges_per_slot
-        if (not _is_slot_count(slot_count) or ranges_per_slot > MAX_RANGES_PER_SLOT
-                or cls.size_bytes(slot_count, ranges_per_slot) != segment.size_bytes):
-            view = None
+        try:
+            slot_count, ranges_per_slot = _checked_counts(cls, segment.fd, name, segment.size_bytes)
+        except SegmentError:
             segment.close()
-            raise SegmentError(f"shared memory segment {name} has no room for the {slot_count} slots it names")
+            raise
+        return cls(segment, slot_count, ranges_per_slot)
+
+    @classmethod
+    def copy_of(cls, int fd, str name):
+        """What an engine's segment says at this moment, but for its slots' ranges, copied. Raises `SegmentError`.
+
+        Nothing is mapped, so whoever owns the segment may cut it off under the reader. `fd` stays the caller's.
+        """
+        slot_count, ranges_per_slot = _checked_counts(
+            cls, fd, name, checked_size_bytes(fd, SEGMENT_KIND, STATE_LAYOUT_VERSION, name))
+        segment = Segment(name, -1, cls.size_bytes(slot_count, 0), is_creator=False)
+        if os.preadv(fd, [segment.memory], 0) < segment.size_bytes:
+            segment.close()
+            raise SegmentError(f"shared memory segment {name} was cut off while it was read")
         return cls(segment, slot_count, ranges_per_slot)
 
     @property

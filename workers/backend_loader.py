@@ -1,5 +1,6 @@
 """Find a backend by name and make it: `--backend=... --backend-arg=key=value`."""
 
+import contextlib
 import importlib
 import inspect
 import os
@@ -63,8 +64,9 @@ def find_factory(name: str) -> Callable[..., object]:
     module_name, colon, attribute = name.partition(":")
     if not (module_name and colon and attribute):
         raise BackendError(f"backend {name}: neither {', '.join(BUILT_IN)} nor package.module:Class")
-    if os.getcwd() not in sys.path:
-        sys.path.append(os.getcwd())  # last, so that nothing there can stand in for an installed module
+    with contextlib.suppress(FileNotFoundError):  # the folder has been removed: nothing can be in it
+        if os.getcwd() not in sys.path:
+            sys.path.append(os.getcwd())  # last, so that nothing there can stand in for an installed module
     try:
         found: object = importlib.import_module(module_name)
     except Exception as error:

@@ -294,7 +294,7 @@ class DirectIoFile:
         """Go on through the page cache: the flag was taken, but a write that keeps its rules is not."""
         unset_direct(self._fd)
         self.direct = False
-        self.fallback_reason = f"direct writes are refused ({error.strerror})"
+        self.fallback_reason = f"direct writes are refused ({error.strerror or error})"
         log.warning("%s: %s, going through the page cache", self._path, self.fallback_reason)
 
     def _write_rest(self) -> None:

@@ -44,9 +44,9 @@ def _make_direct(fd: int, path: str | os.PathLike[str], mode: DirectMode) -> Ope
     except OSError as error:
         if mode == "on":
             raise OSError(
-                error.errno, f"direct I/O is refused ({error.strerror})", os.fspath(path)
+                error.errno, f"direct I/O is refused ({error.strerror or error})", os.fspath(path)
             ) from error
-        refusal = f"direct I/O is refused ({error.strerror})"
+        refusal = f"direct I/O is refused ({error.strerror or error})"
         log.warning("%s: %s, going through the page cache", os.fspath(path), refusal)
         return OpenedFile(fd, False, CACHED_ALIGNMENT_BYTES, refusal)
     return OpenedFile(fd, True, max(alignment), None)

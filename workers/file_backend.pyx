@@ -79,7 +79,7 @@ cdef class FileBackend(NativeBackend):
             else:
                 self.size_bytes = os.fstat(self.fd).st_size
         except OSError as error:
-            raise BackendError(f"{path}: can't tell its size: {error.strerror}") from error
+            raise BackendError(f"{path}: can't tell its size: {error.strerror or error}") from error
         if self.size_bytes == 0:
             raise BackendError(f"{path}: is empty")
         if self.size_bytes % direct_io.SECTOR_BYTES:
@@ -117,8 +117,8 @@ cdef class FileBackend(NativeBackend):
                 raise OSError(EINVAL, f"its size is no multiple of {alignment.offset_bytes}")
         except OSError as error:
             if required:
-                raise BackendError(f"{path}: can't have direct I/O: {error.strerror}") from error
-            logger.warning("%s: can't have direct I/O: %s; going on without", path, error.strerror)
+                raise BackendError(f"{path}: can't have direct I/O: {error.strerror or error}") from error
+            logger.warning("%s: can't have direct I/O: %s; going on without", path, error.strerror or error)
             return
         self.direct = True
         self.block_size_bytes = max(self.block_size_bytes, alignment.offset_bytes)
@@ -333,7 +333,7 @@ def open_file(path, bint read_only):
     try:
         fd = os.open(path, access | os.O_CLOEXEC | os.O_NONBLOCK)
     except OSError as error:
-        raise BackendError(f"{os.fsdecode(path)}: can't open it: {error.strerror}") from error
+        raise BackendError(f"{os.fsdecode(path)}: can't open it: {error.strerror or error}") from error
     os.set_blocking(fd, True)
     return fd
 

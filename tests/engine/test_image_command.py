@@ -204,7 +204,7 @@ def half_an_import(target: Path) -> subprocess.Popen[bytes]:
     return process
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_an_interrupted_import_leaves_nothing(tmp_path: Path, number: int) -> None:
     process = half_an_import(tmp_path / "target.raw")
     process.send_signal(number)

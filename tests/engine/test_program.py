@@ -29,7 +29,7 @@ from .engine_rig import (
 
 SIZE = 1 << 20
 MEMORY = ("--backend=memory", f"--backend-arg=size_bytes={SIZE}")
-ENDING_SIGNALS = pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+ENDING_SIGNALS = pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
 
 
 # The conventions.

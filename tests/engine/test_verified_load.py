@@ -52,6 +52,15 @@ def test_a_sound_disk_has_no_faults(disk: Frontend) -> None:
         assert (result.data_bytes > 0) == moves_data
 
 
+def test_it_goes_on_after_a_reconnect_that_has_taken_completions_in(disk: Frontend) -> None:
+    load = VerifiedLoad(disk, SETTINGS)
+    for _ in range(5):
+        load.step()
+        disk.reconnect()  # the old engine finishes what is in flight; what came back waits to be polled
+    run_load(load, 500)
+    assert load.fault_count == 0
+
+
 def test_a_changed_byte_is_found(disk: Frontend, image: Path) -> None:
     load = VerifiedLoad(disk, SETTINGS)
     run_load(load, 500)

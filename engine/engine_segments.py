@@ -1,0 +1,166 @@
+"""The state segments of this machine's engines, whatever else stands in the folder that all may write to.
+
+A segment is believed where this process's user made it, or where this is root, who looks at everybody's. Its
+name says which process made it; the name may be gone (`rm`, systemd's RemoveIPC), and then it is found by the
+descriptor that its supervisor holds.
+"""
+
+import os
+import re
+import secrets
+from collections.abc import Iterator
+
+import msgspec
+
+from ringblk.shm.segment import (
+    POSIX_SHM_FOLDER,
+    SegmentError,
+    SegmentTaken,
+    check_segment_file,
+    is_held,
+    open_segment,
+    segment_info,
+    segment_names,
+)
+from ringblk.shm.state import SEGMENT_PREFIX, StateSegment
+from ringblk.workers.image_lock import locked_inodes
+
+_NAME = re.compile(re.escape(SEGMENT_PREFIX) + r"([0-9]+)(?:-[0-9a-f]{8})?", re.ASCII)
+_LINK = re.compile(rf"{re.escape(POSIX_SHM_FOLDER)}/({_NAME.pattern}) \(deleted\)", re.ASCII)
+_NAME_TRIES = 16
+
+
+class EngineSegment(msgspec.Struct, frozen=True):
+    """One segment by its name, or by a descriptor of its supervisor's when the name is gone."""
+
+    name: str
+    pid: int | None
+    """The supervisor that its name tells of."""
+    descriptor_path: str | None = None
+
+    def open(self) -> int:
+        """A descriptor of it, the caller's to close. Raises `SegmentError`."""
+        if self.descriptor_path is None:
+            return open_segment(self.name, _believed_owners())
+        try:
+            fd = os.open(self.descriptor_path, os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC)
+        except OSError as error:
+            raise SegmentError(f"no shared memory segment {self.name}: {error.strerror or error}") from error
+        try:
+            check_segment_file(fd, self.name, _believed_owners())
+        except SegmentError:
+            os.close(fd)
+            raise
+        return fd
+
+    def owner(self) -> int | None:
+        """The user whose it is; None: it cannot be opened."""
+        try:
+            fd = self.open()
+        except SegmentError:
+            return None
+        try:
+            return os.fstat(fd).st_uid
+        finally:
+            os.close(fd)
+
+    def is_held(self) -> bool:
+        """Whether a process of the engine that made it still lives."""
+        try:
+            fd = self.open()
+        except SegmentError:
+            return False
+        try:
+            return is_held(fd)
+        finally:
+            os.close(fd)
+
+    def copy(self) -> StateSegment:
+        """What it says at this moment. Raises `SegmentError`."""
+        fd = self.open()
+        try:
+            return StateSegment.copy_of(fd, self.name)
+        except OSError as error:
+            raise SegmentError(f"shared memory segment {self.name} cannot be read: {error}") from error
+        finally:
+            os.close(fd)
+
+
+def create_engine_segment(slot_count: int, queue_size: int) -> StateSegment:
+    """Make this process's own segment, by another name where the first is taken. Raises `SegmentError`."""
+    name = f"{SEGMENT_PREFIX}{os.getpid()}"
+    for _ in range(_NAME_TRIES):
+        try:
+            return StateSegment.create(name, slot_count, queue_size)
+        except SegmentTaken:  # anybody may have taken that one; nobody can guess these
+            name = f"{SEGMENT_PREFIX}{os.getpid()}-{secrets.token_hex(4)}"
+    return StateSegment.create(name, slot_count, queue_size)
+
+
+def named_segments() -> list[EngineSegment]:
+    """All whose names stand in the folder and may be believed."""
+    return [
+        EngineSegment(name, process_id(name))
+        for name in segment_names(SEGMENT_PREFIX)
+        if (info := segment_info(name)) is not None
+        and (os.geteuid() == 0 or info.st_uid == os.geteuid())  # before it is opened, which others may notice
+    ]
+
+
+def engine_segments() -> list[EngineSegment]:
+    """All of them, also those whose names are gone."""
+    pids = [int(entry) for entry in os.listdir("/proc") if entry.isdecimal()]
+    return [*named_segments(), *(segment for pid in pids for segment in _nameless(pid))]
+
+
+def segments_of(pid: int) -> list[EngineSegment]:
+    """Those that name this process as their engine's supervisor; one at most is its own."""
+    return [*(segment for segment in named_segments() if segment.pid == pid), *_nameless(pid)]
+
+
+def process_id(name: str) -> int | None:
+    """The supervisor that a segment's name tells of."""
+    match = _NAME.fullmatch(name)
+    return int(match[1]) if match else None
+
+
+def user_ids(pid: int) -> set[int]:
+    """The process's real, effective, saved and file system user (proc(5)); none if it is gone."""
+    try:
+        with open(f"/proc/{pid}/status") as status_file:
+            words = next(line.split() for line in status_file if line.startswith("Uid:"))
+    except OSError:
+        return set()
+    return {int(word) for word in words[1:]}
+
+
+def engines_of_others() -> dict[str, int]:
+    """Segments that a process holds and that may not be looked at: their names, and whose they are."""
+    locked = locked_inodes("FLOCK")
+    found = {}
+    for name in segment_names(SEGMENT_PREFIX):
+        info = segment_info(name)
+        if info is not None and info.st_ino in locked and os.geteuid() not in (0, info.st_uid):
+            found[name] = info.st_uid
+    return found
+
+
+def _believed_owners() -> set[int] | None:
+    return None if os.geteuid() == 0 else {os.geteuid()}
+
+
+def _nameless(pid: int) -> Iterator[EngineSegment]:
+    """The process's own segment, if its name is gone."""
+    folder = f"/proc/{pid}/fd"
+    try:
+        entries = os.listdir(folder)
+    except OSError:
+        return  # it is gone, or another user's
+    for entry in entries:
+        try:
+            match = _LINK.fullmatch(os.readlink(f"{folder}/{entry}"))
+        except OSError:
+            continue
+        if match and int(match[2]) == pid:
+            yield EngineSegment(match[1], pid, f"{folder}/{entry}")
+            return

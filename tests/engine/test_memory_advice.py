@@ -1,0 +1,83 @@
+"""A front end that does not share its guest's memory is told what is the matter, and once."""
+
+import shutil
+import subprocess
+
+import pytest
+
+from ringblk.engine.frontend_request import BackendGone, BackendRefused
+from ringblk.engine.vhost_user_messages import ProtocolFeature
+from tests.child_process import ends_with_tests
+
+from .engine_rig import PROTOCOL_FEATURES_BIT, Engine, RawFrontend, eventually
+
+MEMORY = ("--backend=memory", f"--backend-arg=size_bytes={1 << 20}", "--workers=1")
+NOTHING_SHARED = (
+    "the front end shares no guest memory with this engine; to QEMU's command line add "
+    "-object memory-backend-memfd,id=mem,size=SIZE,share=on -machine memory-backend=mem (SIZE is that of -m)"
+)
+QEMU = shutil.which("qemu-system-x86_64")
+
+
+def start_without_memory(engine: Engine, *, attempts: int = 1) -> None:
+    with RawFrontend(engine) as frontend:
+        frontend.negotiate()
+        for _ in range(attempts):
+            with pytest.raises(BackendRefused):
+                frontend.start_queue(0)
+            frontend.connection.reset_device()
+
+
+def test_no_memory_at_all_is_told_once_until_a_queue_has_started() -> None:
+    with Engine(*MEMORY) as engine:
+        start_without_memory(engine, attempts=20)
+        start_without_memory(engine)
+        assert engine.log().count(NOTHING_SHARED) == 1
+        assert engine.log().count("WARNING") == 1
+        with RawFrontend(engine) as frontend:
+            frontend.set_up()
+        start_without_memory(engine, attempts=2)
+        assert engine.log().count(NOTHING_SHARED) == 2
+
+
+def test_it_is_told_once_too_where_it_ends_the_session() -> None:
+    with Engine(*MEMORY) as engine:
+        for _ in range(5):
+            with RawFrontend(engine) as frontend:
+                connection = frontend.connection
+                features = connection.get_features()
+                connection.set_owner()
+                connection.negotiate_protocol_features(ProtocolFeature.MQ)  # nobody waits for an answer
+                connection.set_features(features | PROTOCOL_FEATURES_BIT)
+                frontend.start_queue(0)
+                with pytest.raises(BackendGone):
+                    connection.get_features()
+        assert engine.log().count(NOTHING_SHARED) == 1
+        assert engine.log().count("the vhost-user session ends") == 1
+
+
+def test_rings_in_memory_that_is_not_shared_are_told_apart() -> None:
+    with Engine(*MEMORY) as engine, RawFrontend(engine, num_queues=1, cuts=(0x1000,)) as frontend:
+        frontend.negotiate()
+        frontend.connection.add_region(frontend.ram.regions[1], frontend.ram.fd)  # not the one with the rings
+        for _ in range(3):
+            with pytest.raises(BackendRefused):
+                frontend.start_queue(0)
+            frontend.connection.reset_device()
+        (line,) = [line for line in engine.log().splitlines() if "WARNING" in line]
+        assert "queue 0: its descriptor table is not within one memory region" in line
+        assert "share=on" in line
+
+
+@pytest.mark.skipif(QEMU is None, reason="no QEMU here")
+def test_qemu_without_shared_memory_is_told_what_to_write() -> None:
+    with Engine(*MEMORY) as engine:
+        command = [
+            str(QEMU),
+            *("-machine", "q35,accel=tcg", "-m", "64", "-nodefaults", "-display", "none"),
+            *("-chardev", f"socket,id=disk,path={engine.socket_path}"),
+            *("-device", "vhost-user-blk-pci,chardev=disk"),  # which the firmware starts
+        ]
+        with subprocess.Popen(ends_with_tests(command), stderr=subprocess.DEVNULL) as qemu:
+            eventually(lambda: NOTHING_SHARED in engine.log(), "the line")
+            qemu.kill()
