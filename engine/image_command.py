@@ -15,13 +15,21 @@ from typing import Any
 import msgspec
 
 from ringblk.engine.image_copy import SECTOR_BYTES, CopyResult, copy_spans, copy_to_file
-from ringblk.engine.image_error import ImageError
-from ringblk.engine.image_format import FORMATS, format_of_name
+from ringblk.engine.image_error import ContainerFound, ImageError
+from ringblk.engine.image_format import (
+    COMPRESSIONS,
+    FORMATS,
+    QEMU_FORMATS,
+    WRITTEN_FORMATS,
+    ImageFormat,
+    content_format_of_name,
+    format_of_name,
+)
 from ringblk.engine.image_info import ImageInfo, read_image_info
 from ringblk.engine.image_partial import PartialFile
 from ringblk.engine.image_progress import CopyProgress, format_bytes
 from ringblk.engine.image_sink import PipeSink
-from ringblk.engine.image_source import ImageSource, open_source
+from ringblk.engine.image_source import ImageSource, open_raw_source, open_source
 from ringblk.workers.image_lock import ImageLocked
 
 MAX_IMAGE_BYTES = (1 << 63) - SECTOR_BYTES
@@ -59,18 +67,21 @@ def add_parser(subparsers: Any) -> argparse.ArgumentParser:
     into = commands.add_parser("import", help="copy an image of any format into a raw one")
     into.add_argument("source", help="a file, a block device, or - for standard input")
     into.add_argument("image", type=Path)
-    into.add_argument("--format", choices=FORMATS, help="of the source (told from its first bytes)")
+    into.add_argument("--format", choices=FORMATS, help="of the source (told from its content)")
     _add_copy_options(into)
 
     out = commands.add_parser("export", help="copy a raw image into one of any format")
     out.add_argument("image")
     out.add_argument("target", help="a file, or - for standard output (raw)")
-    out.add_argument("--format", choices=FORMATS, help="of the target (told from its name)")
+    out.add_argument("--format", choices=WRITTEN_FORMATS, help="of the target (told from its name)")
+    out.add_argument(
+        "--source-format", choices=["raw"], help="take the image for raw, whatever it looks like"
+    )
     _add_copy_options(out)
 
     info = commands.add_parser("info", help="say what an image is")
     info.add_argument("image", type=Path)
-    info.add_argument("--format", choices=FORMATS, help="of the image (told from its first bytes)")
+    info.add_argument("--format", choices=FORMATS, help="of the image (told from its content)")
     info.add_argument("--json", action="store_true", help="print JSON")
     return image
 
@@ -172,14 +183,14 @@ def _import(arguments: argparse.Namespace) -> None:
 
 def _export(arguments: argparse.Namespace) -> None:
     with _naming(arguments.image):
-        source = open_source(arguments.image, "raw")
+        source = _open_exported(arguments)
     try:
         with CopyProgress("export", quiet=arguments.quiet) as progress, _naming(arguments.target):
             if arguments.target == "-":
                 result = _export_to_pipe(arguments, source, progress)
             else:
                 target = Path(os.path.realpath(arguments.target))
-                image_format = arguments.format or format_of_name(target)
+                image_format = arguments.format or _format_of_target(target)
                 result = copy_to_file(
                     source, target, image_format, progress, replace=arguments.force, verify=arguments.verify
                 )
@@ -188,10 +199,27 @@ def _export(arguments: argparse.Namespace) -> None:
     _summarise(arguments, result, sys.stderr if arguments.target == "-" else sys.stdout)
 
 
+def _open_exported(arguments: argparse.Namespace) -> ImageSource:
+    try:
+        return open_raw_source(arguments.image, insist=arguments.source_format == "raw")
+    except ContainerFound as error:
+        raise ImageError(f"{error}; --source-format raw exports it as it is") from error
+
+
+def _format_of_target(target: Path) -> ImageFormat:
+    """Tell the format from the target's name. Raises ImageError where it says none."""
+    image_format = format_of_name(target)
+    if image_format is None:
+        raise ImageError(f"its name says no format: --format, one of {', '.join(WRITTEN_FORMATS)}")
+    if image_format in COMPRESSIONS and content_format_of_name(target) in QEMU_FORMATS | COMPRESSIONS:
+        raise ImageError("only a raw image is compressed: name it .raw, or give --format")
+    return image_format
+
+
 def _export_to_pipe(arguments: argparse.Namespace, source: ImageSource, progress: CopyProgress) -> CopyResult:
     if arguments.format not in (None, "raw") or arguments.verify:
         raise ImageError("only a raw image goes to standard output, and cannot be verified there")
-    sink = PipeSink(sys.stdout.buffer)
+    sink = PipeSink(sys.stdout.fileno())
     result = copy_spans(source, sink, None, progress)
     sink.finish()
     return result

@@ -81,7 +81,10 @@ def _part(span: Span, start_bytes: int, end_bytes: int, is_zero: bool) -> Span:
 def copy_spans(
     source: ImageSource, sink: ImageSink, digest: ContentDigest | None, watcher: CopyWatcher
 ) -> CopyResult:
-    """Copy all of a source, filled up with zeroes to what the sink holds. Does not finish the sink."""
+    """Copy all of a source, filled up with zeroes to what the sink holds. Does not finish the sink.
+
+    Raises ImageError for an empty source, and what source and sink raise.
+    """
     size_bytes = data_bytes = 0
     for span in _read(source):
         for part in split_zeroes(span):
@@ -94,6 +97,8 @@ def copy_spans(
             digest.add(span)
         size_bytes += span.size_bytes
         watcher.update(source.progress_bytes, source.total_bytes, sink.bytes_synced)
+    if size_bytes == 0:
+        raise ImageError("the source is empty: there is no image in it")
     wanted_bytes = sink.size_bytes or size_bytes + -size_bytes % SECTOR_BYTES
     missing_bytes = wanted_bytes - size_bytes
     if missing_bytes > 0:
