@@ -4,6 +4,7 @@ import argparse
 import os
 import re
 import signal
+import stat
 import sys
 import threading
 from collections.abc import Callable, Iterator
@@ -14,6 +15,7 @@ from typing import Any
 
 import msgspec
 
+from ringblk.engine.file_access import FileAccess, read_access
 from ringblk.engine.image_copy import SECTOR_BYTES, CopyResult, copy_spans, copy_to_file
 from ringblk.engine.image_error import ContainerFound, ImageError
 from ringblk.engine.image_format import (
@@ -174,7 +176,13 @@ def _import(arguments: argparse.Namespace) -> None:
         target = Path(os.path.realpath(arguments.image))
         with CopyProgress("import", quiet=arguments.quiet) as progress, _naming(arguments.image):
             result = copy_to_file(
-                source, target, "raw", progress, replace=arguments.force, verify=arguments.verify
+                source,
+                target,
+                "raw",
+                progress,
+                replace=arguments.force,
+                verify=arguments.verify,
+                source_access=_source_access(arguments.source),
             )
     finally:
         source.close()
@@ -192,11 +200,24 @@ def _export(arguments: argparse.Namespace) -> None:
                 target = Path(os.path.realpath(arguments.target))
                 image_format = arguments.format or _format_of_target(target)
                 result = copy_to_file(
-                    source, target, image_format, progress, replace=arguments.force, verify=arguments.verify
+                    source,
+                    target,
+                    image_format,
+                    progress,
+                    replace=arguments.force,
+                    verify=arguments.verify,
+                    source_access=_source_access(arguments.image),
                 )
     finally:
         source.close()
     _summarise(arguments, result, sys.stderr if arguments.target == "-" else sys.stdout)
+
+
+def _source_access(source: str) -> FileAccess | None:
+    """Read who may read the source; None for a pipe, which has nobody."""
+    access = read_access(sys.stdin.fileno() if source == "-" else source)
+    mode = os.fstat(sys.stdin.fileno()).st_mode if source == "-" else os.stat(source).st_mode
+    return access if stat.S_ISREG(mode) or stat.S_ISBLK(mode) else None
 
 
 def _open_exported(arguments: argparse.Namespace) -> ImageSource:

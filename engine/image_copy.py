@@ -7,6 +7,7 @@ from typing import Protocol
 
 import msgspec
 
+from ringblk.engine.file_access import FileAccess
 from ringblk.engine.image_error import ImageError
 from ringblk.engine.image_format import QEMU_FORMATS, ImageFormat
 from ringblk.engine.image_partial import PartialFile
@@ -125,12 +126,15 @@ def copy_to_file(
     *,
     replace: bool,
     verify: bool,
+    source_access: FileAccess | None = None,
 ) -> CopyResult:
     """Copy a source into a new image that appears under its name when it is whole, and verified if asked for.
 
+    It is no more open than `source_access`; one that it replaces hands on its own owner, mode and list.
     Raises ImageError, ImageLocked, OSError; whatever is raised, an interrupt too, leaves nothing behind.
     """
-    partial = PartialFile(target, replace=replace, lock=image_format not in QEMU_FORMATS)
+    lock = image_format not in QEMU_FORMATS
+    partial = PartialFile(target, replace=replace, lock=lock, source=source_access)
     try:
         sink = open_sink(partial.path, image_format, source.size_bytes)
         try:

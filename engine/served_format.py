@@ -1,8 +1,8 @@
 """An image is served raw, so one that is something else is refused: its guest would see a header for a disk.
 
 A guest can write any beginning into its disk, that of a qcow2 image too. So `--format=raw` ends the question
-for good. An engine that takes over from another, or finds the segment that a killed one left, does not ask: that
-one served the image raw.
+for good. An engine that takes over from another, or finds the segment that a killed one left, does not ask:
+that one served the image raw.
 """
 
 import logging
