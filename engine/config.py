@@ -40,6 +40,8 @@ class EngineConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     """an inherited socket, connected or listening."""
     blk_file: str | None = None
     """The image: a regular file or block device; or"""
+    format: Literal["probe", "raw"] = "probe"
+    """What the image is taken for: raw whatever it looks like, or refused where it is in another format."""
     backend: str | None = None
     """a backend by name: `memory`, `null`, or `package.module:Class`."""
     backend_arg: dict[str, str] = {}
@@ -99,6 +101,8 @@ class EngineConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
             raise ConfigError("--direct on: only for --blk-file")
         if not self.drive_id.isprintable():
             raise ConfigError(f"--drive-id {printable(self.drive_id)}: not of printable characters")
+        if self.format == "raw" and self.blk_file is None:
+            raise ConfigError("--format raw: only for --blk-file")
         if self.queue_size & (self.queue_size - 1):
             raise ConfigError(f"--queue-size {self.queue_size} is not a power of two")
         if self.logical_block_size and self.logical_block_size & (self.logical_block_size - 1):

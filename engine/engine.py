@@ -19,6 +19,7 @@ from ringblk.engine.image_claim import claim_image, engines_on, image_identity, 
 from ringblk.engine.listener import Listener
 from ringblk.engine.open_files import reserve_open_files
 from ringblk.engine.sandbox_plan import plan_sandbox, plan_user
+from ringblk.engine.served_format import check_served_format
 from ringblk.engine.session import Session
 from ringblk.engine.supervisor import EngineFailed, Supervisor
 from ringblk.engine.takeover import CONTROL_HINT, check_takeover, take_over_socket
@@ -69,6 +70,8 @@ def serve(config: EngineConfig) -> int:
             device.bytes_out_of_reach,
             device.logical_block_size_bytes,
         )
+    if isinstance(backend, FileBackend):
+        check_served_format(config, backend)
     sandbox = plan_sandbox(config, user)
     inherited = Listener.from_fd(config.fd) if config.fd is not None else None
     if config.takeover:  # the other engine is told to end: what can be refused is refused before

@@ -4,6 +4,7 @@ import argparse
 import os
 import re
 import signal
+import stat
 import sys
 import threading
 from collections.abc import Callable, Iterator
@@ -15,14 +16,23 @@ from typing import Any
 
 import msgspec
 
+from ringblk.engine.file_access import FileAccess, read_access
 from ringblk.engine.image_copy import SECTOR_BYTES, CopyResult, copy_spans, copy_to_file
-from ringblk.engine.image_error import ImageError
-from ringblk.engine.image_format import FORMATS, format_of_name
+from ringblk.engine.image_error import ContainerFound, ImageError
+from ringblk.engine.image_format import (
+    COMPRESSIONS,
+    FORMATS,
+    QEMU_FORMATS,
+    WRITTEN_FORMATS,
+    ImageFormat,
+    content_format_of_name,
+    format_of_name,
+)
 from ringblk.engine.image_info import ImageInfo, read_image_info
 from ringblk.engine.image_partial import PartialFile
 from ringblk.engine.image_progress import CopyProgress, format_bytes
 from ringblk.engine.image_sink import PipeSink
-from ringblk.engine.image_source import ImageSource, open_source
+from ringblk.engine.image_source import ImageSource, open_raw_source, open_source
 from ringblk.engine.options import print_help
 from ringblk.engine.printable_text import printable, utf8_text
 from ringblk.workers.image_lock import ImageLocked
@@ -62,18 +72,21 @@ def add_parser(subparsers: Any) -> argparse.ArgumentParser:
     into = commands.add_parser("import", help="copy an image of any format into a raw one")
     into.add_argument("source", help="a file, a block device, or - for standard input")
     into.add_argument("image", type=Path)
-    into.add_argument("--format", choices=FORMATS, help="of the source (told from its first bytes)")
+    into.add_argument("--format", choices=FORMATS, help="of the source (told from its content)")
     _add_copy_options(into)
 
     out = commands.add_parser("export", help="copy a raw image into one of any format")
     out.add_argument("image")
     out.add_argument("target", help="a file, or - for standard output (raw)")
-    out.add_argument("--format", choices=FORMATS, help="of the target (told from its name)")
+    out.add_argument("--format", choices=WRITTEN_FORMATS, help="of the target (told from its name)")
+    out.add_argument(
+        "--source-format", choices=["raw"], help="take the image for raw, whatever it looks like"
+    )
     _add_copy_options(out)
 
     info = commands.add_parser("info", help="say what an image is")
     info.add_argument("image", type=Path)
-    info.add_argument("--format", choices=FORMATS, help="of the image (told from its first bytes)")
+    info.add_argument("--format", choices=FORMATS, help="of the image (told from its content)")
     info.add_argument("--json", action="store_true", help="print JSON")
     for command in (create, into, out, info):
         command.set_defaults(run=run)
@@ -171,7 +184,13 @@ def _import(arguments: argparse.Namespace) -> None:
         target = Path(os.path.realpath(arguments.image))
         with CopyProgress("import", quiet=arguments.quiet) as progress, _naming(arguments.image):
             result = copy_to_file(
-                source, target, "raw", progress, replace=arguments.force, verify=arguments.verify
+                source,
+                target,
+                "raw",
+                progress,
+                replace=arguments.force,
+                verify=arguments.verify,
+                source_access=_source_access(arguments.source),
             )
     finally:
         source.close()
@@ -180,26 +199,56 @@ def _import(arguments: argparse.Namespace) -> None:
 
 def _export(arguments: argparse.Namespace) -> None:
     with _naming(arguments.image):
-        source = open_source(arguments.image, "raw")
+        source = _open_exported(arguments)
     try:
         with CopyProgress("export", quiet=arguments.quiet) as progress, _naming(arguments.target):
             if arguments.target == "-":
                 result = _export_to_pipe(arguments, source, progress)
             else:
                 target = Path(os.path.realpath(arguments.target))
-                image_format = arguments.format or format_of_name(target)
+                image_format = arguments.format or _format_of_target(target)
                 result = copy_to_file(
-                    source, target, image_format, progress, replace=arguments.force, verify=arguments.verify
+                    source,
+                    target,
+                    image_format,
+                    progress,
+                    replace=arguments.force,
+                    verify=arguments.verify,
+                    source_access=_source_access(arguments.image),
                 )
     finally:
         source.close()
     _summarise(arguments, result, sys.stderr if arguments.target == "-" else sys.stdout)
 
 
+def _source_access(source: str) -> FileAccess | None:
+    """Read who may read the source; None for a pipe, which has nobody."""
+    access = read_access(sys.stdin.fileno() if source == "-" else source)
+    mode = os.fstat(sys.stdin.fileno()).st_mode if source == "-" else os.stat(source).st_mode
+    return access if stat.S_ISREG(mode) or stat.S_ISBLK(mode) else None
+
+
+def _open_exported(arguments: argparse.Namespace) -> ImageSource:
+    try:
+        return open_raw_source(arguments.image, insist=arguments.source_format == "raw")
+    except ContainerFound as error:
+        raise ImageError(f"{error}; --source-format raw exports it as it is") from error
+
+
+def _format_of_target(target: Path) -> ImageFormat:
+    """Tell the format from the target's name. Raises ImageError where it says none."""
+    image_format = format_of_name(target)
+    if image_format is None:
+        raise ImageError(f"its name says no format: --format, one of {', '.join(WRITTEN_FORMATS)}")
+    if image_format in COMPRESSIONS and content_format_of_name(target) in QEMU_FORMATS | COMPRESSIONS:
+        raise ImageError("only a raw image is compressed: name it .raw, or give --format")
+    return image_format
+
+
 def _export_to_pipe(arguments: argparse.Namespace, source: ImageSource, progress: CopyProgress) -> CopyResult:
     if arguments.format not in (None, "raw") or arguments.verify:
         raise ImageError("only a raw image goes to standard output, and cannot be verified there")
-    sink = PipeSink(sys.stdout.buffer)
+    sink = PipeSink(sys.stdout.fileno())
     result = copy_spans(source, sink, None, progress)
     sink.finish()
     return result

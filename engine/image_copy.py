@@ -7,6 +7,7 @@ from typing import Protocol
 
 import msgspec
 
+from ringblk.engine.file_access import FileAccess
 from ringblk.engine.image_error import ImageError
 from ringblk.engine.image_format import QEMU_FORMATS, ImageFormat
 from ringblk.engine.image_partial import PartialFile
@@ -81,7 +82,10 @@ def _part(span: Span, start_bytes: int, end_bytes: int, is_zero: bool) -> Span:
 def copy_spans(
     source: ImageSource, sink: ImageSink, digest: ContentDigest | None, watcher: CopyWatcher
 ) -> CopyResult:
-    """Copy all of a source, filled up with zeroes to what the sink holds. Does not finish the sink."""
+    """Copy all of a source, filled up with zeroes to what the sink holds. Does not finish the sink.
+
+    Raises ImageError for an empty source, and what source and sink raise.
+    """
     size_bytes = data_bytes = 0
     for span in _read(source):
         for part in split_zeroes(span):
@@ -94,6 +98,8 @@ def copy_spans(
             digest.add(span)
         size_bytes += span.size_bytes
         watcher.update(source.progress_bytes, source.total_bytes, sink.bytes_synced)
+    if size_bytes == 0:
+        raise ImageError("the source is empty: there is no image in it")
     wanted_bytes = sink.size_bytes or size_bytes + -size_bytes % SECTOR_BYTES
     missing_bytes = wanted_bytes - size_bytes
     if missing_bytes > 0:
@@ -120,12 +126,15 @@ def copy_to_file(
     *,
     replace: bool,
     verify: bool,
+    source_access: FileAccess | None = None,
 ) -> CopyResult:
     """Copy a source into a new image that appears under its name when it is whole, and verified if asked for.
 
+    It is no more open than `source_access`; one that it replaces hands on its own owner, mode and list.
     Raises ImageError, ImageLocked, OSError; whatever is raised, an interrupt too, leaves nothing behind.
     """
-    partial = PartialFile(target, replace=replace, lock=image_format not in QEMU_FORMATS)
+    lock = image_format not in QEMU_FORMATS
+    partial = PartialFile(target, replace=replace, lock=lock, source=source_access)
     try:
         sink = open_sink(partial.path, image_format, source.size_bytes)
         try:

@@ -6,18 +6,21 @@ from pathlib import Path
 
 import msgspec
 
-from ringblk.engine.image_format import COMPRESSIONS, HEAD_BYTES, QEMU_FORMATS, ImageFormat
-from ringblk.engine.image_probe import check_is_image, probe_image
+from ringblk.engine.image_error import ImageError
+from ringblk.engine.image_format import COMPRESSIONS, QEMU_FORMATS, UNREADABLE, ImageFormat, find_container
+from ringblk.engine.image_probe import check_is_image, read_ends, tell_format
 from ringblk.engine.qemu_image import describe_image
 from ringblk.workers.direct_open import open_direct
 from ringblk.workers.image_lock import is_image_locked
+
+UNKNOWN = "unknown"
 
 
 class ImageInfo(msgspec.Struct):
     """An image. `size_bytes` is its content's (None for a compressed stream, which does not tell)."""
 
     path: str
-    format: ImageFormat
+    format: str  # one of FORMATS or UNREADABLE, or UNKNOWN: raw, for all that can be seen
     size_bytes: int | None
     file_bytes: int
     disk_bytes: int  # what the file takes up there
@@ -30,19 +33,21 @@ class ImageInfo(msgspec.Struct):
 def read_image_info(path: Path, image_format: ImageFormat | None) -> ImageInfo:
     """Look at an image. Raises OSError, and ImageError where QEMU's programs refuse it."""
     check_is_image(path)
-    with path.open("rb", buffering=0) as file:
-        told = image_format or probe_image(file.read(HEAD_BYTES))
-        found = os.fstat(file.fileno())
-        file_bytes = os.lseek(file.fileno(), 0, os.SEEK_END)  # of a block device too
-        locked = is_image_locked(file.fileno())
     opened = open_direct(path, os.O_RDONLY, "auto")
-    os.close(opened.fd)
+    try:
+        found = os.fstat(opened.fd)
+        file_bytes = os.lseek(opened.fd, 0, os.SEEK_END)  # of a block device too
+        locked = is_image_locked(opened.fd)
+        head, tail = read_ends(opened.fd, file_bytes, opened.alignment_bytes)
+    finally:
+        os.close(opened.fd)
+    told = image_format or _tell(path, head, tail)
     size_bytes: int | None = file_bytes
     outside_files: list[str] = []
     if told in QEMU_FORMATS:
         described = describe_image(path, told)
         size_bytes, outside_files = described.virtual_size_bytes, described.outside_files
-    elif told in COMPRESSIONS:
+    elif told in COMPRESSIONS or told in UNREADABLE:
         size_bytes = None
     return ImageInfo(
         path=str(path),
@@ -55,3 +60,16 @@ def read_image_info(path: Path, image_format: ImageFormat | None) -> ImageInfo:
         locked=locked,
         outside_files=outside_files,
     )
+
+
+def _tell(path: Path, head: bytes, tail: bytes) -> str:
+    """Name the format, one that is only known by sight too."""
+    try:
+        return tell_format(path, head, tail)
+    except ImageError:
+        container = find_container(head, tail)
+        if container in UNREADABLE:
+            return container
+        if container is None:
+            return UNKNOWN
+        raise

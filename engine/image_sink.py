@@ -7,8 +7,9 @@ from typing import BinaryIO, Protocol, cast
 
 from ringblk.engine.image_error import ImageError
 from ringblk.engine.image_format import QEMU_FORMATS, ImageFormat
-from ringblk.engine.image_zstd import open_zstd
+from ringblk.engine.image_zstd import open_zstd_compressor
 from ringblk.engine.nbd_client import CMD_FLUSH, CMD_WRITE, NbdError
+from ringblk.engine.pipe_io import write_fully
 from ringblk.engine.qemu_image import QemuNbd, create_qemu_image
 from ringblk.workers.direct_io_file import DirectIoFile
 from ringblk.workers.direct_open import LARGE_BUFFER_BYTES, open_direct
@@ -115,7 +116,11 @@ def _compressing(stream: BinaryIO, image_format: ImageFormat) -> BinaryIO:
         import lzma
 
         return cast(BinaryIO, lzma.LZMAFile(stream, "wb"))
-    return open_zstd(stream, "wb")
+    if image_format == "bzip2":
+        import bz2
+
+        return cast(BinaryIO, bz2.BZ2File(stream, "wb"))
+    return open_zstd_compressor(stream)
 
 
 class QemuSink:
@@ -174,13 +179,13 @@ class PipeSink:
 
     size_bytes: int | None = None
 
-    def __init__(self, stream: BinaryIO) -> None:
-        self._stream = stream
+    def __init__(self, fd: int) -> None:
+        self._fd = fd
         self.bytes_synced = 0  # what a pipe has taken is as far as it can be followed
 
     def write(self, data: memoryview) -> None:
-        """Write data."""
-        self._stream.write(data)
+        """Write all of data. Raises OSError: no room, or no reader any more."""
+        write_fully(self._fd, data)
         self.bytes_synced += len(data)
 
     def write_zeroes(self, size_bytes: int) -> None:
@@ -189,8 +194,7 @@ class PipeSink:
             self.write(ZEROES[: size_bytes - start_bytes])
 
     def finish(self) -> None:
-        """Flush."""
-        self._stream.flush()
+        """Do nothing: all is written."""
 
     def abandon(self) -> None:
         """Do nothing: the reader of a pipe sees it end early."""

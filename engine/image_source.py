@@ -1,11 +1,9 @@
 """Where an image comes from: whatever its format, spans of its raw content in order."""
 
 import io
-import lzma
 import os
 import stat
 import sys
-import zlib
 from collections import deque
 from collections.abc import Iterator
 from contextlib import ExitStack
@@ -14,14 +12,22 @@ from pathlib import Path
 from typing import BinaryIO, Protocol, cast
 
 from ringblk.engine.image_error import ImageError
-from ringblk.engine.image_format import COMPRESSIONS, HEAD_BYTES, QEMU_FORMATS, ImageFormat, probe_format
-from ringblk.engine.image_probe import check_is_image, probe_image
-from ringblk.engine.image_zstd import open_zstd, zstd_error
+from ringblk.engine.image_format import (
+    COMPRESSIONS,
+    CONTAINER_HEAD_BYTES,
+    QEMU_FORMATS,
+    UNREADABLE,
+    ImageFormat,
+    find_container,
+)
+from ringblk.engine.image_probe import ContentProbe, check_is_image, read_ends, refuse_container, tell_format
+from ringblk.engine.image_stream import CompressedReader, StreamError
 from ringblk.engine.nbd_client import CMD_READ, NbdError
+from ringblk.engine.pipe_io import PipeReader
 from ringblk.engine.qemu_image import QemuNbd, describe_image, map_extents
 from ringblk.workers.direct_io_reader import BUFFER_BYTES, DirectIoReader, Span
 from ringblk.workers.direct_open import LARGE_BUFFER_BYTES
-from ringblk.workers.image_lock import lock_image
+from ringblk.workers.image_lock import check_not_written, lock_image
 
 READS_UNDER_WAY = 4
 
@@ -59,6 +65,10 @@ class RawSource:
         """How much of the file is read, holes included."""
         return self._reader.position_bytes
 
+    def refuse_container(self) -> None:
+        """Raise ImageError if the file is an image in another format."""
+        refuse_container(*_ends(self._reader))
+
     def spans(self) -> Iterator[Span]:
         """Give the file's spans."""
         return self._reader.spans()
@@ -73,14 +83,19 @@ class StreamSource:
 
     size_bytes: int | None = None
 
-    def __init__(self, stream: BinaryIO, image_format: ImageFormat, below: DirectIoReader | None) -> None:
-        """Read `stream`, which is in `image_format`; `below` is the file that it comes from, if it is one."""
+    def __init__(
+        self, stream: io.RawIOBase, image_format: ImageFormat, *, probe: ContentProbe | None
+    ) -> None:
+        """Read `stream`, which is in `image_format`; `probe` looks at what it holds."""
         self.image_format = image_format
-        self._below = below
         self._under = stream
-        self._stream = _decompressed(stream, image_format)
+        self._stream = stream
+        if image_format in COMPRESSIONS:
+            self._stream = CompressedReader(cast(BinaryIO, stream), image_format)
+        self._probe = probe
+        self._below = stream if isinstance(stream, DirectIoReader) else None
         self._given_bytes = 0
-        self.total_bytes = below.size_bytes if below else None
+        self.total_bytes = self._below.size_bytes if self._below else None
 
     @property
     def progress_bytes(self) -> int:
@@ -88,14 +103,15 @@ class StreamSource:
         return self._below.position_bytes if self._below else self._given_bytes
 
     def spans(self) -> Iterator[Span]:
-        """Read the stream, a buffer at a time. Raises ImageError if it is cut off or corrupt."""
+        """Read the stream, a buffer at a time.
+
+        Raises ImageError if it is cut off or corrupt, or if what it holds is not seen to be a raw image.
+        """
         buffer = memoryview(mmap(-1, BUFFER_BYTES))
         while True:
             try:
                 size_bytes = self._fill(buffer)
-            except (EOFError, lzma.LZMAError, zlib.error, zstd_error(), OSError) as error:
-                if isinstance(error, OSError) and error.errno is not None:
-                    raise
+            except StreamError as error:
                 raise ImageError(
                     f"the source's {self.image_format} stream is cut off or corrupt: {error}"
                 ) from error
@@ -104,16 +120,21 @@ class StreamSource:
                     f"the source's {self.image_format} stream wants more memory than there is"
                 ) from error
             if size_bytes == 0:
-                return
+                break
+            if self._probe is not None:
+                self._probe.follow(buffer[:size_bytes])
             yield Span(self._given_bytes, size_bytes, buffer[:size_bytes])
             self._given_bytes += size_bytes
+        if self._probe is not None:
+            self._probe.end()
 
     def _fill(self, buffer: memoryview) -> int:
         filled_bytes = 0
         while filled_bytes < len(buffer):
-            # readinto is what all these streams have, and typeshed's BinaryIO has not
-            read_bytes = cast(io.BufferedReader, self._stream).readinto(buffer[filled_bytes:])
-            if not read_bytes:
+            # readinto is None for "nothing yet" only where a stream does not wait, and these do
+            read_bytes = self._stream.readinto(buffer[filled_bytes:])
+            assert read_bytes is not None
+            if read_bytes == 0:
                 break
             filled_bytes += read_bytes
         return filled_bytes
@@ -122,18 +143,6 @@ class StreamSource:
         """Close the stream and what is below it."""
         self._stream.close()
         self._under.close()
-
-
-def _decompressed(stream: BinaryIO, image_format: ImageFormat) -> BinaryIO:
-    if image_format == "gzip":
-        import gzip
-
-        return cast(BinaryIO, gzip.GzipFile(fileobj=stream, mode="rb"))
-    if image_format == "xz":
-        return cast(BinaryIO, lzma.LZMAFile(stream, "rb"))
-    if image_format == "zstd":
-        return open_zstd(stream, "rb")
-    return stream
 
 
 class QemuSource:
@@ -200,10 +209,11 @@ class QemuSource:
 
 
 def open_source(name: str, image_format: ImageFormat | None) -> ImageSource:
-    """Open the image `name` ("-": standard input); without a format, tell it from its first bytes.
+    """Open the image `name` ("-": standard input); without a format, tell it from its ends and its name.
 
-    Raises ImageError, OSError, ImageLocked if a running engine writes to it. An image whose format was not
-    given may not lead to other files of the host: a guest can write any beginning into a raw image.
+    Raises ImageError, OSError, ImageLocked if another program writes to it. An image whose format was not
+    given may not lead to other files of the host, and a stream in a format that was not given must be seen to
+    hold a raw image: a guest can write any beginning into one.
     """
     if name == "-":
         stdin_file = _standard_input_file()
@@ -215,7 +225,7 @@ def open_source(name: str, image_format: ImageFormat | None) -> ImageSource:
     with ExitStack() as on_error:
         reader = on_error.enter_context(DirectIoReader(path, buffer_bytes=LARGE_BUFFER_BYTES, buffer_count=2))
         lock_image(reader.fileno(), read_only=True)
-        told = image_format or probe_image(_read_head(path))
+        told = image_format or tell_format(path, *_ends(reader))
         if told in QEMU_FORMATS:
             _check_outside_files(path, told, given=image_format is not None)
             direct = reader.direct
@@ -223,13 +233,25 @@ def open_source(name: str, image_format: ImageFormat | None) -> ImageSource:
             return QemuSource(path, told, direct=direct)
         on_error.pop_all()
         if told in COMPRESSIONS:
-            return StreamSource(io.BufferedReader(reader, BUFFER_BYTES), told, reader)
+            probe = None if image_format else ContentProbe(name, told)
+            return StreamSource(reader, told, probe=probe)
         return RawSource(reader)
 
 
-def _read_head(path: Path) -> bytes:
-    with DirectIoReader(path, buffer_bytes=4 * HEAD_BYTES * HEAD_BYTES, buffer_count=1) as reader:
-        return reader.read(HEAD_BYTES)
+def open_raw_source(path: str, *, insist: bool) -> ImageSource:
+    """Open a raw image. Raises as `open_source` does, and ContainerFound unless told to insist."""
+    source = open_source(path, "raw")
+    try:
+        if not insist and isinstance(source, RawSource):
+            source.refuse_container()
+    except BaseException:
+        source.close()
+        raise
+    return source
+
+
+def _ends(reader: DirectIoReader) -> tuple[bytes, bytes]:
+    return read_ends(reader.fileno(), reader.size_bytes, reader.alignment_bytes)
 
 
 def _check_outside_files(path: Path, image_format: ImageFormat, *, given: bool) -> None:
@@ -241,18 +263,30 @@ def _check_outside_files(path: Path, image_format: ImageFormat, *, given: bool) 
 
 
 def _standard_input_file() -> str | None:
-    """Name a standard input that is a file, at its beginning: it is read past the page cache."""
+    """Name a standard input that is a file or device, at its beginning: it is read past the page cache."""
     fd = sys.stdin.fileno()
     opened = os.fstat(fd)
-    if not stat.S_ISREG(opened.st_mode) or os.lseek(fd, 0, os.SEEK_CUR) != 0:
+    if not (stat.S_ISREG(opened.st_mode) or stat.S_ISBLK(opened.st_mode)) or os.lseek(fd, 0, os.SEEK_CUR):
         return None
     name = os.path.realpath(f"/proc/self/fd/{fd}")
     return name if os.path.exists(name) and os.path.samestat(os.stat(name), opened) else None
 
 
 def _open_stream(image_format: ImageFormat | None) -> ImageSource:
-    stream = io.BufferedReader(io.FileIO(sys.stdin.fileno(), closefd=False), BUFFER_BYTES)
-    told = image_format or probe_format(stream.peek(HEAD_BYTES)[:HEAD_BYTES])
+    stream = PipeReader(sys.stdin.fileno())
+    mode = os.fstat(sys.stdin.fileno()).st_mode
+    if stat.S_ISREG(mode) or stat.S_ISBLK(mode):  # from its middle on, or deleted
+        check_not_written(sys.stdin.fileno())
+    told = image_format or _told_of_stream(stream.peek_head(CONTAINER_HEAD_BYTES))
     if told in QEMU_FORMATS:
         raise ImageError(f"a {told} image cannot be read from a pipe: give a file")
-    return StreamSource(stream, told, None)
+    return StreamSource(stream, told, probe=None if image_format else ContentProbe(None, told))
+
+
+def _told_of_stream(head: bytes) -> ImageFormat:
+    container = find_container(head, b"") or "raw"
+    if container in UNREADABLE:
+        raise ImageError(
+            f"this is a {container} file: {UNREADABLE[container]}; --format raw takes it as it is"
+        )
+    return cast(ImageFormat, container)

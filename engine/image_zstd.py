@@ -3,27 +3,39 @@
 import importlib
 import sys
 from types import ModuleType
-from typing import BinaryIO, cast
+from typing import Any, BinaryIO, cast
 
 from ringblk.engine.image_error import ImageError
 
 _MODULE = "compression.zstd" if sys.version_info >= (3, 14) else "backports.zstd"
 
 
-def open_zstd(stream: BinaryIO, mode: str) -> BinaryIO:
-    """Return a stream that decompresses (mode "rb") or compresses ("wb"). Raises ImageError."""
-    module = _load()
-    if module is None:
-        raise ImageError("zstd needs the backports.zstd package: pip install 'ringblk[image]'")
+def open_zstd_compressor(stream: BinaryIO) -> BinaryIO:
+    """Return a stream that compresses into `stream`. Raises ImageError."""
+    module = _require()
     # The checksum is off unless asked for, and without it damage to stored bytes goes unnoticed.
-    options = {module.CompressionParameter.checksum_flag: 1} if mode == "wb" else None
-    return cast(BinaryIO, module.ZstdFile(stream, mode=mode, options=options))
+    return cast(
+        BinaryIO,
+        module.ZstdFile(stream, mode="wb", options={module.CompressionParameter.checksum_flag: 1}),
+    )
+
+
+def open_zstd_decompressor() -> Any:
+    """Return a decompressor of one frame. Raises ImageError."""
+    return _require().ZstdDecompressor()
 
 
 def zstd_error() -> type[Exception]:
     """Return the exception of a corrupt stream; one that nobody raises where there is no zstd."""
     module = _load()
     return ImageError if module is None else cast(type[Exception], module.ZstdError)
+
+
+def _require() -> ModuleType:
+    module = _load()
+    if module is None:
+        raise ImageError("zstd needs the backports.zstd package: pip install 'ringblk[image]'")
+    return module
 
 
 def _load() -> ModuleType | None:

@@ -22,6 +22,7 @@ _HELP = {
     "socket_path": "listen on this unix socket",
     "fd": "serve this inherited socket, connected or listening",
     "blk_file": "the image: a regular file or block device",
+    "format": "raw: serve the image as it is; probe: not if it is in another format, qcow2 for one",
     "backend": "memory, null or package.module:Class instead of an image",
     "backend_arg": "key=value for the backend's constructor; may be repeated",
     "read_only": "the guest may only read",

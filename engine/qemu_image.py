@@ -16,7 +16,9 @@ from typing import Any
 import msgspec
 
 from ringblk.engine.image_error import ImageError
+from ringblk.engine.image_format import QEMU_NAMES
 from ringblk.engine.nbd_client import NbdClient, NbdError
+from ringblk.engine.qcow_end import qcow_end_bytes
 
 INFO_TIMEOUT_S = 30.0
 """How long `qemu-img info` may take: it reads headers only, but opens whatever files an image names."""
@@ -32,11 +34,16 @@ class QemuInfo(msgspec.Struct):
 
 
 class QemuExtent(msgspec.Struct):
-    """A stretch of an image as `qemu-img map` gives it; `zero` where it reads as zeroes."""
+    """A stretch of an image as `qemu-img map` gives it; `zero` where it reads as zeroes.
+
+    `offset` is where its data stand in their file, if that can be told; `depth` says which file of the chain.
+    """
 
     start: int
     length: int
     zero: bool
+    depth: int = 0
+    offset: int | None = None
 
 
 def require_program(name: str) -> str:
@@ -49,11 +56,15 @@ def require_program(name: str) -> str:
 
 def describe_image(path: Path, image_format: str) -> QemuInfo:
     """Ask `qemu-img info`, also while another program has the image open. Raises ImageError."""
-    arguments = ("info", "-U", "--output=json", "-f", image_format, os.path.abspath(path))
+    arguments = ("info", "-U", "--output=json", "-f", _qemu_name(image_format), os.path.abspath(path))
     answer = json.loads(_run_qemu_img(*arguments, timeout_s=INFO_TIMEOUT_S))
     outside = [answer["full-backing-filename"]] if "full-backing-filename" in answer else []
     outside += _outside_files(answer.get("format-specific", {}).get("data", {}), os.path.abspath(path))
     return QemuInfo(answer["virtual-size"], outside)
+
+
+def _qemu_name(image_format: str) -> str:
+    return QEMU_NAMES.get(image_format, image_format)
 
 
 def _outside_files(specific: dict[str, Any], own_path: str) -> list[str]:
@@ -63,14 +74,48 @@ def _outside_files(specific: dict[str, Any], own_path: str) -> list[str]:
 
 
 def map_extents(path: Path, image_format: str) -> list[QemuExtent]:
-    """Ask `qemu-img map` what is data and what reads as zeroes, in order, all of it. Raises ImageError."""
-    answer = _run_qemu_img("map", "--output=json", "-f", image_format, os.path.abspath(path))
-    return msgspec.json.decode(answer, type=list[QemuExtent])
+    """Ask `qemu-img map` what is data and what reads as zeroes, in order, all of it.
+
+    Raises ImageError, also where the image, or one that it stands on, goes on beyond the end of its file:
+    QEMU would read zeroes there.
+    """
+    name = os.path.abspath(path)
+    answer = _run_qemu_img("map", "--output=json", "-f", _qemu_name(image_format), name)
+    extents = msgspec.json.decode(answer, type=list[QemuExtent])
+    for depth, image in enumerate(_chain(name, image_format)):
+        file_name, file_format = image["filename"], image["format"]
+        if not os.path.isfile(file_name):
+            continue  # a device, or somewhere else
+        file_bytes = os.stat(file_name).st_size
+        end_bytes = _tables_end_bytes(file_name) if file_format in ("qcow", "qcow2") else 0
+        if not _outside_files(image.get("format-specific", {}).get("data", {}), file_name):
+            data = (item for item in extents if item.depth == depth and not item.zero)
+            end_bytes = max(end_bytes, *(item.offset + item.length for item in data if item.offset), 0)
+        if end_bytes > file_bytes and file_format != "raw":
+            raise ImageError(f"{file_name} is cut off: it has {file_bytes} bytes of {end_bytes} at least")
+    return extents
+
+
+def _chain(name: str, image_format: str) -> list[dict[str, Any]]:
+    """Describe the image and those below it, in order."""
+    arguments = ("info", "-U", "--backing-chain", "--output=json", "-f", _qemu_name(image_format), name)
+    answer: list[dict[str, Any]] = json.loads(_run_qemu_img(*arguments, timeout_s=INFO_TIMEOUT_S))
+    return answer
+
+
+def _tables_end_bytes(name: str) -> int:
+    with open(name, "rb", buffering=0) as file:
+        try:
+            return qcow_end_bytes(file.fileno())
+        except ValueError as error:
+            raise ImageError(f"{name}: {error}") from None
 
 
 def create_qemu_image(path: Path, image_format: str, size_bytes: int) -> None:
     """Create an empty image with `qemu-img create`. Raises ImageError."""
-    _run_qemu_img("create", "-q", "-f", image_format, os.path.abspath(path), str(size_bytes))
+    options = ["-o", "force_size=on"] if image_format == "vhd" else []  # else as a disk of 1990 would have it
+    arguments = ("create", "-q", "-f", _qemu_name(image_format), *options)
+    _run_qemu_img(*arguments, os.path.abspath(path), str(size_bytes))
 
 
 def _run_qemu_img(*arguments: str, timeout_s: float | None = None) -> bytes:
@@ -100,7 +145,7 @@ class QemuNbd:
         """Start it and connect. Raises ImageError with what it printed, a lock it ran into for instance."""
         command = [
             require_program("qemu-nbd"),
-            f"--format={image_format}",
+            f"--format={_qemu_name(image_format)}",
             f"--cache={'none' if direct else 'writeback'}",
             *(["--read-only"] if read_only else ["--discard=unmap", "--detect-zeroes=off"]),
             os.path.abspath(path),

@@ -3,9 +3,13 @@
 An engine holds it for as long as any of its processes lives, and so it is the fence between engines: what a
 dying one still has under way lands before the next one may begin. It is an open file description lock over
 the whole file (fcntl(2), "Open file description locks"): forked children share it, closing another
-descriptor of the same file does not drop it, and the kernel drops it with the last descriptor. QEMU's own
-image locks are of the same kind, so an image that QEMU has open for writing is refused to us and the other
-way round.
+descriptor of the same file does not drop it, and the kernel drops it with the last descriptor.
+
+QEMU's own image locks are of the same kind, but shared ones: a program holds byte 100 + N for each permission
+N that it uses, and byte 200 + N for each that it does not allow others (QEMU, block/file-posix.c). A QEMU
+that writes holds byte 101. Our exclusive lock runs into it; our shared lock does not, and asks for it. The
+shared lock leaves byte 101 out: who asks there finds writers, never our readers. It covers byte 201: a QEMU
+that would write later is refused.
 """
 
 import errno
@@ -15,6 +19,9 @@ import struct
 
 _STRUCT_FLOCK = "hhqqi4x"  # l_type, l_whence, l_start, l_len (0: to the end, however far), l_pid (must be 0)
 _BUSY = (errno.EACCES, errno.EAGAIN)
+_TO_THE_END = 0  # a length, for struct flock
+_QEMU_WRITE_BYTE = 101  # held, shared, by a QEMU that writes: permission 1 is BLK_PERM_WRITE
+IN_USE = "the image is in use by a running engine or another program"
 
 
 class ImageLocked(Exception):  # noqa: N818
@@ -22,21 +29,60 @@ class ImageLocked(Exception):  # noqa: N818
 
 
 def lock_image(fd: int, read_only: bool) -> None:
-    """Lock the whole image behind `fd`: shared if `read_only`, else exclusive (`fd` must then be writable).
+    """Lock the image behind `fd`: shared if `read_only`, else exclusive (`fd` must then be writable).
 
-    Returns at once. Raises ImageLocked if somebody else's lock stands against it, OSError where the file
-    system has no locks. Locking again through the same open file description changes the lock's kind.
+    Returns at once. Raises ImageLocked if somebody else's lock stands against it, a QEMU that writes
+    included, and OSError where the file system has no locks. Locking again through the same open file
+    description changes the lock's kind.
     """
     try:
         if hasattr(fcntl, "F_OFD_SETLK"):
-            kind = fcntl.F_RDLCK if read_only else fcntl.F_WRLCK
-            fcntl.fcntl(fd, fcntl.F_OFD_SETLK, struct.pack(_STRUCT_FLOCK, kind, os.SEEK_SET, 0, 0, 0))
+            (_lock_shared if read_only else _lock_exclusive)(fd)
         else:  # macOS: flock belongs to the open file description too
             fcntl.flock(fd, (fcntl.LOCK_SH if read_only else fcntl.LOCK_EX) | fcntl.LOCK_NB)
     except OSError as error:
         if error.errno in _BUSY:
-            raise ImageLocked("the image is in use by a running engine or another program") from None
+            raise ImageLocked(IN_USE) from None
         raise
+
+
+def _lock_exclusive(fd: int) -> None:
+    _set_lock(fd, fcntl.F_WRLCK, 0, _TO_THE_END)
+
+
+def _lock_shared(fd: int) -> None:
+    try:
+        _set_lock(fd, fcntl.F_RDLCK, 0, _QEMU_WRITE_BYTE)
+        _set_lock(fd, fcntl.F_RDLCK, _QEMU_WRITE_BYTE + 1, _TO_THE_END)
+        _set_lock(fd, fcntl.F_UNLCK, _QEMU_WRITE_BYTE, 1)
+        # Lock first, then ask: QEMU takes byte 101, then asks for 201, so one of the two sees the other.
+        check_not_written(fd)
+    except BaseException:
+        _set_lock(fd, fcntl.F_UNLCK, 0, _TO_THE_END)
+        raise
+
+
+def check_not_written(fd: int) -> None:
+    """Raise ImageLocked if another program holds the image to write to it; takes no lock."""
+    if not hasattr(fcntl, "F_OFD_GETLK"):
+        return
+    kind, start_bytes, length_bytes = _get_lock(fd, _QEMU_WRITE_BYTE, 1)
+    # A version before this one held its shared lock on the whole file: a reader, and nothing to refuse.
+    is_reader = kind == fcntl.F_RDLCK and (start_bytes, length_bytes) == (0, _TO_THE_END)
+    if kind != fcntl.F_UNLCK and not is_reader:
+        raise ImageLocked(IN_USE)
+
+
+def _set_lock(fd: int, kind: int, start_bytes: int, length_bytes: int) -> None:
+    asked = struct.pack(_STRUCT_FLOCK, kind, os.SEEK_SET, start_bytes, length_bytes, 0)
+    fcntl.fcntl(fd, fcntl.F_OFD_SETLK, asked)
+
+
+def _get_lock(fd: int, start_bytes: int, length_bytes: int) -> tuple[int, int, int]:
+    """Return kind, start and length of a lock of others that a write lock there would run into."""
+    asked = struct.pack(_STRUCT_FLOCK, fcntl.F_WRLCK, os.SEEK_SET, start_bytes, length_bytes, 0)
+    answer = struct.unpack(_STRUCT_FLOCK, fcntl.fcntl(fd, fcntl.F_OFD_GETLK, asked))
+    return answer[0], answer[2], answer[3]
 
 
 def locked_inodes(kind: str = "OFDLCK") -> set[int]:
@@ -61,6 +107,4 @@ def is_image_locked(fd: int) -> bool:
     """
     if not hasattr(fcntl, "F_OFD_GETLK"):
         return False
-    asked = struct.pack(_STRUCT_FLOCK, fcntl.F_WRLCK, os.SEEK_SET, 0, 0, 0)
-    answer = fcntl.fcntl(fd, fcntl.F_OFD_GETLK, asked)
-    return bool(struct.unpack(_STRUCT_FLOCK, answer)[0] != fcntl.F_UNLCK)
+    return _get_lock(fd, 0, _TO_THE_END)[0] != fcntl.F_UNLCK

@@ -16,6 +16,7 @@ import pytest
 
 from ringblk.engine import qemu_image
 from ringblk.engine.image_command import add_parser, parse_size_bytes, run
+from ringblk.engine.image_stream import CompressedReader
 from ringblk.workers.direct_io_file import DirectIoFile
 from ringblk.workers.direct_io_reader import DirectIoReader
 from ringblk.workers.image_lock import lock_image
@@ -170,7 +171,7 @@ def test_a_stream_that_wants_more_memory_than_there_is(
     def run_out(*arguments: object) -> int:
         raise MemoryError
 
-    monkeypatch.setattr(lzma.LZMAFile, "readinto", run_out)
+    monkeypatch.setattr(CompressedReader, "readinto", run_out)
     assert image("import", packed, tmp_path / "target") == 1
     assert "xz stream wants more memory than there is" in capsys.readouterr().err
     assert os.listdir(tmp_path) == ["packed.xz"]
@@ -180,14 +181,20 @@ def test_standard_input_and_output(tmp_path: Path) -> None:
     content = os.urandom(3 << 20)
     target = tmp_path / "target.raw"
     subprocess.run(
-        [*COMMAND, "import", "--verify", "-", target], input=content, check=True, stdout=subprocess.DEVNULL
+        [*COMMAND, "import", "--verify", "--format=raw", "-", target],
+        input=content,
+        check=True,
+        stdout=subprocess.DEVNULL,
     )
     assert target.read_bytes() == content
     exported = subprocess.run([*COMMAND, "export", target, "-"], check=True, capture_output=True)
     assert exported.stdout == content
     with target.open("rb") as file:  # a file as standard input is read past the page cache
         subprocess.run(
-            [*COMMAND, "import", "-", tmp_path / "again.raw"], stdin=file, check=True, capture_output=True
+            [*COMMAND, "import", "--format=raw", "-", tmp_path / "again.raw"],
+            stdin=file,
+            check=True,
+            capture_output=True,
         )
     assert (tmp_path / "again.raw").read_bytes() == content
 
@@ -195,7 +202,9 @@ def test_standard_input_and_output(tmp_path: Path) -> None:
 def half_an_import(target: Path) -> subprocess.Popen[bytes]:
     """Start an import whose standard input does not end, and wait until data is in its partial file."""
     process = subprocess.Popen(
-        [*COMMAND, "import", "--force", "-", target], stdin=subprocess.PIPE, stderr=subprocess.PIPE
+        [*COMMAND, "import", "--force", "--format=raw", "-", target],
+        stdin=subprocess.PIPE,
+        stderr=subprocess.PIPE,
     )
     assert process.stdin is not None
     # Once this much is taken from us, all but a pipe and a read's worth of it has gone on to the file.

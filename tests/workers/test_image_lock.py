@@ -1,11 +1,19 @@
 """The image lock, between open file descriptions and between processes."""
 
+import fcntl
 import os
+import shutil
+import struct
+import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
 from ringblk.workers.image_lock import ImageLocked, is_image_locked, lock_image
+
+needs_qemu = pytest.mark.skipif(shutil.which("qemu-io") is None, reason="qemu-io is not installed")
 
 
 @pytest.fixture
@@ -83,3 +91,86 @@ def test_asking_takes_no_lock(image: Path) -> None:
     assert not is_image_locked(holder)
     os.close(holder)
     os.close(other)
+
+
+def set_byte_lock(fd: int, kind: int, start_bytes: int, length_bytes: int) -> None:
+    """As QEMU does, or an older version of ours."""
+    fcntl.fcntl(
+        fd, fcntl.F_OFD_SETLK, struct.pack("hhqqi4x", kind, os.SEEK_SET, start_bytes, length_bytes, 0)
+    )
+
+
+@contextmanager
+def qemu_on(image: Path, *, read_only: bool) -> Iterator[None]:
+    """A QEMU that has the image open as it has a guest's disk open."""
+    command = ["qemu-io", *(["-r"] if read_only else []), "-f", "raw", str(image)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        assert process.stdout.read(8) == b"qemu-io>"  # it asks what to do once the image is open
+        yield
+        process.communicate(b"quit\n")
+
+
+@needs_qemu
+def test_an_image_that_qemu_writes_to_is_refused_to_readers_too(image: Path) -> None:
+    with qemu_on(image, read_only=False):
+        for read_only in (True, False):
+            fd = opened(image)
+            with pytest.raises(ImageLocked, match="in use"):
+                lock_image(fd, read_only)
+            assert is_image_locked(fd)
+            os.close(fd)
+    fd = opened(image)
+    lock_image(fd, read_only=True)
+    os.close(fd)
+
+
+@needs_qemu
+def test_an_image_that_qemu_reads_is_there_for_readers(image: Path) -> None:
+    with qemu_on(image, read_only=True):
+        fd = opened(image)
+        lock_image(fd, read_only=True)
+        with pytest.raises(ImageLocked):
+            lock_image(fd, read_only=False)
+        os.close(fd)
+
+
+@needs_qemu
+@pytest.mark.parametrize("read_only", [False, True])
+def test_qemu_is_refused_to_write_what_is_locked(image: Path, read_only: bool) -> None:
+    fd = opened(image)
+    lock_image(fd, read_only)
+    done = subprocess.run(
+        ["qemu-io", "-f", "raw", "-c", "write 0 512", str(image)], capture_output=True, text=True, check=False
+    )
+    assert done.returncode != 0
+    assert "lock" in done.stderr
+    os.close(fd)
+
+
+def test_a_refused_shared_lock_leaves_nothing_locked(image: Path) -> None:
+    qemu, ours, third = opened(image), opened(image), opened(image)
+    set_byte_lock(qemu, fcntl.F_RDLCK, 101, 1)
+    with pytest.raises(ImageLocked):
+        lock_image(ours, read_only=True)
+    os.close(qemu)
+    lock_image(third, read_only=False)
+    os.close(ours)
+    os.close(third)
+
+
+def test_a_reader_that_locks_the_whole_file_is_no_writer(image: Path) -> None:
+    older, ours = opened(image), opened(image)
+    set_byte_lock(older, fcntl.F_RDLCK, 0, 0)
+    lock_image(ours, read_only=True)
+    os.close(older)
+    os.close(ours)
+
+
+def test_from_exclusive_to_shared_lets_readers_in(image: Path) -> None:
+    holder, reader = opened(image), opened(image)
+    lock_image(holder, read_only=False)
+    lock_image(holder, read_only=True)
+    lock_image(reader, read_only=True)
+    os.close(holder)
+    os.close(reader)

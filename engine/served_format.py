@@ -1,0 +1,45 @@
+"""An image is served raw, so one that is something else is refused: its guest would see a header for a disk.
+
+A guest can write any beginning into its disk, that of a qcow2 image too. So `--format=raw` ends the question
+for good. An engine that takes over from another, or finds the segment that a killed one left, does not ask:
+that one served the image raw.
+"""
+
+import logging
+
+from ringblk.engine.config import ConfigError, EngineConfig
+from ringblk.engine.image_claim import engines_on
+from ringblk.engine.image_format import CONTAINER_HEAD_BYTES, TAIL_BYTES, UNREADABLE, find_container
+from ringblk.workers.file_backend import FileBackend
+
+_log = logging.getLogger(__name__)
+
+
+def check_served_format(config: EngineConfig, backend: FileBackend) -> None:
+    """Raise `ConfigError` if the image is in a format that is not served, and nobody insists."""
+    if config.format == "raw":
+        return
+    try:
+        head = _read(backend, 0, CONTAINER_HEAD_BYTES)
+        tail = _read(backend, backend.size_bytes - TAIL_BYTES, TAIL_BYTES)
+    except OSError as error:
+        _log.warning("%s: cannot see whether it is raw: %s", config.blk_file, error.strerror)
+        return
+    container = find_container(head, tail)
+    if container is None:
+        return
+    if engines_on(backend.fileno()):
+        _log.warning("%s: looks like a %s file, and goes on as raw", config.blk_file, container)
+        return
+    advice = UNREADABLE.get(container, "`ringblk image import` makes a raw image of it")
+    raise ConfigError(
+        f"--blk-file {config.blk_file}: this is a {container} file, and only raw images are served: "
+        f"{advice}; --format=raw serves it as it is",
+        exit_status=1,
+    )
+
+
+def _read(backend: FileBackend, offset_bytes: int, size_bytes: int) -> bytes:
+    buffer = bytearray(size_bytes)
+    backend.read_at(offset_bytes, memoryview(buffer))
+    return bytes(buffer)
