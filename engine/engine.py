@@ -31,6 +31,7 @@ from ringblk.shm.state import StateSegment
 from ringblk.workers.backend import BackendError
 from ringblk.workers.file_backend import FileBackend
 from ringblk.workers.native_backend import NativeBackend
+from ringblk.workers.process_user import ProcessUser
 from ringblk.workers.sandbox import Sandbox
 
 if TYPE_CHECKING:
@@ -59,11 +60,23 @@ def serve(config: EngineConfig) -> int:
     reserve_open_files(config, config.workers)
     try:
         backend = open_backend(config)
-        device = BlockDevice(device_config(config, backend))
     except (BackendError, ValueError) as error:
         raise ConfigError(str(error), exit_status=1) from error
     except OSError as error:
         raise ConfigError(f"--blk-file {config.blk_file}: {error.strerror or error}", 1) from error
+    try:
+        status = _serve_backend(config, user, backend)
+    finally:
+        is_closed = close_backend(backend)
+    return status if is_closed else 1
+
+
+def _serve_backend(config: EngineConfig, user: ProcessUser | None, backend: NativeBackend) -> int:
+    """Make the drive of an open backend and serve it. Raises `ConfigError`."""
+    try:
+        device = BlockDevice(device_config(config, backend))
+    except ValueError as error:
+        raise ConfigError(str(error), exit_status=1) from error
     if device.bytes_out_of_reach:
         _log.warning(
             "the guest does not see the last %d bytes: no whole logical block of %d",
@@ -147,6 +160,16 @@ def open_backend(config: EngineConfig) -> NativeBackend:
         return FileBackend(config.blk_file, read_only=config.read_only, direct=config.direct)
     except BackendError as error:
         raise ConfigError(f"--blk-file {error}", exit_status=1) from error
+
+
+def close_backend(backend: NativeBackend) -> bool:
+    """Let go of the storage, which no child uses any more; False, and a log line, where that fails."""
+    try:
+        backend.close()
+    except (Exception, SystemExit):  # a user's own method: anything may come of it
+        _log.exception("closing the backend failed")
+        return False
+    return True
 
 
 def device_config(config: EngineConfig, backend: NativeBackend) -> BlockDeviceConfig:

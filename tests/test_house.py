@@ -124,3 +124,38 @@ def test_every_folder_with_modules_is_a_package() -> None:
 @pytest.mark.parametrize("path", COMPILED, ids=name_of)
 def test_a_compiled_module_says_its_types(path: Path) -> None:
     assert path.with_suffix(".pyi").exists()
+
+
+C_ONLY = {
+    "free",
+    "close",
+    "close_fd",
+    "munmap",
+    "PyBuffer_Release",
+    "range",
+    "unguard_mapping",
+    "_unmap",
+    "sizeof",
+}
+"""What may be called where an object dies: at the interpreter's end Python is half gone by then."""
+
+
+def calls_where_objects_die(text: str) -> set[str]:
+    """The names that are called in any `__dealloc__` of a compiled module."""
+    bodies = re.findall(r"^( +)def __dealloc__\(self\):\n((?:\1 +.*\n|\n)+)", text, re.MULTILINE)
+    names: set[str] = set()
+    for _, body in bodies:
+        names |= set(re.findall(r"([\w.]+)\(", re.sub(r"#.*", "", body)))
+    return {name if name.startswith("os.") else name.rpartition(".")[2] for name in names}
+
+
+@pytest.mark.parametrize("path", COMPILED, ids=name_of)
+def test_no_python_is_called_where_objects_die(path: Path) -> None:
+    text = path.read_text()
+    assert calls_where_objects_die(text) <= C_ONLY
+    assert "def __del__" not in text
+
+
+def test_a_python_call_where_objects_die_is_found() -> None:
+    text = "cdef class A:\n    def __dealloc__(self):\n        free(self.a)\n        os.close(self.fd)\n"
+    assert calls_where_objects_die(text) == {"free", "os.close"}

@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from ringblk.workers.backend import BackendError, BlockBackend
+from ringblk.workers.backend import BackendError
 from ringblk.workers.memory_backend import MemoryBackend
 from ringblk.workers.native_backend import NativeBackend
 from ringblk.workers.null_backend import NullBackend
@@ -19,8 +19,20 @@ from ringblk.workers.python_backend import PythonBackend
 
 TRUE_WORDS = ("true", "yes", "on", "1")
 FALSE_WORDS = ("false", "no", "off", "0")
-REQUIRED_METHODS = ("read_at", "write_at", "flush")
-OPTIONAL_METHODS = ("discard", "write_zeroes", "start_worker")
+REQUIRED_METHODS: Mapping[str, tuple[str, ...]] = {
+    "read_at": ("offset_bytes", "buffer"),
+    "write_at": ("offset_bytes", "buffer"),
+    "flush": (),
+}
+"""By name, with what they are called with."""
+OPTIONAL_METHODS: Mapping[str, tuple[str, ...]] = {
+    "discard": ("offset_bytes", "size_bytes"),
+    "write_zeroes": ("offset_bytes", "size_bytes"),
+    "start_worker": (),
+    "close": (),
+}
+NATIVE_METHODS = ("read_at", "write_at", "flush", "discard", "write_zeroes", "resize", "measure")
+"""What a compiled backend carries out itself: a class made from it can't put its own in their place."""
 
 
 def make_memory_backend(size_bytes: int) -> MemoryBackend:
@@ -54,9 +66,14 @@ def load_backend(name: str, arguments: Mapping[str, str]) -> NativeBackend:
         raise
     except Exception as error:
         raise BackendError(f"backend {name}: {describe(error)}") from error
-    if isinstance(backend, NativeBackend):
-        return backend
-    return PythonBackend(check_backend(name, backend))
+    try:
+        if isinstance(backend, NativeBackend):
+            return check_native(backend)
+        check_backend(backend)
+        return PythonBackend(backend)
+    except BackendError as error:
+        close_refused(backend)
+        raise BackendError(f"backend {name}: {error}") from error
 
 
 def find_factory(name: str) -> Callable[..., object]:
@@ -130,21 +147,63 @@ def convert(text: str, annotation: Any) -> object:
     raise ValueError(f"can't be given as text: it is a {getattr(annotation, '__name__', annotation)}")
 
 
-def check_backend(name: str, backend: object) -> BlockBackend:
-    """Give the object back if it has all of BlockBackend; BackendError names what is missing or wrong."""
+def check_native(backend: NativeBackend) -> NativeBackend:
+    """Give a compiled backend back; BackendError where its class has methods that nothing would call."""
+    for method in NATIVE_METHODS:
+        if inspect.isfunction(inspect.getattr_static(backend, method)):
+            raise BackendError(f"{method} would never be called: what it is made from is compiled")
+    return backend
+
+
+def check_backend(backend: object) -> None:
+    """BackendError names which of BlockBackend's methods is missing or can't be called as it is called."""
+    if inspect.iscoroutine(backend):
+        raise BackendError("is made by `async def`, which nothing waits for")
     for method in REQUIRED_METHODS:
-        if not callable(getattr(backend, method, None)):
-            raise BackendError(f"backend {name}: has no method {method}")
-    for method in OPTIONAL_METHODS:
-        if not callable(getattr(backend, method, method.__str__)):
-            raise BackendError(f"backend {name}: {method} is no method")
-    size_bytes = getattr(backend, "size_bytes", None)
-    if type(size_bytes) is not int or size_bytes <= 0 or size_bytes % 512 or size_bytes >= 1 << 63:
-        raise BackendError(f"backend {name}: size_bytes is {size_bytes!r}, not a multiple of 512 above 0")
-    read_only = getattr(backend, "read_only", None)
-    if type(read_only) is not bool:
-        raise BackendError(f"backend {name}: read_only is {read_only!r}, not True or False")
-    return typing.cast("BlockBackend", backend)
+        if read_method(backend, method) is None:
+            raise BackendError(f"has no method {method}")
+    for method, arguments in {**REQUIRED_METHODS, **OPTIONAL_METHODS}.items():
+        found = read_method(backend, method)
+        if found is None:
+            continue
+        if not callable(found):
+            raise BackendError(f"{method} is no method")
+        check_call(method, found, arguments)
+
+
+def read_method(backend: object, name: str) -> object:
+    """The attribute of that name; None where there is none."""
+    missing = object()
+    try:
+        found: object = getattr(backend, name, missing)
+    except Exception as error:  # a property's
+        raise BackendError(f"{name} can't be read: {describe(error)}") from error
+    if found is None and name in OPTIONAL_METHODS:
+        raise BackendError(f"{name} is no method")
+    return None if found is missing else found
+
+
+def check_call(name: str, method: Callable[..., object], arguments: tuple[str, ...]) -> None:
+    """BackendError for a method that only begins when it is called, or does not take these arguments."""
+    for called in (method, getattr(type(method), "__call__", None)):
+        if inspect.iscoroutinefunction(called):
+            raise BackendError(f"{name} is `async def`, which nothing waits for: make it a plain method")
+        if inspect.isgeneratorfunction(called) or inspect.isasyncgenfunction(called):
+            raise BackendError(f"{name} has a `yield` in it, so a call does nothing: make it a plain method")
+    try:
+        inspect.signature(method).bind(*arguments)
+    except ValueError:
+        return  # a compiled one that does not tell
+    except TypeError as error:
+        raise BackendError(f"{name} can't be called as {name}({', '.join(arguments)}): {error}") from error
+
+
+def close_refused(backend: object) -> None:
+    """An object that was made and is refused lets go of what it has opened, if it can."""
+    close = getattr(backend, "close", None)
+    if callable(close) and not inspect.iscoroutinefunction(close):
+        with contextlib.suppress(Exception):
+            close()
 
 
 def describe(error: BaseException) -> str:

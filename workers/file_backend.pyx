@@ -18,6 +18,7 @@ from libc.stdlib cimport free
 from libc.string cimport memcpy
 from posix.stdlib cimport posix_memalign
 from posix.uio cimport iovec, preadv, pwritev
+from posix.unistd cimport close as close_fd
 
 from ringblk.workers.file_calls cimport (
     device_discard, device_zero, punch_hole, pwritev_durable, sync_data, zero_range,
@@ -62,7 +63,7 @@ cdef class FileBackend(NativeBackend):
     def __dealloc__(self):
         free(self.bounce)
         if self.fd >= 0:
-            os.close(self.fd)
+            close_fd(self.fd)  # for who forgot close(); no Python, which may be half gone by then
 
     def inspect(self, path, direct):
         """Find out size and alignment, and turn on direct I/O as asked."""

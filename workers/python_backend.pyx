@@ -2,9 +2,12 @@
 """A user's Python object as a native backend.
 
 Each range of a request becomes one call with a memoryview straight over guest memory: no copy. What the
-object raises becomes a negative errno here, and a log line: nothing it does ends a worker.
+object raises becomes a negative errno here, and a log line: nothing it does ends a worker. What it returns
+has to be None: anything else says that it has not done what it was asked for (a coroutine, a generator, how
+much of a buffer was done), and is an I/O error too.
 """
 
+import inspect
 import logging
 import os
 
@@ -14,6 +17,8 @@ from libc.stdint cimport uint64_t
 from posix.uio cimport iovec
 
 from ringblk.workers.native_backend cimport NativeBackend
+
+from ringblk.workers.backend import BackendError
 
 logger = logging.getLogger(__name__)
 
@@ -25,18 +30,20 @@ cdef enum:
 cdef class PythonBackend(NativeBackend):
     """Calls `backend`, a BlockBackend that `backend_loader.check_backend` has found complete.
 
-    `backend` is kept as the attribute of that name; its `size_bytes` and `read_only` are read once, here.
+    `backend` is kept as the attribute of that name; its `size_bytes` and `read_only` are read once, here: what
+    they become later nobody sees. Raises `BackendError` when they are not what they must be.
     """
 
     cdef readonly object backend
     cdef object discard_method
     cdef object write_zeroes_method
     cdef object failure_counts
+    cdef bint is_closed
 
     def __init__(self, backend):
         self.backend = backend
-        self.size_bytes = backend.size_bytes
-        self.read_only = backend.read_only
+        self.size_bytes = checked_size(read_attribute(backend, "size_bytes"))
+        self.read_only = checked_flag(read_attribute(backend, "read_only"))
         self.discard_method = getattr(backend, "discard", None)
         self.write_zeroes_method = getattr(backend, "write_zeroes", None)
         self.failure_counts = {}
@@ -45,13 +52,14 @@ cdef class PythonBackend(NativeBackend):
         """Call the object's own hook, if it has one; what that raises is the worker's to report."""
         hook = getattr(self.backend, "start_worker", None)
         if hook is not None:
-            hook()
+            expect_none(hook())
 
     def close(self):
-        """Call the object's own `close`, if it has one."""
+        """Call the object's own `close`, if it has one, the first time; what that raises is the caller's."""
         hook = getattr(self.backend, "close", None)
-        if hook is not None:
-            hook()
+        if hook is not None and not self.is_closed:
+            self.is_closed = True
+            expect_none(hook())
 
     cdef int readv_at(self, const iovec *ranges, int range_count, uint64_t offset_bytes,
                       uint64_t length_bytes) noexcept nogil:
@@ -74,7 +82,7 @@ cdef class PythonBackend(NativeBackend):
     cdef int flush_all(self) noexcept nogil:
         with gil:
             try:
-                self.backend.flush()
+                expect_none(self.backend.flush())
             except BaseException as error:
                 return self.report("flush", error)
             return 0
@@ -83,7 +91,7 @@ cdef class PythonBackend(NativeBackend):
         with gil:
             try:
                 if self.discard_method is not None:
-                    self.discard_method(offset_bytes, length_bytes)
+                    expect_none(self.discard_method(offset_bytes, length_bytes))
             except BaseException as error:
                 return self.report("discard", error)
             return 0
@@ -93,7 +101,7 @@ cdef class PythonBackend(NativeBackend):
         with gil:
             if self.write_zeroes_method is not None:
                 try:
-                    self.write_zeroes_method(offset_bytes, length_bytes)
+                    expect_none(self.write_zeroes_method(offset_bytes, length_bytes))
                 except BaseException as error:
                     return self.report("write_zeroes", error)
                 return 0
@@ -112,7 +120,7 @@ cdef class PythonBackend(NativeBackend):
             piece.writable = writable
             view = memoryview(piece)
             try:
-                method(offset_bytes, view)
+                expect_none(method(offset_bytes, view))
             finally:
                 self.take_back(method_name, view, piece)
             offset_bytes += ranges[index].iov_len
@@ -159,6 +167,44 @@ cdef class PythonBackend(NativeBackend):
             logger.error("%s: %s (worker %d)", name, what, os.getpid(), exc_info=exc_info)
         elif str(count).strip("0") == "1":
             logger.error("%s: %s, %d times by now (worker %d)", name, what, count, os.getpid())
+
+
+cdef int expect_none(result) except -1:
+    """Raise `TypeError` for a result that is one: the method has not done, or not all of, what was asked."""
+    if result is None:
+        return 0
+    if inspect.iscoroutine(result):
+        result.close()  # or Python says, some time later, that nobody has waited for it
+    raise TypeError(f"returned {describe_result(result)}; it must return None, once all is done")
+
+
+cdef str describe_result(result):
+    if isinstance(result, int):
+        return repr(result)
+    return f"an object of type {type(result).__name__}"
+
+
+def read_attribute(backend, str name):
+    """An attribute, which may be a property and raise: `BackendError` then."""
+    try:
+        return getattr(backend, name)
+    except Exception as error:
+        text = " ".join(f"{type(error).__name__}: {error}".split())
+        raise BackendError(f"{name} can't be read: {text}") from error
+
+
+def checked_size(size_bytes):
+    """`size_bytes`, if a drive can have so many; `BackendError` if not."""
+    if type(size_bytes) is not int or size_bytes <= 0 or size_bytes % 512 or size_bytes >= 1 << 63:
+        raise BackendError(f"size_bytes is {size_bytes!r}, not a multiple of 512 above 0")
+    return size_bytes
+
+
+def checked_flag(read_only):
+    """`read_only`, if it is a bool; `BackendError` if not."""
+    if type(read_only) is not bool:
+        raise BackendError(f"read_only is {read_only!r}, not True or False")
+    return read_only
 
 
 cdef class GuestRange:

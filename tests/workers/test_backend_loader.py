@@ -14,6 +14,7 @@ from ringblk.workers.python_backend import PythonBackend
 
 MODULE = """
 from __future__ import annotations
+import functools
 from pathlib import Path
 from ringblk.workers.backend import BackendError
 from ringblk.workers.memory_backend import MemoryBackend
@@ -55,6 +56,98 @@ class NoName(Disk):
 class Outer:
     class Inner(Disk): pass
 
+class AsyncWrite(Disk):
+    async def write_at(self, offset_bytes, buffer): pass
+
+class AsyncFlush(Disk):
+    async def flush(self): pass
+
+class AsyncDiscard(Disk):
+    async def discard(self, offset_bytes, size_bytes): pass
+
+class AsyncStart(Disk):
+    async def start_worker(self): pass
+
+class AsyncClose(Disk):
+    async def close(self): pass
+
+class YieldingRead(Disk):
+    def read_at(self, offset_bytes, buffer): yield
+
+class AsyncYieldingWrite(Disk):
+    async def write_at(self, offset_bytes, buffer): yield
+
+class AsyncCall:
+    async def __call__(self, offset_bytes, buffer): pass
+
+class AsyncObject(Disk):
+    write_at = AsyncCall()
+
+class AsyncPartial(Disk):
+    def __init__(self):
+        super().__init__()
+        self.read_at = functools.partial(self.fetch, 1)
+    async def fetch(self, number, offset_bytes, buffer): pass
+
+class ShortRead(Disk):
+    def read_at(self, offset_bytes): pass
+
+class LongWrite(Disk):
+    def write_at(self, offset_bytes, buffer, durable): pass
+
+class LongFlush(Disk):
+    def flush(self, why): pass
+
+class LongClose(Disk):
+    def close(self, why): pass
+
+class NamedOnly(Disk):
+    def write_zeroes(self, *, offset_bytes, size_bytes): pass
+
+class BoolSize(Disk):
+    def __init__(self): self.size_bytes = True
+
+class FloatSize(Disk):
+    def __init__(self): self.size_bytes = 512.0
+
+class RaisingSize(Disk):
+    def __init__(self): pass
+    @property
+    def size_bytes(self): raise OSError("no\\nserver")
+
+class RaisingFlag(Disk):
+    @property
+    def read_only(self): raise KeyError("ro")
+
+class RaisingMethod(Disk):
+    @property
+    def write_at(self): raise RuntimeError("not yet")
+
+class ChangingSize(Disk):
+    sizes = [1024, -1, 0.5]
+    def __init__(self): pass
+    @property
+    def size_bytes(self): return self.sizes.pop(0)
+
+class Overridden(MemoryBackend):
+    def __init__(self): super().__init__(512)
+    def write_at(self, offset_bytes, buffer): pass
+
+class Extended(MemoryBackend):
+    def __init__(self): super().__init__(512)
+    def start_worker(self): pass
+    def close(self): pass
+
+class Closing(Disk):
+    closed = []
+    def __init__(self): self.size_bytes = 7
+    def close(self): self.closed.append(1)
+
+class WrappedAsync(Disk):
+    @functools.wraps(AsyncFlush.flush)
+    def flush(self): pass
+
+async def make_async(): return Disk()
 def make_memory(size_bytes: int): return MemoryBackend(size_bytes)
 number = 3
 """
@@ -132,6 +225,27 @@ def test_native_backends_are_block_backends(tmp_path: Path) -> None:
         ("my_disk:Writeless", {}, "has no method write_at"),
         ("my_disk:OddDiscard", {}, "discard is no method"),
         ("my_disk:Unclear", {}, "read_only is 0, not True or False"),
+        ("my_disk:AsyncWrite", {}, "write_at is `async def`, which nothing waits for: make it a plain"),
+        ("my_disk:AsyncFlush", {}, "flush is `async def`"),
+        ("my_disk:AsyncDiscard", {}, "discard is `async def`"),
+        ("my_disk:AsyncStart", {}, "start_worker is `async def`"),
+        ("my_disk:AsyncClose", {}, "close is `async def`"),
+        ("my_disk:AsyncObject", {}, "write_at is `async def`"),
+        ("my_disk:AsyncPartial", {}, "read_at is `async def`"),
+        ("my_disk:make_async", {}, "is made by `async def`, which nothing waits for"),
+        ("my_disk:YieldingRead", {}, "read_at has a `yield` in it, so a call does nothing"),
+        ("my_disk:AsyncYieldingWrite", {}, "write_at has a `yield` in it"),
+        ("my_disk:ShortRead", {}, "read_at can't be called as read_at(offset_bytes, buffer): too many"),
+        ("my_disk:LongWrite", {}, "write_at can't be called as write_at(offset_bytes, buffer): missing a"),
+        ("my_disk:LongFlush", {}, "flush can't be called as flush(): missing a required argument: 'why'"),
+        ("my_disk:LongClose", {}, "close can't be called as close(): missing a required argument: 'why'"),
+        ("my_disk:NamedOnly", {}, "write_zeroes can't be called as write_zeroes(offset_bytes, size_bytes)"),
+        ("my_disk:BoolSize", {}, "size_bytes is True, not a multiple of 512 above 0"),
+        ("my_disk:FloatSize", {}, "size_bytes is 512.0, not a multiple of 512 above 0"),
+        ("my_disk:RaisingSize", {}, "size_bytes can't be read: OSError: no server"),
+        ("my_disk:RaisingFlag", {}, "read_only can't be read: KeyError: 'ro'"),
+        ("my_disk:RaisingMethod", {}, "write_at can't be read: RuntimeError: not yet"),
+        ("my_disk:Overridden", {}, "write_at would never be called: what it is made from is compiled"),
         ("my_disk:Disk", {"size_bytes": "1000"}, "size_bytes is 1000, not a multiple of 512 above 0"),
         ("my_disk:Disk", {"size_bytes": "0"}, "size_bytes is 0, not a multiple of 512 above 0"),
         ("my_disk:Disk", {"size_bytes": "-512"}, "size_bytes is -512, not a multiple of 512 above 0"),
@@ -145,6 +259,24 @@ def test_one_clear_line(name: str, arguments: dict[str, str], message: str) -> N
     assert text.startswith(f"backend {name}: ")
     assert message in text
     assert "\n" not in text
+
+
+def test_what_is_read_once_may_change_afterwards() -> None:
+    assert load_backend("my_disk:ChangingSize", {}).size_bytes == 1024
+
+
+def test_a_compiled_backend_may_have_hooks_of_its_own() -> None:
+    assert isinstance(load_backend("my_disk:Extended", {}), MemoryBackend)
+
+
+def test_what_only_wraps_an_async_method_is_a_plain_one() -> None:
+    assert load_backend("my_disk:WrappedAsync", {}).size_bytes == 512
+
+
+def test_an_object_that_is_refused_is_closed() -> None:
+    with pytest.raises(BackendError, match="size_bytes is 7"):
+        load_backend("my_disk:Closing", {})
+    assert sys.modules["my_disk"].Closing.closed == [1]
 
 
 @pytest.mark.parametrize("name", ["memory", "null"])

@@ -1,5 +1,7 @@
 """A user's object behind PythonBackend: its buffers, its exceptions, its optional methods."""
 
+import asyncio
+import contextlib
 import errno
 import logging
 import os
@@ -162,6 +164,64 @@ def test_exceptions(
     assert record.exc_info is not None
     assert record.exc_info[1] is error
     assert "raise self.error" in caplog.text
+
+
+class AnsweringDisk(Disk):
+    """Returns something from everywhere."""
+
+    def __init__(self, make_answer: Callable[[], object]) -> None:
+        super().__init__()
+        self.read_at = self.write_at = self.flush = self.discard = self.write_zeroes = (  # type: ignore[assignment, method-assign]
+            lambda *arguments: make_answer()
+        )
+
+
+async def some_coroutine() -> None:
+    """Runs only when somebody waits for it."""
+
+
+@pytest.mark.filterwarnings("error")  # a coroutine that nobody has waited for
+@pytest.mark.parametrize("method", CALLS)
+@pytest.mark.parametrize(
+    ("make_answer", "said"),
+    [
+        (some_coroutine, "an object of type coroutine"),
+        (lambda: (_ for _ in ()), "an object of type generator"),
+        (lambda: 100, "100"),
+        (lambda: 512, "512"),
+        (lambda: True, "True"),
+        (lambda: b"data", "an object of type bytes"),
+        (asyncio.Future, "an object of type Future"),
+    ],
+)
+def test_what_is_returned_is_an_error(
+    method: str, make_answer: Callable[[], object], said: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    with contextlib.closing(asyncio.new_event_loop()) as loop:
+        asyncio.set_event_loop(loop)
+        backend = PythonBackend(AnsweringDisk(make_answer))
+        with pytest.raises(OSError, match=os.strerror(errno.EIO)):
+            CALLS[method](backend)
+        asyncio.set_event_loop(None)
+    assert f"AnsweringDisk.{method}: TypeError" in caplog.text
+    assert f"returned {said}; it must return None, once all is done" in caplog.text
+
+
+@pytest.mark.parametrize("hook", ["start_worker", "close"])
+def test_a_hook_that_returns_something_has_failed(hook: str) -> None:
+    disk = Disk()
+    setattr(disk, hook, lambda: 0)
+    with pytest.raises(TypeError, match="returned 0; it must return None"):
+        getattr(PythonBackend(disk), hook)()
+
+
+def test_close_is_called_once() -> None:
+    disk = Disk()
+    disk.close = lambda: disk.calls.append(("close", 0, 0))  # type: ignore[attr-defined]
+    backend = PythonBackend(disk)
+    backend.close()
+    backend.close()
+    assert disk.calls == [("close", 0, 0)]
 
 
 def test_a_durable_write_fails_with_its_flush(caplog: pytest.LogCaptureFixture) -> None:
