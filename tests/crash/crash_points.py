@@ -8,6 +8,7 @@ from tests.crash.crash_build import FOLDERS, ROOT
 PROTOCOL_FILES = (
     "engine/dispatch_loop.pyx",
     "engine/dispatcher_ring.pyx",
+    "engine/give_back.pyx",
     "engine/handover.pyx",
     "engine/queue_table.pyx",
     "engine/recovery.pyx",
