@@ -34,7 +34,7 @@ cdef class DispatchLoop:
     cdef uint64_t next_counter
     cdef uint32_t next_place               # of QueueTable.active: whose turn it is to be popped from
 
-    cdef void _submit_waiting(self, uint32_t queue_index, uint32_t count) noexcept nogil
+    cdef void _let_go(self, uint32_t queue_index) noexcept nogil
     cdef bint _has_lost(self) noexcept nogil
     cdef int _run(self) noexcept nogil
     cdef uint32_t collect(self) noexcept nogil

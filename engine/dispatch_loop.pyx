@@ -10,13 +10,14 @@ from libc.stdint cimport uint16_t, uint32_t, uint64_t
 
 from ringblk.engine.cpu_placement cimport CpuPlacement
 from ringblk.engine.dispatcher_ring cimport DispatcherRing
+from ringblk.engine.give_back cimport give_back
 from ringblk.engine.handover cimport Handover
 from ringblk.engine.idle_poll cimport IdlePoll
 from ringblk.engine.inline_gate cimport InlineGate
 from ringblk.engine.queue_table cimport QueueTable, ServedQueue
 from ringblk.engine.request_recorder cimport RequestRecorder
 from ringblk.engine.resubmission_list cimport Resubmission, ResubmissionList
-from ringblk.engine.throttle cimport Throttle
+from ringblk.engine.throttle cimport LANE_COUNT, NO_POSITION, Throttle
 from ringblk.shm.atomic cimport clear_bits_64, load_acquire_32, load_relaxed_64, store_relaxed_32, store_release_32
 from ringblk.shm.clock cimport monotonic_ns
 from ringblk.shm.crash_point cimport crash_point
@@ -82,17 +83,17 @@ cdef class DispatchLoop:
         self.next_counter = max(self.next_counter, inflight.record.next_counter)
 
     def drain_queue(self, uint32_t queue_index):
-        """Pop no more from a queue; what waits for tokens goes on at once and leaves a debt."""
+        """Pop no more from a queue; what waits for tokens goes back to its ring, or on at once and leaves a debt."""
         self.table.set_enabled(queue_index, False)
         self.table.queues[queue_index].is_draining = True
-        self._submit_waiting(queue_index, self.throttle.queues[queue_index].count)
+        self._let_go(queue_index)
         self.handover.publish()
 
     def pause(self):
-        """Pop nothing more until `resume`; what waits for tokens goes on at once and leaves a debt."""
+        """Pop nothing more until `resume`; what waits for tokens goes back to its ring, or on and leaves a debt."""
         self.table.set_paused(True)
         for queue_index in range(QUEUE_LIMIT):
-            self._submit_waiting(queue_index, self.throttle.queues[<uint32_t>queue_index].count)
+            self._let_go(queue_index)
         self.handover.publish()
 
     def resume(self):
@@ -101,13 +102,21 @@ cdef class DispatchLoop:
 
     def release_regions(self, uint64_t region_mask):
         """What waits for tokens in these regions goes on at once, with all before it, and leaves a debt."""
-        for queue_index in range(QUEUE_LIMIT):
-            self._submit_waiting(queue_index, self.throttle.count_up_to(queue_index, region_mask))
+        cdef uint32_t queue_index, lane_index
+        for queue_index in range(<uint32_t>QUEUE_LIMIT):
+            for lane_index in range(<uint32_t>LANE_COUNT):
+                for _ in range(self.throttle.count_up_to(queue_index, lane_index, region_mask)):
+                    self.submit(self.throttle.take_from(queue_index, lane_index, monotonic_ns()))
         self.handover.publish()
 
-    cdef void _submit_waiting(self, uint32_t queue_index, uint32_t count) noexcept nogil:
-        for _ in range(count):
-            self.submit(self.throttle.take_first(queue_index, monotonic_ns()))
+    cdef void _let_go(self, uint32_t queue_index) noexcept nogil:
+        """Have nothing of a queue wait for tokens: what was popped last was not, what remains begins."""
+        cdef int slot_index
+        give_back(self.state, self.table, self.handover, self.throttle, queue_index)
+        slot_index = self.throttle.take_first(queue_index, monotonic_ns())
+        while slot_index >= 0:
+            self.submit(<uint32_t>slot_index)
+            slot_index = self.throttle.take_first(queue_index, monotonic_ns())
 
     def unfinished_count(self, uint32_t queue_index):
         """A queue's requests in flight, and those of an earlier engine that are still to be taken in."""
@@ -242,7 +251,7 @@ cdef class DispatchLoop:
             old = self.resubmissions.take()
             self._resubmit(old, now_ns)
             if self.table.queues[old.queue_index].is_draining:   # nobody who stops a queue waits for tokens
-                self._submit_waiting(old.queue_index, self.throttle.queues[old.queue_index].count)
+                self._let_go(old.queue_index)
             count += 1
             if load_acquire_32(&self.state.header.control_pending):
                 break
@@ -268,13 +277,14 @@ cdef class DispatchLoop:
 
     cdef bint _may_pop(self) noexcept nogil:
         """Whether there is a slot and no debt; what is new comes after what an earlier engine left."""
-        return self.handover.free_count and self.resubmissions.is_empty() and not self.throttle.is_in_debt()
+        return not self.throttle.is_in_debt() and self.handover.free_count and self.resubmissions.is_empty()
 
     cdef uint32_t _pop_queue(self, uint32_t queue_index, uint64_t now_ns) noexcept nogil:
         cdef ServedQueue *queue = &self.table.queues[queue_index]
         cdef int head, available = avail_count(queue.rings)
         cdef uint32_t popped = 0
-        while available > 0 and popped < POP_LIMIT and self.handover.free_count:
+        while available > 0 and popped < POP_LIMIT and self.handover.free_count \
+                and not self.throttle.is_full(queue_index, self.table.active_count):
             head = peek_head(queue.rings)
             if head >= 0 and is_inflight(queue.inflight, head):
                 head = set_broken(queue.rings, BROKEN_HEAD_IN_FLIGHT)
@@ -316,7 +326,7 @@ cdef class DispatchLoop:
             self.next_counter += 1
             inflight_fetch(queue.inflight, head, slot.counter)
             counters.popped_count += 1
-        if self.throttle.admit(slot_index, now_ns):
+        if self.throttle.admit(slot_index, queue.rings.next_avail if is_new else <uint32_t>NO_POSITION, now_ns):
             self.submit(slot_index)
         return True
 
@@ -412,7 +422,8 @@ cdef class DispatchLoop:
             return True
         if self._may_pop():
             for place in range(self.table.active_count):
-                if avail_count(self.table.queues[self.table.active[place]].rings) != 0:
+                if avail_count(self.table.queues[self.table.active[place]].rings) != 0 \
+                        and not self.throttle.is_full(self.table.active[place], self.table.active_count):
                     return True
         return False
 
@@ -424,12 +435,12 @@ cdef class DispatchLoop:
         prepare_sleep(&self.state.header.dispatcher_sleeping)
         if self._may_pop():
             for place in range(self.table.active_count):
-                has_work |= arm_kick(self.table.queues[self.table.active[place]].rings)
+                if not self.throttle.is_full(self.table.active[place], self.table.active_count):
+                    has_work |= arm_kick(self.table.queues[self.table.active[place]].rings)
         crash_point("dispatcher: about to sleep")
         if not has_work and not self.handover.has_done() and not self.ring.has_done() and not self._has_lost() \
                 and not load_acquire_32(&self.state.header.control_pending):
-            if self.throttle.waiting_queues or self.throttle.debt_until_ns:
-                timeout_ns = self.throttle.wait_ns(monotonic_ns())
+            timeout_ns = self.throttle.wait_ns(monotonic_ns())
             if self.table.polled_count or self.ring.has_filled:
                 timeout_ns = min(timeout_ns, <uint64_t>POLLED_WAIT_NS)
             self.table.wait(timeout_ns)

@@ -10,6 +10,7 @@ from libc.stdint cimport uint32_t, uint64_t
 from ringblk.engine.dispatch_loop cimport DispatchLoop
 from ringblk.engine.handover cimport is_begun
 from ringblk.engine.queue_table cimport ServedQueue
+from ringblk.engine.throttle cimport NO_POSITION
 from ringblk.shm.atomic cimport store_release_32
 from ringblk.shm.clock cimport monotonic_ns
 from ringblk.shm.crash_point cimport crash_point
@@ -66,7 +67,7 @@ cdef class Recovery:
         self.loop.handover.release()
         now_ns = monotonic_ns()
         for index in sorted(again, key=self.loop.handover.age_key):
-            if self.loop.throttle.admit(index, now_ns):
+            if self.loop.throttle.admit(index, <uint32_t>NO_POSITION, now_ns):
                 self.loop.submit(index)
             crash_point("recovery: slot given again")
         for queue_index in range(QUEUE_LIMIT):

@@ -1,33 +1,64 @@
-from libc.stdint cimport uint32_t, uint64_t
+from libc.stdint cimport int64_t, uint16_t, uint32_t, uint64_t
 
-from ringblk.shm.rate_limit cimport RateLimit, RateLimitState, Reservation
+from ringblk.shm.rate_account cimport RateAccount
+from ringblk.shm.rate_limit cimport BUCKET_COUNT
 from ringblk.shm.state cimport QUEUE_LIMIT, StateSegment
 
-cdef struct ThrottledQueue:
-    # Slots of one queue that wait for tokens, in order; only the first has a reservation.
+cdef enum:
+    LANE_COUNT = 3         # reads, writes, operations without bytes
+    HEAD_LIMIT = 192       # QUEUE_LIMIT * LANE_COUNT
+    NO_POSITION = 0xFFFFFFFF   # of a request that does not stand in an available ring as it was popped
+
+
+cdef struct Lane:
+    # Slots of one queue that draw from the same buckets, as they were popped.
     uint32_t first
     uint32_t last
     uint32_t count
-    uint64_t ready_ns
-    Reservation reservation
+
+
+cdef struct ThrottledQueue:
+    Lane lanes[LANE_COUNT]
+    uint64_t finish[BUCKET_COUNT]    # virtual time, in tokens: where the queue's next request begins
+    int64_t waiting[BUCKET_COUNT]    # what its waiting requests cost
+
+
+cdef struct Head:
+    # The first request of a lane, while it is worked out which request begins next.
+    uint32_t slot_index
+    uint32_t queue_index
+    uint32_t lane_index
+    bint is_out                      # it does not begin now
+    uint64_t mask                    # the limited buckets that it draws from
+    uint64_t counter
+    uint64_t length_bytes
 
 
 cdef class Throttle:
     cdef StateSegment state
-    cdef RateLimit limit
-    cdef RateLimitState *buckets
-    cdef bint is_shared
+    cdef RateAccount account
     cdef ThrottledQueue queues[QUEUE_LIMIT]
     cdef uint32_t *next_slot
+    cdef uint32_t *previous_slot
+    cdef uint32_t *positions         # of a waiting slot: its place in the available ring, or NO_POSITION
+    cdef Head heads[HEAD_LIMIT]
+    cdef uint32_t head_count
+    cdef uint64_t now[BUCKET_COUNT]  # virtual time, in tokens: where the request that was begun last began
+    cdef int64_t waiting[BUCKET_COUNT]
     cdef uint64_t waiting_queues     # bit i: queue i has something waiting
-    cdef uint64_t debt_until_ns      # when the tokens of all that went before its time will have been there
-    cdef Reservation debt            # the last of it
+    cdef uint64_t offered            # requests that a test made up
 
-    cdef bint admit(self, uint32_t slot_index, uint64_t now_ns) noexcept nogil
+    cdef bint admit(self, uint32_t slot_index, uint32_t position, uint64_t now_ns) noexcept nogil
     cdef int take_ready(self, uint64_t now_ns) noexcept nogil
-    cdef uint32_t count_up_to(self, uint32_t queue_index, uint64_t region_mask) noexcept nogil
-    cdef uint32_t take_first(self, uint32_t queue_index, uint64_t now_ns) noexcept nogil
+    cdef uint32_t count_up_to(self, uint32_t queue_index, uint32_t lane_index, uint64_t region_mask) noexcept nogil
+    cdef int take_first(self, uint32_t queue_index, uint64_t now_ns) noexcept nogil
+    cdef uint32_t take_from(self, uint32_t queue_index, uint32_t lane_index, uint64_t now_ns) noexcept nogil
+    cdef int take_back(self, uint32_t queue_index, uint16_t position) noexcept nogil
     cdef bint is_in_debt(self) noexcept nogil
+    cdef bint is_full(self, uint32_t queue_index, uint32_t queue_count) noexcept nogil
     cdef uint64_t wait_ns(self, uint64_t now_ns) noexcept nogil
-    cdef void _reserve(self, ThrottledQueue *queue, uint64_t now_ns) noexcept nogil
-    cdef uint32_t _pop(self, uint32_t queue_index, uint64_t now_ns) noexcept nogil
+    cdef Head *_choose(self, uint64_t now_ns) noexcept nogil
+    cdef void _list_heads(self, uint64_t limited) noexcept nogil
+    cdef int64_t _claim(self, uint32_t index) noexcept nogil
+    cdef void _remove(self, uint32_t slot_index, uint32_t queue_index, uint32_t lane_index) noexcept nogil
+    cdef void _begin(self, uint32_t slot_index, uint64_t mask) noexcept nogil

@@ -3,7 +3,7 @@
 from libc.stdint cimport uint32_t, uint64_t
 
 from ringblk.shm.atomic cimport load_acquire_64
-from ringblk.shm.token_bucket cimport BucketState, Draw
+from ringblk.shm.token_bucket cimport BucketState
 
 cdef enum BucketIndex:
     BYTES_TOTAL = 0
@@ -20,6 +20,7 @@ cdef enum ChargeKind:
     CHARGE_OTHER = 1 << OPS_TOTAL   # FLUSH, GET_ID: an operation, no bytes
 
 cdef enum:
+    BYTES_MASK = (1 << BYTES_TOTAL) | (1 << BYTES_READ) | (1 << BYTES_WRITE)
     RATE_LIMIT_ALIGN_BYTES = 64
     RATE_LIMIT_STATE_BYTES = 1216
 
@@ -27,30 +28,22 @@ cdef enum:
 cdef struct RateLimitState:
     # 1216 bytes, aligned to 64. All zero is no limit.
     uint64_t limited_mask    # 1 << index of each bucket that has a limit
-    uint64_t reserved[7]
+    uint64_t debt_mask       # of a drive's own segment alone: where it owes for what was let go (rate_account.pyx)
+    uint64_t reserved[6]
     BucketState buckets[6]
-
-
-cdef struct Reservation:
-    # What a request has drawn, and from which buckets (1 << index). Private to who drew. All zero: nothing.
-    uint64_t kind
-    uint64_t drawn_mask
-    Draw draws[6]
 
 
 cdef inline bint rate_limit_applies(const RateLimitState *state, uint64_t kind) noexcept nogil:
     return (load_acquire_64(&state.limited_mask) & kind) != 0
 
 
+cdef inline uint64_t amount_for(uint64_t index, uint64_t size_bytes) noexcept nogil:
+    return size_bytes if (BYTES_MASK >> index) & 1 else 1
+
+
 cdef uint64_t rate_limit_acquire(RateLimitState *state, uint64_t kind, uint64_t size_bytes,
                                  uint64_t now_ns) noexcept nogil
-cdef uint64_t rate_limit_reserve(RateLimitState *state, uint64_t kind, uint64_t size_bytes,
-                                 uint64_t now_ns, Reservation *reservation) noexcept nogil
-cdef void rate_limit_cancel(RateLimitState *state, Reservation *reservation) noexcept nogil
-cdef bint rate_limit_changed(RateLimitState *state, const Reservation *reservation) noexcept nogil
-
 
 cdef class RateLimit:
     cdef RateLimitState *state
     cdef object buffer       # keeps the mapping alive
-    cdef Reservation reservation

@@ -2,15 +2,8 @@
 """The rate limit of a drive, or of a group of drives: six token buckets in shared memory.
 
 Bytes and operations, each for reads, for writes and for all. A request draws from those that apply to its
-kind (a CHARGE_ mask), from all of them or from none. There are two ways:
-
-- rate_limit_acquire: draws and returns 0, or draws nothing and returns when it is worth asking again.
-- rate_limit_reserve: draws ahead of time and returns when the request may begin, without asking again. This
-  is the one for a dispatcher: requests begin in the order in which they were reserved, whichever queue or
-  engine they are from, so that a large one is not kept out by many small ones. A queue holds one reservation
-  at most, for the request at its head: whoever dies has then lost one request's tokens. When settings have
-  changed (rate_limit_changed) a waiting request is cancelled and reserved anew. A bucket that was ready
-  sooner is drawn from before the request begins, so those in line may come on top of what it admits later.
+kind (a CHARGE_ mask). Dispatchers draw through an account of their drive's (rate_account.pyx);
+rate_limit_acquire draws for one request from all of its buckets or from none.
 """
 
 from libc.stdint cimport uint64_t, uint8_t
@@ -18,23 +11,15 @@ from libc.stdint cimport uint64_t, uint8_t
 from ringblk.shm.atomic cimport load_acquire_64, store_release_64
 from ringblk.shm.buffer_address cimport place_in
 from ringblk.shm.token_bucket cimport (
-    BucketState, Draw, TermsWords, bucket_acquire, bucket_configure, bucket_is_limited, bucket_refund,
-    bucket_reserve, bucket_wait, read_terms,
+    Draw, TermsWords, bucket_acquire, bucket_configure, bucket_is_limited, bucket_refund, bucket_wait, read_terms,
 )
 from ringblk.shm.bucket_settings import BucketSettingsError
-
-cdef enum:
-    BYTES_MASK = (1 << BYTES_TOTAL) | (1 << BYTES_READ) | (1 << BYTES_WRITE)
 
 BUCKET_NAMES = ("bytes_total", "bytes_read", "bytes_write", "ops_total", "ops_read", "ops_write")
 STATE_BYTES = RATE_LIMIT_STATE_BYTES
 READ = CHARGE_READ
 WRITE = CHARGE_WRITE
 OTHER = CHARGE_OTHER
-
-
-cdef inline uint64_t amount_for(uint64_t index, uint64_t size_bytes) noexcept nogil:
-    return size_bytes if (BYTES_MASK >> index) & 1 else 1
 
 
 cdef uint64_t rate_limit_wait(RateLimitState *state, uint64_t mask, uint64_t size_bytes,
@@ -56,67 +41,23 @@ cdef uint64_t rate_limit_acquire(RateLimitState *state, uint64_t kind, uint64_t 
     cdef uint64_t mask = load_acquire_64(&state.limited_mask) & kind
     if mask == 0:
         return 0
-    cdef Reservation taken
-    cdef uint64_t index, wait_ns, amount
+    cdef Draw draws[6]
+    cdef uint64_t index, before, wait_ns
     # Looking first spares others the sight of tokens that are drawn and given back.
     if mask & (mask - 1):
         wait_ns = rate_limit_wait(state, mask, size_bytes, now_ns)
         if wait_ns != 0:
             return wait_ns
-    taken.drawn_mask = 0
     for index in range(BUCKET_COUNT):
         if not (mask >> index) & 1:
             continue
-        amount = amount_for(index, size_bytes)
-        wait_ns = bucket_acquire(&state.buckets[index], amount, now_ns, &taken.draws[index])
+        wait_ns = bucket_acquire(&state.buckets[index], amount_for(index, size_bytes), now_ns, &draws[index])
         if wait_ns != 0:
-            rate_limit_cancel(state, &taken)
+            for before in range(index):
+                if (mask >> before) & 1:
+                    bucket_refund(&state.buckets[before], &draws[before])
             return wait_ns
-        taken.drawn_mask |= <uint64_t>1 << index
     return 0
-
-
-cdef uint64_t rate_limit_reserve(RateLimitState *state, uint64_t kind, uint64_t size_bytes,
-                                 uint64_t now_ns, Reservation *reservation) noexcept nogil:
-    """Draw from all buckets of `kind`, ahead of time if need be; return the wait before the request."""
-    cdef uint64_t mask = load_acquire_64(&state.limited_mask) & kind
-    cdef uint64_t longest_ns = 0
-    cdef uint64_t index, wait_ns
-    reservation.kind = kind
-    reservation.drawn_mask = mask
-    if mask == 0:
-        return 0
-    for index in range(BUCKET_COUNT):
-        if (mask >> index) & 1:
-            wait_ns = bucket_reserve(&state.buckets[index], amount_for(index, size_bytes), now_ns,
-                                     &reservation.draws[index])
-            if wait_ns > longest_ns:
-                longest_ns = wait_ns
-    return longest_ns   # NEVER_NS is the longest of all: cancel then
-
-
-cdef void rate_limit_cancel(RateLimitState *state, Reservation *reservation) noexcept nogil:
-    """Give back what a request drew that does not begin after all. A second time does nothing."""
-    cdef uint64_t index
-    for index in range(BUCKET_COUNT):
-        if (reservation.drawn_mask >> index) & 1:
-            bucket_refund(&state.buckets[index], &reservation.draws[index])
-    reservation.kind = reservation.drawn_mask = 0
-
-
-cdef bint rate_limit_changed(RateLimitState *state, const Reservation *reservation) noexcept nogil:
-    """Whether a bucket of the reservation's kind has other terms now: then cancel, and reserve again."""
-    cdef uint64_t index, word
-    cdef const BucketState *bucket
-    if load_acquire_64(&state.limited_mask) & reservation.kind != reservation.drawn_mask:
-        return True
-    for index in range(BUCKET_COUNT):
-        if (reservation.drawn_mask >> index) & 1 and reservation.draws[index].units != 0:
-            bucket = &state.buckets[index]
-            word = load_acquire_64(&bucket.word)
-            if load_acquire_64(&bucket.terms[word & 1].origin) != reservation.draws[index].origin:
-                return True
-    return False
 
 
 cdef class RateLimit:
@@ -126,7 +67,6 @@ cdef class RateLimit:
         cdef uint8_t *place = place_in(buffer, offset_bytes, sizeof(RateLimitState), RATE_LIMIT_ALIGN_BYTES, "a rate limit")
         self.buffer = memoryview(buffer)   # an export: the mapping cannot be closed under us
         self.state = <RateLimitState *>place
-        self.reservation.kind = self.reservation.drawn_mask = 0
 
     def configure(self, settings, uint64_t now_ns):
         """Begin with new settings (RateLimitSettings) and full buckets.
@@ -166,19 +106,6 @@ cdef class RateLimit:
             while count < most and rate_limit_acquire(self.state, kind, size_bytes, now_ns) == 0:
                 count += 1
         return count
-
-    def reserve(self, uint64_t kind, uint64_t size_bytes, uint64_t now_ns):
-        """Draw for one request, ahead of time, and return the nanoseconds before it may begin."""
-        return rate_limit_reserve(self.state, kind, size_bytes, now_ns, &self.reservation)
-
-    def cancel(self):
-        """Give back what this object's last reserve() drew. A second time does nothing."""
-        rate_limit_cancel(self.state, &self.reservation)
-
-    @property
-    def has_changed(self):
-        """Whether settings have changed since this object's last reserve()."""
-        return rate_limit_changed(self.state, &self.reservation)
 
     @property
     def limited(self):

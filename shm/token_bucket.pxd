@@ -1,7 +1,7 @@
 # A token bucket in shared memory; the layout and the functions that need no interpreter.
 # What they mean and why they are right is the opening comment of token_bucket.pyx.
 
-from libc.stdint cimport uint64_t
+from libc.stdint cimport int64_t, uint64_t
 
 from ringblk.shm.atomic cimport load_acquire_64
 
@@ -26,7 +26,10 @@ cdef struct TermsWords:
 cdef struct BucketState:
     # 192 bytes, aligned to 64. All zero is a bucket without a limit.
     uint64_t word            # bit 0: which terms are in use; bits 1..63: the position
-    uint64_t reserved[7]
+    # Of a drive's own segment alone: what the drive has drawn and not used (rate_account.pyx). Its dispatcher writes.
+    int64_t credit
+    uint64_t credit_origin   # the terms that it was drawn under
+    uint64_t reserved[5]
     TermsWords terms[2]
 
 
@@ -39,6 +42,18 @@ cdef struct Draw:
     uint64_t wait_ns
 
 
+cdef struct BucketView:
+    # One set of terms in tokens, as whoever draws in pieces needs it.
+    uint64_t origin          # which terms these are
+    uint64_t burst
+    uint64_t rate            # tokens a second, rounded down
+
+
+cdef inline uint64_t bucket_origin(const BucketState *state) noexcept nogil:
+    # A word and a set that do not belong together give an origin that is not the bucket's: look again with bucket_view.
+    return load_acquire_64(&state.terms[load_acquire_64(&state.word) & 1].origin)
+
+
 cdef inline bint bucket_is_limited(const BucketState *state) noexcept nogil:
     return load_acquire_64(&state.terms[load_acquire_64(&state.word) & 1].rate_units) != 0
 
@@ -47,6 +62,7 @@ cdef uint64_t bucket_wait(BucketState *state, uint64_t amount, uint64_t now_ns) 
 cdef uint64_t bucket_acquire(BucketState *state, uint64_t amount, uint64_t now_ns, Draw *draw) noexcept nogil
 cdef uint64_t bucket_reserve(BucketState *state, uint64_t amount, uint64_t now_ns, Draw *draw) noexcept nogil
 cdef void bucket_refund(BucketState *state, const Draw *draw) noexcept nogil
+cdef void bucket_view(const BucketState *state, uint64_t most, BucketView *view) noexcept nogil
 cdef void bucket_configure(BucketState *state, const TermsWords *terms) noexcept nogil
 cdef int read_terms(object settings, uint64_t now_ns, TermsWords *terms) except -1
 

@@ -212,6 +212,25 @@ cdef void bucket_refund(BucketState *state, const Draw *draw) noexcept nogil:
             return
 
 
+cdef inline uint64_t to_tokens(uint64_t units, uint64_t up, uint64_t down, uint64_t most) noexcept nogil:
+    return most if units >> up > most >> down else units >> up << down   # one of the two is zero
+
+
+cdef void bucket_view(const BucketState *state, uint64_t most, BucketView *view) noexcept nogil:
+    """The terms in use, of one set, in tokens up to `most` (at most 2^60)."""
+    cdef uint64_t word, up, down
+    cdef const TermsWords *terms
+    while True:
+        word = load_acquire_64(&state.word)
+        terms = &state.terms[word & 1]
+        up, down = load_acquire_64(&terms.shift_up), load_acquire_64(&terms.shift_down)
+        view.origin = load_acquire_64(&terms.origin)
+        view.burst = to_tokens(load_acquire_64(&terms.burst_units), up, down, most)
+        view.rate = to_tokens(load_acquire_64(&terms.rate_units), up, down, most)
+        if load_acquire_64(&state.word) == word:
+            return
+
+
 cdef void bucket_configure(BucketState *state, const TermsWords *terms) noexcept nogil:
     """Begin new terms with a full bucket; `terms.origin` is not looked at. One caller at a time."""
     cdef uint64_t word = load_acquire_64(&state.word)

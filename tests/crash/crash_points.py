@@ -7,6 +7,7 @@ from tests.separate_build import package_files
 PROTOCOL_FILES = (
     "engine/dispatch_loop.pyx",
     "engine/dispatcher_ring.pyx",
+    "engine/give_back.pyx",
     "engine/handover.pyx",
     "engine/queue_table.pyx",
     "engine/recovery.pyx",

@@ -36,11 +36,19 @@ URING_POINTS = [name for name in POINTS if name.startswith("uring:")]
 RING_POINTS = [name for name in POINTS if name.startswith("dispatcher ring:")]
 FAILED_DISK_POINTS = ["dispatcher ring: given away"]
 """Reached where a disk fails: tests/crash/test_slow_disk.py."""
+GIVE_BACK_POINTS = [name for name in POINTS if name.startswith("give back:")]
+"""Reached where requests wait for tokens: tests/crash/test_give_back.py."""
 FIRST_START_POINTS = ["recovery: record initialised"]
 CHILD_POINTS = [
     name
     for name in POINTS
-    if name not in SUPERVISOR_POINTS + SESSION_POINTS + URING_POINTS + RING_POINTS + FIRST_START_POINTS
+    if name
+    not in SUPERVISOR_POINTS
+    + SESSION_POINTS
+    + URING_POINTS
+    + RING_POINTS
+    + GIVE_BACK_POINTS
+    + FIRST_START_POINTS
 ]
 INLINE_POINTS = [
     name for name in CHILD_POINTS if name.startswith(("dispatcher: inline", "inflight:", "ring:"))

@@ -12,7 +12,7 @@ from ringblk.engine.queue_fds import QueueFds
 from ringblk.engine.recovery import Recovery
 from ringblk.shm.bucket_settings import BucketSettings
 from ringblk.shm.inflight import InflightQueue, queue_region_bytes
-from ringblk.shm.rate_limit import READ
+from ringblk.shm.rate_account import RateAccount
 from ringblk.shm.rate_limit_settings import RateLimitSettings
 from ringblk.shm.state import StateSegment
 from ringblk.shm.virtqueue import Virtqueue
@@ -25,6 +25,7 @@ from .engine_rig import DEADLINE_S
 
 DISK_BYTES = 1 << 16
 QUEUE_SIZE = 16
+FIRST_BYTES = 32768
 SECOND_RINGS_GPA = GPA + 0x8000
 SECOND_REGION_GPA = GPA + 0x80000
 
@@ -46,12 +47,16 @@ class AnnouncingDisk:
         raise NotImplementedError
 
 
-def offer_reads(driver: MockDriver, *data_gpas: int) -> None:
-    """Offer a read of a sector into each place, from head 0 on."""
+def offer_reads(driver: MockDriver, *data_gpas: int, first_bytes: int = 512) -> None:
+    """Offer a read of a sector into each place, from head 0 on; the first may be longer."""
     header = driver.place(IN.to_bytes(16, "little"))
     chains = []
     for number, data_gpa in enumerate(data_gpas):
-        pieces = [(header, 16, False), (data_gpa, 512, True), (driver.place(b"\xff"), 1, True)]
+        pieces = [
+            (header, 16, False),
+            (data_gpa, 512 if number else first_bytes, True),
+            (driver.place(b"\xff"), 1, True),
+        ]
         chains.append(driver.make_chain(pieces, indices=range(3 * number, 3 * number + 3)))
     driver.offer(*chains)
 
@@ -110,29 +115,32 @@ def test_a_head_that_is_counted_out_after_a_message_is_heard_of() -> None:
 
 @pytest.fixture
 def limited() -> Iterator[InlineDevice]:
-    """A device of two regions that lets one request through, and the next after hours."""
+    """A device of two regions that lets one read through; FIRST_BYTES keep the next waiting five minutes."""
     with InlineDevice(
         MemoryBackend(DISK_BYTES), queue_size=QUEUE_SIZE, cuts=[SECOND_REGION_GPA - GPA]
     ) as device:
-        a_byte_a_second = BucketSettings(tokens=1, burst=1)
-        device.state.rate_limit.configure(RateLimitSettings(bytes_read=a_byte_a_second), time.monotonic_ns())
+        slow = BucketSettings(tokens=100, burst=1)
+        device.state.rate_limit.configure(RateLimitSettings(bytes_read=slow), time.monotonic_ns())
         yield device
 
 
 def test_what_waits_in_memory_that_goes_away_leaves_a_debt(limited: InlineDevice) -> None:
     """It goes on at once, with all that waits before it in its queue; what is behind it waits on."""
     first_gpa, second_gpa = GPA + 0x40000, SECOND_REGION_GPA
-    offer_reads(limited.driver, first_gpa, first_gpa, second_gpa, first_gpa)
+    offer_reads(limited.driver, first_gpa, first_gpa, second_gpa, first_gpa, first_bytes=FIRST_BYTES)
     limited.loop.run()
-    assert limited.driver.used() == [(0, 513)]
+    assert limited.driver.used() == [(0, FIRST_BYTES + 1)]
     assert limited.loop.used_regions() == 0b11
     limited.loop.release_regions(0b10)
     limited.loop.run()
     assert limited.driver.used() == [(3, 513), (6, 513)]
     assert limited.loop.used_regions() == 0b01
     limited.loop.release_regions(0b10)
-    wait_ns = limited.state.rate_limit.acquire(READ, 1, time.monotonic_ns())
-    assert wait_ns > 3 * 512 * 1_000_000_000  # for the three that are done
+    account = RateAccount(limited.state.rate_limit, limited.state.rate_limit, False)
+    assert -account.credit("bytes_read") == pytest.approx(
+        FIRST_BYTES + 2 * 512, rel=0.1
+    )  # the three that are done
     limited.loop.drain_queue(0)
-    limited.loop.run()
-    assert limited.driver.used() == [(9, 513)]
+    assert limited.driver.used() == []
+    assert (limited.loop.unfinished_count(0), limited.loop.used_regions()) == (0, 0)
+    assert limited.virtqueue.next_avail == 3  # the last one is as if it had never been popped

@@ -47,7 +47,7 @@ def bring_inflight(frontend: RawFrontend, heads: int) -> mmap.mmap:
 
 
 def test_stopping_a_queue_again_and_again_is_no_way_round_a_limit(tmp_path: Path) -> None:
-    """What is let go at a stop is paid for before anything else is popped."""
+    """What waits for tokens goes back to the ring, in its order; it is done when its time has come."""
     with (
         controlled(tmp_path, "--iops=1") as (engine, control, _),
         RawFrontend(engine) as frontend,
@@ -59,15 +59,58 @@ def test_stopping_a_queue_again_and_again_is_no_way_round_a_limit(tmp_path: Path
         queue = frontend.queues[0]
         for head in (0, 2, 4, 6):
             queue.offer(IN, read_bytes=512, head=head)
-        eventually(lambda: control.get("/stats")["queues"][0]["popped_count"] == 4, "all popped")
+        queue.wait_used(1)
         for _ in range(10):
-            assert frontend.connection.get_vring_base(0) == queue.driver.used_idx == 4
-            queue.driver.avail_idx = 4
+            assert frontend.connection.get_vring_base(0) == queue.driver.used_idx == 1
             frontend.start_queue(0)
-            for head in (8, 10, 12):
-                queue.offer(IN, read_bytes=512, head=head)
-        control.change("/drive", iops=0)  # no limit, no debt
-        eventually(lambda: queue.driver.used_idx == 7, "the rest done")
+        control.change("/drive", iops=0)
+        queue.wait_used(3)
+        assert control.get("/stats")["queues"][0]["popped_count"] == 4
+
+
+def test_a_pause_leaves_in_the_ring_what_waits_for_tokens(tmp_path: Path) -> None:
+    with (
+        controlled(tmp_path, "--iops=1") as (engine, control, _),
+        RawFrontend(engine) as frontend,
+    ):
+        control.change("/drive", rate_limiter=ONE_IN_TEN_MINUTES)
+        queue = frontend.set_up().queues[0]
+        for head in (0, 2, 4, 6):
+            queue.offer(IN, read_bytes=512, head=head)
+        queue.wait_used(1)
+        control.post("/pause")
+        assert queue.driver.used_idx == control.get("/stats")["queues"][0]["popped_count"] == 1
+        control.change("/drive", iops=0)
+        control.post("/resume")
+        queue.wait_used(3)
+
+
+def test_what_was_overtaken_is_let_go_at_a_stop_and_paid_for_before_anything_is_popped(
+    tmp_path: Path,
+) -> None:
+    """A read has passed two writes that wait: they cannot go back to the ring."""
+    with (
+        controlled(tmp_path, "--bps-write=1000", "--burst=1") as (engine, control, image),
+        RawFrontend(engine) as frontend,
+    ):
+        queue = frontend.set_up().queues[0]
+        queue.offer(OUT, data=b"a" * 0x10000)  # a minute's worth
+        queue.wait_used(1)
+        queue.driver.forget_places()
+        for head, letter in ((2, b"b"), (4, b"c")):
+            queue.offer(OUT, sector=head * 64, data=letter * 4096, head=head)
+        queue.offer(IN, read_bytes=512, head=6)
+        queue.wait_used(1)
+        assert queue.driver.used_idx == 2
+        queue.offer(OUT, data=b"d" * 4096, head=8)
+        assert frontend.connection.get_vring_base(0) == queue.driver.used_idx == 4
+        assert image.read_bytes()[2 * 64 * 512 :][:4096] == b"b" * 4096
+        frontend.start_queue(0)
+        queue.offer(IN, read_bytes=512, head=10)
+        control.change("/drive", iops=1000)  # another limit, and so the loop has been round
+        assert control.get("/stats")["queues"][0]["popped_count"] == 4
+        control.change("/drive", bps_write=0)
+        eventually(lambda: queue.driver.used_idx == 6, "the rest done")
 
 
 def test_a_session_ends_without_waiting_for_tokens(tmp_path: Path) -> None:

@@ -16,11 +16,7 @@ SLOW = BucketSettings(tokens=1000, burst=10)  # one token a millisecond
 
 
 def make_limit(**buckets: BucketSettings) -> RateLimit:
-    return make_limit_in(mmap.mmap(-1, mmap.PAGESIZE), **buckets)
-
-
-def make_limit_in(memory: mmap.mmap, **buckets: BucketSettings) -> RateLimit:
-    limit = RateLimit(memory, 64)
+    limit = RateLimit(mmap.mmap(-1, mmap.PAGESIZE), 64)
     limit.configure(RateLimitSettings(**buckets), 0)
     return limit
 
@@ -42,15 +38,12 @@ def test_each_bucket_is_charged_for_its_kind(name: str, charged: dict[int, int])
         waits_ns = [limit.acquire(kind, 10, 0) for _ in range(11)]
         admitted = 10 // tokens if tokens else 11
         assert waits_ns == [0] * admitted + [tokens * MS] * (11 - admitted)
-        limit.configure_some({name: SLOW}, 0)
-        waits_ns = [limit.reserve(kind, 10, 0) for _ in range(11)]
-        assert waits_ns == [max(0, tokens * count - 10) * MS for count in range(1, 12)]
 
 
 def test_no_limit_at_all() -> None:
     limit = make_limit()
     assert limit.limited == []
-    assert limit.acquire(READ, 1 << 60, 0) == limit.reserve(WRITE, 1 << 60, 0) == 0
+    assert limit.acquire(READ, 1 << 60, 0) == limit.acquire(WRITE, 1 << 60, 0) == 0
 
 
 @settings(deadline=None, derandomize=True)
@@ -65,11 +58,7 @@ def test_a_refused_request_draws_nothing(names: set[str], kind: int, size_bytes:
         assert twin.acquire(kind, size_bytes, 0) == 0
     for probe_kind in (READ, WRITE, OTHER):
         for probe_bytes in (1, 5, 10):
-            limit_wait_ns = limit.reserve(probe_kind, probe_bytes, 0)
-            twin_wait_ns = twin.reserve(probe_kind, probe_bytes, 0)
-            assert limit_wait_ns == twin_wait_ns
-            limit.cancel()
-            twin.cancel()
+            assert limit.acquire(probe_kind, probe_bytes, 0) == twin.acquire(probe_kind, probe_bytes, 0)
 
 
 def test_the_wait_is_the_longest_of_those_that_apply_and_exact() -> None:
@@ -79,36 +68,6 @@ def test_the_wait_is_the_longest_of_those_that_apply_and_exact() -> None:
     assert limit.acquire(OTHER, 0, 0) == 100 * MS
     assert limit.acquire(READ, 5, 100 * MS - 1) == 1
     assert limit.acquire(READ, 5, 100 * MS) == 0
-
-
-def test_reservations_keep_a_large_request_from_being_overtaken_for_ever() -> None:
-    memory = mmap.mmap(-1, mmap.PAGESIZE)
-    small, large = make_limit_in(memory, bytes_total=SLOW), RateLimit(memory, 64)
-    assert small.reserve(READ, 10, 0) == 0
-    large_begins_ns = large.reserve(WRITE, 1000, 0)
-    assert large_begins_ns == 10 * MS
-    assert small.reserve(READ, 1, 0) == 1001 * MS  # after the large one and its debt
-    large.cancel()
-    small.cancel()
-    assert small.reserve(READ, 1, 0) == 1 * MS
-
-
-def test_a_change_is_seen_by_what_waits() -> None:
-    limit = make_limit(bytes_total=SLOW)
-    assert not limit.has_changed
-    assert limit.reserve(READ, 100_000, 0) == 0
-    assert limit.reserve(READ, 1, 0) > 1000 * MS
-    assert not limit.has_changed
-    limit.configure_some({"bytes_write": SLOW}, 0)
-    assert not limit.has_changed  # nothing to a read
-    limit.configure_some({"ops_read": SLOW}, 0)
-    assert limit.has_changed  # a limit that was not there
-    limit.cancel()
-    assert limit.reserve(READ, 1, 0) > 1000 * MS
-    limit.configure_some({"bytes_total": BucketSettings(tokens=10**9)}, 0)
-    assert limit.has_changed
-    limit.cancel()
-    assert limit.reserve(READ, 1, 0) == 0
 
 
 def test_configuring_some_leaves_the_others_as_they_are() -> None:
@@ -130,9 +89,7 @@ def test_wrong_settings_name_bucket_and_field_and_change_nothing() -> None:
 
 def test_a_request_that_can_never_begin() -> None:
     limit = make_limit(bytes_total=BucketSettings(tokens=1, burst=1), ops_total=SLOW)
-    assert limit.reserve(READ, 1 << 40, 0) == 0
-    assert limit.reserve(READ, 1, 0) == NEVER
-    limit.cancel()
+    assert limit.acquire(READ, 1 << 40, 0) == 0
     assert limit.acquire(READ, 1, 0) == NEVER
 
 

@@ -1,0 +1,37 @@
+# cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True
+"""Requests that were popped and wait for tokens go back to the ring that they came from.
+
+A ring tells how far it was popped by one number, `next_avail`, so only what was popped last can go back, then what was
+popped before it, up to a request that has begun. The in-flight record comes first: from then on the request is not in
+flight, and a successor frees its slot and counts `next_avail` from the record (used.idx and what is in flight).
+"""
+
+from libc.stdint cimport uint16_t, uint32_t
+
+from ringblk.engine.queue_table cimport ServedQueue
+from ringblk.shm.atomic cimport store_relaxed_32
+from ringblk.shm.crash_point cimport crash_point
+from ringblk.shm.inflight cimport inflight_clear
+from ringblk.shm.slot cimport SLOT_FREE, RequestSlot
+from ringblk.shm.state cimport QueueState
+
+
+cdef void give_back(StateSegment state, QueueTable table, Handover handover, Throttle throttle,
+                    uint32_t queue_index) noexcept nogil:
+    """Leave to the driver what was popped last from a queue and waits."""
+    cdef ServedQueue *queue = &table.queues[queue_index]
+    cdef QueueState *counters = &state.queues[queue_index]
+    cdef RequestSlot *slot
+    cdef int slot_index
+    while queue.rings != NULL and not queue.rings.broken:
+        slot_index = throttle.take_back(queue_index, <uint16_t>(queue.rings.next_avail - 1))
+        if slot_index < 0:
+            return
+        slot = &state.slots[<uint32_t>slot_index]
+        inflight_clear(queue.inflight, slot.head_index)
+        queue.rings.next_avail -= 1
+        counters.popped_count -= 1
+        store_relaxed_32(&slot.state, SLOT_FREE)
+        crash_point("give back: slot freed")
+        handover.free_slots[handover.free_count] = <uint32_t>slot_index
+        handover.free_count += 1
