@@ -217,6 +217,7 @@ cdef class DispatchLoop:
                 self.ring.idle_ns = monotonic_ns()
                 if not self._poll():
                     self._sleep()
+                self.ring.idle_ns = monotonic_ns()   # what it has slept was no time without a moment to spare
 
     cdef uint32_t collect(self) noexcept nogil:
         """Publish what the workers and the ring have done; returns how many requests that was."""
