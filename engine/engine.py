@@ -74,10 +74,8 @@ def serve(config: EngineConfig) -> int:
         take_over_socket(config.socket_path)
     own_image = (0, 0)
     if isinstance(backend, FileBackend):
-        assert config.blk_file is not None
-        claim_image(
-            config.blk_file, backend.fileno(), read_only=backend.read_only, takes_over=config.takeover
-        )
+        image = config.blk_file or config.drive_name  # a backend of a user's own may be a file, too
+        claim_image(image, backend.fileno(), read_only=backend.read_only, takes_over=config.takeover)
         own_image = image_identity(backend.fileno())
     orphans = remove_dead_engines(own_image)
     if orphans:
