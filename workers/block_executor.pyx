@@ -15,7 +15,7 @@ from ringblk.workers.block_request cimport (
 )
 from ringblk.workers.file_backend cimport FileBackend
 from ringblk.workers.native_backend cimport NativeBackend
-from ringblk.workers.request cimport SLOT_DURABLE, SLOT_EXCLUSIVE, RequestExecutor
+from ringblk.workers.request cimport SLOT_DURABLE, SLOT_PARTIAL, RequestExecutor
 from ringblk.workers.uring cimport (
     IORING_FSYNC_DATASYNC, IORING_OP_FSYNC, IORING_OP_READ, IORING_OP_READV, IORING_OP_WRITE, IORING_OP_WRITEV,
     io_uring_sqe,
@@ -91,7 +91,7 @@ cdef class BlockExecutor(RequestExecutor):
             return True
         if slot.operation != OPERATION_READ and slot.operation != OPERATION_WRITE:
             return False
-        if slot.range_count == 0 or slot.range_count > vector_limit or slot.flags & SLOT_EXCLUSIVE:
+        if slot.range_count == 0 or slot.range_count > vector_limit or slot.flags & SLOT_PARTIAL:
             return False
         self._fill_vectors(vectors, ranges, slot.range_count)
         if not self.file.is_aligned(vectors, <int>slot.range_count, slot.offset_bytes):

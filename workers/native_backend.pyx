@@ -36,8 +36,8 @@ cdef class NativeBackend:
 
     `size_bytes` is a multiple of 512. `block_size_bytes` is what requests should be multiples of, in
     offset and length; others are carried out too, but a write of a part of a block may be done by reading
-    the block, changing it and writing it back. Two such writes to one block must not run at once, nor one
-    of them beside any other write to that block: the dispatcher sees to that, no backend locks.
+    the block, changing it and writing it back. Nothing else may change such a block meanwhile: the dispatcher
+    sees to that (engine/overlap_list.pyx), no backend locks.
     """
 
     def __cinit__(self):

@@ -34,13 +34,21 @@ SUPERVISOR_POINTS = [name for name in POINTS if name.startswith("supervisor:")]
 SESSION_POINTS = [name for name in POINTS if name.startswith("session:")]
 URING_POINTS = [name for name in POINTS if name.startswith("uring:")]
 RING_POINTS = [name for name in POINTS if name.startswith("dispatcher ring:")]
+OVERLAP_POINTS = [name for name in POINTS if name.startswith("overlap:")]
+"""Reached where parts of blocks are changed: tests/crash/test_partial_blocks.py."""
 FAILED_DISK_POINTS = ["dispatcher ring: given away"]
 """Reached where a disk fails: tests/crash/test_slow_disk.py."""
 FIRST_START_POINTS = ["recovery: record initialised"]
 CHILD_POINTS = [
     name
     for name in POINTS
-    if name not in SUPERVISOR_POINTS + SESSION_POINTS + URING_POINTS + RING_POINTS + FIRST_START_POINTS
+    if name
+    not in SUPERVISOR_POINTS
+    + SESSION_POINTS
+    + URING_POINTS
+    + RING_POINTS
+    + OVERLAP_POINTS
+    + FIRST_START_POINTS
 ]
 INLINE_POINTS = [
     name for name in CHILD_POINTS if name.startswith(("dispatcher: inline", "inflight:", "ring:"))
