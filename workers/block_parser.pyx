@@ -207,10 +207,11 @@ cdef class BlockParser(RequestParser):
         slot.charge_kind = CHARGE_WRITE
 
     cdef void _prepare_get_id(self, RequestSlot *slot, Range *ranges) noexcept nogil:
+        """The driver has room for 20 bytes; one that has less gets what fits (5.2.6)."""
         self._use_writable(slot, ranges)
-        if self._measure(slot, ranges) and slot.length_bytes >= DRIVE_ID_BYTES:
+        if self._measure(slot, ranges):
             slot.operation = OPERATION_GET_ID
-        slot.length_bytes = DRIVE_ID_BYTES
+        slot.length_bytes = min(slot.length_bytes, <uint64_t>DRIVE_ID_BYTES)
 
     cdef void _prepare_segments(self, RequestSlot *slot, Range *ranges, uint32_t request_type) noexcept nogil:
         """DISCARD and WRITE_ZEROES: copy the segments, check them, put them where the ranges were."""

@@ -148,7 +148,7 @@ cdef class CheckingParser(RequestParser):
         else:
             check(slot.first_range >= readable_count, b"only writable memory is written")
         if slot.operation == OPERATION_GET_ID:
-            return check(size_bytes >= DRIVE_ID_BYTES, b"there is room for the id")
+            return check(slot.length_bytes <= min(size_bytes, <uint64_t>DRIVE_ID_BYTES), b"there is room for the id")
         check(slot.operation == OPERATION_READ or slot.operation == OPERATION_WRITE, b"the operation is known")
         check(size_bytes == slot.length_bytes, b"the length is that of the ranges")
         return check_place(slot.offset_bytes, slot.length_bytes)
