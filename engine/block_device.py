@@ -35,7 +35,10 @@ CONFIG_BYTES = _CONFIG.size
 _WRITEBACK_OFFSET_BYTES = 32
 
 _MAX_LOGICAL_BLOCK_BYTES = 4096
-_MAX_PHYSICAL_BLOCK_BYTES = 32768
+MAX_PHYSICAL_BLOCK_BYTES = 32768
+"""The largest physical block that a guest is told of."""
+_MAX_MINIMUM_IO_BLOCKS = 0xFFFF
+_MAX_OPTIMAL_IO_BLOCKS = 0xFFFFFFFF
 
 
 CacheMode = Literal["writeback", "writethrough", "unsafe"]
@@ -45,8 +48,8 @@ class BlockDeviceConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknow
     """What a block device is made of. Raises `ValueError` where the values make no device.
 
     `cache="writeback"` offers FLUSH and lets the driver choose write-through; `"unsafe"` offers neither.
-    A physical block is `logical_block_size_bytes << physical_block_exponent`. A read-only device
-    offers neither discard nor write zeroes.
+    A physical block is `logical_block_size_bytes << physical_block_exponent`; the other sizes are as in
+    `BlockTopology` (None: a physical block). A read-only device offers neither discard nor write zeroes.
     """
 
     capacity_bytes: Annotated[int, msgspec.Meta(ge=0)]
@@ -56,6 +59,10 @@ class BlockDeviceConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknow
     queue_size: Annotated[int, msgspec.Meta(ge=2, le=32768)] = 128
     logical_block_size_bytes: int = 512
     physical_block_exponent: Annotated[int, msgspec.Meta(ge=0)] = 0
+    alignment_offset_bytes: Annotated[int, msgspec.Meta(ge=0)] = 0
+    minimum_io_bytes: Annotated[int, msgspec.Meta(ge=0)] | None = None
+    optimal_io_bytes: Annotated[int, msgspec.Meta(ge=0)] = 0
+    discard_granularity_bytes: Annotated[int, msgspec.Meta(ge=0)] | None = None
 
     def __post_init__(self) -> None:
         if self.queue_size & (self.queue_size - 1):
@@ -66,8 +73,35 @@ class BlockDeviceConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknow
                 f"logical_block_size_bytes {block_bytes} is no power of two "
                 f"from {SECTOR_BYTES} to {_MAX_LOGICAL_BLOCK_BYTES}"
             )
-        if block_bytes << self.physical_block_exponent > _MAX_PHYSICAL_BLOCK_BYTES:
-            raise ValueError(f"a physical block is larger than {_MAX_PHYSICAL_BLOCK_BYTES} bytes")
+        if block_bytes << self.physical_block_exponent > MAX_PHYSICAL_BLOCK_BYTES:
+            raise ValueError(f"a physical block is larger than {MAX_PHYSICAL_BLOCK_BYTES} bytes")
+
+    @property
+    def topology(self) -> tuple[int, int, int, int]:
+        """`physical_block_exp`, `alignment_offset`, `min_io_size` and `opt_io_size` of the config space.
+
+        In logical blocks but for the first. What is no multiple of them, or has no room there, is left out.
+        """
+        block_bytes = self.logical_block_size_bytes
+        physical_blocks = 1 << self.physical_block_exponent
+        alignment_blocks, rest = divmod(self.alignment_offset_bytes, block_bytes)
+        if rest or alignment_blocks >= physical_blocks:
+            alignment_blocks = 0
+        minimum_blocks, rest = divmod(self.minimum_io_bytes or 0, block_bytes)
+        if rest or not physical_blocks <= minimum_blocks <= _MAX_MINIMUM_IO_BLOCKS:
+            minimum_blocks = physical_blocks
+        optimal_blocks, rest = divmod(self.optimal_io_bytes, block_bytes)
+        if rest or optimal_blocks > _MAX_OPTIMAL_IO_BLOCKS:
+            optimal_blocks = 0
+        return self.physical_block_exponent, alignment_blocks, minimum_blocks, optimal_blocks
+
+    @property
+    def discard_sectors(self) -> int:
+        """`discard_sector_alignment` of the config space: DISCARD's granularity, in whole logical blocks."""
+        block_bytes = self.logical_block_size_bytes
+        granularity_bytes = self.discard_granularity_bytes or block_bytes << self.physical_block_exponent
+        granularity_blocks = -(-granularity_bytes // block_bytes)
+        return min(granularity_blocks * (block_bytes // SECTOR_BYTES), MAX_DISCARD_SECTORS)
 
 
 class BlockDevice:
@@ -185,11 +219,9 @@ class BlockDevice:
 
     def _config_space(self) -> bytes:
         config = self._config
-        physical_block_blocks = 1 << config.physical_block_exponent
-        physical_block_sectors = config.logical_block_size_bytes // SECTOR_BYTES * physical_block_blocks
         discard = write_zeroes = (0, 0, 0)
         if not config.read_only:
-            discard = (MAX_DISCARD_SECTORS, MAX_SEGMENTS, physical_block_sectors)
+            discard = (MAX_DISCARD_SECTORS, MAX_SEGMENTS, config.discard_sectors)
             write_zeroes = (MAX_WRITE_ZEROES_SECTORS, MAX_SEGMENTS, 1)
         return _CONFIG.pack(
             self.num_sectors,
@@ -197,10 +229,7 @@ class BlockDevice:
             max(config.queue_size - 2, 1),  # seg_max: all but header and status
             *(0, 0, 0),  # geometry: not offered
             config.logical_block_size_bytes,
-            config.physical_block_exponent,
-            0,  # alignment_offset
-            physical_block_blocks,  # min_io_size
-            0,  # opt_io_size: none
+            *config.topology,
             self._writeback,
             config.num_queues,
             *discard,

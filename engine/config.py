@@ -81,7 +81,9 @@ class EngineConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     log_format: Literal["human", "json"] = "human"
     drive_id: str = "ringblk"
     logical_block_size: Annotated[int, msgspec.Meta(ge=512, le=4096)] | None = None
-    """None: what the backend works in."""
+    """None: 512 for a regular file, a block device's own."""
+    physical_block_size: Annotated[int, msgspec.Meta(ge=512, le=32768)] | None = None
+    """None: what the storage prefers."""
 
     def check(self) -> None:
         """Raise `ConfigError` for what the types cannot say."""
@@ -105,8 +107,10 @@ class EngineConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
             raise ConfigError("--format raw: only for --blk-file")
         if self.queue_size & (self.queue_size - 1):
             raise ConfigError(f"--queue-size {self.queue_size} is not a power of two")
-        if self.logical_block_size and self.logical_block_size & (self.logical_block_size - 1):
-            raise ConfigError(f"--logical-block-size {self.logical_block_size} is not a power of two")
+        for name in ("logical_block_size", "physical_block_size"):
+            block_size = getattr(self, name) or 1
+            if block_size & (block_size - 1):
+                raise ConfigError(f"{_option(name)} {block_size} is not a power of two")
         if self.rate_group is not None and (fault := group_name_fault(self.rate_group)):
             raise ConfigError(f"--rate-group {self.rate_group!r}: {fault}")
         self.rate_limits()

@@ -5,6 +5,7 @@ from ringblk.engine.dispatcher_ring cimport DispatcherRing
 from ringblk.engine.handover cimport Handover
 from ringblk.engine.idle_poll cimport IdlePoll
 from ringblk.engine.inline_gate cimport InlineGate
+from ringblk.engine.overlap_list cimport OverlapList
 from ringblk.engine.queue_table cimport QueueTable, ServedQueue
 from ringblk.engine.request_recorder cimport RequestRecorder
 from ringblk.engine.resubmission_list cimport Resubmission, ResubmissionList
@@ -19,6 +20,7 @@ cdef class DispatchLoop:
     cdef RequestParser parser
     cdef RequestExecutor executor
     cdef readonly Handover handover
+    cdef readonly OverlapList overlaps
     cdef InlineGate gate
     cdef DispatcherRing ring
     cdef IdlePoll idle_poll
@@ -39,6 +41,7 @@ cdef class DispatchLoop:
     cdef int _run(self) noexcept nogil
     cdef uint32_t collect(self) noexcept nogil
     cdef uint32_t _release_throttled(self) noexcept nogil
+    cdef uint32_t _release_held(self) noexcept nogil
     cdef uint32_t _resubmit_all(self) noexcept nogil
     cdef uint32_t _pop_all(self) noexcept nogil
     cdef bint _may_pop(self) noexcept nogil
@@ -47,8 +50,8 @@ cdef class DispatchLoop:
                        uint64_t now_ns, bint is_new) noexcept nogil
     cdef void _resubmit(self, Resubmission *old, uint64_t now_ns) noexcept nogil
     cdef void submit(self, uint32_t slot_index) noexcept nogil
+    cdef void _begin(self, uint32_t slot_index) noexcept nogil
     cdef uint32_t complete(self) noexcept nogil
-    cdef void _call_if_needed(self, uint32_t queue_index) noexcept nogil
     cdef bint _poll(self) noexcept nogil
     cdef bint _has_work(self) noexcept nogil
     cdef void _sleep(self) noexcept nogil

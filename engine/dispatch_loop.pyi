@@ -3,6 +3,7 @@ from ringblk.engine.dispatcher_ring import DispatcherRing
 from ringblk.engine.handover import Handover
 from ringblk.engine.idle_poll import IdlePoll
 from ringblk.engine.inline_gate import InlineGate
+from ringblk.engine.overlap_list import OverlapList
 from ringblk.engine.queue_fds import QueueFds
 from ringblk.engine.queue_table import QueueTable
 from ringblk.engine.resubmission_list import ResubmissionList
@@ -24,6 +25,8 @@ class DispatchLoop:
     reports_progress: bool
     @property
     def handover(self) -> Handover: ...
+    @property
+    def overlaps(self) -> OverlapList: ...
     @property
     def resubmissions(self) -> ResubmissionList: ...
     @property

@@ -14,6 +14,7 @@ from ringblk.engine.give_back cimport give_back
 from ringblk.engine.handover cimport Handover
 from ringblk.engine.idle_poll cimport IdlePoll
 from ringblk.engine.inline_gate cimport InlineGate
+from ringblk.engine.overlap_list cimport OverlapList
 from ringblk.engine.queue_table cimport QueueTable, ServedQueue
 from ringblk.engine.request_recorder cimport RequestRecorder
 from ringblk.engine.resubmission_list cimport Resubmission, ResubmissionList
@@ -28,11 +29,11 @@ from ringblk.shm.memory cimport GuestMemory
 from ringblk.shm.slot cimport NO_WORKER, SLOT_FREE, SLOT_HANDED, SLOT_PREPARED, RequestSlot
 from ringblk.shm.state cimport QUEUE_LIMIT, QueueState, StateSegment
 from ringblk.shm.virtqueue cimport (
-    BROKEN_HEAD_IN_FLIGHT, BROKEN_MEMORY, Virtqueue, arm_kick, avail_count, disarm_kick, needs_call, peek_head,
+    BROKEN_HEAD_IN_FLIGHT, BROKEN_MEMORY, Virtqueue, arm_kick, avail_count, disarm_kick, peek_head,
     publish_used, push_used, read_chain, set_broken,
 )
 from ringblk.shm.wakeup cimport end_sleep, prepare_sleep
-from ringblk.workers.request cimport OPERATION_COMPLETE, RequestExecutor, RequestParser
+from ringblk.workers.request cimport OPERATION_COMPLETE, SLOT_ADMITTED, SLOT_PARTIAL, RequestExecutor, RequestParser
 
 cdef enum:
     EVENT_CONTROL = 1      # a message waits on the channel
@@ -66,6 +67,7 @@ cdef class DispatchLoop:
         self.parser = parser
         self.executor = executor
         self.handover = handover
+        self.overlaps = OverlapList(state, parser, handover)
         self.table = table
         self.throttle = throttle
         self.recorder = RequestRecorder(state, parser)
@@ -199,7 +201,7 @@ cdef class DispatchLoop:
             if load_acquire_32(&self.state.header.control_pending):
                 return EVENT_CONTROL
             progress = self.collect() + self._resubmit_all()
-            popped = self._release_throttled() + self._pop_all()
+            popped = self._release_throttled() + self._release_held() + self._pop_all()
             self.handover.publish()
             self.ring.submit()
             progress += self.complete()
@@ -239,6 +241,13 @@ cdef class DispatchLoop:
                 return count
             self.submit(<uint32_t>slot_index)
             count += 1
+
+    cdef uint32_t _release_held(self) noexcept nogil:
+        """Begin what has waited for requests that change the same blocks."""
+        cdef uint32_t place, count = self.overlaps.take_ready()
+        for place in range(count):
+            self._begin(self.overlaps.ready[place])
+        return count
 
     cdef uint32_t _resubmit_all(self) noexcept nogil:
         """Take in what an earlier engine had in flight, until a message waits; what is counted out is progress too."""
@@ -342,6 +351,14 @@ cdef class DispatchLoop:
             self.newly_broken = 1
 
     cdef void submit(self, uint32_t slot_index) noexcept nogil:
+        """Begin a request, unless one that changes the same blocks is to be done before."""
+        cdef RequestSlot *slot = &self.state.slots[slot_index]
+        if (self.overlaps.partial_count or slot.flags & SLOT_PARTIAL) and not self.overlaps.admit(slot_index):
+            return
+        slot.flags |= SLOT_ADMITTED
+        self._begin(slot_index)
+
+    cdef void _begin(self, uint32_t slot_index) noexcept nogil:
         """Finish what needs no I/O, begin it or carry it out here, or give it to a worker."""
         cdef RequestSlot *slot = &self.state.slots[slot_index]
         if slot.operation != OPERATION_COMPLETE:
@@ -384,25 +401,18 @@ cdef class DispatchLoop:
         for place in range(<uint32_t>QUEUE_LIMIT):
             if (touched >> place) & 1:
                 publish_used(self.table.queues[place].rings)
-                self._call_if_needed(place)
+                self.table.call_if_needed(place)
         for place in range(count):
             slot = &self.state.slots[self.handover.batch[place]]
             inflight_clear(self.table.queues[slot.queue_index].inflight, slot.head_index)
         for place in range(<uint32_t>QUEUE_LIMIT):
             if (touched >> place) & 1:
                 inflight_settle(self.table.queues[place].inflight, self.table.queues[place].rings.published_used)
+        if self.overlaps.partial_count:
+            self.overlaps.note_done()
         self.handover.release()
         self.placement.note_completed(count, self.state.slot_count - self.handover.free_count)
         return count
-
-    cdef void _call_if_needed(self, uint32_t queue_index) noexcept nogil:
-        cdef QueueState *counters = &self.state.queues[queue_index]
-        if not needs_call(self.table.queues[queue_index].rings):
-            counters.suppressed_call_count += 1
-        elif self.table.queues[queue_index].call_fd >= 0:
-            counters.call_count += 1
-            self.table.signal_call(queue_index)
-            crash_point("dispatcher: called")
 
     cdef bint _poll(self) noexcept nogil:
         """Look for work a little longer before sleeping; True when there is some."""

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from ringblk.engine.block_device import BlockDevice, BlockDeviceConfig
+from ringblk.engine.block_device import MAX_PHYSICAL_BLOCK_BYTES, BlockDevice, BlockDeviceConfig
 from ringblk.engine.child import open_fds
 from ringblk.engine.config import ConfigError, EngineConfig
 from ringblk.engine.descriptor_seal import is_read_by_peer
@@ -92,10 +92,8 @@ def _serve_backend(config: EngineConfig, user: ProcessUser | None, backend: Nati
         take_over_socket(config.socket_path)
     own_image = (0, 0)
     if isinstance(backend, FileBackend):
-        assert config.blk_file is not None
-        claim_image(
-            config.blk_file, backend.fileno(), read_only=backend.read_only, takes_over=config.takeover
-        )
+        image = config.blk_file or config.drive_name  # a backend of a user's own may be a file, too
+        claim_image(image, backend.fileno(), read_only=backend.read_only, takes_over=config.takeover)
         own_image = image_identity(backend.fileno())
     orphans = remove_dead_engines(own_image)
     if orphans:
@@ -173,14 +171,28 @@ def close_backend(backend: NativeBackend) -> bool:
 
 
 def device_config(config: EngineConfig, backend: NativeBackend) -> BlockDeviceConfig:
-    """The device as the driver is to see it."""
+    """The device as the driver is to see it. Raises `ConfigError` for blocks that don't fit it."""
+    topology = backend.topology
+    logical_bytes = config.logical_block_size or topology.logical_block_bytes
+    preferred_bytes = min(topology.physical_block_bytes, MAX_PHYSICAL_BLOCK_BYTES)
+    physical_bytes = config.physical_block_size or max(logical_bytes, preferred_bytes)
+    if physical_bytes < logical_bytes:
+        raise ConfigError(
+            f"--physical-block-size {physical_bytes} is less than a logical block, {logical_bytes} bytes"
+        )
+    is_striped = topology.minimum_io_bytes > topology.physical_block_bytes
     return BlockDeviceConfig(
         capacity_bytes=backend.size_bytes,
         read_only=config.read_only or backend.read_only,
         cache=config.cache,
         num_queues=config.num_queues,
         queue_size=config.queue_size,
-        logical_block_size_bytes=config.logical_block_size or backend.block_size_bytes,
+        logical_block_size_bytes=logical_bytes,
+        physical_block_exponent=(physical_bytes // logical_bytes).bit_length() - 1,
+        alignment_offset_bytes=topology.alignment_offset_bytes,
+        minimum_io_bytes=max(physical_bytes, topology.minimum_io_bytes * is_striped),
+        optimal_io_bytes=topology.optimal_io_bytes,
+        discard_granularity_bytes=topology.discard_granularity_bytes,
     )
 
 

@@ -14,13 +14,11 @@ from ringblk.shm.crash_point cimport crash_point
 from ringblk.shm.slot cimport SLOT_FREE, SLOT_HANDED, SLOT_PREPARED, RequestSlot
 from ringblk.shm.state cimport WORKER_LIMIT, StateSegment, WorkerState
 from ringblk.shm.wakeup cimport signal_eventfd, wake
-from ringblk.workers.request cimport SLOT_EXCLUSIVE
 
 cdef enum:
     # What waking a sleeping worker costs, against which its queue of work is weighed (docs/performance.md).
     WAKE_COST_NS = 40000
     FIRST_SERVICE_NS = 100000   # as long as nothing was measured: as a disk
-    EXCLUSIVE_WORKER = 0   # carries out everything that must not run beside another of its kind
 
 
 cdef class Handover:
@@ -145,11 +143,7 @@ cdef class Handover:
 
     cdef void give(self, uint32_t slot_index) noexcept nogil:
         """Hand a prepared slot to the worker that is likely to be done with it first, or keep it for one."""
-        cdef int worker_index
-        if self.state.slots[slot_index].flags & SLOT_EXCLUSIVE:
-            worker_index = EXCLUSIVE_WORKER if self.is_up[EXCLUSIVE_WORKER] else -1
-        else:
-            worker_index = self._choose(self.state.slots[slot_index].popped_ns)
+        cdef int worker_index = self._choose(self.state.slots[slot_index].popped_ns)
         if worker_index < 0:
             self.backlog[self.backlog_count] = slot_index   # at most every slot: the array holds slot_count
             self.backlog_count += 1

@@ -103,7 +103,7 @@ class LiveChanges:
         lands beyond the new end and brings it back. Raises `ChangeRefused`.
         """
         async with self._resize_lock:
-            size_bytes = self._backend.measure() if size == "image" else size
+            size_bytes = self._whole_blocks(self._backend.measure()) if size == "image" else size
             self._check_size(size_bytes)
             if size_bytes >= self._device.num_sectors * SECTOR_BYTES:
                 self._set_size(size_bytes, is_measured=size == "image")
@@ -118,8 +118,23 @@ class LiveChanges:
                 "the drive has %d bytes; the driver %s", size_bytes, "is told" if is_told else "is not told"
             )
 
+    @property
+    def _block_bytes(self) -> int:
+        """What the size is a multiple of, so that the last block does not reach past the image's end."""
+        return max(self._backend.block_size_bytes, self._device.logical_block_size_bytes)
+
+    def _whole_blocks(self, size_bytes: int) -> int:
+        """What the guest sees of an image of this size."""
+        if rest_bytes := size_bytes % self._block_bytes:
+            _log.warning(
+                "the guest does not see the last %d bytes: no whole block of %d",
+                rest_bytes,
+                self._block_bytes,
+            )
+        return size_bytes - rest_bytes
+
     def _check_size(self, size_bytes: int) -> None:
-        block_bytes = max(self._backend.block_size_bytes, self._device.logical_block_size_bytes)
+        block_bytes = self._block_bytes
         if size_bytes <= 0 or size_bytes % block_bytes:
             raise ChangeRefused("size_bytes", f"{size_bytes} is not a multiple of {block_bytes} above 0")
         if size_bytes >= 1 << 63:

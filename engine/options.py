@@ -14,7 +14,8 @@ from ringblk.engine.config import ConfigError, EngineConfig, make_config, read_c
 from ringblk.engine.rate_limiter_config import RateLimitOptions
 
 _RATES = {field.name for field in msgspec.structs.fields(RateLimitOptions)}
-_INTEGER_OPTIONS = {"fd", "workers", "num_queues", "queue_size", "logical_block_size", "poll_us"} | _RATES
+_INTEGER_OPTIONS = {"fd", "workers", "num_queues", "queue_size", "poll_us"} | _RATES
+_INTEGER_OPTIONS |= {"logical_block_size", "physical_block_size"}
 
 _REPEATED_OPTIONS = {"backend_arg": "KEY=VALUE", "sandbox_allow": "PATH"}
 
@@ -52,7 +53,8 @@ _HELP = {
     "control": "serve the control API (HTTP) on this unix socket",
     "log_format": "log lines for people (human) or as JSON objects (json)",
     "drive_id": "what GET_ID gives, cut at 20 bytes",
-    "logical_block_size": "512 to 4096 (default: what the image's alignment asks for)",
+    "logical_block_size": "512 to 4096 (default: 512 for a file, a block device's own)",
+    "physical_block_size": "512 to 32768 (default: what direct I/O, file system or device prefer)",
 }
 
 

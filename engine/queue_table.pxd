@@ -28,5 +28,6 @@ cdef class QueueTable:
     cdef bint newly_unheard                # some queue is, and nobody was told yet
 
     cdef void list_active(self) noexcept
+    cdef void call_if_needed(self, uint32_t queue_index) noexcept nogil
     cdef void signal_call(self, uint32_t queue_index) noexcept nogil
     cdef void wait(self, uint64_t timeout_ns) noexcept nogil

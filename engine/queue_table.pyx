@@ -17,7 +17,7 @@ from posix.unistd cimport close
 from ringblk.shm.crash_point cimport crash_point
 from ringblk.shm.inflight cimport InflightQueue
 from ringblk.shm.state cimport QUEUE_LIMIT, QueueState, StateSegment
-from ringblk.shm.virtqueue cimport Virtqueue
+from ringblk.shm.virtqueue cimport Virtqueue, needs_call
 from ringblk.shm.wakeup cimport signal_foreign_eventfd
 
 cdef uint64_t NO_TIMEOUT = <uint64_t>-1
@@ -144,6 +144,16 @@ cdef class QueueTable:
         if self.queues[queue_index].call_fd >= 0:
             self.signal_call(queue_index)
             crash_point("recovery: called")
+
+    cdef void call_if_needed(self, uint32_t queue_index) noexcept nogil:
+        """Call the driver, unless it has said that it needs no call."""
+        cdef QueueState *counters = &self.state.queues[queue_index]
+        if not needs_call(self.queues[queue_index].rings):
+            counters.suppressed_call_count += 1
+        elif self.queues[queue_index].call_fd >= 0:
+            counters.call_count += 1
+            self.signal_call(queue_index)
+            crash_point("dispatcher: called")
 
     cdef void signal_call(self, uint32_t queue_index) noexcept nogil:
         cdef ServedQueue *queue = &self.queues[queue_index]

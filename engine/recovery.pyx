@@ -17,7 +17,7 @@ from ringblk.shm.crash_point cimport crash_point
 from ringblk.shm.inflight cimport InflightQueue, inflight_mark, is_inflight
 from ringblk.shm.slot cimport DISPATCHER_RING, SLOT_HANDED, SLOT_PREPARED, RequestSlot
 from ringblk.shm.state cimport QUEUE_LIMIT
-from ringblk.workers.request cimport OPERATION_COMPLETE
+from ringblk.workers.request cimport OPERATION_COMPLETE, SLOT_ADMITTED
 
 cdef enum:
     DEATH_LIMIT = 3        # processes that one request may kill
@@ -65,6 +65,7 @@ cdef class Recovery:
         # Done entries that name a slot which is free now: over before that slot is used again.
         self.loop.collect()
         self.loop.handover.release()
+        self.loop.overlaps.rebuild()
         now_ns = monotonic_ns()
         for index in sorted(again, key=self.loop.handover.age_key):
             if self.loop.throttle.admit(index, <uint32_t>NO_POSITION, now_ns):
@@ -110,6 +111,7 @@ cdef class Recovery:
             if own_fault and is_carried_out(slot) and self._count_death(slot, True):
                 given_up.append(index)
             slot.started_ns = 0   # nobody is at it
+            slot.flags &= ~<uint32_t>SLOT_ADMITTED
             # Before it is handed again: of a HANDED slot, owner and ring position count as they stand.
             store_release_32(&slot.state, SLOT_PREPARED)
             crash_point("recovery: slot taken back")

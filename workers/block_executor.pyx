@@ -15,7 +15,7 @@ from ringblk.workers.block_request cimport (
 )
 from ringblk.workers.file_backend cimport FileBackend
 from ringblk.workers.native_backend cimport NativeBackend
-from ringblk.workers.request cimport SLOT_DURABLE, SLOT_EXCLUSIVE, RequestExecutor
+from ringblk.workers.request cimport SLOT_DURABLE, SLOT_PARTIAL, RequestExecutor
 from ringblk.workers.uring cimport (
     IORING_FSYNC_DATASYNC, IORING_OP_FSYNC, IORING_OP_READ, IORING_OP_READV, IORING_OP_WRITE, IORING_OP_WRITEV,
     io_uring_sqe,
@@ -64,8 +64,8 @@ cdef class BlockExecutor(RequestExecutor):
         elif slot.operation == OPERATION_FLUSH:
             error = self.backend.flush_all()
         elif slot.operation == OPERATION_GET_ID:
-            self._give_id(ranges)
-            slot.used_length_bytes += DRIVE_ID_BYTES
+            self._give_id(ranges, <uint32_t>slot.length_bytes)
+            slot.used_length_bytes += <uint32_t>slot.length_bytes
         else:
             error = self._change_segments(slot, <Segment *>ranges)
         if error == -EFAULT and (slot.operation == OPERATION_READ or slot.operation == OPERATION_WRITE):
@@ -91,7 +91,7 @@ cdef class BlockExecutor(RequestExecutor):
             return True
         if slot.operation != OPERATION_READ and slot.operation != OPERATION_WRITE:
             return False
-        if slot.range_count == 0 or slot.range_count > vector_limit or slot.flags & SLOT_EXCLUSIVE:
+        if slot.range_count == 0 or slot.range_count > vector_limit or slot.flags & SLOT_PARTIAL:
             return False
         self._fill_vectors(vectors, ranges, slot.range_count)
         if not self.file.is_aligned(vectors, <int>slot.range_count, slot.offset_bytes):
@@ -155,11 +155,11 @@ cdef class BlockExecutor(RequestExecutor):
             size_bytes += ranges[index].length_bytes
         return size_bytes
 
-    cdef void _give_id(self, Range *ranges) noexcept nogil:
-        """Scatter the drive id over the first 20 bytes of the data."""
+    cdef void _give_id(self, Range *ranges, uint32_t size_bytes) noexcept nogil:
+        """Scatter the drive id, or what fits of it, over the first bytes of the data."""
         cdef uint32_t given = 0, part_bytes
-        while given < DRIVE_ID_BYTES:
-            part_bytes = min(ranges.length_bytes, <uint32_t>DRIVE_ID_BYTES - given)
+        while given < size_bytes:
+            part_bytes = min(ranges.length_bytes, size_bytes - given)
             memcpy(self.memory.pointer(ranges), self.drive_id + given, part_bytes)
             given += part_bytes
             ranges += 1

@@ -19,7 +19,9 @@ from ringblk.workers.block_request cimport (
     STATUS_OK, STATUS_UNSUPP, TYPE_DISCARD, TYPE_FLUSH, TYPE_GET_ID, TYPE_IN, TYPE_OUT, TYPE_WRITE_ZEROES,
     WRITE_ZEROES_SECTOR_LIMIT, BlockHeader, Segment,
 )
-from ringblk.workers.request cimport OPERATION_COMPLETE, SLOT_BRIEF, SLOT_DURABLE, SLOT_EXCLUSIVE, RequestParser
+from ringblk.workers.request cimport (
+    OPERATION_COMPLETE, SLOT_BRIEF, SLOT_CHANGES, SLOT_DURABLE, SLOT_PARTIAL, RequestParser,
+)
 
 OPERATION_NAMES = {
     OPERATION_READ: "read", OPERATION_WRITE: "write", OPERATION_FLUSH: "flush", OPERATION_GET_ID: "get_id",
@@ -35,7 +37,7 @@ MAX_WRITE_ZEROES_SECTORS = WRITE_ZEROES_SECTOR_LIMIT
 cdef class BlockParser(RequestParser):
     """Parses and checks requests against the device that the state segment describes.
 
-    `block_size_bytes` is the backend's: a write of parts of such blocks is marked exclusive.
+    `block_size_bytes` is the backend's: what changes a part of such a block is marked so.
     """
 
     cdef StateSegment state
@@ -89,6 +91,49 @@ cdef class BlockParser(RequestParser):
         for index in range(slot.range_count):
             num_sectors += segments[index].num_sectors
         return num_sectors * SECTOR_BYTES
+
+    cdef bint overlaps(self, uint32_t slot_index, uint32_t other_index) noexcept nogil:
+        """Whether one of two requests changes the first or last block of the other, where that is partial."""
+        cdef RequestSlot *slot = &self.state.slots[slot_index]
+        cdef RequestSlot *other = &self.state.slots[other_index]
+        cdef uint64_t start, end, other_start, other_end
+        cdef uint32_t place, other_place
+        for place in range(self._change_count(slot)):
+            self._get_change(slot, place, &start, &end)
+            for other_place in range(self._change_count(other)):
+                self._get_change(other, other_place, &other_start, &other_end)
+                if self._has_partial_in(start, end, other_start, other_end) \
+                        or self._has_partial_in(other_start, other_end, start, end):
+                    return True
+        return False
+
+    cdef uint32_t _change_count(self, RequestSlot *slot) noexcept nogil:
+        """How many ranges of the drive a request changes."""
+        if slot.operation == OPERATION_DISCARD or slot.operation == OPERATION_WRITE_ZEROES:
+            return slot.range_count
+        return slot.operation == OPERATION_WRITE
+
+    cdef void _get_change(self, RequestSlot *slot, uint32_t place, uint64_t *start, uint64_t *end) noexcept nogil:
+        """One of the ranges that a request changes, as offsets in bytes."""
+        cdef Segment *segment
+        if slot.operation == OPERATION_WRITE:
+            start[0] = slot.offset_bytes
+            end[0] = slot.offset_bytes + slot.length_bytes
+        else:
+            segment = <Segment *>self.state.slot_ranges(<uint32_t>(slot - self.state.slots)) + slot.first_range + place
+            start[0] = segment.sector * SECTOR_BYTES
+            end[0] = start[0] + <uint64_t>segment.num_sectors * SECTOR_BYTES
+
+    cdef bint _has_partial_in(self, uint64_t start, uint64_t end, uint64_t other_start,
+                              uint64_t other_end) noexcept nogil:
+        """Whether a block that the range begins or ends within is one that the other range is in."""
+        cdef uint64_t first_block = start // self.block_size_bytes, last_block = end // self.block_size_bytes
+        cdef uint64_t other_first = other_start // self.block_size_bytes
+        cdef uint64_t other_last = (other_end - 1) // self.block_size_bytes
+        if start == end or other_start == other_end:
+            return False
+        return (start % self.block_size_bytes and other_first <= first_block <= other_last) \
+            or (end % self.block_size_bytes and other_first <= last_block <= other_last)
 
     cdef bint _take(self, RequestSlot *slot, Range *ranges, uint8_t *target, uint32_t size_bytes) noexcept nogil:
         """Copy the first bytes of the slot's current ranges out and cut them off; False when there are fewer.
@@ -154,17 +199,19 @@ cdef class BlockParser(RequestParser):
         if self.state.header.durable_writes:
             slot.flags |= SLOT_DURABLE
         if (slot.offset_bytes | slot.length_bytes) % self.block_size_bytes:
-            slot.flags |= SLOT_EXCLUSIVE
+            slot.flags |= SLOT_PARTIAL
         elif not slot.flags & SLOT_DURABLE:
             slot.flags |= SLOT_BRIEF
+        slot.flags |= SLOT_CHANGES
         slot.operation = OPERATION_WRITE
         slot.charge_kind = CHARGE_WRITE
 
     cdef void _prepare_get_id(self, RequestSlot *slot, Range *ranges) noexcept nogil:
+        """The driver has room for 20 bytes; one that has less gets what fits (5.2.6)."""
         self._use_writable(slot, ranges)
-        if self._measure(slot, ranges) and slot.length_bytes >= DRIVE_ID_BYTES:
+        if self._measure(slot, ranges):
             slot.operation = OPERATION_GET_ID
-        slot.length_bytes = DRIVE_ID_BYTES
+        slot.length_bytes = min(slot.length_bytes, <uint64_t>DRIVE_ID_BYTES)
 
     cdef void _prepare_segments(self, RequestSlot *slot, Range *ranges, uint32_t request_type) noexcept nogil:
         """DISCARD and WRITE_ZEROES: copy the segments, check them, put them where the ranges were."""
@@ -192,9 +239,10 @@ cdef class BlockParser(RequestParser):
                     or segments[index].sector > capacity - segments[index].num_sectors:
                 return
             if ((segments[index].sector | segments[index].num_sectors) * SECTOR_BYTES) % self.block_size_bytes:
-                slot.flags |= SLOT_EXCLUSIVE
+                slot.flags |= SLOT_PARTIAL
             if request_type == TYPE_WRITE_ZEROES and not segments[index].flags & SEGMENT_F_UNMAP:
                 written_sectors += segments[index].num_sectors
+        slot.flags |= SLOT_CHANGES
         slot.charge_kind = CHARGE_WRITE
         slot.length_bytes = written_sectors * SECTOR_BYTES   # what is only given back costs no bytes
         memcpy(ranges, segments, count * sizeof(Segment))

@@ -27,6 +27,7 @@ from ringblk.workers.native_backend cimport NativeBackend
 
 from ringblk.workers import direct_io, host_device
 from ringblk.workers.backend import BackendError
+from ringblk.workers.block_topology import device_topology, file_topology
 
 logger = logging.getLogger(__name__)
 
@@ -44,7 +45,8 @@ cdef class FileBackend(NativeBackend):
     """A regular file or a block device.
 
     `direct` is "on", "off", or "auto": direct where the file system takes it. `block_size_bytes` is what
-    direct I/O wants offsets and lengths to be multiples of, and a block device's logical block size.
+    direct I/O wants offsets and lengths to be multiples of, and a block device's logical block size. What a size
+    has beyond whole logical blocks is not served, and never written to.
     Raises BackendError, which names the file, if it can't be opened or used as asked.
     """
 
@@ -73,23 +75,26 @@ cdef class FileBackend(NativeBackend):
         self.is_block_device = stat.S_ISBLK(mode)
         try:
             if self.is_block_device:
-                self.size_bytes = host_device.device_size_bytes(self.fd)
-                self.block_size_bytes = host_device.logical_block_bytes(self.fd)
+                self.topology = device_topology(self.fd)
+                self.block_size_bytes = self.topology.logical_block_bytes
                 if not self.read_only and host_device.is_read_only(self.fd):
                     raise BackendError(f"{path}: is a read-only device")
-            else:
-                self.size_bytes = os.fstat(self.fd).st_size
+            size_bytes = self.whole_size()
+            self.size_bytes = self.measure()
         except OSError as error:
             raise BackendError(f"{path}: can't tell its size: {error.strerror or error}") from error
         if self.size_bytes == 0:
-            raise BackendError(f"{path}: is empty")
-        if self.size_bytes % direct_io.SECTOR_BYTES:
-            raise BackendError(f"{path}: {self.size_bytes} bytes are no multiple of {direct_io.SECTOR_BYTES}")
+            raise BackendError(f"{path}: is empty" if size_bytes == 0 else f"{path}: has only {size_bytes} bytes")
+        if size_bytes != self.size_bytes:
+            logger.warning("%s: the guest does not see the last %d bytes: no whole block of %d", path,
+                           size_bytes - self.size_bytes, self.topology.logical_block_bytes)
         self.memory_alignment_bytes = 1
         if direct in ("auto", "on"):
             self.make_direct(path, direct == "on")
         elif direct != "off":
             raise BackendError(f"{path}: direct is {direct!r}, not 'auto', 'on' or 'off'")
+        if not self.is_block_device:
+            self.topology = file_topology(self.fd, self.preferred_alignment())
 
     def resize(self, uint64_t size_bytes):
         """Cut a regular file off or extend it, with a hole; a block device only has to be large enough."""
@@ -103,10 +108,22 @@ cdef class FileBackend(NativeBackend):
         self.size_bytes = size_bytes
 
     def measure(self):
-        """The size of the file or device now."""
+        """The size of the file or device now, in whole logical blocks."""
+        size_bytes = self.whole_size()
+        return size_bytes - size_bytes % self.topology.logical_block_bytes
+
+    def whole_size(self):
+        """The size of the file or device now, to the last byte."""
         if self.is_block_device:
             return host_device.device_size_bytes(self.fd)
         return os.fstat(self.fd).st_size
+
+    def preferred_alignment(self):
+        """What direct I/O asks for on this file, used or not."""
+        if self.direct:
+            return self.offset_mask + 1
+        stated = direct_io.read_statx_alignment(self.fd)
+        return stated.offset_bytes if stated else 0
 
     def make_direct(self, path, bint required):
         """Turn on direct I/O; where it is refused, BackendError if it is required, a log line if not."""

@@ -1,10 +1,16 @@
 """What Linux says of a block device of the host; OSError for a descriptor that isn't one."""
 
 import fcntl
+import os
 import struct
+from pathlib import Path
 
 BLKROGET = 0x125E
 BLKSSZGET = 0x1268
+BLKIOMIN = 0x1278
+BLKIOOPT = 0x1279
+BLKALIGNOFF = 0x127A
+BLKPBSZGET = 0x127B
 BLKGETSIZE64 = 0x80081272
 
 
@@ -16,8 +22,45 @@ def is_read_only(fd: int) -> bool:
 
 def logical_block_bytes(fd: int) -> int:
     """The logical block size: the smallest unit that the device reads and writes."""
-    (size_bytes,) = struct.unpack("=i", fcntl.ioctl(fd, BLKSSZGET, bytes(4)))
-    return int(size_bytes)
+    return _ask(fd, BLKSSZGET)
+
+
+def physical_block_bytes(fd: int) -> int:
+    """The physical block size: what the device writes in one piece, without reading before."""
+    return _ask(fd, BLKPBSZGET)
+
+
+def minimum_io_bytes(fd: int) -> int:
+    """The smallest request that costs nothing extra: of a RAID, its chunk."""
+    return _ask(fd, BLKIOMIN)
+
+
+def optimal_io_bytes(fd: int) -> int:
+    """The largest request that is best: of a RAID, its stripe. 0 where the device doesn't say."""
+    return _ask(fd, BLKIOOPT)
+
+
+def alignment_offset_bytes(fd: int) -> int:
+    """Where the first physical block begins; 0 for a partition that lies askew."""
+    return max(0, _ask(fd, BLKALIGNOFF))
+
+
+def discard_granularity_bytes(fd: int) -> int:
+    """The unit that the device gives space back in; 0 where it doesn't, or doesn't say. (No ioctl tells.)"""
+    device = os.fstat(fd).st_rdev
+    folder = Path(f"/sys/dev/block/{os.major(device)}:{os.minor(device)}").resolve()
+    for disk in (folder, folder.parent):  # a partition has the queue of its disk
+        try:
+            return int((disk / "queue" / "discard_granularity").read_text())
+        except (OSError, ValueError):
+            continue
+    return 0
+
+
+def _ask(fd: int, request: int) -> int:
+    """What an ioctl says that gives an int."""
+    (value,) = struct.unpack("=i", fcntl.ioctl(fd, request, bytes(4)))
+    return int(value)
 
 
 def device_size_bytes(fd: int) -> int:

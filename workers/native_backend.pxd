@@ -6,6 +6,7 @@ cdef class NativeBackend:
     cdef readonly uint64_t size_bytes
     cdef readonly bint read_only
     cdef readonly uint32_t block_size_bytes  # what requests should be multiples of
+    cdef readonly object topology  # BlockTopology
 
     # All of these but the checks give 0 or a negative errno, and do all of it or fail. Ranges lie
     # within size_bytes: the caller has checked that, and that length_bytes is the sum of the ranges' lengths.

@@ -16,6 +16,7 @@ from libc.stdint cimport uint8_t, uint64_t
 from posix.uio cimport iovec
 
 from ringblk.workers.backend import BackendError
+from ringblk.workers.block_topology import BlockTopology
 
 cdef extern from * nogil:
     """
@@ -36,12 +37,13 @@ cdef class NativeBackend:
 
     `size_bytes` is a multiple of 512. `block_size_bytes` is what requests should be multiples of, in
     offset and length; others are carried out too, but a write of a part of a block may be done by reading
-    the block, changing it and writing it back. Two such writes to one block must not run at once, nor one
-    of them beside any other write to that block: the dispatcher sees to that, no backend locks.
+    the block, changing it and writing it back. Nothing else may change such a block meanwhile: the dispatcher
+    sees to that (engine/overlap_list.pyx), no backend locks. `topology` is what the guest is told of the storage.
     """
 
     def __cinit__(self):
         self.block_size_bytes = 512
+        self.topology = BlockTopology()
 
     cdef int readv_at(self, const iovec *ranges, int range_count, uint64_t offset_bytes,
                       uint64_t length_bytes) noexcept nogil:

@@ -11,13 +11,16 @@ cdef enum:
 
 cdef enum SlotFlags:
     SLOT_DURABLE = 1          # on stable storage before it is done
-    SLOT_EXCLUSIVE = 2        # one at a time: it changes a part of a block (workers/native_backend.pyx)
+    SLOT_PARTIAL = 2          # it changes a part of a block (engine/overlap_list.pyx)
     SLOT_BRIEF = 4            # as quick as the backend is: the dispatcher may carry it out itself
+    SLOT_CHANGES = 8          # it changes what is stored
+    SLOT_ADMITTED = 16        # set by the dispatcher: no request stands in its way any more
 
 
 cdef class RequestParser:
     cdef void prepare(self, uint32_t slot_index, int chain_flags) noexcept nogil
     cdef uint64_t affected_bytes(self, RequestSlot *slot) noexcept nogil
+    cdef bint overlaps(self, uint32_t slot_index, uint32_t other_index) noexcept nogil
 
 
 cdef class RequestExecutor:

@@ -23,6 +23,10 @@ cdef class RequestParser:
         """How many bytes of the drive the request is about; here, the length of its data."""
         return slot.length_bytes
 
+    cdef bint overlaps(self, uint32_t slot_index, uint32_t other_index) noexcept nogil:
+        """Whether two requests must not be under way together, because one changes a part of what the other does."""
+        return False
+
 
 cdef class RequestExecutor:
     """Carries operations out. Subclasses implement `execute` and `finish`."""

@@ -34,6 +34,8 @@ SUPERVISOR_POINTS = [name for name in POINTS if name.startswith("supervisor:")]
 SESSION_POINTS = [name for name in POINTS if name.startswith("session:")]
 URING_POINTS = [name for name in POINTS if name.startswith("uring:")]
 RING_POINTS = [name for name in POINTS if name.startswith("dispatcher ring:")]
+OVERLAP_POINTS = [name for name in POINTS if name.startswith("overlap:")]
+"""Reached where parts of blocks are changed: tests/crash/test_partial_blocks.py."""
 FAILED_DISK_POINTS = ["dispatcher ring: given away"]
 """Reached where a disk fails: tests/crash/test_slow_disk.py."""
 GIVE_BACK_POINTS = [name for name in POINTS if name.startswith("give back:")]
@@ -48,6 +50,7 @@ CHILD_POINTS = [
     + URING_POINTS
     + RING_POINTS
     + GIVE_BACK_POINTS
+    + OVERLAP_POINTS
     + FIRST_START_POINTS
 ]
 INLINE_POINTS = [

@@ -32,6 +32,10 @@ class Values(TypedDict, total=False):
     queue_size: int
     logical_block_size_bytes: int
     physical_block_exponent: int
+    alignment_offset_bytes: int
+    minimum_io_bytes: int
+    optimal_io_bytes: int
+    discard_granularity_bytes: int
 
 
 def block_device(capacity_bytes: int = 1 << 20, **values: Unpack[Values]) -> BlockDevice:
@@ -71,6 +75,38 @@ def test_every_field_stands_at_its_offset() -> None:
     assert field(device, 34, "<H") == 5
     assert field(device, 36, "<I") == 0x200000
     assert field(device, 56, "B") == 1
+
+
+def topology(device: BlockDevice) -> tuple[int, ...]:
+    """physical_block_exp, alignment_offset, min_io_size, opt_io_size, discard_sector_alignment."""
+    fields = struct.unpack("<BBHI", device.read_config(24, 8))
+    return *fields, field(device, 44, "<I")
+
+
+def test_what_storage_prefers_is_told_in_logical_blocks() -> None:
+    values: Values = {
+        "physical_block_exponent": 3,
+        "alignment_offset_bytes": 3584,
+        "minimum_io_bytes": 65536,
+        "optimal_io_bytes": 3 * 65536,
+        "discard_granularity_bytes": 1536,
+    }
+    assert topology(block_device(**values)) == (3, 7, 128, 384, 3)
+    values |= {"logical_block_size_bytes": 4096, "physical_block_exponent": 0}
+    assert topology(block_device(**values)) == (0, 0, 16, 48, 8)
+
+
+def test_what_has_no_place_in_the_config_space_is_not_told() -> None:
+    values: Values = {
+        "physical_block_exponent": 3,
+        "alignment_offset_bytes": 4096,
+        "minimum_io_bytes": 512 << 16,
+        "optimal_io_bytes": 512 << 32,
+        "discard_granularity_bytes": 1 << 40,
+    }
+    assert topology(block_device(**values)) == (3, 0, 8, 0, 0x200000)
+    values |= {"alignment_offset_bytes": 100, "minimum_io_bytes": 100, "optimal_io_bytes": 100}
+    assert topology(block_device(**values))[:4] == (3, 0, 8, 0)
 
 
 def test_any_part_can_be_read_and_the_rest_is_zero() -> None:

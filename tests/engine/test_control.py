@@ -182,6 +182,14 @@ def test_a_file_that_somebody_else_has_extended(engine: ControlledEngine, contro
     assert engine.frontend.refresh_config().capacity == 3 * DISK_BYTES // 512
 
 
+def test_a_file_that_somebody_else_has_extended_by_no_whole_sector(
+    engine: ControlledEngine, control: ControlClient
+) -> None:
+    os.truncate(engine.image, 2 * DISK_BYTES + 100)
+    assert control.change("/drive", size_bytes="image")["drive"]["size_bytes"] == 2 * DISK_BYTES
+    assert engine.image.stat().st_size == 2 * DISK_BYTES + 100
+
+
 def test_a_drive_of_fixed_size(tmp_path: Path) -> None:
     control = ControlClient(tmp_path / "control.sock")
     options = (

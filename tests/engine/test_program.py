@@ -252,6 +252,12 @@ USAGE_ERRORS = {
     "unknown engine": (with_socket("--io-engine=steam", *MEMORY), "--io-engine"),
     "block of 1000": (with_socket("--logical-block-size=1000", *MEMORY), "--logical-block-size"),
     "block of 8192": (with_socket("--logical-block-size=8192", *MEMORY), "--logical-block-size"),
+    "physical block of 1000": (with_socket("--physical-block-size=1000", *MEMORY), "--physical-block-size"),
+    "physical block of 65536": (with_socket("--physical-block-size=65536", *MEMORY), "--physical-block-size"),
+    "physical block below the logical": (
+        with_socket("--physical-block-size=512", "--logical-block-size=4096", *MEMORY),
+        "--physical-block-size",
+    ),
     "argument without value": (with_socket("--backend=memory", "--backend-arg=size_bytes"), "--backend-arg"),
     "argument without backend": (with_socket("--blk-file=x", "--backend-arg=a=b"), "--backend-arg"),
     "burst of years": (

@@ -31,7 +31,7 @@ from ringblk.workers.block_request cimport (
 )
 from ringblk.workers.native_backend cimport NativeBackend
 from ringblk.workers.request cimport (
-    OPERATION_COMPLETE, SLOT_BRIEF, SLOT_DURABLE, SLOT_EXCLUSIVE, RequestExecutor, RequestParser,
+    OPERATION_COMPLETE, SLOT_BRIEF, SLOT_CHANGES, SLOT_DURABLE, SLOT_PARTIAL, RequestExecutor, RequestParser,
 )
 
 from ringblk.engine.cpu_placement import CpuPlacement
@@ -101,6 +101,9 @@ cdef class CheckingParser(RequestParser):
     cdef uint64_t affected_bytes(self, RequestSlot *slot) noexcept nogil:
         return self.parser.affected_bytes(slot)
 
+    cdef bint overlaps(self, uint32_t slot_index, uint32_t other_index) noexcept nogil:
+        return self.parser.overlaps(slot_index, other_index)
+
     cdef void prepare(self, uint32_t slot_index, int chain_flags) noexcept nogil:
         cdef RequestSlot *slot = &self.state.slots[slot_index]
         cdef Range *ranges = self.state.slot_ranges(slot_index)
@@ -125,7 +128,7 @@ cdef class CheckingParser(RequestParser):
         cdef uint64_t size_bytes = 0
         cdef uint32_t index
         check(slot.status <= STATUS_UNSUPP, b"a status is one of three")
-        check(slot.flags & ~<uint32_t>(SLOT_DURABLE | SLOT_EXCLUSIVE | SLOT_BRIEF) == 0, b"no unknown flags")
+        check(slot.flags & ~<uint32_t>(SLOT_DURABLE | SLOT_PARTIAL | SLOT_BRIEF | SLOT_CHANGES) == 0, b"no unknown flags")
         check(slot.charge_kind == CHARGE_OTHER or slot.charge_kind == CHARGE_READ
               or slot.charge_kind == CHARGE_WRITE, b"a charge is one of three")
         if slot.operation == OPERATION_COMPLETE:
@@ -145,7 +148,7 @@ cdef class CheckingParser(RequestParser):
         else:
             check(slot.first_range >= readable_count, b"only writable memory is written")
         if slot.operation == OPERATION_GET_ID:
-            return check(size_bytes >= DRIVE_ID_BYTES, b"there is room for the id")
+            return check(slot.length_bytes <= min(size_bytes, <uint64_t>DRIVE_ID_BYTES), b"there is room for the id")
         check(slot.operation == OPERATION_READ or slot.operation == OPERATION_WRITE, b"the operation is known")
         check(size_bytes == slot.length_bytes, b"the length is that of the ranges")
         return check_place(slot.offset_bytes, slot.length_bytes)

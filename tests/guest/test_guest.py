@@ -65,6 +65,27 @@ def test_a_file_system_survives_a_reboot(tmp_path: Path, memory_backend: MemoryB
     assert hashlib.sha256((tmp_path / "large").read_bytes()).hexdigest() == sums.split()[0]
 
 
+@pytest.mark.parametrize(
+    ("options", "logical_bytes", "physical_bytes"),
+    [((), 512, 4096), (("--logical-block-size=4096", "--physical-block-size=16384"), 4096, 16384)],
+)
+def test_block_sizes_come_through(
+    tmp_path: Path, options: tuple[str, ...], logical_bytes: int, physical_bytes: int
+) -> None:
+    image = make_image(tmp_path / "disk.img", 4 * MIB)
+    assert image.stat().st_blksize == 4096
+    with (
+        serve(image, tmp_path, options=options) as socket_path,
+        Guest(Machine([Drive(socket_path)]), tmp_path) as guest,
+    ):
+        names = ["logical_block_size", "physical_block_size", "minimum_io_size", "optimal_io_size"]
+        told = guest.run(f"cd /sys/block/vda/queue && cat {' '.join(names)} discard_granularity")
+        assert [int(line) for line in told.split()] == [
+            *(logical_bytes, physical_bytes, physical_bytes, 0, 4096)
+        ]
+        guest.power_off()
+
+
 def test_a_mounted_disk_grows_and_shrinks(tmp_path: Path) -> None:
     image = make_image(tmp_path / "disk.img", 64 * MIB)
     control = ControlClient(tmp_path / "control.sock")

@@ -114,7 +114,7 @@ def test_reads_and_writes_in_any_shape(shape: Shape, sector: int, num_sectors: i
 
 
 @settings(max_examples=40, deadline=None)
-@given(shape=SHAPES, room=st.integers(20, 40), drive_id=st.binary(max_size=30))
+@given(shape=SHAPES, room=st.integers(0, 40), drive_id=st.binary(max_size=30))
 def test_get_id_is_20_bytes_padded_and_cut(shape: Shape, room: int, drive_id: bytes) -> None:
     with InlineDevice(MemoryBackend(4096), queue_size=32, cuts=RAM_CUTS, drive_id=drive_id) as device:
         device.driver.places_gpa = GPA + 0x7000 + shape["skip"]
@@ -122,9 +122,10 @@ def test_get_id_is_20_bytes_padded_and_cut(shape: Shape, room: int, drive_id: by
         status, used_length, found = device.request(
             GET_ID, read_bytes=room, cuts=cuts, indirect=shape["indirect"]
         )
-        assert (status, used_length) == (OK, 21)
-        assert found[:20] == drive_id[:20].ljust(20, b"\0")
-        assert found[20:] == b"\xaa" * (room - 20)
+        given_bytes = min(room, 20)
+        assert (status, used_length) == (OK, given_bytes + 1)
+        assert found[:given_bytes] == drive_id[:20].ljust(20, b"\0")[:given_bytes]
+        assert found[given_bytes:] == b"\xaa" * (room - given_bytes)
 
 
 @settings(max_examples=60, deadline=None)
@@ -184,7 +185,6 @@ BAD_REQUESTS: dict[str, tuple[Request, int]] = {
     "read of a sector and a byte": ({"request_type": IN, "read_bytes": 513}, IOERR),
     "write of a part of a sector": ({"request_type": OUT, "data": bytes(100)}, IOERR),
     "write of a sector and a byte": ({"request_type": OUT, "data": bytes(513)}, IOERR),
-    "id into 19 bytes": ({"request_type": GET_ID, "read_bytes": 19}, IOERR),
     "discard of no segment": ({"request_type": DISCARD}, IOERR),
     "discard of half a segment": ({"request_type": DISCARD, "data": segments((0, 8, 0))[:8]}, IOERR),
     "discard with unmap": ({"request_type": DISCARD, "data": segments((0, 8, UNMAP))}, UNSUPP),

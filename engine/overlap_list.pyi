@@ -1,0 +1,9 @@
+from ringblk.engine.handover import Handover
+from ringblk.shm.state import StateSegment
+from ringblk.workers.request import RequestParser
+
+class OverlapList:
+    @property
+    def held_count(self) -> int: ...
+    def __init__(self, state: StateSegment, parser: RequestParser, handover: Handover) -> None: ...
+    def rebuild(self) -> None: ...

@@ -1,0 +1,58 @@
+"""In what pieces a drive's storage is best used (virtio 1.2, 5.2.4: the topology fields)."""
+
+import os
+
+import msgspec
+
+from ringblk.workers import host_device
+
+SECTOR_BYTES = 512
+USUAL_PAGE_BYTES = 4096
+
+
+class BlockTopology(msgspec.Struct, frozen=True, kw_only=True):
+    """Sizes in bytes, as Linux means them of a block device.
+
+    `logical_block_bytes` is the unit of addresses; a driver that sees another one finds no partitions. Writes
+    of whole physical blocks need no reading. The first of these begins at `alignment_offset_bytes`. 0 of
+    `optimal_io_bytes` is nothing known.
+    """
+
+    logical_block_bytes: int = SECTOR_BYTES
+    physical_block_bytes: int = SECTOR_BYTES
+    alignment_offset_bytes: int = 0
+    minimum_io_bytes: int = SECTOR_BYTES
+    optimal_io_bytes: int = 0
+    discard_granularity_bytes: int = SECTOR_BYTES
+
+
+def file_topology(fd: int, direct_alignment_bytes: int) -> BlockTopology:
+    """A regular file's physical block is what direct I/O asks for, or a file system's block of up to a page.
+
+    A larger block of the file system (NFS, ZFS) is only what is best: a guest's file system takes a physical
+    block for what is written in one piece.
+    """
+    preferred_bytes = os.fstat(fd).st_blksize
+    if preferred_bytes < SECTOR_BYTES or preferred_bytes & (preferred_bytes - 1):
+        preferred_bytes = SECTOR_BYTES
+    physical_bytes = max(SECTOR_BYTES, direct_alignment_bytes, min(preferred_bytes, USUAL_PAGE_BYTES))
+    return BlockTopology(
+        physical_block_bytes=physical_bytes,
+        minimum_io_bytes=physical_bytes,
+        optimal_io_bytes=preferred_bytes if preferred_bytes > physical_bytes else 0,
+        discard_granularity_bytes=physical_bytes,
+    )
+
+
+def device_topology(fd: int) -> BlockTopology:
+    """A block device's own. Raises `OSError`."""
+    logical_bytes = host_device.logical_block_bytes(fd)
+    physical_bytes = max(logical_bytes, host_device.physical_block_bytes(fd))
+    return BlockTopology(
+        logical_block_bytes=logical_bytes,
+        physical_block_bytes=physical_bytes,
+        alignment_offset_bytes=host_device.alignment_offset_bytes(fd),
+        minimum_io_bytes=max(physical_bytes, host_device.minimum_io_bytes(fd)),
+        optimal_io_bytes=host_device.optimal_io_bytes(fd),
+        discard_granularity_bytes=host_device.discard_granularity_bytes(fd) or physical_bytes,
+    )
