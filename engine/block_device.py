@@ -113,6 +113,8 @@ class BlockDevice:
         self._features = 0
         self._cache: CacheMode = config.cache
         self._writeback = config.cache == "writeback"
+        self._is_settled = False  # whether _writeback is what a driver has chosen or begun with
+        self._last_writeback: bool | None = None  # what the driver before had, which may still be the same
 
     def set_cache(self, cache: CacheMode) -> None:
         """Another cache mode from now on, with the features that the driver was offered at the start.
@@ -185,9 +187,49 @@ class BlockDevice:
         """The driver accepts features; 0 is a reset and puts write-back back to what it was at first."""
         self._features = features
         if features == 0:
-            self._writeback = self._config.cache == "writeback"
+            self.end_rings()
+            self._writeback = self._first_writeback
         elif features & F_CONFIG_WCE and not features & F_FLUSH:
-            self._writeback = False  # virtio 1.2, 5.2.5.2
+            self._writeback = False
+
+    @property
+    def _first_writeback(self) -> bool:
+        """What a driver begins with that has accepted these features."""
+        if self._features & F_CONFIG_WCE and not self._features & F_FLUSH:
+            return False  # virtio 1.2, 5.2.5.2
+        return self._config.cache == "writeback"
+
+    @property
+    def driver_writeback(self) -> bool | None:
+        """What the driver has, or had before it went away, in `writeback`; None where none has been there."""
+        return self._writeback if self._is_settled else self._last_writeback
+
+    def remember_writeback(self, writeback: bool | None) -> None:
+        """What a driver of an earlier engine had, should it be the one that comes now."""
+        self._last_writeback = writeback
+
+    def begin_ring(self, *, is_in_use: bool) -> bool:
+        """A ring starts. `is_in_use`: its driver was there before, maybe at another engine, and goes on.
+
+        The front end does not repeat what such a driver wrote to the config space, so it has what it had;
+        where nobody knows, every write is made stable. False then. Another driver begins anew.
+        """
+        if self._is_settled:
+            return True
+        self._is_settled = True
+        if not is_in_use:
+            self._writeback = self._first_writeback
+            return True
+        is_known = self._last_writeback is not None or not self._features & F_CONFIG_WCE
+        if self._features & F_CONFIG_WCE:
+            self._writeback = bool(self._last_writeback)
+        return is_known
+
+    def end_rings(self) -> None:
+        """No ring runs any more: the next that starts may be of the same driver or of another."""
+        if self._is_settled:
+            self._last_writeback = self._writeback
+            self._is_settled = False
 
     @property
     def write_through(self) -> bool:
@@ -216,6 +258,7 @@ class BlockDevice:
         if data[0] > 1:
             raise ConfigRefused(f"writeback {data[0]}, expected 0 or 1")
         self._writeback = bool(data[0])
+        self._is_settled = True
 
     def _config_space(self) -> bytes:
         config = self._config

@@ -5,11 +5,13 @@ from typing import Annotated, Literal
 
 import msgspec
 
+from ringblk.engine.number_text import read_sizes
 from ringblk.engine.printable_text import printable
 from ringblk.engine.rate_limiter_config import (
     RateLimiterError,
     RateLimitOptions,
     decode_rate_limiter,
+    read_limit_sizes,
     settings_from_config,
     settings_from_options,
 )
@@ -18,6 +20,9 @@ from ringblk.shm.rate_limit_settings import RateLimitSettings
 
 Count = Annotated[int, msgspec.Meta(ge=1)]
 PowerOfTwo = Annotated[int, msgspec.Meta(ge=2, le=32768)]
+
+BLOCK_SIZES = ("logical_block_size", "physical_block_size")
+"""Options that are bytes and no limits."""
 
 
 class ConfigError(Exception):
@@ -49,6 +54,10 @@ class EngineConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     read_only: bool = False
     takeover: bool = False
     """An engine that uses this image or socket is to end, and its front end to go on with this one."""
+    replace_image: bool = False
+    """With `takeover`: the engine at the socket may have another image, which its guest's disk turns into."""
+    forget_changes: bool = False
+    """Begin with these options, whatever was set while an earlier engine of this drive ran."""
     workers: Annotated[int, msgspec.Meta(ge=1, le=64)] = 4
     num_queues: Annotated[int, msgspec.Meta(ge=1, le=64)] = 1
     queue_size: PowerOfTwo = 128
@@ -80,6 +89,9 @@ class EngineConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     """Serve the control API on this unix socket."""
     log_format: Literal["human", "json"] = "human"
     drive_id: str = "ringblk"
+    is_root_device: bool = False
+    """Kept for front ends that build a kernel command line, like the next."""
+    partuuid: str | None = None
     logical_block_size: Annotated[int, msgspec.Meta(ge=512, le=4096)] | None = None
     """None: 512 for a regular file, a block device's own."""
     physical_block_size: Annotated[int, msgspec.Meta(ge=512, le=32768)] | None = None
@@ -95,6 +107,8 @@ class EngineConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
             raise ConfigError("give one of --blk-file and --backend")
         if self.takeover and self.blk_file is None and self.socket_path is None:
             raise ConfigError("--takeover needs --blk-file or --socket-path, to find the other engine by")
+        if self.replace_image and not (self.takeover and self.socket_path):
+            raise ConfigError("--replace-image needs --takeover and --socket-path")
         if self.backend_arg and self.backend is None:
             raise ConfigError("--backend-arg needs --backend")
         if self.sandbox_allow and self.sandbox == "off":
@@ -155,16 +169,22 @@ def read_config_file(path: str) -> dict[str, object]:
         fields = msgspec.json.decode(data)
         if not isinstance(fields, dict):
             raise ConfigError(f"--config {path}: not a JSON object")
+        fields = read_config_sizes(fields)
         msgspec.convert(fields, EngineConfig)
     except msgspec.DecodeError as error:
         raise ConfigError(f"--config {path}: {error}") from error
     return fields
 
 
+def read_config_sizes(fields: dict[str, object]) -> dict[str, object]:
+    """The same fields, with numbers for bytes that are written as sizes."""
+    return read_sizes(read_limit_sizes(fields), BLOCK_SIZES)
+
+
 def make_config(fields: dict[str, object]) -> EngineConfig:
     """Check everything. Raises `ConfigError`."""
     try:
-        config = msgspec.convert(fields, EngineConfig)
+        config = msgspec.convert(read_config_sizes(fields), EngineConfig)
     except msgspec.ValidationError as error:
         raise ConfigError(_with_option_name(str(error))) from error
     config.check()

@@ -7,10 +7,18 @@ from msgspec import UNSET, UnsetType
 
 from ringblk.engine.block_device import CacheMode
 from ringblk.engine.live_changes import ChangeRefused
-from ringblk.engine.rate_limiter_config import Count, RateLimiterConfig, RateLimitOptions
+from ringblk.engine.number_text import read_sizes
+from ringblk.engine.rate_limiter_config import (
+    Count,
+    RateLimiterConfig,
+    RateLimitOptions,
+    WholeBucket,
+    read_limit_sizes,
+)
 from ringblk.shm.state import MAX_WORKERS
 
-Limit = Count | None | UnsetType
+Burst = Count | None | UnsetType
+Limit = Count | WholeBucket | None | UnsetType
 Body = TypeVar("Body")
 
 
@@ -19,19 +27,21 @@ class DriveBody(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
 
     size_bytes: Annotated[int, msgspec.Meta(ge=1)] | Literal["image"] | UnsetType = UNSET
     cache: CacheMode | UnsetType = UNSET
+    is_root_device: bool | UnsetType = UNSET
+    partuuid: str | UnsetType | None = UNSET
     rate_limiter: RateLimiterConfig | UnsetType = UNSET
     bps: Limit = UNSET
     bps_read: Limit = UNSET
     bps_write: Limit = UNSET
-    burst: Limit = UNSET
-    one_time_burst: Limit = UNSET
+    burst: Burst = UNSET
+    one_time_burst: Burst = UNSET
     iops: Limit = UNSET
     iops_read: Limit = UNSET
     iops_write: Limit = UNSET
-    iops_burst: Limit = UNSET
-    iops_one_time_burst: Limit = UNSET
+    iops_burst: Burst = UNSET
+    iops_one_time_burst: Burst = UNSET
 
-    def plain_limits(self) -> dict[str, int | None]:
+    def plain_limits(self) -> dict[str, int | WholeBucket | None]:
         """The plain limits that are named."""
         names = [field.name for field in msgspec.structs.fields(RateLimitOptions)]
         return {name: getattr(self, name) for name in names if getattr(self, name) is not UNSET}
@@ -43,8 +53,11 @@ class WorkersBody(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     count: Annotated[int, msgspec.Meta(ge=1, le=MAX_WORKERS)]
 
 
-class DriveDescription(msgspec.Struct, frozen=True):
-    """The drive, in `GET /`. `limits` names the token buckets that are in use."""
+class DriveDescription(msgspec.Struct, frozen=True, kw_only=True):
+    """The drive, in `GET /`. What `PATCH /drive` names the same it takes as it stands here.
+
+    `limits` names the token buckets that are in use.
+    """
 
     name: str
     id: str
@@ -52,19 +65,38 @@ class DriveDescription(msgspec.Struct, frozen=True):
     read_only: bool
     cache: CacheMode
     num_queues: int
+    is_root_device: bool
+    partuuid: str | None
     limits: list[str]
     rate_group: str | None
+    bps: int | WholeBucket | None
+    bps_read: int | WholeBucket | None
+    bps_write: int | WholeBucket | None
+    burst: int | None
+    one_time_burst: int | None
+    iops: int | WholeBucket | None
+    iops_read: int | WholeBucket | None
+    iops_write: int | WholeBucket | None
+    iops_burst: int | None
+    iops_one_time_burst: int | None
 
 
-class EngineDescription(msgspec.Struct, frozen=True):
+class EngineDescription(msgspec.Struct, frozen=True, kw_only=True):
     """`GET /`. Processes are process ids by role."""
 
     version: str
     device: str
+    socket_path: str | None
     drive: DriveDescription
+    direct: bool
+    direct_reason: str
+    io_engine: str
+    io_engine_reason: str
+    sandbox: str
     uptime_s: float
     is_paused: bool
     is_connected: bool
+    worker_count: int
     processes: dict[str, int]
 
 
@@ -78,7 +110,10 @@ class ErrorBody(msgspec.Struct, frozen=True):
 def decode_body(data: bytes, body_type: type[Body]) -> Body:
     """Check a body. Raises `ChangeRefused` that names the field."""
     try:
-        return msgspec.json.decode(data, type=body_type)
+        fields = msgspec.json.decode(data)
+        if isinstance(fields, dict):
+            fields = read_sizes(read_limit_sizes(fields), ("size_bytes",))
+        return msgspec.convert(fields, body_type)
     except msgspec.ValidationError as error:
         raise ChangeRefused(*_field_and_reason(str(error))) from error
     except msgspec.DecodeError as error:

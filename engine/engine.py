@@ -1,12 +1,11 @@
 """One engine from start to end: image, segment, children, and one front end after the other."""
 
 import asyncio
-import contextlib
 import logging
 import signal
 import socket
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -14,20 +13,35 @@ from ringblk.engine.block_device import MAX_PHYSICAL_BLOCK_BYTES, BlockDevice, B
 from ringblk.engine.child import open_fds
 from ringblk.engine.config import ConfigError, EngineConfig
 from ringblk.engine.descriptor_seal import is_read_by_peer
+from ringblk.engine.drive_limits import open_limits
+from ringblk.engine.drive_record import (
+    FoundRecord,
+    clear_records,
+    find_predecessor,
+    identify,
+    record_of_process,
+)
+from ringblk.engine.engine_facts import engine_facts
 from ringblk.engine.engine_segments import create_engine_segment
 from ringblk.engine.image_claim import claim_image, engines_on, image_identity, remove_dead_engines
+from ringblk.engine.io_plan import plan_io
 from ringblk.engine.listener import Listener
 from ringblk.engine.open_files import reserve_open_files
+from ringblk.engine.running_drive import RunningDrive, take_settings
+from ringblk.engine.running_settings import DriveIdentity, RunningSettings
 from ringblk.engine.sandbox_plan import plan_sandbox, plan_user
 from ringblk.engine.served_format import check_served_format
 from ringblk.engine.session import Session
 from ringblk.engine.supervisor import EngineFailed, Supervisor
-from ringblk.engine.takeover import CONTROL_HINT, check_takeover, take_over_socket
-from ringblk.shm.rate_group import RateGroup, RateGroupError
-from ringblk.shm.rate_limit import RateLimit
-from ringblk.shm.rate_limit_settings import RateLimitSettings
+from ringblk.engine.takeover import (
+    CONTROL_HINT,
+    check_same_drive,
+    check_takeover,
+    is_engine,
+    take_over_socket,
+)
+from ringblk.shm.record_file import remove_record
 from ringblk.shm.segment import SegmentError
-from ringblk.shm.state import StateSegment
 from ringblk.workers.backend import BackendError
 from ringblk.workers.file_backend import FileBackend
 from ringblk.workers.native_backend import NativeBackend
@@ -73,6 +87,49 @@ def serve(config: EngineConfig) -> int:
 
 def _serve_backend(config: EngineConfig, user: ProcessUser | None, backend: NativeBackend) -> int:
     """Make the drive of an open backend and serve it. Raises `ConfigError`."""
+    device = _make_device(config, backend)
+    sandbox = plan_sandbox(config, user)
+    plan = plan_io(config.io_engine, backend)
+    inherited = Listener.from_fd(config.fd) if config.fd is not None else None
+    identity = identify(config, backend)
+    found = _claim(config, backend, identity)
+    # Held back while nobody catches them: one that came now would leave the segment behind.
+    signal.pthread_sigmask(signal.SIG_BLOCK, HELD_SIGNALS)
+    try:
+        state = create_engine_segment(slot_count(config), config.queue_size)
+    except SegmentError as error:
+        raise ConfigError(str(error), exit_status=1) from error
+    if isinstance(backend, FileBackend):
+        state.set_image(*image_identity(backend.fileno()))
+    goes_on = found is not None  # should the start fail: what was taken over waits for the next attempt
+    drive = limits = None
+    try:
+        settings = take_settings(config, backend, device, plan, found) if found else RunningSettings()
+        limits = open_limits(config, state, settings.limits, [user.uid] if user is not None else [])
+        if user is not None:  # who is to remove them in the end
+            user.own(state.fileno())
+            if limits.group is not None and limits.group.is_creator:
+                user.own(limits.group.fileno())
+        facts = engine_facts(config, backend, plan, sandbox)
+        inherited_fds = open_fds() - {config.fd}  # the front end's socket is none of the children's
+        drive = RunningDrive(config, device, state, limits, facts, identity, settings)
+        if found is not None:
+            remove_record(found.name)
+        clear_records()
+        make_supervisor = partial(
+            Supervisor, config, device, backend, state, limits.limit, sandbox, inherited_fds, plan
+        )
+        status, goes_on = asyncio.run(_serve(drive, inherited, make_supervisor, sandbox))
+        return status
+    finally:
+        if limits is not None:
+            limits.leave(goes_on=goes_on)
+        if drive is not None:
+            drive.leave(goes_on=goes_on)
+        state.close()
+
+
+def _make_device(config: EngineConfig, backend: NativeBackend) -> BlockDevice:
     try:
         device = BlockDevice(device_config(config, backend))
     except ValueError as error:
@@ -85,66 +142,38 @@ def _serve_backend(config: EngineConfig, user: ProcessUser | None, backend: Nati
         )
     if isinstance(backend, FileBackend):
         check_served_format(config, backend)
-    sandbox = plan_sandbox(config, user)
-    inherited = Listener.from_fd(config.fd) if config.fd is not None else None
-    if config.takeover:  # the other engine is told to end: what can be refused is refused before
-        check_takeover(config, engines_on(backend.fileno()) if isinstance(backend, FileBackend) else [])
+    return device
+
+
+def _claim(config: EngineConfig, backend: NativeBackend, identity: DriveIdentity) -> FoundRecord | None:
+    """Be the only one on this drive; what the engine before has left. Raises `ConfigError`.
+
+    An engine that is to be taken over from is told to end when nothing that can be refused is left.
+    """
+    fd = backend.fileno() if isinstance(backend, FileBackend) else None
+    is_read_only = config.read_only or backend.read_only
+    ending: list[int] = []
+    if config.takeover:
+        ending = engines_on(fd) if fd is not None else []
+        check_takeover(config, ending)
+        at_socket = check_same_drive(config, identity, fd, is_read_only=is_read_only)
+        ending = [pid for pid in {*ending, at_socket} if pid is not None and is_engine(pid)]
         take_over_socket(config.socket_path)
-    own_image = (0, 0)
-    if isinstance(backend, FileBackend):
+    if fd is not None:
         image = config.blk_file or config.drive_name  # a backend of a user's own may be a file, too
-        claim_image(image, backend.fileno(), read_only=backend.read_only, takes_over=config.takeover)
-        own_image = image_identity(backend.fileno())
-    orphans = remove_dead_engines(own_image)
+        claim_image(image, fd, read_only=backend.read_only, takes_over=config.takeover)
+    found = find_predecessor(config, identity, is_read_only=is_read_only)
+    if found is None and config.replace_image and ending:
+        found = record_of_process(ending[0])
+    if found is None and ending:
+        _log.warning(
+            "the engine before this one (process %d) has left no record: what was set while it ran is lost",
+            ending[0],
+        )
+    orphans = remove_dead_engines(image_identity(fd) if fd is not None else (0, 0))
     if orphans:
         _log.info("removed shared memory of engines that were killed: %s", ", ".join(orphans))
-    # Held back while nobody catches them: one that came now would leave the segment behind.
-    signal.pthread_sigmask(signal.SIG_BLOCK, HELD_SIGNALS)
-    try:
-        state = create_engine_segment(slot_count(config), config.queue_size)
-    except SegmentError as error:
-        raise ConfigError(str(error), exit_status=1) from error
-    state.set_image(*own_image)
-    try:
-        with rate_limit(config, state, [user.uid] if user is not None else []) as (limit, limit_settings):
-            if user is not None:  # who is to remove them in the end
-                user.own(state.fileno())
-                if isinstance(limit_settings, RateGroup) and limit_settings.is_creator:
-                    user.own(limit_settings.fileno())
-            inherited_fds = open_fds() - {config.fd}  # the front end's socket is none of the children's
-            make_supervisor = partial(
-                Supervisor, config, device, backend, state, limit, sandbox, inherited_fds
-            )
-            return asyncio.run(
-                _serve(config, inherited, make_supervisor, sandbox, state, limit, limit_settings)
-            )
-    finally:
-        state.close()
-
-
-@contextlib.contextmanager
-def rate_limit(
-    config: EngineConfig, state: StateSegment, trusted_users: list[int]
-) -> Iterator[tuple[RateLimit, RateLimit | RateGroup]]:
-    """The drive's own limit, or its group's for as long as it is a member, and where it is set.
-
-    Raises `ConfigError`.
-    """
-    settings = config.rate_limits()
-    if config.rate_group is None:
-        state.rate_limit.configure(settings, time.monotonic_ns())
-        yield state.rate_limit, state.rate_limit
-        return
-    try:
-        group = RateGroup(config.rate_group, settings, time.monotonic_ns(), trusted_users)
-    except RateGroupError as error:
-        raise ConfigError(f"--rate-group: {error}", exit_status=1) from error
-    if not group.is_creator and settings != RateLimitSettings():
-        _log.warning("rate group %s exists: its limits hold, not those given here", config.rate_group)
-    try:
-        yield group.limit, group
-    finally:
-        group.leave()
+    return found
 
 
 def open_backend(config: EngineConfig) -> NativeBackend:
@@ -203,45 +232,49 @@ def slot_count(config: EngineConfig) -> int:
 
 
 async def _serve(
-    config: EngineConfig,
+    drive: RunningDrive,
     inherited: Listener | None,
     make_supervisor: Callable[[], Supervisor],
     sandbox: Sandbox,
-    state: StateSegment,
-    limit: RateLimit,
-    limit_settings: RateLimit | RateGroup,
-) -> int:
-    stopped = asyncio.Event()
+) -> tuple[int, bool]:
+    """The exit status, and whether the drive is to go on with another engine."""
+    config, stopped = drive.config, asyncio.Event()
     supervisor = make_supervisor()
+    drive.attach(supervisor)
     loop = asyncio.get_running_loop()
     end_signal = _EndSignal(stopped, supervisor)
     for number in END_SIGNALS:
         if number == signal.SIGHUP and signal.getsignal(number) == signal.SIG_IGN:
             continue  # nohup(1)
         loop.add_signal_handler(number, end_signal.note)
-    loop.add_signal_handler(signal.SIGUSR2, stopped.set)  # the same, but never in a hurry: a successor waits
+    # The same, but never in a hurry: a successor waits.
+    loop.add_signal_handler(signal.SIGUSR2, end_signal.note_successor)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, HELD_SIGNALS)
     listener = inherited or _open_listener(config)
-    supervisor.start()
+    supervisor.start(drive.taken_over)
     try:
-        control = await _open_control(config, supervisor, state, limit, limit_settings)
+        control = await _open_control(drive)
         _drop_privileges(config, sandbox)
     except ConfigError:
         listener.close()
         await supervisor.stop()
         raise
-    sessions = loop.create_task(_serve_sessions(listener, supervisor))
+    _log.info("%s", drive.first_line())
+    current: list[Session] = []
+    sessions = loop.create_task(_serve_sessions(listener, supervisor, current))
     stopping = loop.create_task(stopped.wait())
     try:
         ends: set[asyncio.Future[Any]] = {sessions, stopping, supervisor.failure}
         await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
         if supervisor.failure.done():
             supervisor.failure.result()
+        # A front end that is connected now connects to the next engine.
+        is_connected = any(session.has_front_end for session in current)
         await _end_sessions(sessions, supervisor)
-        return 0
+        return 0, is_connected or end_signal.is_succeeded
     except EngineFailed as error:
         _log.error("the engine ends: %s", error)
-        return 1
+        return 1, True
     finally:
         listener.close()
         if control is not None:
@@ -266,22 +299,15 @@ def _open_listener(config: EngineConfig) -> Listener:
     return Listener.at_path(config.socket_path)
 
 
-async def _open_control(
-    config: EngineConfig,
-    supervisor: Supervisor,
-    state: StateSegment,
-    limit: RateLimit,
-    limit_settings: RateLimit | RateGroup,
-) -> "ControlServer | None":
+async def _open_control(drive: RunningDrive) -> "ControlServer | None":
     """Serve the control API where it is asked for; its libraries are imported nowhere else."""
-    if config.control is None:
+    if drive.config.control is None:
         return None
     try:
         from ringblk.engine.control_server import serve_control
         from ringblk.engine.engine_control import EngineControl
 
-        engine_control = EngineControl(config, supervisor, state, limit, limit_settings)
-        return await serve_control(engine_control, config.control)
+        return await serve_control(EngineControl(drive), drive.config.control)
     except ImportError as error:
         raise ConfigError(f"--control: {CONTROL_HINT}", exit_status=1) from error
 
@@ -293,6 +319,13 @@ class _EndSignal:
         self._stopped = stopped
         self._supervisor = supervisor
         self._first_s: float | None = None
+        self.is_succeeded = False
+        """Whether a successor has said that it goes on."""
+
+    def note_successor(self) -> None:
+        """A successor waits."""
+        self.is_succeeded = True
+        self._stopped.set()
 
     def note(self) -> None:
         """A signal has come."""
@@ -304,9 +337,11 @@ class _EndSignal:
             self._supervisor.kill()
 
 
-async def _serve_sessions(listener: Listener, supervisor: Supervisor) -> None:
+async def _serve_sessions(listener: Listener, supervisor: Supervisor, current: list[Session]) -> None:
+    """One session after the other; the one that is served is in `current`."""
     async for connected in listener.connections():
         session = Session(connected, supervisor)
+        current[:] = [session]
         yielding = asyncio.ensure_future(_yield_to_next(session, listener))
         supervisor.changes.notify_config_change = session.notify_config_change
         supervisor.reports.end_session = session.end

@@ -1,105 +1,119 @@
 """What the control API does to its engine, without HTTP: descriptions, statistics and changes."""
 
 import asyncio
+import contextlib
 import os
 import time
-from collections.abc import Mapping
-from typing import Protocol
+from collections.abc import Callable, Mapping
+from typing import Any
 
 from msgspec import UNSET
 
-from ringblk.engine.config import ConfigError, EngineConfig
+from ringblk.engine.config import ConfigError
 from ringblk.engine.control_messages import DriveBody, DriveDescription, EngineDescription, WorkersBody
 from ringblk.engine.live_changes import ChangeRefused
 from ringblk.engine.open_files import reserve_open_files
 from ringblk.engine.printable_text import printable
-from ringblk.engine.rate_limiter_config import RateLimiterError, buckets_from_config, buckets_from_patch
+from ringblk.engine.rate_limiter_config import (
+    RateLimiterError,
+    buckets_from_config,
+    buckets_from_patch,
+    patch_from_settings,
+)
+from ringblk.engine.running_drive import RunningDrive
 from ringblk.engine.statistics import StatisticsSnapshot, take_snapshot
-from ringblk.engine.supervisor import Supervisor
 from ringblk.engine.version import package_version
 from ringblk.shm.bucket_settings import BucketSettings
 from ringblk.shm.rate_group import LOCK_WAIT_S, RateGroupBusy
-from ringblk.shm.rate_limit import RateLimit
-from ringblk.shm.state import StateSegment
 
 LOOK_AGAIN_S = 0.01
-
-
-class LimitSettings(Protocol):
-    """Where limits are set: the drive's own `RateLimit`, or the `RateGroup` that it belongs to."""
-
-    def configure_some(self, settings: Mapping[str, BucketSettings | None], now_ns: int) -> None:
-        """Set these buckets, full; leave the others as they are. Raises `RateGroupBusy`; try again."""
 
 
 class EngineControl:
     """One engine as the control API sees it."""
 
-    def __init__(
-        self,
-        config: EngineConfig,
-        supervisor: Supervisor,
-        state: StateSegment,
-        limit: RateLimit,
-        limit_settings: LimitSettings,
-    ) -> None:
-        assert config.control is not None
-        self.engine_name = printable(os.path.abspath(config.control))
+    def __init__(self, drive: RunningDrive) -> None:
+        assert drive.config.control is not None
+        self.engine_name = printable(os.path.abspath(drive.config.control))
         """The API's socket: no other engine of the machine has it, and the next one here has it again."""
-        self._config = config
-        self._supervisor = supervisor
-        self._state = state
-        self._limit = limit
-        self._limit_settings = limit_settings
+        self._drive = drive
+        self._supervisor = drive.supervisor
+        self._changing = asyncio.Lock()
 
     def describe(self) -> EngineDescription:
         """Who this engine is and how it is set."""
-        snapshot = self.snapshot()
+        snapshot, drive, changes = self.snapshot(), self._drive, self._supervisor.changes
+        facts = drive.facts
+        limits: dict[str, Any] = patch_from_settings(drive.limits.current)
         return EngineDescription(
             version=package_version(),
             device="block",
+            socket_path=drive.config.socket_path,
             drive=DriveDescription(
                 name=snapshot.drive,
-                id=self._config.drive_id,
+                id=drive.config.drive_id,
                 size_bytes=snapshot.capacity_bytes,
-                read_only=self._supervisor.changes.is_read_only,
-                cache=self._supervisor.changes.cache,
-                num_queues=self._config.num_queues,
-                limits=self._limit.limited,
-                rate_group=self._config.rate_group,
+                read_only=changes.is_read_only,
+                cache=changes.cache,
+                num_queues=drive.config.num_queues,
+                is_root_device=drive.is_root_device,
+                partuuid=drive.partuuid,
+                limits=drive.limits.limit.limited,
+                rate_group=drive.config.rate_group,
+                **limits,
             ),
+            direct=facts.direct,
+            direct_reason=facts.direct_reason,
+            io_engine=facts.io_engine,
+            io_engine_reason=facts.io_engine_reason,
+            sandbox=facts.sandbox,
             uptime_s=snapshot.uptime_ns / 1e9,
-            is_paused=self._supervisor.changes.is_paused,
-            is_connected=self._supervisor.changes.notify_config_change is not None,
+            is_paused=changes.is_paused,
+            is_connected=changes.notify_config_change is not None,
+            worker_count=changes.worker_count,
             processes={"supervisor": snapshot.supervisor_pid, **self._supervisor.pids},
         )
 
     def snapshot(self) -> StatisticsSnapshot:
         """The engine's statistics now."""
-        return take_snapshot(self._state)
+        return take_snapshot(self._drive.state)
 
     async def patch_drive(self, body: DriveBody) -> None:
-        """Change size, cache mode and limits, in this order.
+        """Change size, cache mode, limits and what else the body names: all of it, or nothing.
 
-        Raises `ChangeRefused`; nothing was changed then. Raises `RateGroupBusy`; the limits were not changed.
+        Raises `ChangeRefused` and `RateGroupBusy`; nothing was changed then.
         """
         buckets = _buckets_of(body)
         changes = self._supervisor.changes
-        if body.size_bytes is not UNSET:
-            await changes.resize(body.size_bytes)
-        if body.cache is not UNSET:
-            changes.set_cache(body.cache)
-        if buckets:
-            await self._set_limits(buckets)
+        async with self._changing, contextlib.AsyncExitStack() as prepared:
+            set_size = None
+            if body.size_bytes is not UNSET:
+                set_size = await prepared.enter_async_context(changes.resizing(body.size_bytes))
+            set_limits = await self._changing_limits(buckets, prepared) if buckets else None
+            if set_size is not None:
+                set_size()  # the host may refuse it: first, and nothing after it can fail
+            if body.cache is not UNSET:
+                changes.set_cache(body.cache)
+            if set_limits is not None:
+                set_limits()
+            if body.is_root_device is not UNSET:
+                self._drive.is_root_device = body.is_root_device
+            if body.partuuid is not UNSET:
+                self._drive.partuuid = body.partuuid
+            self._drive.save()
+        if set_size is not None:
+            changes.tell_size()
+        if set_limits is not None:
             changes.wake_dispatcher()
 
-    async def _set_limits(self, buckets: Mapping[str, BucketSettings | None]) -> None:
+    async def _changing_limits(
+        self, buckets: Mapping[str, BucketSettings | None], prepared: contextlib.AsyncExitStack
+    ) -> Callable[[], None]:
         """Wait a while for another member of the group that sets them; the event loop goes on meanwhile."""
         given_up_s = time.monotonic() + LOCK_WAIT_S
         while True:
             try:
-                self._limit_settings.configure_some(buckets, time.monotonic_ns())
-                return
+                return prepared.enter_context(self._drive.limits.changing(buckets))
             except RateGroupBusy:
                 if time.monotonic() >= given_up_s:
                     raise
@@ -110,18 +124,25 @@ class EngineControl:
         changes = self._supervisor.changes
         if 0 < changes.worker_count < body.count:
             try:
-                reserve_open_files(self._config, body.count)
+                reserve_open_files(self._drive.config, body.count)
             except ConfigError as error:
                 raise ChangeRefused("count", str(error)) from error
-        await changes.set_worker_count(body.count)
+        try:
+            await changes.set_worker_count(body.count)
+        finally:
+            self._drive.save()
 
     async def pause(self) -> None:
         """Begin no more requests; returns when nothing is in flight. Raises `DeviceError`."""
-        await self._supervisor.changes.pause()
+        try:
+            await self._supervisor.changes.pause()
+        finally:
+            self._drive.save()
 
     async def resume(self) -> None:
         """Go on."""
         await self._supervisor.changes.resume()
+        self._drive.save()
 
 
 def _buckets_of(body: DriveBody) -> dict[str, BucketSettings | None]:

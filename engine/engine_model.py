@@ -19,6 +19,7 @@ from ringblk.engine.memory_advice import MemoryAdvice, ring_parts
 from ringblk.engine.queue_fds import QueueFds
 from ringblk.engine.vring import Vring
 from ringblk.shm.channel import copy_fds
+from ringblk.shm.inflight import queue_region_bytes
 from ringblk.shm.memory import GuestMemory
 from ringblk.shm.region import MemoryRegion, RegionError, check_overlap, check_region
 from ringblk.workers.worker import MapRegion, ToWorker
@@ -27,6 +28,8 @@ REGION_INDEXES = 64
 """Region indexes there are; GuestMemory enforces it (REGION_LIMIT in shm/memory.pxd)."""
 RECORD_ALIGN_BYTES = 8
 """Of an in-flight region: its counters are of this size."""
+INFLIGHT_VERSION_OFFSET = 8
+"""Of a queue's in-flight header; 0 there: never served (vhost-user, "Inflight I/O tracking")."""
 MAPPED_BYTES_LIMIT = 1 << 45
 """Of guest memory; a quarter of a process's addresses, so that what is admitted can be mapped by all."""
 
@@ -231,3 +234,12 @@ def admit_inflight(fd: int, mmap_size_bytes: int, mmap_offset_bytes: int, needed
     if os.fstat(fd).st_size < mmap_offset_bytes + mmap_size_bytes:
         os.close(fd)
         raise DeviceError("the in-flight region is shorter than it is said to be")
+
+
+def was_inflight_used(fd: int, mmap_offset_bytes: int, queue_size: int, num_queues: int) -> bool:
+    """Whether any queue of an admitted in-flight region was served before, here or elsewhere."""
+    versions = (
+        os.pread(fd, 2, mmap_offset_bytes + index * queue_region_bytes(queue_size) + INFLIGHT_VERSION_OFFSET)
+        for index in range(num_queues)
+    )
+    return any(any(version) for version in versions)

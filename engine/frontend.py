@@ -16,6 +16,7 @@ import os
 from collections.abc import Iterable, Sequence
 from types import TracebackType
 
+from ringblk.engine.block_device import F_FLUSH
 from ringblk.engine.frontend_buffer import Buffer
 from ringblk.engine.frontend_config import WRITEBACK_OFFSET, DiskConfig
 from ringblk.engine.frontend_memory import FrontendMemory
@@ -153,7 +154,9 @@ class Frontend:
                 self._finish(self.submit_write(offset_bytes + start, buffer, queue_index=queue_index))
 
     def flush(self, *, queue_index: int = 0) -> None:
-        """Make durable every write that was done before this."""
+        """Make durable every write that was done before this; they are already where no FLUSH is offered."""
+        if not self._session.features & F_FLUSH:
+            return  # virtio 1.2, 5.2.6.1: not to be sent then
         self._finish(self.submit_flush(queue_index=queue_index))
 
     def discard(self, offset_bytes: int, size_bytes: int, *, queue_index: int = 0) -> None:

@@ -2,7 +2,6 @@
 
 import argparse
 import os
-import re
 import signal
 import stat
 import sys
@@ -33,21 +32,21 @@ from ringblk.engine.image_partial import PartialFile
 from ringblk.engine.image_progress import CopyProgress, format_bytes
 from ringblk.engine.image_sink import PipeSink
 from ringblk.engine.image_source import ImageSource, open_raw_source, open_source
+from ringblk.engine.number_text import parse_size
 from ringblk.engine.options import print_help
 from ringblk.engine.printable_text import printable, utf8_text
 from ringblk.workers.image_lock import ImageLocked
 
 MAX_IMAGE_BYTES = (1 << 63) - SECTOR_BYTES
 """What an off_t reaches, in whole sectors."""
-_UNITS = {"": 0, "K": 10, "M": 20, "G": 30, "T": 40}
 
 
 def parse_size_bytes(text: str) -> int:
     """Parse "10G", "512MiB" or a plain number of bytes, as argparse wants it: ValueError if it is none."""
-    match = re.fullmatch(r"(\d+)([KMGT]?)(?:i?B)?", text.strip(), re.IGNORECASE)
-    if match is None:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a size such as 10G or 512M")
-    size_bytes = int(match[1]) << _UNITS[match[2].upper()]
+    try:
+        size_bytes = parse_size(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
     if size_bytes == 0 or size_bytes % SECTOR_BYTES:
         raise argparse.ArgumentTypeError(f"{text!r} is not a multiple of {SECTOR_BYTES} bytes")
     if size_bytes > MAX_IMAGE_BYTES:

@@ -1,5 +1,6 @@
 """How requests are carried out: by whom, and with which system calls."""
 
+import errno
 import mmap
 import os
 import time
@@ -17,6 +18,7 @@ INLINE_LIMIT_NS = 20_000
 """A request that takes less is done before a worker is awake: half of a wake-up across cores."""
 
 
+_URING_SYSCTL = "/proc/sys/kernel/io_uring_disabled"
 MEMORY_FILE_SYSTEMS = {"tmpfs", "ramfs", "hugetlbfs"}
 SAMPLE_BYTES = 4096
 SAMPLE_COUNT = 16
@@ -25,6 +27,9 @@ SAMPLE_COUNT = 16
 class IoPlan(msgspec.Struct, frozen=True):
     """Who carries requests out. `inline_limit_ns` is as in `InlineGate`."""
 
+    name: str = "psync"
+    """The `--io-engine` it amounts to; `inline`: the dispatcher where that is quicker, else the workers."""
+    reason: str = "asked for"
     uses_workers: bool = True
     uses_worker_uring: bool = False
     uses_dispatcher_uring: bool = False
@@ -41,26 +46,35 @@ def plan_io(io_engine: str, backend: NativeBackend) -> IoPlan:
     """
     match io_engine:
         case "sync":
-            return IoPlan(uses_workers=False, inline_limit_ns=EVERYTHING_NS)
+            return IoPlan(name=io_engine, uses_workers=False, inline_limit_ns=EVERYTHING_NS)
         case "psync":
             return IoPlan()
         case "io_uring":
             _check_uring(io_engine, backend)
-            return IoPlan(uses_worker_uring=True)
+            return IoPlan(name=io_engine, uses_worker_uring=True)
         case "io_uring_inline":
             _check_uring(io_engine, backend)
-            return IoPlan(uses_worker_uring=True, uses_dispatcher_uring=True)
+            return IoPlan(name=io_engine, uses_worker_uring=True, uses_dispatcher_uring=True)
     if isinstance(backend, FileBackend):
-        is_quick = _lies_in_memory(backend.fileno()) or _reads_quickly(backend)
-        uses_uring = backend.direct and not is_quick and _uring_problem() is None
-        return IoPlan(
-            uses_worker_uring=uses_uring,
-            uses_dispatcher_uring=uses_uring,
-            inline_limit_ns=INLINE_LIMIT_NS * is_quick,
-        )
+        return _plan_file(backend)
     # A user's code may block, which the dispatcher must not.
-    is_user_code = isinstance(backend, PythonBackend)
-    return IoPlan(inline_limit_ns=INLINE_LIMIT_NS * (not is_user_code))
+    if isinstance(backend, PythonBackend):
+        return IoPlan(reason="a backend of a user's own may block")
+    return IoPlan(name="inline", reason="the backend is in memory", inline_limit_ns=INLINE_LIMIT_NS)
+
+
+def _plan_file(backend: FileBackend) -> IoPlan:
+    if _lies_in_memory(backend.fileno()):
+        return IoPlan(name="inline", reason="the image is in memory", inline_limit_ns=INLINE_LIMIT_NS)
+    if _reads_quickly(backend):
+        reason = "the image reads as quickly as memory"
+        return IoPlan(name="inline", reason=reason, inline_limit_ns=INLINE_LIMIT_NS)
+    if not backend.direct:
+        return IoPlan(reason="it goes through the page cache, which may block")
+    if (problem := _uring_problem()) is not None:
+        return IoPlan(reason=f"io_uring is refused: {problem}")
+    reason = "it goes past the page cache"
+    return IoPlan(name="io_uring_inline", reason=reason, uses_worker_uring=True, uses_dispatcher_uring=True)
 
 
 def _check_uring(io_engine: str, backend: NativeBackend) -> None:
@@ -108,9 +122,38 @@ def _reads_quickly(backend: FileBackend) -> bool:
 
 
 def _uring_problem() -> str | None:
-    """Why there is no io_uring here (old kernel, seccomp, sysctl), or None."""
+    """Why there is no io_uring here, and who says so; None where there is."""
     try:
         Uring(2)
     except OSError as error:
-        return str(error.strerror or error)
+        return _uring_refusal(error, _first_word(_URING_SYSCTL), _seccomp_mode())
     return None
+
+
+def _uring_refusal(error: OSError, sysctl: str, seccomp_mode: str) -> str:
+    """What to change: the sysctl (Linux 6.6: 1 leaves it to a group, 2 to nobody), or a seccomp filter."""
+    text = str(error.strerror or error)
+    if error.errno == errno.EPERM and sysctl in ("1", "2"):
+        return f"{text}: sysctl kernel.io_uring_disabled is {sysctl}"
+    if error.errno in (errno.EPERM, errno.EACCES, errno.ENOSYS) and seccomp_mode == "2":
+        return f"{text}: by a seccomp filter, such as a container's"
+    if error.errno == errno.ENOSYS:
+        return f"{text}: this kernel has none"
+    return text
+
+
+def _first_word(path: str) -> str:
+    try:
+        with open(path) as file:
+            return file.read().split()[0]
+    except (OSError, IndexError):
+        return ""
+
+
+def _seccomp_mode() -> str:
+    """Of this process (proc(5)): 2 where a filter holds it."""
+    try:
+        with open("/proc/self/status") as status_file:
+            return next((line.split()[1] for line in status_file if line.startswith("Seccomp:")), "")
+    except OSError:
+        return ""

@@ -2,13 +2,17 @@
 
 import asyncio
 import logging
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from functools import partial
 from typing import Literal
 
 from ringblk.engine.block_device import SECTOR_BYTES, BlockDevice, CacheMode
 from ringblk.engine.dispatcher_link import DispatcherLink
 from ringblk.engine.dispatcher_messages import Pause, Resume, WorkerRetire, WorkerUp
 from ringblk.engine.engine_model import EngineModel
+from ringblk.engine.published_device import PublishedDevice
+from ringblk.engine.running_settings import RunningSettings
 from ringblk.engine.workforce import Workforce
 from ringblk.shm.state import StateSegment
 from ringblk.workers.backend import BackendError
@@ -48,7 +52,7 @@ class LiveChanges:
         model: EngineModel,
         link: DispatcherLink,
         workers: Workforce,
-        publish_device: Callable[[], None],
+        published: PublishedDevice,
     ) -> None:
         self._device = device
         self._backend = backend
@@ -56,12 +60,25 @@ class LiveChanges:
         self._model = model
         self._link = link
         self._workers = workers
-        self._publish_device = publish_device
+        self._published = published
         self._holders: set[str] = set()
         self._resize_lock = asyncio.Lock()
         self._workers_lock = asyncio.Lock()
         self.notify_config_change: Callable[[], bool] | None = None
         """Tells the front end that is connected, if one is; False where it cannot be told."""
+        self.set_size_bytes: int | None = None
+        """The size that was asked for while running, and is not simply what the image has."""
+
+    def go_on_with(self, settings: RunningSettings) -> None:
+        """Begin as an earlier engine of this drive was set; the number of workers is the supervisor's."""
+        self.set_size_bytes = settings.size_bytes
+        if settings.cache is not None:
+            self._device.set_cache(settings.cache)
+        if settings.is_paused:
+            self._holders.add("user")
+            self._model.is_paused = True
+            self._state.set_paused(True)
+        self._published.publish()
 
     # Pause
 
@@ -96,27 +113,31 @@ class LiveChanges:
 
     # Size and cache mode
 
-    async def resize(self, size: int | Literal["image"]) -> None:
-        """Make the drive `size` bytes large, or as large as its image is now, and tell the driver.
+    @asynccontextmanager
+    async def resizing(self, size: int | Literal["image"]) -> AsyncIterator[Callable[[], None]]:
+        """Prepare to make the drive so many bytes large, or as its image is now; what it gives does so.
 
         A regular file is extended or cut off. Shrinking waits until nothing is in flight, so that no write
-        lands beyond the new end and brings it back. Raises `ChangeRefused`.
+        lands beyond the new end and brings it back. Both raise `ChangeRefused`.
         """
         async with self._resize_lock:
-            size_bytes = self._whole_blocks(self._backend.measure()) if size == "image" else size
+            size_bytes = self._whole_blocks(self._backend_size()) if size == "image" else size
             self._check_size(size_bytes)
+            set_size = partial(self._set_size, size_bytes, is_measured=size == "image")
             if size_bytes >= self._device.num_sectors * SECTOR_BYTES:
-                self._set_size(size_bytes, is_measured=size == "image")
-            else:
-                try:
-                    await self._hold("resize")
-                    self._set_size(size_bytes, is_measured=size == "image")
-                finally:
-                    await self._release("resize")
-            is_told = self.notify_config_change is not None and self.notify_config_change()
-            _log.info(
-                "the drive has %d bytes; the driver %s", size_bytes, "is told" if is_told else "is not told"
-            )
+                yield set_size
+                return
+            try:
+                await self._hold("resize")
+                yield set_size
+            finally:
+                await self._release("resize")
+
+    def _backend_size(self) -> int:
+        try:
+            return self._backend.measure()
+        except (BackendError, OSError) as error:
+            raise ChangeRefused("size_bytes", str(error)) from error
 
     @property
     def _block_bytes(self) -> int:
@@ -146,13 +167,22 @@ class LiveChanges:
                 self._backend.resize(size_bytes)
         except (BackendError, OSError) as error:
             raise ChangeRefused("size_bytes", str(error)) from error
+        self.set_size_bytes = None if is_measured else size_bytes
         self._device.set_capacity(size_bytes)
-        self._publish_device()
+        self._published.publish()
+
+    def tell_size(self) -> None:
+        """Tell the driver, where its front end takes that."""
+        is_told = self.notify_config_change is not None and self.notify_config_change()
+        size_bytes = self._device.num_sectors * SECTOR_BYTES
+        _log.info(
+            "the drive has %d bytes; the driver %s", size_bytes, "is told" if is_told else "is not told"
+        )
 
     def set_cache(self, cache: CacheMode) -> None:
         """Use another cache mode for what is popped from now on."""
         self._device.set_cache(cache)
-        self._publish_device()
+        self._published.publish()
 
     @property
     def is_read_only(self) -> bool:

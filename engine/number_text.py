@@ -1,4 +1,36 @@
-"""Numbers as people read them in a terminal."""
+"""Numbers as people read them in a terminal, and sizes as they write them."""
+
+import contextlib
+import re
+from collections.abc import Collection, Mapping
+
+_SIZE = re.compile(r"(\d+)\s*([KMGT]?)(?:i?B)?", re.IGNORECASE | re.ASCII)
+_SIZE_UNITS = {"": 0, "K": 10, "M": 20, "G": 30, "T": 40}
+_PLAIN = re.compile(r"0[xob][0-9a-f_]+", re.IGNORECASE)
+
+
+def parse_size(text: str) -> int:
+    """`10G`, `512MiB`, `4096`: bytes, in units of 1024. Raises `ValueError` for anything else.
+
+    One way to write them, for options, in files and in bodies.
+    """
+    if _PLAIN.fullmatch(text.strip()):
+        return int(text, 0)
+    match = _SIZE.fullmatch(text.strip())
+    if match is None:
+        raise ValueError(f"{text!r} is not a size such as 10G or 512M")
+    return int(match[1]) << _SIZE_UNITS[match[2].upper()]
+
+
+def read_sizes(fields: Mapping[str, object], names: Collection[str]) -> dict[str, object]:
+    """The same fields, with numbers for the sizes that these names have as text; what is none stays text."""
+    found = dict(fields)
+    for name in names:
+        value = found.get(name)
+        if isinstance(value, str):
+            with contextlib.suppress(ValueError):
+                found[name] = parse_size(value)
+    return found
 
 
 def time_text(value_ns: float) -> str:

@@ -10,12 +10,13 @@ from typing import Any, Literal, NoReturn, get_args, get_origin
 
 import msgspec
 
-from ringblk.engine.config import ConfigError, EngineConfig, make_config, read_config_file
-from ringblk.engine.rate_limiter_config import RateLimitOptions
+from ringblk.engine.config import BLOCK_SIZES, ConfigError, EngineConfig, make_config, read_config_file
+from ringblk.engine.number_text import parse_size
+from ringblk.engine.rate_limiter_config import BYTE_LIMITS, RateLimitOptions
 
 _RATES = {field.name for field in msgspec.structs.fields(RateLimitOptions)}
-_INTEGER_OPTIONS = {"fd", "workers", "num_queues", "queue_size", "poll_us"} | _RATES
-_INTEGER_OPTIONS |= {"logical_block_size", "physical_block_size"}
+_SIZE_OPTIONS = {*BYTE_LIMITS, *BLOCK_SIZES}
+_INTEGER_OPTIONS = ({"fd", "workers", "num_queues", "queue_size", "poll_us"} | _RATES) - _SIZE_OPTIONS
 
 _REPEATED_OPTIONS = {"backend_arg": "KEY=VALUE", "sandbox_allow": "PATH"}
 
@@ -28,6 +29,8 @@ _HELP = {
     "backend_arg": "key=value for the backend's constructor; may be repeated",
     "read_only": "the guest may only read",
     "takeover": "have an engine that uses the image or the socket end, and go on in its place",
+    "replace_image": "with --takeover: the engine at the socket may have another image; its guest gets this",
+    "forget_changes": "begin with these options, whatever was set while an earlier engine of this drive ran",
     "workers": "worker processes, 1 to 64; none with --io-engine=sync",
     "num_queues": "virtqueues offered, 1 to 64",
     "queue_size": "queue size that requests are cut for (seg_max is two less)",
@@ -35,7 +38,7 @@ _HELP = {
     "direct": "bypass the host's page cache: auto, on or off",
     "io_engine": "psync, io_uring: in workers; sync: in the dispatcher; io_uring_inline: both; auto: best",
     "poll_us": "how long to look for new work before sleeping; 0: not at all",
-    "bps": "bytes a second, reads and writes together",
+    "bps": "bytes a second, reads and writes together; sizes such as 100M (of 1024) everywhere",
     "bps_read": "bytes a second of reads",
     "bps_write": "bytes a second of writes",
     "burst": "bytes that may go at once (default: a tenth of a second's worth)",
@@ -53,6 +56,8 @@ _HELP = {
     "control": "serve the control API (HTTP) on this unix socket",
     "log_format": "log lines for people (human) or as JSON objects (json)",
     "drive_id": "what GET_ID gives, cut at 20 bytes",
+    "is_root_device": "say in the control API that the guest boots from this drive",
+    "partuuid": "say in the control API which partition the guest boots from",
     "logical_block_size": "512 to 4096 (default: 512 for a file, a block device's own)",
     "physical_block_size": "512 to 32768 (default: what direct I/O, file system or device prefer)",
 }
@@ -131,6 +136,8 @@ def config_from(arguments: argparse.Namespace) -> EngineConfig:
             value = _json("rate_limiter", value)
         elif field.name in _INTEGER_OPTIONS:
             value = _integer(field.name, value)
+        elif field.name in _SIZE_OPTIONS:
+            value = _size(field.name, value)
         elif get_origin(field.type) is Literal and value not in get_args(field.type):
             choices = ", ".join(get_args(field.type))
             raise ConfigError(f"--{field.name.replace('_', '-')}: {value} is none of {choices}")
@@ -143,6 +150,13 @@ def _integer(name: str, text: str) -> int:
         return int(text, 0)
     except ValueError:
         raise ConfigError(f"--{name.replace('_', '-')}: {text} is not a whole number") from None
+
+
+def _size(name: str, text: str) -> int:
+    try:
+        return parse_size(text)
+    except ValueError as error:
+        raise ConfigError(f"--{name.replace('_', '-')}: {error}") from None
 
 
 def _json(name: str, text: str) -> object:

@@ -5,11 +5,16 @@ from typing import Annotated, Any
 
 import msgspec
 
+from ringblk.engine.number_text import read_sizes
 from ringblk.shm.bucket_settings import MAX_TOKENS, BucketSettings, BucketSettingsError
 from ringblk.shm.rate_limit_settings import RateLimitSettings
 
 Count = Annotated[int, msgspec.Meta(ge=0, le=MAX_TOKENS)]
 PositiveCount = Annotated[int, msgspec.Meta(ge=1, le=MAX_TOKENS)]
+
+
+BYTE_LIMITS = ("bps", "bps_read", "bps_write", "burst", "one_time_burst")
+"""Plain limits that are bytes, and may be written as sizes."""
 
 
 class RateLimiterError(ValueError):
@@ -39,6 +44,21 @@ class TokenBucketConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True)
             period_ms=self.refill_time,
             burst=self.size,
             one_time_burst=self.one_time_burst or 0,
+        )
+
+
+class WholeBucket(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """One limit with all that belongs to it, where a plain number cannot say it."""
+
+    tokens: PositiveCount
+    period_ms: PositiveCount = 1000
+    burst: PositiveCount | None = None
+    one_time_burst: Count = 0
+
+    def bucket(self) -> BucketSettings:
+        """Return the bucket this describes."""
+        return BucketSettings(
+            tokens=self.tokens, period_ms=self.period_ms, burst=self.burst, one_time_burst=self.one_time_burst
         )
 
 
@@ -104,14 +124,56 @@ def settings_from_config(config: RateLimiterConfig) -> RateLimitSettings:
     return RateLimitSettings(**buckets_from_config(config))
 
 
-def buckets_from_patch(limits: Mapping[str, int | None]) -> dict[str, BucketSettings | None]:
+def buckets_from_patch(limits: Mapping[str, "int | WholeBucket | None"]) -> dict[str, BucketSettings | None]:
     """Return the buckets whose limits are among these plain ones, by name; None (or 0) takes a limit away.
 
-    A burst goes with the limits named beside it. Limits that are not named are left as they are.
+    A burst goes with the limits that are numbers beside it. Limits that are not named are left as they are.
     """
-    given = {name: value for name, value in limits.items() if value}
-    settings = settings_from_options(RateLimitOptions(**given))
-    return {name: getattr(settings, name) for name, (_, (rate, *_)) in _FORMS.items() if rate in limits}
+    whole = {name: value for name, value in limits.items() if isinstance(value, WholeBucket)}
+    given = {name: value for name, value in limits.items() if value and name not in whole}
+    settings = settings_from_options(msgspec.convert(given, RateLimitOptions))
+    buckets = {name: getattr(settings, name) for name, (_, (rate, *_)) in _FORMS.items() if rate in limits}
+    for name, (_, (rate, *_)) in _FORMS.items():
+        if rate in whole:
+            buckets[name] = whole[rate].bucket()
+            _check(buckets[name], {}, rate)
+    return buckets
+
+
+def patch_from_settings(settings: RateLimitSettings) -> dict[str, "int | WholeBucket | None"]:
+    """Every plain limit, as `buckets_from_patch` takes it: None where there is none.
+
+    A bucket is a number where the plain form can say it, else an object of its own.
+    """
+    patch: dict[str, int | WholeBucket | None] = {}
+    for burst_name in ("burst", "iops_burst"):
+        forms = {name: words for name, (_, words) in _FORMS.items() if words[1] == burst_name}
+        buckets = {name: getattr(settings, name) for name in forms}
+        bursts = {bucket.burst_tokens for bucket in buckets.values() if bucket is not None}
+        patch[burst_name] = None
+        for name, (rate, _, once) in forms.items():
+            bucket = buckets[name]
+            if once:
+                patch[once] = None
+            if bucket is None or bucket.tokens == 0:
+                patch[rate] = None
+            elif (
+                bucket.tokens * 1000 % bucket.period_ms
+                or len(bursts) > 1
+                or (bucket.one_time_burst and not once)
+            ):
+                patch[rate] = WholeBucket(
+                    tokens=bucket.tokens,
+                    period_ms=bucket.period_ms,
+                    burst=bucket.burst_tokens,
+                    one_time_burst=bucket.one_time_burst,
+                )
+            else:
+                patch[rate] = bucket.tokens * 1000 // bucket.period_ms
+                patch[burst_name] = bucket.burst_tokens
+                if once:
+                    patch[once] = bucket.one_time_burst or None
+    return patch
 
 
 def settings_from_options(options: RateLimitOptions) -> RateLimitSettings:
@@ -131,10 +193,28 @@ def settings_from_options(options: RateLimitOptions) -> RateLimitSettings:
     return RateLimitSettings(**buckets)
 
 
+def read_limit_sizes(fields: Mapping[str, Any]) -> dict[str, Any]:
+    """The same limits, in either form, with numbers for byte counts that are written as sizes ("100M")."""
+    found = read_sizes(fields, BYTE_LIMITS)
+    for name in BYTE_LIMITS:
+        if isinstance(value := found.get(name), dict):
+            found[name] = read_sizes(value, ("tokens", "burst", "one_time_burst"))
+    if isinstance(limiter := found.get("rate_limiter"), dict):
+        found["rate_limiter"] = _with_bandwidth_sizes(limiter)
+    return found
+
+
+def _with_bandwidth_sizes(limiter: Mapping[str, Any]) -> dict[str, Any]:
+    found = dict(limiter)
+    if isinstance(bandwidth := found.get("bandwidth"), dict):
+        found["bandwidth"] = read_sizes(bandwidth, ("size", "one_time_burst"))
+    return found
+
+
 def decode_rate_limiter(value: Mapping[str, Any]) -> RateLimiterConfig:
     """Check a decoded JSON object in Firecracker's form; raises RateLimiterError naming the field."""
     try:
-        return msgspec.convert(value, RateLimiterConfig)
+        return msgspec.convert(_with_bandwidth_sizes(value), RateLimiterConfig)
     except msgspec.ValidationError as error:
         reason, _, path = str(error).partition(" - at `$")
         raise RateLimiterError(f"rate_limiter{path.rstrip('`')}", reason) from None

@@ -113,6 +113,11 @@ class Session:
             self._connection.shut_down()
 
     @property
+    def has_front_end(self) -> bool:
+        """Whether the front end is there still, and will want to go on."""
+        return not self._connection.has_hung_up
+
+    @property
     def stalled_s(self) -> float:
         """For how long the front end has owed us something (see `VhostUserSocket.stalled_s`)."""
         return self._connection.stalled_s

@@ -11,7 +11,7 @@ import os
 import time
 from typing import Any
 
-from ringblk.engine.block_device import F_DISCARD, F_EVENT_IDX, F_FLUSH, BlockDevice
+from ringblk.engine.block_device import F_EVENT_IDX, BlockDevice
 from ringblk.engine.child import describe_end, was_own_fault
 from ringblk.engine.config import EngineConfig
 from ringblk.engine.device import DeviceError
@@ -31,10 +31,12 @@ from ringblk.engine.dispatcher_messages import (
 )
 from ringblk.engine.dispatcher_process import DispatcherProcess
 from ringblk.engine.dispatcher_reports import DispatcherReports
-from ringblk.engine.engine_model import EngineModel, ServedQueue, admit_inflight
-from ringblk.engine.io_plan import plan_io
+from ringblk.engine.engine_model import EngineModel, ServedQueue, admit_inflight, was_inflight_used
+from ringblk.engine.io_plan import IoPlan
 from ringblk.engine.live_changes import LiveChanges
+from ringblk.engine.published_device import PublishedDevice
 from ringblk.engine.region_changes import RegionChanges
+from ringblk.engine.running_settings import RunningSettings
 from ringblk.engine.vring import MAX_QUEUE_SIZE, Vring
 from ringblk.engine.workforce import Workforce
 from ringblk.shm.inflight import make_inflight_region, queue_region_bytes
@@ -68,6 +70,7 @@ class Supervisor:
         rate_limit: RateLimit,
         sandbox: Sandbox,
         inherited_fds: set[int],
+        plan: IoPlan,
     ) -> None:
         """`inherited_fds` is what the children keep open: the backend's and the segments'."""
         self._config = config
@@ -77,7 +80,7 @@ class Supervisor:
         self._rate_limit = rate_limit
         self._model = EngineModel()
         self.reports = DispatcherReports(self._model)
-        self._plan = plan_io(config.io_engine, backend)
+        self._plan = plan
         self._sandbox = sandbox
         self._dispatcher = DispatcherProcess(
             state, self._plan.uses_dispatcher_uring, inherited_fds, self._dispatcher_died, self._hear
@@ -99,20 +102,25 @@ class Supervisor:
         self._tasks: set[asyncio.Task[None]] = set()
         self._is_stopping = False
         self._all_ended = asyncio.Event()
+        self.published = PublishedDevice(device, state)
+        self._was_inflight_used = False
         self.changes = LiveChanges(
-            device, backend, state, self._model, self._link, self._workers, self._publish_device
+            device, backend, state, self._model, self._link, self._workers, self.published
         )
         self.failure: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         """Set with `EngineFailed` when the engine cannot go on."""
 
-    def start(self) -> None:
-        """Start all children. They keep open what the backend opened, the segment and their channels."""
+    def start(self, settings: RunningSettings) -> None:
+        """Start all children, with what an earlier engine of this drive was set to while it ran.
+
+        They keep open what the backend opened, the segment and their channels.
+        """
         self._state.set_engine(
             self._config.drive_name, os.getpid(), self._config.num_queues, time.monotonic_ns()
         )
-        self._publish_device()
+        self.changes.go_on_with(settings)
         if self._plan.uses_workers:
-            self._workers.wanted_count = self._config.workers
+            self._workers.wanted_count = settings.workers or self._config.workers
             self._model.worker_eventfds.update(self._workers.start_all())
         self._start_dispatcher(own_fault=False)
 
@@ -275,7 +283,7 @@ class Supervisor:
     def set_features(self, features: int) -> None:
         """The driver has accepted these features."""
         self._device.set_features(features)
-        self._publish_device()
+        self.published.publish()
 
     def read_config(self, offset_bytes: int, size_bytes: int) -> bytes:
         """Part of the config space."""
@@ -284,17 +292,7 @@ class Supervisor:
     def write_config(self, offset_bytes: int, data: bytes) -> None:
         """A write by the driver. Raises `ConfigRefused`."""
         self._device.write_config(offset_bytes, data)
-        self._publish_device()
-
-    def _publish_device(self) -> None:
-        self._state.set_device(
-            capacity_sectors=self._device.num_sectors,
-            is_read_only=self._device.read_only,
-            durable_writes=self._device.write_through,
-            is_flush_offered=bool(self._device.device_features & F_FLUSH),
-            is_discard_offered=bool(self._device.device_features & F_DISCARD),
-            skips_flush=self._device.skips_flush,
-        )
+        self.published.publish()
 
     async def add_region(self, region: MemoryRegion, fd: int) -> None:
         """Map a region in every process. Raises `DeviceError`."""
@@ -320,6 +318,12 @@ class Supervisor:
         if self._model.inflight is None:
             await self._use_own_inflight()
         self._model.check_ring(vring)
+        if not self._device.begin_ring(is_in_use=vring.base != 0 or self._was_inflight_used):
+            _log.warning(
+                "nothing is known of the write cache that this driver had before: every write is made stable,"
+                " until the driver turns the cache on or begins anew"
+            )
+        self.published.publish()
         queue = ServedQueue(vring, bool(self._device.features & F_EVENT_IDX))
         # Known before it is asked for: when this call is given up half-way, `reset` must stop the queue.
         self._model.queues[vring.queue_index] = queue
@@ -349,8 +353,14 @@ class Supervisor:
         """Stop a ring, wait for what is in flight, and give back `next_avail`."""
         return await self._link.ask(
             lambda request_id: StopQueue(request_id, queue_index),
-            settle=lambda is_done: self._model.forget_queue(queue_index, is_done),
+            settle=lambda is_done: self._settle_stop(queue_index, is_done),
         )
+
+    def _settle_stop(self, queue_index: int, is_done: bool) -> None:
+        self._model.forget_queue(queue_index, is_done)
+        if not self._model.queues:
+            self._device.end_rings()
+            self._was_inflight_used = False
 
     async def get_inflight(self, num_queues: int, queue_size: int) -> tuple[int, int, int]:
         """Make an in-flight region; returns an fd for the caller, its size and its offset."""
@@ -363,6 +373,7 @@ class Supervisor:
     ) -> None:
         """Use an in-flight region from an earlier back end."""
         admit_inflight(fd, mmap_size_bytes, mmap_offset_bytes, queue_region_bytes(queue_size) * num_queues)
+        self._was_inflight_used = was_inflight_used(fd, mmap_offset_bytes, queue_size, num_queues)
         await self._use_inflight(fd, mmap_size_bytes, mmap_offset_bytes, queue_size)
 
     async def _use_own_inflight(self) -> None:
@@ -389,4 +400,5 @@ class Supervisor:
         except DispatcherGone:
             return
         self._model.forget_inflight()
+        self._was_inflight_used = False
         self.set_features(0)

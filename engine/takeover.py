@@ -1,16 +1,20 @@
 """Taking over from an engine that runs: what can be refused is refused before it is told to end."""
 
+import contextlib
 import importlib.util
 import logging
 import os
 import signal
 import socket
+import stat
 import struct
 import time
 
 from ringblk.engine.config import ConfigError, EngineConfig
+from ringblk.engine.drive_record import record_of_process
 from ringblk.engine.engine_segments import segments_of, user_ids
 from ringblk.engine.listener import check_listening_at
+from ringblk.engine.running_settings import DriveIdentity
 
 CONTROL_PACKAGES = ("aiohttp", "prometheus_client")
 CONTROL_HINT = "it needs the packages aiohttp and prometheus_client: pip install 'ringblk[control]'"
@@ -69,6 +73,47 @@ def check_takeover(config: EngineConfig, image_users: list[int]) -> None:
             raise ConfigError(f"{option} {path}: in use by process {pid}, which is not to end", exit_status=1)
     if config.control is not None and not all(map(importlib.util.find_spec, CONTROL_PACKAGES)):
         raise ConfigError(f"--control: {CONTROL_HINT}", exit_status=1)
+
+
+def check_same_drive(
+    config: EngineConfig, drive: DriveIdentity, image_fd: int | None, *, is_read_only: bool
+) -> int | None:
+    """See that an engine at the socket has the drive that its guest is to go on with. Raises `ConfigError`.
+
+    Returns its process id, if there is such an engine.
+    """
+    pid = _listening_pid(config.socket_path)
+    if pid is None or not is_engine(pid):
+        return None
+    if config.replace_image:
+        return pid
+    found = record_of_process(pid)
+    where = f"--takeover: the engine at {config.socket_path} (process {pid})"
+    how = "--replace-image does so all the same"
+    if found is not None:
+        if not found.record.drive.is_same(drive):
+            raise ConfigError(f"{where} has another drive, which its guest would lose; {how}", 1)
+        if is_read_only and not found.record.is_read_only:
+            raise ConfigError(f"{where} lets its guest write, and this one would not; {how}", 1)
+    elif image_fd is None or not _has_open(pid, image_fd):
+        raise ConfigError(f"{where} cannot be seen to have the same drive; {how}", 1)
+    return pid
+
+
+def _has_open(pid: int, fd: int) -> bool:
+    """Whether a process has the same file or device open; no where it cannot be told."""
+    own = _identity(os.fstat(fd))
+    folder = f"/proc/{pid}/fd"
+    with contextlib.suppress(OSError):
+        for name in os.listdir(folder):
+            with contextlib.suppress(OSError):  # closed meanwhile
+                if _identity(os.stat(f"{folder}/{name}")) == own:
+                    return True
+    return False
+
+
+def _identity(info: os.stat_result) -> tuple[int, int]:
+    return (info.st_rdev, 0) if stat.S_ISBLK(info.st_mode) else (info.st_dev, info.st_ino)
 
 
 def take_over_socket(socket_path: str | None) -> None:

@@ -109,6 +109,15 @@ class VhostUserSocket:
         with contextlib.suppress(OSError):  # the peer has done so already
             self._socket.shutdown(socket.SHUT_RDWR)
 
+    @property
+    def has_hung_up(self) -> bool:
+        """Whether the peer, or this end, has closed the connection."""
+        if self._socket.fileno() < 0:
+            return True
+        poll = select.poll()
+        poll.register(self._socket, 0)  # a hang-up is always told
+        return bool(poll.poll(0))
+
     async def wait_hang_up(self) -> None:
         """Return once the peer has closed its end, whatever may still wait to be read."""
         # "Readable" cannot tell a hang-up while unread messages wait; an epoll set for nothing else can.

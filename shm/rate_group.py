@@ -9,7 +9,7 @@ user may hold it for as long as it likes, so nobody waits for it without an end.
 at all.
 
 A member that is killed leaves the group as it is for the others. If it was the last, the name stays until
-somebody joins again, and begins anew.
+somebody joins again, and begins anew, but for what was set while the group was there before.
 """
 
 import errno
@@ -19,20 +19,24 @@ import os
 import re
 import struct
 import time
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager, suppress
 
+import msgspec
 import posix_ipc
 
 from ringblk.shm.bucket_settings import BucketSettings
+from ringblk.shm.process import crash_point
 from ringblk.shm.rate_limit import STATE_BYTES, RateLimit
-from ringblk.shm.rate_limit_settings import RateLimitSettings
+from ringblk.shm.rate_limit_settings import RateLimitSettings, changed_buckets
 from ringblk.shm.segment import SegmentError, check_segment_file, open_segment
+from ringblk.shm.two_slots import RECORD_BYTES, newest, next_slot
 
 MAGIC = b"RINGRATE"
-VERSION = 1
+VERSION = 2
 HEADER_BYTES = 64  # magic, version (u32), size of the state (u32), zeros
-SEGMENT_BYTES = mmap.PAGESIZE
+SETTINGS_OFFSET_BYTES = mmap.PAGESIZE  # the settings in words (two_slots.py), behind header and state
+SEGMENT_BYTES = SETTINGS_OFFSET_BYTES + RECORD_BYTES
 LOCK_WAIT_S = 2.0
 """How long to wait for the record lock; who holds it needs it for a moment."""
 _NAME_PATTERN = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,99}")
@@ -53,13 +57,29 @@ def group_name_fault(name: str) -> str | None:
     return None if _NAME_PATTERN.fullmatch(name) else "a name is letters, digits, '_', '.' and '-'"
 
 
+class GroupSettings(msgspec.Struct, frozen=True):
+    """What the group was created with and what holds now; written by who has the record lock."""
+
+    given: RateLimitSettings
+    current: RateLimitSettings
+
+
 class RateGroup:
     """Membership in the group `name`. The first member's settings hold until configure()."""
 
     def __init__(
-        self, name: str, settings: RateLimitSettings, now_ns: int, trusted_users: Collection[int] = ()
+        self,
+        name: str,
+        settings: RateLimitSettings,
+        now_ns: int,
+        trusted_users: Collection[int] = (),
+        *,
+        forgets_changes: bool = False,
     ) -> None:
         """Join the group, or create it with these settings and full buckets.
+
+        What was changed in a group whose last member is gone without removing it holds in the new one, too,
+        and is `carried`, unless `forgets_changes`.
 
         Its segment must be root's, this process's user's, or one of `trusted_users`': who owns it can set its
         limits, and end its members by cutting it off. Waits up to LOCK_WAIT_S for others to join or leave.
@@ -69,6 +89,8 @@ class RateGroup:
             raise RateGroupError(f"rate group {name!r}: {fault}")
         self.name = name
         self.is_creator = False
+        self.carried: dict[str, BucketSettings | None] = {}
+        self._forgets_changes = forgets_changes
         self._segment_name = f"ringblk-rate-{name}"
         self._trusted_users = {0, os.geteuid(), *trusted_users}
         self._mapping: mmap.mmap | None = None
@@ -95,28 +117,59 @@ class RateGroup:
         """The descriptor of the segment."""
         return self._fd
 
+    @property
+    def settings(self) -> RateLimitSettings:
+        """What holds now."""
+        return self._read_settings(self.buffer[SETTINGS_OFFSET_BYTES:]).current
+
     def configure(self, settings: RateLimitSettings, now_ns: int) -> None:
         """Set new limits for all members, with full buckets. Members may do this at any time.
 
         Raises RateGroupBusy at once when another process joins, leaves or configures.
         """
-        with self._one_at_a_time(0.0):
-            self.limit.configure(settings, now_ns)
+        self.configure_some({name: getattr(settings, name) for name in settings.__struct_fields__}, now_ns)
 
     def configure_some(self, settings: Mapping[str, BucketSettings | None], now_ns: int) -> None:
         """Like configure(), for the buckets named in a mapping; the others go on as they are."""
-        with self._one_at_a_time(0.0):
-            self.limit.configure_some(settings, now_ns)
+        with self.changing() as set_buckets:
+            set_buckets(settings, now_ns)
 
-    def leave(self) -> None:
+    @contextmanager
+    def changing(self) -> Iterator[Callable[[Mapping[str, BucketSettings | None], int], None]]:
+        """Keep others from joining and configuring; it gives configure_some(). Raises RateGroupBusy."""
+        with self._one_at_a_time(0.0):
+            yield self._set_buckets
+
+    def _set_buckets(self, buckets: Mapping[str, BucketSettings | None], now_ns: int) -> None:
+        if not buckets:
+            return
+        self.limit.configure_some(buckets, now_ns)
+        former = self._read_settings(self.buffer[SETTINGS_OFFSET_BYTES:])
+        self._write_settings(GroupSettings(former.given, msgspec.structs.replace(former.current, **buckets)))
+
+    def _read_settings(self, data: bytes) -> GroupSettings:
+        """What stands in the segment; no limits where nothing that can be read does."""
+        found = newest(data)
+        with suppress(msgspec.DecodeError):
+            if found is not None:
+                return msgspec.json.decode(found[1], type=GroupSettings)
+        return GroupSettings(RateLimitSettings(), RateLimitSettings())
+
+    def _write_settings(self, settings: GroupSettings) -> None:
+        offset_bytes, slot = next_slot(self.buffer[SETTINGS_OFFSET_BYTES:], msgspec.json.encode(settings))
+        start = SETTINGS_OFFSET_BYTES + offset_bytes
+        self.buffer[start : start + len(slot)] = slot
+
+    def leave(self, *, goes_on: bool = False) -> None:
         """Leave the group; the last member out removes it. No other process of this engine may be drawing.
 
-        A group that another process keeps locked is left all the same, and its name stays.
+        A group that another process keeps locked is left all the same, and its name stays. So it does where
+        this member's drive `goes_on` with another engine, as if this one had been killed.
         """
         if self._fd < 0:
             return
         with suppress(RateGroupBusy), self._one_at_a_time(LOCK_WAIT_S):
-            if self._is_named() and self._lock_membership(fcntl.LOCK_EX):
+            if not goes_on and self._is_named() and self._lock_membership(fcntl.LOCK_EX):
                 posix_ipc.unlink_shared_memory("/" + self._segment_name)
         self._release()
 
@@ -159,13 +212,26 @@ class RateGroup:
         return fd
 
     def _create(self, settings: RateLimitSettings, now_ns: int) -> None:
-        """Begin anew: nobody else is in. The header comes last, so that one that stands can be believed."""
+        """Begin anew: nobody else is in. The header comes last, so that one that stands can be believed.
+
+        Whoever is killed here leaves what an earlier member left, or all of the new settings.
+        """
+        given = settings
         try:
-            os.ftruncate(self._fd, 0)
-            os.posix_fallocate(self._fd, 0, SEGMENT_BYTES)  # no room: an error now, not a SIGBUS later
+            if self._has_header():
+                if not self._forgets_changes:
+                    former = self._read_settings(os.pread(self._fd, RECORD_BYTES, SETTINGS_OFFSET_BYTES))
+                    self.carried = changed_buckets(former.given, former.current)
+                    settings = msgspec.structs.replace(given, **self.carried)
+            else:
+                os.ftruncate(self._fd, 0)
+                os.posix_fallocate(self._fd, 0, SEGMENT_BYTES)  # no room: an error now, not a SIGBUS later
         except OSError as error:
             raise RateGroupError(f"rate group {self.name!r}: {error}") from error
         self._mapping = mmap.mmap(self._fd, SEGMENT_BYTES)
+        self._write_settings(GroupSettings(given, settings))
+        crash_point("rate group: settings carried over")
+        self._mapping[HEADER_BYTES:SETTINGS_OFFSET_BYTES] = bytes(SETTINGS_OFFSET_BYTES - HEADER_BYTES)
         self.limit.configure(settings, now_ns)
         self._mapping[:HEADER_BYTES] = _header()
 

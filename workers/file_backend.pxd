@@ -6,6 +6,7 @@ from ringblk.workers.native_backend cimport NativeBackend
 
 cdef class FileBackend(NativeBackend):
     cdef readonly bint direct
+    cdef readonly str direct_refusal  # why it was asked for and is not so; None: it was not refused
     cdef readonly uint32_t memory_alignment_bytes
     cdef int fd
     cdef bint is_block_device

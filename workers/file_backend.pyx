@@ -137,6 +137,7 @@ cdef class FileBackend(NativeBackend):
             if required:
                 raise BackendError(f"{path}: can't have direct I/O: {error.strerror or error}") from error
             logger.warning("%s: can't have direct I/O: %s; going on without", path, error.strerror or error)
+            self.direct_refusal = error.strerror or str(error)
             return
         self.direct = True
         self.block_size_bytes = max(self.block_size_bytes, alignment.offset_bytes)

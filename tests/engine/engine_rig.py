@@ -13,8 +13,10 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from types import TracebackType
 
+from ringblk.engine.drive_record import record_of_process
 from ringblk.engine.frontend_connection import FrontendConnection
 from ringblk.engine.vhost_user_messages import ProtocolFeature, VringAddress
+from ringblk.shm.record_file import remove_record
 from ringblk.shm.segment import segment_names
 from ringblk.shm.state import SEGMENT_PREFIX
 from tests.child_process import ends_with_tests, environment_with_path
@@ -62,6 +64,7 @@ class Engine:
     """A running engine that listens on a socket path, or serves `fd`.
 
     `prepare` is called in its process before the program; `owner` is a user to own the folder it works in.
+    `after` is an engine whose folder, and so whose socket, this one has: its predecessor.
     """
 
     def __init__(
@@ -70,13 +73,17 @@ class Engine:
         fd: int | None = None,
         prepare: Callable[[], object] | None = None,
         owner: int | None = None,
+        after: "Engine | None" = None,
     ) -> None:
-        self._folder = tempfile.TemporaryDirectory(prefix="ringblk-test-")
+        self._folder: tempfile.TemporaryDirectory[str] = (
+            after._folder if after else tempfile.TemporaryDirectory(prefix="ringblk-test-")
+        )
+        self._is_successor = after is not None
         self.folder = Path(self._folder.name)
         self.socket_path = self.folder / "socket"
         if owner is not None:
             os.chown(self.folder, owner, -1)
-        self._log_path = self.folder / "log"
+        self._log_path = self.folder / f"log-{len(list(self.folder.glob('log*')))}"
         way = f"--socket-path={self.socket_path}" if fd is None else f"--fd={fd}"
         with self._log_path.open("wb") as log:
             self.process = subprocess.Popen(
@@ -87,7 +94,11 @@ class Engine:
                 preexec_fn=prepare,
             )
         if fd is None:
-            eventually(lambda: self.is_listening() or self.process.poll() is not None, "listening")
+            serves = "sandbox " if after else ""  # the predecessor may listen still
+            eventually(
+                lambda: (serves in self.log() and self.is_listening()) or self.process.poll() is not None,
+                "listening",
+            )
             assert self.process.poll() is None, self.log()
             self.say_hello()
 
@@ -146,7 +157,10 @@ class Engine:
             self.process.wait()
         if error is not None:
             sys.stderr.write(self.log())
-        self._folder.cleanup()
+        if (left := record_of_process(self.process.pid)) is not None:
+            remove_record(left.name)
+        if not self._is_successor:
+            self._folder.cleanup()
 
 
 def is_alive(pid: int) -> bool:

@@ -10,7 +10,7 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
-from ringblk import Frontend, RequestFailed, RequestStatus, RequestType
+from ringblk import Frontend, RequestStatus, RequestType
 from tests.stress.counts import counts
 
 from .engine_rig import Engine
@@ -67,7 +67,7 @@ class EngineMachine(RuleBasedStateMachine):
     )
     def connect(self, kind: Kind, indirect: bool, event_idx: bool, queue_size: int) -> None:
         self.kind = kind
-        self.has_flush = "--cache=unsafe" not in kind.options
+        self.has_write_cache = "--cache=unsafe" not in kind.options
         self.disk = Frontend(
             engines[kind].socket_path,
             memory_size_bytes=1 << 20,
@@ -119,12 +119,7 @@ class EngineMachine(RuleBasedStateMachine):
 
     @rule(queue=st.integers(0, 3))
     def flush(self, queue: int) -> None:
-        if self.has_flush:
-            self.disk.flush(queue_index=self.queue(queue))
-        else:
-            with pytest.raises(RequestFailed) as failed:
-                self.disk.flush(queue_index=self.queue(queue))
-            assert failed.value.status == RequestStatus.UNSUPP
+        self.disk.flush(queue_index=self.queue(queue))
 
     @rule(
         chunks=st.lists(
@@ -181,7 +176,7 @@ class EngineMachine(RuleBasedStateMachine):
 
     @rule(enabled=st.booleans())
     def set_write_cache(self, enabled: bool) -> None:
-        if self.has_flush:
+        if self.has_write_cache:
             self.disk.set_write_cache(enabled)
 
     @rule()

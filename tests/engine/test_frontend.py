@@ -357,3 +357,10 @@ def test_importing_the_package_does_not_import_the_front_end() -> None:
         [sys.executable, "-c", program], capture_output=True, text=True, check=True
     ).stdout
     assert printed.startswith("[] <class")
+
+
+def test_flush_works_on_an_engine_that_does_not_offer_it(image: Path) -> None:
+    with Frontend(engine_command(f"--blk-file={image}", "--cache=unsafe")) as disk:
+        disk.write(0, bytes(4096))
+        disk.flush()
+        assert disk.wait(disk.submit_flush(), TIMEOUT_S).status == RequestStatus.OK

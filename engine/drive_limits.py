@@ -1,0 +1,109 @@
+"""The limits of a drive, alone or in a group: what they are, what they were at the start, how they change."""
+
+import contextlib
+import logging
+import time
+from collections.abc import Callable, Collection, Iterator, Mapping
+
+import msgspec
+
+from ringblk.engine.config import ConfigError, EngineConfig
+from ringblk.engine.running_settings import limit_words
+from ringblk.shm.bucket_settings import BucketSettings
+from ringblk.shm.rate_group import RateGroup, RateGroupError
+from ringblk.shm.rate_limit import RateLimit
+from ringblk.shm.rate_limit_settings import RateLimitSettings, changed_buckets
+from ringblk.shm.state import StateSegment
+
+_log = logging.getLogger(__name__)
+
+Buckets = Mapping[str, BucketSettings | None]
+
+
+class DriveLimits:
+    """A drive's own six buckets, or those of its group, which others may change as well."""
+
+    def __init__(self, limit: RateLimit, given: RateLimitSettings, carried: Buckets) -> None:
+        """Limits of the drive's own: the `given` ones, but for what was changed in an engine before."""
+        self.limit = limit
+        self.group: RateGroup | None = None
+        self.given = given
+        self._current = msgspec.structs.replace(given, **carried)
+        limit.configure(self._current, time.monotonic_ns())
+
+    @classmethod
+    def of_group(cls, group: RateGroup, given: RateLimitSettings) -> "DriveLimits":
+        """The limits of a group that the engine has joined."""
+        limits = cls.__new__(cls)
+        limits.limit = group.limit
+        limits.group = group
+        limits.given = given
+        return limits
+
+    @property
+    def current(self) -> RateLimitSettings:
+        """The settings now."""
+        return self._current if self.group is None else self.group.settings
+
+    @property
+    def own_changes(self) -> dict[str, BucketSettings | None]:
+        """The buckets that differ from those given at the start; those of a group are the group's to keep."""
+        return {} if self.group is not None else changed_buckets(self.given, self._current)
+
+    @contextlib.contextmanager
+    def changing(self, buckets: Buckets) -> Iterator[Callable[[], None]]:
+        """Prepare to set these buckets, full, and no others; what it gives does so and cannot fail.
+
+        A bucket that is so already goes on as it is. Raises `RateGroupBusy` at once.
+        """
+        if self.group is not None:
+            with self.group.changing() as set_buckets:
+                new = changed_buckets(
+                    self.group.settings, msgspec.structs.replace(self.group.settings, **buckets)
+                )
+                yield lambda: set_buckets(new, time.monotonic_ns())
+            return
+        new = changed_buckets(self._current, msgspec.structs.replace(self._current, **buckets))
+        yield lambda: self._set_own(new)
+
+    def _set_own(self, buckets: Buckets) -> None:
+        if buckets:
+            self.limit.configure_some(buckets, time.monotonic_ns())
+            self._current = msgspec.structs.replace(self._current, **buckets)
+
+    def leave(self, *, goes_on: bool) -> None:
+        """The engine ends; the drive, and so its group, goes on with the next or not."""
+        if self.group is not None:
+            self.group.leave(goes_on=goes_on)
+
+
+def open_limits(
+    config: EngineConfig, state: StateSegment, carried: Buckets, trusted_users: Collection[int]
+) -> DriveLimits:
+    """The drive's own limits, or its group's, which the engine joins. Raises `ConfigError`.
+
+    A group's segment may be root's, this process's user's, or one of `trusted_users`'.
+    """
+    given = config.rate_limits()
+    if config.rate_group is None:
+        return DriveLimits(state.rate_limit, given, carried)
+    try:
+        group = RateGroup(
+            config.rate_group,
+            given,
+            time.monotonic_ns(),
+            trusted_users,
+            forgets_changes=config.forget_changes,
+        )
+    except RateGroupError as error:
+        raise ConfigError(f"--rate-group: {error}", exit_status=1) from error
+    if group.carried:
+        _log.info(
+            "rate group %s: set while it was there before, and taken over: %s"
+            " (--forget-changes begins with the options)",
+            config.rate_group,
+            ", ".join(limit_words(group.carried)),
+        )
+    if not group.is_creator and given != RateLimitSettings():
+        _log.warning("rate group %s exists: its limits hold, not those given here", config.rate_group)
+    return DriveLimits.of_group(group, given)

@@ -1,0 +1,187 @@
+"""The record of a drive: found by an engine that begins, kept by one that runs, left by one that is to go on.
+
+It holds what was set while the engine ran (`RunningSettings`) and what the driver chose for its write cache.
+Every change is in it before the change is answered, so it is right whenever the engine is killed. A clean end
+removes it, unless a front end is connected or a successor was announced: then the drive goes on.
+
+A successor writes a record of its own with what it has taken over, and only then removes the former one.
+"""
+
+import contextlib
+import ctypes
+import hashlib
+import json
+import logging
+import os
+import stat
+import struct
+import time
+
+import msgspec
+
+from ringblk.engine.config import EngineConfig
+from ringblk.engine.running_settings import DriveIdentity, DriveRecord
+from ringblk.shm.record_file import (
+    RecordFile,
+    read_record,
+    record_names,
+    remove_empty_records,
+    remove_record,
+)
+from ringblk.workers.file_backend import FileBackend
+from ringblk.workers.native_backend import NativeBackend
+
+PREFIX = "ringblk-drive-"
+MAX_LEFT = 4096
+"""Records that may be there; beyond it the oldest of those that were left are removed."""
+_AT_EMPTY_PATH = 0x1000
+_STATX_BTIME = 0x800
+_STATX_BYTES = 256
+_BTIME_OFFSET_BYTES = 80  # stx_btime in struct statx
+_FORGETFUL = "memory"  # the backend whose contents are its processes'
+
+_log = logging.getLogger(__name__)
+
+
+class FoundRecord(msgspec.Struct, frozen=True):
+    """A record that an engine has left, or still has."""
+
+    name: str
+    record: DriveRecord
+    is_held: bool
+
+
+def identify(config: EngineConfig, backend: NativeBackend) -> DriveIdentity:
+    """What tells this drive from others."""
+    if not isinstance(backend, FileBackend):
+        arguments = json.dumps(config.backend_arg, sort_keys=True).encode()
+        text = f"{config.backend} {hashlib.sha256(arguments).hexdigest()}"
+        return DriveIdentity(
+            kind="backend", backend=text, has_contents_elsewhere=config.backend != _FORGETFUL
+        )
+    info = os.fstat(backend.fileno())
+    if stat.S_ISBLK(info.st_mode):
+        return DriveIdentity(kind="device", device=info.st_rdev, generation=_disk_sequence(info.st_rdev))
+    return DriveIdentity(
+        kind="image", device=info.st_dev, inode=info.st_ino, generation=_birth_ns(backend.fileno())
+    )
+
+
+def find_predecessor(config: EngineConfig, drive: DriveIdentity, *, is_read_only: bool) -> FoundRecord | None:
+    """What was left of this drive by the engine before; the newest where several were.
+
+    Call it when that engine is gone. A backend without an image, and an image that several engines may read,
+    is the same drive only at the same socket.
+    """
+    found = []
+    for name in record_names(f"{PREFIX}{_key(drive)}-"):
+        each = _read(name)
+        if each is None or each.is_held or each.record.drive != drive:
+            continue
+        shares = is_read_only or each.record.is_read_only or drive.kind == "backend"
+        if not shares or each.record.socket_path == absolute_socket_path(config):
+            found.append(each)
+    return max(found, key=lambda each: each.record.written_ns, default=None)
+
+
+def record_of_process(pid: int) -> FoundRecord | None:
+    """The record of an engine, by its supervisor's process id; the newest where the number was used again."""
+    of_process = [name for name in record_names(PREFIX) if name.split("-")[3:4] == [str(pid)]]
+    found = [each for name in of_process if (each := _read(name)) is not None and each.record.pid == pid]
+    return max(found, key=lambda each: each.record.written_ns, default=None)
+
+
+def absolute_socket_path(config: EngineConfig) -> str | None:
+    """The socket's path, whatever folder the engine is started in."""
+    return None if config.socket_path is None else os.path.realpath(config.socket_path)
+
+
+def clear_records() -> None:
+    """Remove empty records, and the oldest where very many were left."""
+    remove_empty_records(PREFIX)
+    names = record_names(PREFIX)
+    if len(names) <= MAX_LEFT:
+        return
+    left = [each for name in names if (each := _read(name)) is not None and not each.is_held]
+    left.sort(key=lambda each: each.record.written_ns)
+    for each in left[: len(names) - MAX_LEFT]:
+        remove_record(each.name)
+
+
+class RecordKeeper:
+    """Keeps the record of an engine that runs."""
+
+    def __init__(self, first: DriveRecord) -> None:
+        """Make it, with what was taken over from a predecessor. Raises `OSError` where there is no room."""
+        self._file = RecordFile.create(f"{PREFIX}{_key(first.drive)}-{first.pid}-")
+        self._record = first
+        self._is_failing = False
+        try:
+            self._file.write(msgspec.json.encode(first))
+        except OSError:
+            self._file.close(keep=False)
+            raise
+
+    @property
+    def name(self) -> str:
+        """Its name in shared memory."""
+        return self._file.name
+
+    def save(self, record: DriveRecord) -> None:
+        """Write what changed, if anything did."""
+        if record == msgspec.structs.replace(self._record, written_ns=record.written_ns):
+            return
+        try:
+            self._file.write(msgspec.json.encode(record))
+        except (OSError, ValueError) as error:
+            if not self._is_failing:
+                _log.error("what is set now is lost when the engine ends: %s", error)
+            self._is_failing = True
+            return
+        self._record = record
+
+    def close(self, *, goes_on: bool) -> None:
+        """Leave the record to a successor if the drive goes on, and has something to go on with."""
+        self._file.close(keep=goes_on and self._record.is_worth_keeping)
+
+
+def _key(drive: DriveIdentity) -> str:
+    return hashlib.sha256(msgspec.json.encode(drive)).hexdigest()[:16]
+
+
+def _read(name: str) -> FoundRecord | None:
+    found = read_record(name)
+    if found is None:
+        return None
+    try:
+        return FoundRecord(name, msgspec.json.decode(found[0], type=DriveRecord), found[1])
+    except msgspec.DecodeError:
+        return None
+
+
+def _birth_ns(fd: int) -> int:
+    """When a file was made (statx(2)); 0 where the C library, kernel or file system doesn't say."""
+    try:
+        statx = ctypes.CDLL(None).statx
+    except AttributeError:
+        return 0
+    answer = ctypes.create_string_buffer(_STATX_BYTES)
+    if statx(fd, b"", _AT_EMPTY_PATH, _STATX_BTIME, answer) != 0:
+        return 0
+    (mask,) = struct.unpack_from("=I", answer)
+    seconds, nanoseconds = struct.unpack_from("=qI", answer, _BTIME_OFFSET_BYTES)
+    return (seconds * 1_000_000_000 + nanoseconds) if mask & _STATX_BTIME else 0
+
+
+def _disk_sequence(device: int) -> int:
+    """A number that no other disk has had since the host started (Linux 5.15); 0 where it cannot be told."""
+    folder = f"/sys/dev/block/{os.major(device)}:{os.minor(device)}"
+    for path in (f"{folder}/diskseq", f"{folder}/../diskseq"):  # the latter is a partition's
+        with contextlib.suppress(OSError, ValueError), open(path) as file:
+            return int(file.read())
+    return 0
+
+
+def now_ns() -> int:
+    """The time that records are told apart by; shared memory and this clock begin anew together."""
+    return time.monotonic_ns()

@@ -1,0 +1,61 @@
+"""What an engine has become of its options, and why: for the log's first line and the control API."""
+
+import msgspec
+
+from ringblk.engine.config import EngineConfig
+from ringblk.engine.io_plan import IoPlan
+from ringblk.engine.number_text import size_text
+from ringblk.workers.file_backend import FileBackend
+from ringblk.workers.native_backend import NativeBackend
+from ringblk.workers.sandbox import Sandbox
+
+
+class EngineFacts(msgspec.Struct, frozen=True, kw_only=True):
+    """How requests are carried out, and by processes that are held to what."""
+
+    direct: bool
+    """Whether I/O goes past the host's page cache."""
+    direct_reason: str
+    io_engine: str
+    """As `IoPlan.name`."""
+    io_engine_reason: str
+    sandbox: str
+
+
+def engine_facts(config: EngineConfig, backend: NativeBackend, plan: IoPlan, sandbox: Sandbox) -> EngineFacts:
+    """Put them together."""
+    direct, direct_reason = _direct(config, backend)
+    return EngineFacts(
+        direct=direct,
+        direct_reason=direct_reason,
+        io_engine=plan.name,
+        io_engine_reason=plan.reason,
+        sandbox=_sandbox_level(config, sandbox),
+    )
+
+
+def first_line(config: EngineConfig, facts: EngineFacts, size_bytes: int, *, is_read_only: bool) -> str:
+    """What the engine says of itself at its start."""
+    place = config.socket_path if config.socket_path is not None else f"descriptor {config.fd}"
+    return (
+        f"{config.drive_name}, {size_text(size_bytes)}{', read-only' if is_read_only else ''}, at {place}:"
+        f" {'direct' if facts.direct else 'not direct'} ({facts.direct_reason}),"
+        f" I/O engine {facts.io_engine} ({facts.io_engine_reason}), sandbox {facts.sandbox}"
+    )
+
+
+def _direct(config: EngineConfig, backend: NativeBackend) -> tuple[bool, str]:
+    if not isinstance(backend, FileBackend):
+        return False, "no image"
+    if backend.direct:
+        return True, "asked for" if config.direct == "on" else "the file system takes it"
+    if config.direct == "off":
+        return False, "not asked for"
+    return False, f"refused: {backend.direct_refusal}"
+
+
+def _sandbox_level(config: EngineConfig, sandbox: Sandbox) -> str:
+    level = "off" if config.sandbox == "off" else "on"
+    if sandbox.missing:
+        level += f" without {' and '.join(sandbox.missing)}"
+    return level if config.user is None else f"{level}, user {config.user}"

@@ -1,0 +1,28 @@
+"""The device as the data path sees it, in the state segment, and who else wants to know of its changes."""
+
+from collections.abc import Callable
+
+from ringblk.engine.block_device import F_DISCARD, BlockDevice
+from ringblk.shm.state import StateSegment
+
+
+class PublishedDevice:
+    """Call `publish` after each change of the device, before anybody is told that it was made."""
+
+    def __init__(self, device: BlockDevice, state: StateSegment) -> None:
+        self._device = device
+        self._state = state
+        self.on_change: Callable[[], None] = lambda: None
+        """Called after each."""
+
+    def publish(self) -> None:
+        """Have requests checked against the device as it is now."""
+        self._state.set_device(
+            capacity_sectors=self._device.num_sectors,
+            is_read_only=self._device.read_only,
+            durable_writes=self._device.write_through,
+            is_flush_offered=True,  # whoever asks for one all the same gets it, as with QEMU
+            is_discard_offered=bool(self._device.device_features & F_DISCARD),
+            skips_flush=self._device.skips_flush,
+        )
+        self.on_change()

@@ -1,0 +1,153 @@
+"""A record in shared memory that outlives the process that writes it, until the next reboot.
+
+It is a small file of the shared memory file system (`shm/two_slots.py` has its content). Its writer holds a
+`flock` on it, so a record whose lock can be had is one that was left. Names are of no use to a stranger: a
+record counts only where its owner is the reader's own user, and it is never waited for.
+"""
+
+import contextlib
+import errno
+import fcntl
+import itertools
+import os
+import stat
+
+from ringblk.shm.process import crash_point
+from ringblk.shm.two_slots import RECORD_BYTES, newest, next_slot
+
+FOLDER = "/dev/shm"
+_READ_FLAGS = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC  # a lease or a FIFO holds nobody up
+
+
+class RecordFile:
+    """A record of one's own; `close` it in the end."""
+
+    def __init__(self, name: str, fd: int) -> None:
+        self.name = name
+        self._fd = fd
+        self._data = bytes(RECORD_BYTES)
+
+    @classmethod
+    def create(cls, prefix: str) -> "RecordFile":
+        """Make an empty record whose name begins with `prefix`, with room for all that it may ever hold.
+
+        Raises `OSError`.
+        """
+        for number in itertools.count():
+            name = f"{prefix}{number}"
+            try:
+                fd = os.open(_path(name), os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+            except FileExistsError:
+                continue
+            try:
+                fcntl.flock(fd, fcntl.LOCK_EX)
+                if os.fstat(fd).st_nlink == 0:  # taken for one that was left, before it was locked
+                    os.close(fd)
+                    continue
+                os.posix_fallocate(fd, 0, RECORD_BYTES)
+            except OSError:
+                os.close(fd)
+                os.unlink(_path(name))
+                raise
+            return cls(name, fd)
+        raise AssertionError("there is always another number")
+
+    def fileno(self) -> int:
+        """The record's descriptor."""
+        return self._fd
+
+    def write(self, payload: bytes) -> None:
+        """Replace the payload. Raises `OSError`; the former one stands then."""
+        former = newest(self._data)
+        if former is not None and former[1] == payload:
+            return
+        offset_bytes, slot = next_slot(self._data, payload)
+        if os.pwrite(self._fd, slot, offset_bytes) != len(slot):
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+        end = offset_bytes + len(slot)
+        self._data = self._data[:offset_bytes] + slot + self._data[end:]
+        crash_point("record: slot written")
+
+    def close(self, *, keep: bool) -> None:
+        """Let go of it; leave it for whoever comes later, or remove it.
+
+        Who has taken on another user since may not remove it: it is empty then, and the next one does.
+        """
+        if not keep:
+            with contextlib.suppress(OSError):
+                os.ftruncate(self._fd, 0)
+                os.unlink(_path(self.name))
+        os.close(self._fd)
+
+
+def record_names(prefix: str) -> list[str]:
+    """Names of existing records, those of other users included."""
+    with contextlib.suppress(OSError):
+        return sorted(name for name in os.listdir(FOLDER) if name.startswith(prefix))
+    return []
+
+
+def read_record(name: str) -> tuple[bytes, bool] | None:
+    """A record's payload, and whether its writer lives; None: there is none, or it is not ours to believe."""
+    fd = _open_own(name)
+    if fd is None:
+        return None
+    try:
+        found = newest(os.pread(fd, RECORD_BYTES, 0))
+        return (found[1], _is_held(fd)) if found else None
+    except OSError:
+        return None
+    finally:
+        os.close(fd)
+
+
+def remove_record(name: str) -> None:
+    """Remove a record that was left; one whose writer lives stays."""
+    fd = _open_own(name)
+    if fd is None:
+        return
+    try:
+        with contextlib.suppress(OSError):
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if os.fstat(fd).st_nlink:  # else the name is gone, or that of another record by now
+                os.unlink(_path(name))
+    finally:
+        os.close(fd)
+
+
+def remove_empty_records(prefix: str) -> None:
+    """Remove what is left of records that were let go of."""
+    for name in record_names(prefix):
+        with contextlib.suppress(OSError):
+            if os.lstat(_path(name)).st_size == 0:
+                remove_record(name)
+
+
+def _open_own(name: str) -> int | None:
+    """Open a record of our own user's; looked at before it is opened, and again after."""
+    try:
+        if not _is_own(os.lstat(_path(name))):
+            return None
+        fd = os.open(_path(name), _READ_FLAGS)
+    except OSError:
+        return None
+    if _is_own(os.fstat(fd)):
+        return fd
+    os.close(fd)
+    return None
+
+
+def _is_own(info: os.stat_result) -> bool:
+    return stat.S_ISREG(info.st_mode) and info.st_uid == os.geteuid()
+
+
+def _is_held(fd: int) -> bool:
+    try:
+        fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    return False
+
+
+def _path(name: str) -> str:
+    return os.path.join(FOLDER, name)

@@ -1,0 +1,49 @@
+"""A small record that is replaced as a whole: who is killed while writing leaves the old one or the new one.
+
+There are two slots, each with a sequence number and a checksum. A writer fills the one that is not the
+newest; a reader takes the newest whose checksum is right. There is one writer at a time.
+"""
+
+import struct
+import zlib
+
+MAGIC = b"RINGNOTE"
+VERSION = 1
+"""Of the slots; what is in a payload is told apart by its own fields."""
+SLOT_BYTES = 2048
+RECORD_BYTES = 2 * SLOT_BYTES
+_HEADER = struct.Struct("<8sIIQI4x")  # magic, version, payload length, sequence, checksum of all of these
+MAX_PAYLOAD_BYTES = SLOT_BYTES - _HEADER.size
+
+
+def newest(data: bytes) -> tuple[int, bytes] | None:
+    """Sequence number and payload of the newest whole record in these `RECORD_BYTES`; None: there is none."""
+    found = [slot for start in (0, SLOT_BYTES) if (slot := _read_slot(data[start : start + SLOT_BYTES]))]
+    return max(found) if found else None
+
+
+def next_slot(data: bytes, payload: bytes) -> tuple[int, bytes]:
+    """Where to write what, to put a payload in place of the newest one.
+
+    Raises `ValueError` for a payload of more than `MAX_PAYLOAD_BYTES`.
+    """
+    if len(payload) > MAX_PAYLOAD_BYTES:
+        raise ValueError(f"a record of {len(payload)} bytes, and at most {MAX_PAYLOAD_BYTES} fit")
+    former = newest(data)
+    sequence = former[0] + 1 if former else 1
+    checksum = _checksum(sequence, payload)
+    return sequence % 2 * SLOT_BYTES, _HEADER.pack(MAGIC, VERSION, len(payload), sequence, checksum) + payload
+
+
+def _read_slot(slot: bytes) -> tuple[int, bytes] | None:
+    if len(slot) < _HEADER.size:
+        return None
+    magic, version, length_bytes, sequence, checksum = _HEADER.unpack_from(slot)
+    payload = slot[_HEADER.size : _HEADER.size + length_bytes]
+    if (magic, version) != (MAGIC, VERSION) or len(payload) != length_bytes:
+        return None
+    return (sequence, payload) if _checksum(sequence, payload) == checksum else None
+
+
+def _checksum(sequence: int, payload: bytes) -> int:
+    return zlib.crc32(payload, zlib.crc32(_HEADER.pack(MAGIC, VERSION, len(payload), sequence, 0)))

@@ -1,0 +1,103 @@
+"""Records in shared memory that outlive their writers, and whom they are believed of."""
+
+import fcntl
+import os
+import signal
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from ringblk.shm.record_file import (
+    FOLDER,
+    RecordFile,
+    read_record,
+    record_names,
+    remove_empty_records,
+    remove_record,
+)
+
+NOBODY = 65534
+
+
+@pytest.fixture
+def prefix() -> Iterator[str]:
+    name = f"ringblk-test-{uuid.uuid4().hex}-"
+    yield name
+    for left in record_names(name):
+        (Path(FOLDER) / left).unlink()
+
+
+def test_a_record_outlives_its_writer(prefix: str) -> None:
+    record = RecordFile.create(prefix)
+    assert read_record(record.name) is None  # nothing is in it yet
+    record.write(b"one")
+    record.write(b"two")
+    assert read_record(record.name) == (b"two", True)
+    record.close(keep=True)
+    assert read_record(record.name) == (b"two", False)
+    remove_record(record.name)
+    assert record_names(prefix) == []
+
+
+def test_a_record_that_is_let_go_of_is_removed(prefix: str) -> None:
+    RecordFile.create(prefix).close(keep=False)
+    assert record_names(prefix) == []
+
+
+def test_a_living_writers_record_stays(prefix: str) -> None:
+    record = RecordFile.create(prefix)
+    remove_record(record.name)
+    remove_empty_records(prefix)
+    assert record_names(prefix) == [record.name]
+    os.ftruncate(record.fileno(), 0)  # let go of by one who may not remove it
+    remove_empty_records(prefix)
+    assert record_names(prefix) == [record.name]
+    os.close(record.fileno())
+    remove_empty_records(prefix)
+    assert record_names(prefix) == []
+
+
+def test_a_name_that_is_taken_is_left_alone(prefix: str) -> None:
+    taken = Path(FOLDER) / f"{prefix}0"
+    taken.write_text("a stranger's")
+    record = RecordFile.create(prefix)
+    assert record.name == f"{prefix}1"
+    assert taken.read_text() == "a stranger's"
+    record.close(keep=False)
+
+
+def test_a_payload_that_cannot_be_written_leaves_the_former_one(prefix: str) -> None:
+    record = RecordFile.create(prefix)
+    record.write(b"one")
+    with pytest.raises(ValueError, match="at most"):
+        record.write(bytes(1 << 20))
+    assert read_record(record.name) == (b"one", True)
+    record.close(keep=False)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root may give a file away")
+def test_a_record_of_another_user_is_not_believed(prefix: str) -> None:
+    record = RecordFile.create(prefix)
+    record.write(b"anything")
+    os.fchown(record.fileno(), NOBODY, -1)
+    assert read_record(record.name) is None
+    record.close(keep=True)
+    remove_record(record.name)
+    assert record_names(prefix) == [record.name]
+
+
+def test_what_is_no_file_holds_nobody_up(prefix: str) -> None:
+    os.mkfifo(Path(FOLDER) / f"{prefix}fifo")
+    (Path(FOLDER) / f"{prefix}link").symlink_to("/etc/passwd")
+    leased = RecordFile.create(prefix)
+    leased.write(b"held by a lease")
+    former = signal.signal(signal.SIGIO, signal.SIG_IGN)  # which tells the holder that somebody came
+    fcntl.fcntl(leased.fileno(), fcntl.F_SETLEASE, fcntl.F_WRLCK)
+    for name in record_names(prefix):
+        assert read_record(name) is None
+        remove_record(name)
+    assert len(record_names(prefix)) == 3
+    signal.signal(signal.SIGIO, former)
+    leased.close(keep=False)
