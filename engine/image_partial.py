@@ -4,11 +4,23 @@ import errno
 import glob
 import os
 import secrets
+import stat
 from pathlib import Path
 
 from ringblk.engine.image_error import ImageError
 from ringblk.workers.direct_open import CREATED_MODE
 from ringblk.workers.image_lock import ImageLocked, lock_image
+
+_NOT_OURS = (
+    errno.ENOENT,
+    errno.EACCES,
+    errno.EPERM,
+    errno.ELOOP,
+    errno.EISDIR,
+    errno.ENXIO,
+    errno.EWOULDBLOCK,
+)
+"""What opening a stand-in may end in that no killed run has left."""
 
 
 class PartialFile:
@@ -92,12 +104,15 @@ def remove_stale_partials(target: Path) -> None:
     """Remove what killed runs left beside the target: a stand-in that nobody holds the lock of."""
     for path in target.parent.glob(f".{glob.escape(target.name)}.partial-????????"):
         try:
-            fd = os.open(path, os.O_RDWR | os.O_CLOEXEC)
+            # The folder may be everybody's: no link is followed, no FIFO opened, nobody's lease waited for.
+            fd = os.open(path, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
         except OSError as error:
-            if error.errno in (errno.ENOENT, errno.EACCES, errno.EPERM):
+            if error.errno in _NOT_OURS:
                 continue
             raise
         try:
+            if not stat.S_ISREG(os.fstat(fd).st_mode):
+                continue
             lock_image(fd, read_only=False)
             path.unlink(missing_ok=True)
         except ImageLocked:
