@@ -7,7 +7,6 @@ descriptor that its supervisor holds.
 
 import os
 import re
-import secrets
 from collections.abc import Iterator
 
 import msgspec
@@ -93,7 +92,7 @@ def create_engine_segment(slot_count: int, queue_size: int) -> StateSegment:
         try:
             return StateSegment.create(name, slot_count, queue_size)
         except SegmentTaken:  # anybody may have taken that one; nobody can guess these
-            name = f"{SEGMENT_PREFIX}{os.getpid()}-{secrets.token_hex(4)}"
+            name = f"{SEGMENT_PREFIX}{os.getpid()}-{os.urandom(4).hex()}"
     return StateSegment.create(name, slot_count, queue_size)
 
 

@@ -17,7 +17,7 @@ import stat
 import time
 
 from ringblk.engine.config import ConfigError
-from ringblk.engine.engine_segments import EngineSegment, engine_segments, process_id
+from ringblk.engine.engine_segments import EngineSegment, engine_segments, named_segments, process_id
 from ringblk.engine.takeover import Takeover, is_engine
 from ringblk.shm.segment import SegmentError, is_segment_held, remove_orphan, segment_names
 from ringblk.shm.state import SEGMENT_PREFIX
@@ -82,11 +82,13 @@ def engines_on(fd: int) -> list[int]:
     That is what segments say, and anybody may make one: ask `is_engine` before anything is done to a process.
     """
     identity = image_identity(fd)
-    return [
-        segment.pid
-        for segment in engine_segments()
-        if segment.pid is not None and _image_of(segment) == identity
-    ]
+    found = _users_of(identity, named_segments())
+    # Those whose names are gone are looked for where nobody else is found: it takes a look at every process.
+    return found or _users_of(identity, engine_segments())
+
+
+def _users_of(image: tuple[int, int], segments: list[EngineSegment]) -> list[int]:
+    return [each.pid for each in segments if each.pid is not None and _image_of(each) == image]
 
 
 def remove_dead_engines(own_image: tuple[int, int]) -> list[str]:

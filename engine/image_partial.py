@@ -5,6 +5,7 @@ import glob
 import hashlib
 import os
 import secrets
+import stat
 from pathlib import Path
 
 from ringblk.engine.file_access import (
@@ -20,6 +21,16 @@ from ringblk.workers.image_lock import ImageLocked, lock_image
 PARTIAL_MODE = 0o600
 TOKEN_BYTES = 4
 DIGEST_CHARACTERS = 16  # of the SHA-256 of a name that is too long to be part of another one
+_NOT_OURS = (
+    errno.ENOENT,
+    errno.EACCES,
+    errno.EPERM,
+    errno.ELOOP,
+    errno.EISDIR,
+    errno.ENXIO,
+    errno.EWOULDBLOCK,
+)
+"""What opening a stand-in may end in that no killed run has left."""
 
 
 class PartialFile:
@@ -148,12 +159,15 @@ def remove_stale_partials(target: Path) -> None:
     """Remove what killed runs left beside the target: a stand-in that nobody holds the lock of."""
     for path in target.parent.glob(f"{glob.escape(_stem(target))}{'?' * 2 * TOKEN_BYTES}"):
         try:
-            fd = os.open(path, os.O_RDWR | os.O_CLOEXEC)
+            # The folder may be everybody's: no link is followed, no FIFO opened, nobody's lease waited for.
+            fd = os.open(path, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
         except OSError as error:
-            if error.errno in (errno.ENOENT, errno.EACCES, errno.EPERM):
+            if error.errno in _NOT_OURS:
                 continue
             raise
         try:
+            if not stat.S_ISREG(os.fstat(fd).st_mode):
+                continue
             lock_image(fd, read_only=False)
             path.unlink(missing_ok=True)
         except ImageLocked:

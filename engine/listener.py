@@ -133,7 +133,7 @@ def _try_binding_in(folder: str) -> None:
     folder_fd = os.open(folder, os.O_PATH | os.O_DIRECTORY)
     try:
         with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as end:
-            name = f".ringblk-{os.getpid()}"
+            name = f".ringblk-{os.urandom(8).hex()}"  # in a folder of everybody's nobody may guess it
             end.bind(f"/proc/self/fd/{folder_fd}/{name}")
             os.unlink(name, dir_fd=folder_fd)
     finally:

@@ -9,8 +9,8 @@ import resource
 from ringblk.engine.config import ConfigError, EngineConfig
 from ringblk.engine.region_table import MAX_MEM_SLOTS
 
-_BASE_COUNT = 64
-"""Image, segment, sockets, event loop, and what the backend and the control API have open."""
+_BASE_COUNT = 80
+"""Image, segment, sockets, event loop, front ends that wait, and what backend and control API have open."""
 _WORKER_COUNT = 6
 """Eventfd, pidfd, io_uring, both ends of the channel, and a message's copy."""
 _QUEUE_COUNT = 6

@@ -22,6 +22,8 @@ def run_top(wanted: str | None, interval_s: float, frames: int | None) -> int:
     console = Console()
     try:
         before = _by_name(engines.snapshots())
+        if engines.hidden_owners and not before:
+            raise ConfigError(engines.hidden_text, exit_status=1)
         with Live(console=console, auto_refresh=False, screen=console.is_terminal and frames is None) as live:
             while frames is None or frames > 0:
                 time.sleep(interval_s)

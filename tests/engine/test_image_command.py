@@ -7,6 +7,7 @@ import lzma
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 from collections.abc import Callable
@@ -240,6 +241,26 @@ def test_a_killed_import_leaves_no_target_and_the_next_one_cleans_up(tmp_path: P
     assert living.communicate()[1] == b""
     assert living.returncode == 0
     assert sorted(os.listdir(tmp_path)) == ["living.raw", "target.raw", "third.raw"]
+
+
+@pytest.mark.parametrize("kind", ["pipe", "folder", "link", "socket"])
+def test_what_others_put_beside_a_target_is_let_be(tmp_path: Path, kind: str) -> None:
+    target = tmp_path / "target.raw"
+    other = tmp_path / ".target.raw.partial-00000000"
+    kept = tmp_path / "kept"
+    kept.touch()
+    if kind == "pipe":
+        os.mkfifo(other)
+    elif kind == "folder":
+        other.mkdir()
+    elif kind == "link":
+        other.symlink_to(kept)
+    else:
+        with socket.socket(socket.AF_UNIX) as end:
+            end.bind(str(other))
+    assert image("create", target, "1M") == 0
+    assert target.stat().st_size == 1 << 20
+    assert os.path.lexists(other)
 
 
 def test_two_imports_to_one_name_do_not_meet(tmp_path: Path) -> None:

@@ -279,13 +279,14 @@ def test_a_segment_without_a_name_is_looked_at_once() -> None:
     state.close()
 
 
-def stat_as_another_user(*arguments: str) -> "subprocess.CompletedProcess[str]":
+def ringblk_as_another_user(*arguments: str) -> "subprocess.CompletedProcess[str]":
     code = (  # imported before: this user may not read where Python is
         "import os, sys; from ringblk.engine import cli, image_command, statistics_commands, stat_command\n"
+        "from ringblk.engine import top_command, top_view; import rich.console, rich.live\n"
         f"sys.argv[0] = 'ringblk'; os.setgroups([]); os.setgid({NOBODY}); os.setuid({NOBODY}); cli.main()"
     )
     return subprocess.run(
-        [sys.executable, "-c", code, "stat", *arguments],
+        [sys.executable, "-c", code, *arguments],
         capture_output=True,
         text=True,
         timeout=DEADLINE_S,
@@ -295,12 +296,15 @@ def stat_as_another_user(*arguments: str) -> "subprocess.CompletedProcess[str]":
 
 def test_another_user_is_told_of_engines_that_may_not_be_looked_at(image: Path) -> None:
     with Engine(f"--blk-file={image}", "--workers=1") as engine:
-        result = stat_as_another_user()
+        result = ringblk_as_another_user("stat")
         assert result.returncode == 1
         assert result.stdout == ""
         assert "engines of other users run here (root" in result.stderr
-        result = stat_as_another_user(str(engine.process.pid))
+        result = ringblk_as_another_user("stat", str(engine.process.pid))
         assert result.returncode == 1
         assert f"engine {engine.process.pid} is another user's (root)" in result.stderr
+        result = ringblk_as_another_user("top", "--frames=1")
+        assert result.returncode == 1
+        assert "ringblk: engines of other users run here (root" in result.stderr
         (FOLDER / engine.segment_name).chmod(0o644)  # as good as without: it is not read
-        assert stat_as_another_user().returncode == 1
+        assert ringblk_as_another_user("stat").returncode == 1
