@@ -49,16 +49,16 @@ class AsyncDirectIoFile:
 
     def __init__(
         self,
-        path: str | os.PathLike[str],
+        file: str | os.PathLike[str] | int,
         *,
         direct: DirectMode = "auto",
         exclusive: bool = False,
         buffer_bytes: int = BUFFER_BYTES,
         buffer_count: int = BUFFER_COUNT,
     ) -> None:
-        """Create or empty `path`, at once; the arguments are DirectIoFile's."""
+        """Create, empty or wrap `file`, at once; the arguments are DirectIoFile's."""
         self.file = DirectIoFile(
-            path, direct=direct, exclusive=exclusive, buffer_bytes=buffer_bytes, buffer_count=buffer_count
+            file, direct=direct, exclusive=exclusive, buffer_bytes=buffer_bytes, buffer_count=buffer_count
         )
         self._caller = _Caller("direct-io-file-async")
 
@@ -89,6 +89,10 @@ class AsyncDirectIoFile:
     async def write_zeroes(self, size_bytes: int) -> None:
         """Append zeroes, as a hole where possible."""
         await self._caller.call(self.file.write_zeroes, size_bytes)
+
+    async def flush(self) -> None:
+        """Write the whole blocks of what was written so far, without a sync."""
+        await self._caller.call(self.file.flush)
 
     async def sync_all(self) -> int:
         """Bring everything written so far onto the disk and return its length in bytes."""

@@ -1,9 +1,10 @@
 """A file that is written from beginning to end past the page cache.
 
-What is written is gathered in aligned buffers. A full one goes to the disk in the background while the next
-one fills; one thread does it, so that writes keep their order and `bytes_synced` is one growing prefix.
-What does not fill a block at the end can only be written through the page cache: `sync_all` drops the
-direct flag for those few bytes.
+What is written is gathered in aligned buffers. Whole blocks of it go to the disk in the background as soon
+as no write is under way: a slow writer's need not wait for a buffer to fill, and a fast one's go by whole
+buffers. One thread does it, so writes keep their order and `bytes_synced` is one growing prefix. What does
+not fill a block at the end can only be written through the page cache: `sync_all` drops the direct flag for
+those few bytes.
 
 A background write that fails cannot be reported by the call that caused it. It surfaces on the next call,
 once, with the original error; after that the file is failed for good, because nobody can say what a caller
@@ -15,21 +16,32 @@ import fcntl
 import logging
 import mmap
 import os
+import stat
 import threading
 from collections import deque
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from types import TracebackType
-from typing import Self
+from typing import NamedTuple, Self
 
 from ringblk.workers.direct_io import DirectMode, set_direct, unset_direct
-from ringblk.workers.direct_open import open_direct
+from ringblk.workers.direct_open import open_target, release, size_of
 
 BUFFER_BYTES = 1 << 20
 BUFFER_COUNT = 2
 # Through the page cache nothing is on the disk before a sync, and a sync of every buffer would be slow.
 CACHED_SYNC_BYTES = 32 << 20
 
+_ZEROES = memoryview(bytes(BUFFER_BYTES))
+
 log = logging.getLogger(__name__)
+
+
+class _Part(NamedTuple):
+    """A piece for the background to write; `buffer` is free when that is done, None: more of it follows."""
+
+    data: memoryview
+    offset_bytes: int
+    buffer: memoryview | None
 
 
 class DirectIoFileFailed(Exception):  # noqa: N818
@@ -40,47 +52,60 @@ class DirectIoFileFailed(Exception):  # noqa: N818
 
 
 class DirectIoFile:
-    """A new file, written in order past the page cache. May be used from several threads.
+    """A file, written in order from its beginning past the page cache. May be used from several threads.
 
     Leaving it as a context manager syncs and closes it; leaving with an exception abandons it.
     """
 
     def __init__(
         self,
-        path: str | os.PathLike[str],
+        file: str | os.PathLike[str] | int,
         *,
         direct: DirectMode = "auto",
         exclusive: bool = False,
         buffer_bytes: int = BUFFER_BYTES,
         buffer_count: int = BUFFER_COUNT,
     ) -> None:
-        """Create `path`, or empty it; with `exclusive` it must not exist yet.
+        """Create the file at a path, or empty it; with `exclusive` it must not exist yet.
+
+        A descriptor is wrapped, and closed in the end; of one that is named as a path (`/dev/fd/N`) it is a
+        duplicate. Then nothing is emptied: what is not written over stays. It must be open for writing, and
+        not for appending.
 
         `direct`: "auto" goes on through the page cache where direct I/O is refused (logged once,
         `fallback_reason` says why), "on" makes that an OSError, "off" does not try.
         """
-        flags = os.O_RDWR | os.O_CREAT | (os.O_EXCL if exclusive else os.O_TRUNC)
-        opened = open_direct(path, flags, direct)
+        self._path = f"descriptor {file}" if isinstance(file, int) else os.fspath(file)
+        opened = open_target(file, direct, exclusive=exclusive)
         self._fd = opened.fd
-        self._path = os.fspath(path)
+        self._opened = opened
         self._direct_mode = direct
         self.direct = opened.direct
         self.fallback_reason = opened.refusal
         self.alignment_bytes = opened.alignment_bytes
         if buffer_bytes % self.alignment_bytes or buffer_count < 1:
-            os.close(self._fd)
+            release(opened, keep_open=isinstance(file, int))
             raise ValueError(
                 f"buffer_bytes must be a multiple of {self.alignment_bytes}, and one buffer at least"
             )
-        self._lock = threading.Lock()
+        self._is_regular = stat.S_ISREG(os.fstat(self._fd).st_mode)
+        # What stood there before must be overwritten to become zeroes.
+        self._old_bytes = size_of(self._fd) if opened.is_wrapped else 0
+        self._calls = threading.Lock()  # one call at a time: a write stays whole, and in order
+        self._state = (
+            threading.Condition()
+        )  # over what callers and the background share, down to _is_draining
         self._executor = ThreadPoolExecutor(1, thread_name_prefix="direct-io-file")
         self._spare = [memoryview(mmap.mmap(-1, buffer_bytes)) for _ in range(buffer_count)]
-        self._under_way: deque[tuple[Future[None], memoryview]] = deque()
+        self._pending: deque[_Part] = deque()
         self._buffer: memoryview | None = None
         self._start_bytes = 0  # where in the file the buffer begins: always aligned
+        self._taken_bytes = 0  # how much of it the background has taken: whole blocks
         self._fill_bytes = 0
+        self._is_draining = False
         self._synced_bytes = 0
         self._safe_bytes = -1  # the length at the last `sync_all`
+        self._written_bytes = 0
         self._cached_bytes = 0  # written through the page cache since the last sync
         self._error: BaseException | None = None
         self._error_reported = False
@@ -89,7 +114,7 @@ class DirectIoFile:
     @property
     def bytes_written(self) -> int:
         """How much the callers have written, zeroes included: where the next byte goes."""
-        return self._start_bytes + self._fill_bytes
+        return self._written_bytes
 
     @property
     def bytes_synced(self) -> int:
@@ -121,41 +146,53 @@ class DirectIoFile:
         """
         source = memoryview(data).cast("B")
         size_bytes = len(source)
-        with self._lock:
+        with self._calls:
             self._check()
             while source:
-                taken = self._append(source)
-                source = source[taken:]
+                source = source[self._append(source) :]
+            self._wake()
         return size_bytes
 
     def write_zeroes(self, size_bytes: int) -> None:
         """Append zeroes, as a hole where whole blocks of the file are concerned. Raises as `write` does."""
         if size_bytes < 0:
             raise ValueError("size_bytes must not be negative")
-        with self._lock:
+        with self._calls:
             self._check()
-            to_boundary = min(size_bytes, -self.bytes_written % self.alignment_bytes)
-            self._append_zeroes(to_boundary)
-            size_bytes -= to_boundary
+            old_bytes = max(0, self._old_bytes - self.bytes_written)
+            size_bytes -= self._append_zeroes(min(size_bytes, old_bytes))
+            size_bytes -= self._append_zeroes(min(size_bytes, -self.bytes_written % self.alignment_bytes))
             tail_bytes = size_bytes % self.alignment_bytes
             if size_bytes > tail_bytes:
-                self._submit()
-                self._start_bytes += size_bytes - tail_bytes
+                self._leave_hole(size_bytes - tail_bytes)
             self._append_zeroes(tail_bytes)
+            self._wake()
+
+    def flush(self) -> None:
+        """Write the whole blocks of what was written so far, and wait until that is done; syncs nothing.
+
+        What does not fill a block stays for later. Raises as `write` does.
+        """
+        with self._calls:
+            self._check()
+            self._drain_all()
+            self._check()
 
     def sync_all(self) -> int:
         """Bring everything written so far onto the disk and return its length in bytes.
 
         Writing may go on afterwards. Raises as `write` does, and the error of what it does itself.
         """
-        with self._lock:
+        with self._calls:
             self._check()
             if self._safe_bytes == self.bytes_written:
                 return self._safe_bytes
-            self._wait_for_all()
+            self._drain_all()
             self._check()
             try:
-                self._write_rest()
+                self._write_tail()
+                if self._is_regular and os.fstat(self._fd).st_size < self.bytes_written:
+                    os.ftruncate(self._fd, self.bytes_written)  # it ends in a hole
                 self._sync()
             except BaseException as error:
                 self._error, self._error_reported = error, True
@@ -178,13 +215,13 @@ class DirectIoFile:
 
     def abandon(self) -> None:
         """Close without bringing the rest onto the disk: waits only for what is under way."""
-        with self._lock:
+        with self._calls:
             if self._closed:
                 return
-            self._closed = True
+            with self._state:
+                self._closed = True
             self._executor.shutdown(wait=True)
-            self._under_way.clear()
-            os.close(self._fd)
+            release(self._opened)
 
     def __enter__(self) -> Self:
         return self
@@ -217,44 +254,84 @@ class DirectIoFile:
         buffer = self._take_buffer()
         taken = min(len(source), len(buffer) - self._fill_bytes)
         buffer[self._fill_bytes : self._fill_bytes + taken] = source[:taken]
-        self._fill_bytes += taken
-        if self._fill_bytes == len(buffer):
-            self._submit()
+        with self._state:
+            self._fill_bytes += taken
+            self._written_bytes += taken
+            if self._fill_bytes == len(buffer):
+                self._retire_buffer()
         return taken
 
-    def _append_zeroes(self, size_bytes: int) -> None:
-        zeroes = memoryview(bytes(size_bytes))  # less than a block
-        while zeroes:
-            zeroes = zeroes[self._append(zeroes) :]
+    def _append_zeroes(self, size_bytes: int) -> int:
+        left_bytes = size_bytes
+        while left_bytes:
+            left_bytes -= self._append(_ZEROES[:left_bytes])
+        return size_bytes
+
+    def _leave_hole(self, size_bytes: int) -> None:
+        """Go on so many bytes further on; what was written fills whole blocks."""
+        with self._state:
+            if self._fill_bytes:
+                self._retire_buffer()
+            self._start_bytes += size_bytes
+            self._written_bytes += size_bytes
 
     def _take_buffer(self) -> memoryview:
         if self._buffer is None:
-            if not self._spare:
-                self._wait_for_oldest()
-                self._check()
-            self._buffer = self._spare.pop()
+            with self._state:
+                self._state.wait_for(lambda: self._spare)
+                self._buffer = self._spare.pop()
+            self._check()
         return self._buffer
 
-    def _submit(self) -> None:
-        """Hand the buffer, filled to a block boundary, to the background."""
-        if self._buffer is None or self._fill_bytes == 0:
-            return
-        assert self._fill_bytes % self.alignment_bytes == 0, "a background write is aligned"
-        part = self._buffer[: self._fill_bytes]
-        future = self._executor.submit(self._write_in_background, part, self._start_bytes)
-        self._under_way.append((future, self._buffer))
+    def _retire_buffer(self) -> None:
+        """Hand over the rest of the buffer, filled to a block boundary. The caller holds the state."""
+        assert self._buffer is not None and self._fill_bytes % self.alignment_bytes == 0  # noqa: PT018
+        rest = self._buffer[self._taken_bytes : self._fill_bytes]
+        self._pending.append(_Part(rest, self._start_bytes + self._taken_bytes, self._buffer))
         self._start_bytes += self._fill_bytes
-        self._buffer, self._fill_bytes = None, 0
+        self._buffer, self._taken_bytes, self._fill_bytes = None, 0, 0
+        self._wake()
 
-    def _wait_for_oldest(self) -> None:
-        future, buffer = self._under_way[0]
-        future.result()
-        self._under_way.popleft()
-        self._spare.append(buffer)
+    def _wake(self) -> None:
+        """Have the background write what fills whole blocks, if it isn't at it."""
+        with self._state:
+            if not self._is_draining and (self._pending or self._ready_bytes):
+                self._is_draining = True
+                self._executor.submit(self._drain)
 
-    def _wait_for_all(self) -> None:
-        while self._under_way:
-            self._wait_for_oldest()
+    @property
+    def _ready_bytes(self) -> int:
+        """How much of the buffer fills whole blocks and was not taken."""
+        return self._fill_bytes - self._fill_bytes % self.alignment_bytes - self._taken_bytes
+
+    def _drain_all(self) -> None:
+        """Wait until all whole blocks are written."""
+        self._wake()
+        with self._state:
+            self._state.wait_for(lambda: not self._is_draining)
+
+    def _drain(self) -> None:
+        """Write, in the background, until there is nothing that fills a block."""
+        while (part := self._next_part()) is not None:
+            self._write_in_background(part.data, part.offset_bytes)
+            if part.buffer is not None:
+                with self._state:
+                    self._spare.append(part.buffer)
+                    self._state.notify_all()
+
+    def _next_part(self) -> _Part | None:
+        with self._state:
+            if self._pending:
+                return self._pending.popleft()
+            size_bytes = self._ready_bytes
+            if self._buffer is None or size_bytes == 0 or self._closed:
+                self._is_draining = False
+                self._state.notify_all()
+                return None
+            data = self._buffer[self._taken_bytes : self._taken_bytes + size_bytes]
+            part = _Part(data, self._start_bytes + self._taken_bytes, None)
+            self._taken_bytes += size_bytes
+            return part
 
     def _write_in_background(self, part: memoryview, offset_bytes: int) -> None:
         if self._error is not None:
@@ -297,28 +374,15 @@ class DirectIoFile:
         self.fallback_reason = f"direct writes are refused ({error.strerror or error})"
         log.warning("%s: %s, going through the page cache", self._path, self.fallback_reason)
 
-    def _write_rest(self) -> None:
-        """Write what the buffer holds; keep what does not fill a block, so that writing can go on."""
-        if self._buffer is not None and self._fill_bytes:
-            tail_bytes = self._fill_bytes % self.alignment_bytes
-            whole_bytes = self._fill_bytes - tail_bytes
-            self._write_fully(self._buffer[:whole_bytes], self._start_bytes, self._block_bytes)
-            tail = self._buffer[whole_bytes : self._fill_bytes]
-            self._start_bytes += whole_bytes
-            self._fill_bytes = tail_bytes
-            self._buffer[:tail_bytes] = bytes(tail)
-            self._write_tail(self._buffer[:tail_bytes])
-        if os.fstat(self._fd).st_size < self.bytes_written:
-            os.ftruncate(self._fd, self.bytes_written)  # it ends in a hole
-
-    def _write_tail(self, tail: memoryview) -> None:
-        """Write less than a block, without the direct flag."""
-        if not tail:
+    def _write_tail(self) -> None:
+        """Write what does not fill a block, without the direct flag; it stays in the buffer."""
+        if self._buffer is None or self._fill_bytes == self._taken_bytes:
             return
         if self.direct:
             unset_direct(self._fd)
         try:
-            self._write_fully(tail, self._start_bytes, block_bytes=1)
+            tail = self._buffer[self._taken_bytes : self._fill_bytes]
+            self._write_fully(tail, self._start_bytes + self._taken_bytes, block_bytes=1)
         finally:
             if self.direct:
                 set_direct(self._fd)

@@ -1,6 +1,7 @@
 """scripts/stress: the state machines and the storm, in turn, for as long as asked."""
 
 import argparse
+import logging
 import random
 import sys
 import tempfile
@@ -19,6 +20,7 @@ from tests.crash.test_machine import EngineLife
 from tests.engine.test_engine_model_machine import EngineMachine, engines_in
 from tests.stress.counts import counts
 from tests.stress.guest_machine import GuestMachine, first_failure
+from tests.workers.test_direct_io_machine import DirectIoMachine
 
 LINE_S = 60.0
 STORM_S = 4.0
@@ -41,6 +43,14 @@ def run_frontend(seed: int) -> None:
         run_machine(EngineMachine, 40, seed, Phase.generate, Phase.shrink)
 
 
+def run_direct_io(seed: int) -> None:
+    """The file that image copies are written through, with failing and short writes."""
+    logging.getLogger("ringblk.workers.direct_io_file").setLevel(
+        logging.ERROR
+    )  # each refused write is a line
+    run_machine(DirectIoMachine, 200, seed, Phase.generate, Phase.shrink)
+
+
 def run_life(seed: int) -> None:
     """Kills at every step, stalls, upgrades, under a load; what came of a race is not made smaller."""
     run_machine(EngineLife, 4, seed, Phase.generate)
@@ -55,6 +65,7 @@ def run_storm(seed: int) -> None:
 MACHINES: dict[str, Callable[[int], None]] = {
     "guest": run_guest,
     "frontend": run_frontend,
+    "direct_io": run_direct_io,
     "life": run_life,
     "storm": run_storm,
 }

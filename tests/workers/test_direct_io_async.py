@@ -95,3 +95,17 @@ def test_a_failed_write_surfaces_once(tmp_path: Path, monkeypatch: pytest.Monkey
             assert isinstance(file.failed, OSError)
 
     asyncio.run(fail_to_write())
+
+
+def test_flush_and_a_descriptor(tmp_path: Path) -> None:
+    path = tmp_path / "target"
+    path.write_bytes(b"old " * 5000)
+
+    async def write_some() -> None:
+        async with AsyncDirectIoFile(os.open(path, os.O_RDWR), direct="on") as file:
+            await file.write(b"n" * 9000)
+            await file.flush()
+            assert file.bytes_synced == 9000 // file.file.alignment_bytes * file.file.alignment_bytes
+
+    asyncio.run(write_some())
+    assert path.read_bytes() == b"n" * 9000 + (b"old " * 5000)[9000:]

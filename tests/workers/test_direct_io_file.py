@@ -1,6 +1,7 @@
 """DirectIoFile against a plain file: any sizes, any faults."""
 
 import errno
+import fcntl
 import os
 import random
 import threading
@@ -279,3 +280,147 @@ def test_a_closed_file_says_so(tmp_path: Path) -> None:
     file.close()
     with pytest.raises(ValueError, match="closed"):
         file.write(b"p")
+
+
+def settle(file: DirectIoFile) -> None:
+    """Wait until the background has nothing to do, and ask it for nothing."""
+    with file._state:
+        file._state.wait_for(lambda: not file._is_draining)
+
+
+def test_whole_blocks_of_a_slow_writer_are_on_the_disk_without_being_asked_for(tmp_path: Path) -> None:
+    with DirectIoFile(tmp_path / "target", direct="on") as file:  # buffers of 1 MiB
+        block_bytes = file.alignment_bytes
+        for number in range(1, 5):
+            file.write(b"q" * (block_bytes + 1))
+            settle(file)
+            assert file.bytes_synced == number * (block_bytes + 1) // block_bytes * block_bytes
+            assert (tmp_path / "target").stat().st_size == file.bytes_synced
+
+
+def test_what_comes_while_a_write_is_under_way_goes_after_it(tmp_path: Path) -> None:
+    file = FaultyFile(tmp_path / "target", direct="on", buffer_bytes=BUFFER_BYTES)
+    gate, started = threading.Event(), threading.Event()
+
+    def fault(number: int, part: memoryview) -> memoryview:
+        started.set()
+        gate.wait()
+        return part
+
+    file.fault = fault
+    file.write(b"r" * 4096)
+    started.wait()
+    for _ in range(10):
+        file.write(b"s" * 1000)  # more than two blocks, which nobody asks for again
+    gate.set()
+    settle(file)
+    assert file.number == 1  # one write took all that had come
+    assert file.bytes_synced == 14096 // file.alignment_bytes * file.alignment_bytes
+    file.close()
+    assert (tmp_path / "target").read_bytes() == b"r" * 4096 + b"s" * 10_000
+
+
+def test_flush_writes_whole_blocks_and_syncs_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "target"
+    with DirectIoFile(path, direct="on") as file:
+        synced: list[int] = []
+        with monkeypatch.context() as patch:
+            patch.setattr(os, "fsync", synced.append)
+            file.write(b"t" * (3 * 4096 + 7))
+            file.flush()
+            assert file.bytes_synced == path.stat().st_size == 3 * 4096
+        assert synced == []
+    assert path.read_bytes() == b"t" * (3 * 4096 + 7)
+
+
+def test_flush_surfaces_a_failed_write(tmp_path: Path) -> None:
+    file = FaultyFile(tmp_path / "target", buffer_bytes=BUFFER_BYTES)
+    file.fault = fail_at(0)
+    file.write(b"u" * 4096)
+    with pytest.raises(OSError, match="Input/output error"):
+        file.flush()
+    with pytest.raises(DirectIoFileFailed):
+        file.flush()
+    file.close()
+
+
+def flags_of(fd: int) -> int:
+    return fcntl.fcntl(fd, fcntl.F_GETFL)
+
+
+@pytest.mark.parametrize("by_name", [False, True])
+@pytest.mark.parametrize("direct", ["auto", "off"])
+def test_a_descriptor_is_wrapped_and_nothing_emptied(
+    tmp_path: Path, by_name: bool, direct: DirectMode
+) -> None:
+    path = tmp_path / "target"
+    path.write_bytes(b"old " * 5000)
+    fd = os.open(path, os.O_RDWR)
+    os.lseek(fd, 1234, os.SEEK_SET)
+    other = os.dup(fd)  # shares the open file description, flags and position
+    before = flags_of(other)
+    with DirectIoFile(f"/dev/fd/{fd}" if by_name else fd, direct=direct) as file:
+        assert path.stat().st_size == 20_000
+        file.write(b"n" * 5000)
+        file.write_zeroes(5000)
+    expected = b"n" * 5000 + bytes(5000) + (b"old " * 5000)[10_000:]
+    assert path.read_bytes() == expected
+    assert flags_of(other) == before
+    assert os.lseek(other, 0, os.SEEK_CUR) == 1234
+    if by_name:
+        os.close(fd)
+    else:
+        with pytest.raises(OSError, match="Bad file descriptor"):
+            os.fstat(fd)
+    os.close(other)
+
+
+def test_a_descriptor_without_a_name_is_wrapped(tmp_path: Path) -> None:
+    fd = os.open(tmp_path, os.O_RDWR | os.O_TMPFILE)
+    copy = os.dup(fd)
+    with DirectIoFile(fd, buffer_bytes=BUFFER_BYTES) as file:
+        file.write(b"v" * 50_001)
+    assert os.pread(copy, 60_000, 0) == b"v" * 50_001
+    os.close(copy)
+
+
+@pytest.mark.parametrize("by_name", [False, True])
+@pytest.mark.parametrize(
+    ("flags", "said"),
+    [
+        (os.O_RDONLY, "is open for reading only"),
+        (os.O_RDWR | os.O_APPEND, "is open for appending"),
+    ],
+)
+def test_a_descriptor_that_will_not_do_is_left_alone(
+    tmp_path: Path, flags: int, said: str, by_name: bool
+) -> None:
+    path = tmp_path / "target"
+    path.write_bytes(b"precious")
+    fd = os.open(path, flags)
+    before = sorted(os.listdir("/proc/self/fd"))
+    with pytest.raises(OSError, match=said):
+        DirectIoFile(f"/dev/fd/{fd}" if by_name else fd)
+    with pytest.raises(ValueError, match="exists already"):
+        DirectIoFile(fd, exclusive=True)
+    assert sorted(os.listdir("/proc/self/fd")) == before
+    assert path.read_bytes() == b"precious"
+    os.close(fd)
+
+
+def test_a_pipe_is_no_file() -> None:
+    reading, writing = os.pipe()
+    with pytest.raises(OSError, match="neither a regular file nor a block device"):
+        DirectIoFile(writing)
+    os.close(reading)
+    os.close(writing)
+
+
+def test_a_block_device_is_wrapped(loop_device: Callable[[int, int], Path]) -> None:
+    device = loop_device(1 << 20, 512)
+    device.write_bytes(b"w" * (1 << 20))
+    with DirectIoFile(os.open(device, os.O_RDWR), buffer_bytes=BUFFER_BYTES) as file:
+        file.write(b"x" * 5000)
+        file.write_zeroes(100_000)
+        file.write(b"y")
+    assert device.read_bytes() == b"x" * 5000 + bytes(100_000) + b"y" + b"w" * ((1 << 20) - 105_001)
