@@ -16,7 +16,9 @@ from tests.crash.rig import Rig
 from tests.stress.counts import counts
 
 ROLES = ("dispatcher", "worker-0", "worker-1")
-POINTS = sorted(name for name in point_names() if not name.startswith(("uring:", "session:")))
+POINTS = sorted(
+    name for name in point_names() if not name.startswith(("uring:", "session:", "record:", "rate group:"))
+)
 
 
 class EngineLife(RuleBasedStateMachine):

@@ -37,10 +37,13 @@ RING_POINTS = [name for name in POINTS if name.startswith("dispatcher ring:")]
 FAILED_DISK_POINTS = ["dispatcher ring: given away"]
 """Reached where a disk fails: tests/crash/test_slow_disk.py."""
 FIRST_START_POINTS = ["recovery: record initialised"]
+RECORD_POINTS = [name for name in POINTS if name.startswith(("record:", "rate group:"))]
+"""Reached where something is set: tests/crash/test_settings_record.py."""
 CHILD_POINTS = [
     name
     for name in POINTS
     if name not in SUPERVISOR_POINTS + SESSION_POINTS + URING_POINTS + RING_POINTS + FIRST_START_POINTS
+    if name not in RECORD_POINTS
 ]
 INLINE_POINTS = [
     name for name in CHILD_POINTS if name.startswith(("dispatcher: inline", "inflight:", "ring:"))
