@@ -40,6 +40,7 @@ from ringblk.engine.takeover import (
     is_engine,
     take_over_socket,
 )
+from ringblk.shm.process import crash_point
 from ringblk.shm.record_file import remove_record
 from ringblk.shm.segment import SegmentError
 from ringblk.workers.backend import BackendError
@@ -114,7 +115,9 @@ def _serve_backend(config: EngineConfig, user: ProcessUser | None, backend: Nati
         inherited_fds = open_fds() - {config.fd}  # the front end's socket is none of the children's
         drive = RunningDrive(config, device, state, limits, facts, identity, settings)
         if found is not None:
+            crash_point("record: former one about to be removed")
             remove_record(found.name)
+            crash_point("record: former one removed")
         clear_records()
         make_supervisor = partial(
             Supervisor, config, device, backend, state, limits.limit, sandbox, inherited_fds, plan

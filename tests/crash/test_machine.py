@@ -16,7 +16,8 @@ from tests.crash.rig import Rig
 from tests.stress.counts import counts
 
 ROLES = ("dispatcher", "worker-0", "worker-1")
-POINTS = sorted(name for name in point_names() if not name.startswith(("uring:", "session:", "give back:")))
+_ELSEWHERE = ("uring:", "session:", "give back:", "record:", "rate group:")
+POINTS = sorted(name for name in point_names() if not name.startswith(_ELSEWHERE))
 
 
 class EngineLife(RuleBasedStateMachine):

@@ -41,6 +41,8 @@ FAILED_DISK_POINTS = ["dispatcher ring: given away"]
 GIVE_BACK_POINTS = [name for name in POINTS if name.startswith("give back:")]
 """Reached where requests wait for tokens: tests/crash/test_give_back.py."""
 FIRST_START_POINTS = ["recovery: record initialised"]
+RECORD_POINTS = [name for name in POINTS if name.startswith(("record:", "rate group:"))]
+"""Reached where something is set: tests/crash/test_settings_record.py."""
 CHILD_POINTS = [
     name
     for name in POINTS
@@ -52,6 +54,7 @@ CHILD_POINTS = [
     + GIVE_BACK_POINTS
     + OVERLAP_POINTS
     + FIRST_START_POINTS
+    + RECORD_POINTS
 ]
 INLINE_POINTS = [
     name for name in CHILD_POINTS if name.startswith(("dispatcher: inline", "inflight:", "ring:"))
