@@ -103,9 +103,15 @@ cdef class Handover:
         self.load[worker_index] = 0
 
     def free_all_but(self, live):
-        """Rebuild the list of free slots: all but `live`. Slots that are not live become FREE."""
+        """Rebuild the lists of free slots, all but `live`, and free long lists. Slots that are not live become FREE."""
         cdef uint32_t index
         live = set(live)
+        taken = {self.state.slots[<uint32_t>slot_index].long_list for slot_index in live}
+        self.free_list_count = 0
+        for index in range(1, self.state.long_list_count + 1):
+            if index not in taken:
+                self.free_lists[self.free_list_count] = index
+                self.free_list_count += 1
         self.free_count = 0
         for index in reversed(range(self.state.slot_count)):
             if index not in live:
@@ -252,6 +258,9 @@ cdef class Handover:
         for index in range(self.batch_count):
             self.free_slots[self.free_count] = self.batch[index]
             self.free_count += 1
+            if self.state.slots[self.batch[index]].long_list:
+                self.free_lists[self.free_list_count] = self.state.slots[self.batch[index]].long_list
+                self.free_list_count += 1
         self.batch_count = 0
 
     cdef void _give_backlog(self) noexcept nogil:

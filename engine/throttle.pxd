@@ -1,6 +1,7 @@
 from libc.stdint cimport uint32_t, uint64_t
 
 from ringblk.shm.rate_limit cimport RateLimit, RateLimitState, Reservation
+from ringblk.shm.region_set cimport RegionSet
 from ringblk.shm.state cimport QUEUE_LIMIT, StateSegment
 
 cdef struct ThrottledQueue:
@@ -25,7 +26,7 @@ cdef class Throttle:
 
     cdef bint admit(self, uint32_t slot_index, uint64_t now_ns) noexcept nogil
     cdef int take_ready(self, uint64_t now_ns) noexcept nogil
-    cdef uint32_t count_up_to(self, uint32_t queue_index, uint64_t region_mask) noexcept nogil
+    cdef uint32_t count_up_to(self, uint32_t queue_index, const RegionSet *regions) noexcept nogil
     cdef uint32_t take_first(self, uint32_t queue_index, uint64_t now_ns) noexcept nogil
     cdef bint is_in_debt(self) noexcept nogil
     cdef uint64_t wait_ns(self, uint64_t now_ns) noexcept nogil

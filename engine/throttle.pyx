@@ -14,6 +14,7 @@ from ringblk.shm.clock cimport monotonic_ns
 from ringblk.shm.rate_limit cimport (
     RateLimit, rate_limit_applies, rate_limit_cancel, rate_limit_changed, rate_limit_reserve,
 )
+from ringblk.shm.region_set cimport RegionSet
 from ringblk.shm.slot cimport RequestSlot
 from ringblk.shm.state cimport QUEUE_LIMIT, StateSegment
 
@@ -86,12 +87,12 @@ cdef class Throttle:
                 return <int>self._pop(index, now_ns)
         return -1
 
-    cdef uint32_t count_up_to(self, uint32_t queue_index, uint64_t region_mask) noexcept nogil:
+    cdef uint32_t count_up_to(self, uint32_t queue_index, const RegionSet *regions) noexcept nogil:
         """How many of a queue's waiting requests there are up to the last that lies in one of these regions."""
         cdef ThrottledQueue *queue = &self.queues[queue_index]
         cdef uint32_t place, count = 0, slot_index = queue.first
         for place in range(queue.count):
-            if self.state.slots[slot_index].region_mask & region_mask:
+            if self.state.lies_in(slot_index, regions):
                 count = place + 1
             slot_index = self.next_slot[slot_index]
         return count
