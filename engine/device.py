@@ -36,6 +36,10 @@ class Device(Protocol):
         """How many virtqueues there are."""
 
     @property
+    def max_mem_slots(self) -> int:
+        """How many memory regions may be added one by one (GET_MAX_MEM_SLOTS)."""
+
+    @property
     def device_features(self) -> int:
         """The virtio feature bits on offer, without bit 30, which is the session's."""
 

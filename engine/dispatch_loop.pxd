@@ -1,10 +1,12 @@
 from libc.stdint cimport uint32_t, uint64_t
 
+from ringblk.engine.chain_intake cimport ChainIntake
 from ringblk.engine.cpu_placement cimport CpuPlacement
 from ringblk.engine.dispatcher_ring cimport DispatcherRing
 from ringblk.engine.handover cimport Handover
 from ringblk.engine.idle_poll cimport IdlePoll
 from ringblk.engine.inline_gate cimport InlineGate
+from ringblk.engine.lost_memory cimport LostMemory
 from ringblk.engine.overlap_list cimport OverlapList
 from ringblk.engine.queue_table cimport QueueTable, ServedQueue
 from ringblk.engine.request_recorder cimport RequestRecorder
@@ -30,14 +32,13 @@ cdef class DispatchLoop:
     cdef Throttle throttle
     cdef RequestRecorder recorder
     cdef uint32_t newly_broken
-    cdef uint64_t told_lost_regions        # of StateHeader.lost_regions, what `take_lost` has given
-    cdef uint64_t told_lost_inflight
+    cdef ChainIntake intake
+    cdef readonly LostMemory lost_memory
     cdef readonly ResubmissionList resubmissions
     cdef uint64_t next_counter
     cdef uint32_t next_place               # of QueueTable.active: whose turn it is to be popped from
 
     cdef void _let_go(self, uint32_t queue_index) noexcept nogil
-    cdef bint _has_lost(self) noexcept nogil
     cdef int _run(self) noexcept nogil
     cdef uint32_t collect(self) noexcept nogil
     cdef uint32_t _release_throttled(self) noexcept nogil
@@ -45,10 +46,11 @@ cdef class DispatchLoop:
     cdef uint32_t _resubmit_all(self) noexcept nogil
     cdef uint32_t _pop_all(self) noexcept nogil
     cdef bint _may_pop(self) noexcept nogil
+    cdef bint _may_pop_queue(self, uint32_t queue_index) noexcept nogil
     cdef uint32_t _pop_queue(self, uint32_t queue_index, uint64_t now_ns) noexcept nogil
-    cdef bint _take_in(self, ServedQueue *queue, uint32_t queue_index, uint32_t head, uint64_t counter,
+    cdef int _take_in(self, ServedQueue *queue, uint32_t queue_index, uint32_t head, uint64_t counter,
                        uint64_t now_ns, bint is_new) noexcept nogil
-    cdef void _resubmit(self, Resubmission *old, uint64_t now_ns) noexcept nogil
+    cdef bint _resubmit(self, Resubmission *old, uint64_t now_ns) noexcept nogil
     cdef void submit(self, uint32_t slot_index) noexcept nogil
     cdef void _begin(self, uint32_t slot_index) noexcept nogil
     cdef uint32_t complete(self) noexcept nogil

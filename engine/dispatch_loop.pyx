@@ -6,31 +6,35 @@ memory: a head is in flight once its in-flight record says so, and then has a sl
 it is done once used.idx has passed it. Recovery (recovery.pyx) goes on from there after a death.
 """
 
+from libc.errno cimport EAGAIN, EPROTO
 from libc.stdint cimport uint16_t, uint32_t, uint64_t
 
+from ringblk.engine.chain_intake cimport ChainIntake
 from ringblk.engine.cpu_placement cimport CpuPlacement
 from ringblk.engine.dispatcher_ring cimport DispatcherRing
 from ringblk.engine.give_back cimport give_back
 from ringblk.engine.handover cimport Handover
 from ringblk.engine.idle_poll cimport IdlePoll
 from ringblk.engine.inline_gate cimport InlineGate
+from ringblk.engine.lost_memory cimport LostMemory
 from ringblk.engine.overlap_list cimport OverlapList
 from ringblk.engine.queue_table cimport QueueTable, ServedQueue
 from ringblk.engine.request_recorder cimport RequestRecorder
 from ringblk.engine.resubmission_list cimport Resubmission, ResubmissionList
 from ringblk.engine.throttle cimport LANE_COUNT, NO_POSITION, Throttle
-from ringblk.shm.atomic cimport clear_bits_64, load_acquire_32, load_relaxed_64, store_relaxed_32, store_release_32
+from ringblk.shm.atomic cimport load_acquire_32, store_relaxed_32, store_release_32
 from ringblk.shm.clock cimport monotonic_ns
 from ringblk.shm.crash_point cimport crash_point
 from ringblk.shm.inflight cimport (
     InflightQueue, inflight_clear, inflight_fetch, inflight_link, inflight_settle, is_inflight,
 )
 from ringblk.shm.memory cimport GuestMemory
-from ringblk.shm.slot cimport NO_WORKER, SLOT_FREE, SLOT_HANDED, SLOT_PREPARED, RequestSlot
+from ringblk.shm.region_set cimport RegionSet, region_mask, region_set
+from ringblk.shm.slot cimport NO_WORKER, SLOT_HANDED, SLOT_PREPARED, RequestSlot
 from ringblk.shm.state cimport QUEUE_LIMIT, QueueState, StateSegment
 from ringblk.shm.virtqueue cimport (
     BROKEN_HEAD_IN_FLIGHT, BROKEN_MEMORY, Virtqueue, arm_kick, avail_count, disarm_kick, peek_head,
-    publish_used, push_used, read_chain, set_broken,
+    publish_used, push_used, set_broken,
 )
 from ringblk.shm.wakeup cimport end_sleep, prepare_sleep
 from ringblk.workers.request cimport OPERATION_COMPLETE, SLOT_ADMITTED, SLOT_PARTIAL, RequestExecutor, RequestParser
@@ -76,6 +80,8 @@ cdef class DispatchLoop:
         self.idle_poll = idle_poll
         self.placement = placement
         self.resubmissions = ResubmissionList()
+        self.intake = ChainIntake(state, memory, handover)
+        self.lost_memory = LostMemory(state)
 
     # Queues
 
@@ -102,12 +108,13 @@ cdef class DispatchLoop:
         """Pop again."""
         self.table.set_paused(False)
 
-    def release_regions(self, uint64_t region_mask):
+    def release_regions(self, mask):
         """What waits for tokens in these regions goes on at once, with all before it, and leaves a debt."""
+        cdef RegionSet regions = region_set(mask)
         cdef uint32_t queue_index, lane_index
         for queue_index in range(<uint32_t>QUEUE_LIMIT):
             for lane_index in range(<uint32_t>LANE_COUNT):
-                for _ in range(self.throttle.count_up_to(queue_index, lane_index, region_mask)):
+                for _ in range(self.throttle.count_up_to(queue_index, lane_index, &regions)):
                     self.submit(self.throttle.take_from(queue_index, lane_index, monotonic_ns()))
         self.handover.publish()
 
@@ -126,12 +133,10 @@ cdef class DispatchLoop:
 
     def used_regions(self):
         """The memory regions that requests in flight lie in, a bit for each index."""
-        cdef uint64_t mask = 0
-        cdef uint32_t index
-        for index in range(self.state.slot_count):
-            if self.state.slots[index].state != SLOT_FREE:
-                mask |= self.state.slots[index].region_mask
-        return mask
+        cdef RegionSet regions = region_set(0)
+        with nogil:
+            self.state.add_used_regions(&regions)
+        return region_mask(&regions)
 
     def worker_up(self, uint32_t worker_index, int eventfd):
         """Begin to hand requests to a worker."""
@@ -164,35 +169,13 @@ cdef class DispatchLoop:
 
     def take_lost(self):
         """The lost regions, and whether the in-flight region is lost as well. All queues are broken by it."""
-        cdef uint64_t lost_regions = load_relaxed_64(&self.state.header.lost_regions)
-        cdef uint64_t lost_inflight = load_relaxed_64(&self.state.header.lost_inflight)
         for index in range(QUEUE_LIMIT):
             if self.table.queues[index].rings != NULL:
                 self.table.queues[index].rings.broken = BROKEN_MEMORY
                 self.state.queues[index].is_broken = BROKEN_MEMORY
         self.newly_broken = 0
         self.table.list_active()
-        self.told_lost_regions = lost_regions
-        self.told_lost_inflight = lost_inflight
-        return [index for index in range(64) if lost_regions >> <uint64_t>index & 1], lost_inflight != 0
-
-    def forget_lost_region(self, uint32_t region_index):
-        """No request uses the region any more: its index may stand for another."""
-        cdef uint64_t mask = (<uint64_t>1) << region_index
-        clear_bits_64(&self.state.header.lost_regions, mask)
-        self.told_lost_regions &= ~mask
-
-    def forget_lost_inflight(self):
-        """Another in-flight region takes its place."""
-        clear_bits_64(&self.state.header.lost_inflight, 1)
-        self.told_lost_inflight = 0
-
-    cdef bint _has_lost(self) noexcept nogil:
-        """Whether memory was lost that nobody was told of yet."""
-        cdef uint64_t lost_regions = load_relaxed_64(&self.state.header.lost_regions)
-        self.told_lost_regions &= lost_regions   # the supervisor has forgotten the rest
-        return (lost_regions != self.told_lost_regions
-                or load_relaxed_64(&self.state.header.lost_inflight) != self.told_lost_inflight)
+        return self.lost_memory.take()
 
     cdef int _run(self) noexcept nogil:
         cdef uint32_t progress, popped
@@ -205,7 +188,7 @@ cdef class DispatchLoop:
             self.handover.publish()
             self.ring.submit()
             progress += self.complete()
-            if self._has_lost():   # before a ring of zeroes is found to be broken
+            if self.lost_memory.has_news():   # before a ring of zeroes is found to be broken
                 return EVENT_LOST
             if self.table.newly_unheard:
                 return EVENT_UNHEARD
@@ -258,8 +241,10 @@ cdef class DispatchLoop:
             return 0
         now_ns = monotonic_ns()
         while not self.resubmissions.is_empty() and self.handover.free_count:
-            old = self.resubmissions.take()
-            self._resubmit(old, now_ns)
+            old = self.resubmissions.peek()
+            if not self._resubmit(old, now_ns):
+                break
+            self.resubmissions.remove_first()
             if self.table.queues[old.queue_index].is_draining:   # nobody who stops a queue waits for tokens
                 self._let_go(old.queue_index)
             count += 1
@@ -269,25 +254,36 @@ cdef class DispatchLoop:
 
     cdef uint32_t _pop_all(self) noexcept nogil:
         """Pop from every queue in turn, or until a message waits: a chain may take milliseconds to read."""
-        cdef uint32_t place, popped = 0
+        cdef uint32_t place, count, popped = 0
+        cdef int first_waiter = -1
         cdef uint64_t now_ns
         if not self._may_pop():
             return 0
         now_ns = monotonic_ns()
+        self.intake.begin_round()
         place = self.next_place
         for _ in range(self.table.active_count):
             if place >= self.table.active_count:
                 place = 0
-            popped += self._pop_queue(self.table.active[place], now_ns)
+            if not self.intake.is_waiting(self.table.active[place]):
+                count = self._pop_queue(self.table.active[place], now_ns)
+                popped += count
+                if count == 0 and first_waiter < 0 and self.intake.is_waiting(self.table.active[place]):
+                    first_waiter = <int>place
             place += 1
             if load_acquire_32(&self.state.header.control_pending):
                 break
-        self.next_place = place   # the queue that control kept from its turn has the next one
+        # The queue that control kept from its turn has the next one; so has one that others left no long list.
+        self.next_place = place if first_waiter < 0 else <uint32_t>first_waiter
         return popped
 
     cdef bint _may_pop(self) noexcept nogil:
         """Whether there is a slot and no debt; what is new comes after what an earlier engine left."""
         return not self.throttle.is_in_debt() and self.handover.free_count and self.resubmissions.is_empty()
+
+    cdef bint _may_pop_queue(self, uint32_t queue_index) noexcept nogil:
+        """Whether nothing of the queue's own holds it up: a chain that waits for a long list, too much that waits for tokens."""
+        return not self.intake.is_waiting(queue_index) and not self.throttle.is_full(queue_index, self.table.active_count)
 
     cdef uint32_t _pop_queue(self, uint32_t queue_index, uint64_t now_ns) noexcept nogil:
         cdef ServedQueue *queue = &self.table.queues[queue_index]
@@ -298,7 +294,7 @@ cdef class DispatchLoop:
             head = peek_head(queue.rings)
             if head >= 0 and is_inflight(queue.inflight, head):
                 head = set_broken(queue.rings, BROKEN_HEAD_IN_FLIGHT)
-            if head < 0 or not self._take_in(queue, queue_index, head, self.next_counter, now_ns, True):
+            if head < 0 or self._take_in(queue, queue_index, head, self.next_counter, now_ns, True) <= 0:
                 break
             queue.rings.next_avail += 1
             popped += 1
@@ -309,16 +305,15 @@ cdef class DispatchLoop:
             self.newly_broken = 1
         return popped
 
-    cdef bint _take_in(self, ServedQueue *queue, uint32_t queue_index, uint32_t head, uint64_t counter,
+    cdef int _take_in(self, ServedQueue *queue, uint32_t queue_index, uint32_t head, uint64_t counter,
                        uint64_t now_ns, bint is_new) noexcept nogil:
-        """Copy a chain into a slot, mark it in flight and submit it; False when the queue broke."""
+        """Copy a chain into a slot, mark it in flight and submit it: 1. Else what `ChainIntake.read` returns."""
         cdef uint32_t slot_index = self.handover.free_slots[self.handover.free_count - 1]
         cdef QueueState *counters = &self.state.queues[queue_index]
         cdef RequestSlot *slot = &self.state.slots[slot_index]
-        cdef int flags = read_chain(queue.rings, <uint16_t>head, self.memory, slot,
-                                    self.state.slot_ranges(slot_index), self.state.ranges_per_slot)
+        cdef int flags = self.intake.read(queue.rings, <uint16_t>head, slot_index)
         if flags < 0:
-            return False
+            return flags
         self.handover.free_count -= 1
         slot.queue_index = <uint16_t>queue_index
         slot.head_index = <uint16_t>head
@@ -338,17 +333,21 @@ cdef class DispatchLoop:
             counters.popped_count += 1
         if self.throttle.admit(slot_index, queue.rings.next_avail if is_new else <uint32_t>NO_POSITION, now_ns):
             self.submit(slot_index)
-        return True
+        return 1
 
-    cdef void _resubmit(self, Resubmission *old, uint64_t now_ns) noexcept nogil:
-        """Take a head of an earlier engine in, if its queue is still served."""
+    cdef bint _resubmit(self, Resubmission *old, uint64_t now_ns) noexcept nogil:
+        """Take a head of an earlier engine in, if its queue is still served. False: it has to wait for a long list."""
         cdef ServedQueue *queue = &self.table.queues[old.queue_index]
+        cdef int taken
         if queue.rings == NULL or not is_inflight(queue.inflight, old.head_index):   # the front end has cleared it
-            return
+            return True
         queue.inflight.count += 1
-        if not self._take_in(queue, old.queue_index, old.head_index, old.counter, now_ns, False):
-            queue.inflight.count -= 1   # it cannot be done, so nobody must wait for it
-            self.newly_broken = 1
+        taken = self._take_in(queue, old.queue_index, old.head_index, old.counter, now_ns, False)
+        if taken < 0:
+            queue.inflight.count -= 1   # it cannot be done, now or ever
+        if taken == -EPROTO:
+            self.newly_broken = 1       # nobody must wait for it
+        return taken != -EAGAIN
 
     cdef void submit(self, uint32_t slot_index) noexcept nogil:
         """Begin a request, unless one that changes the same blocks is to be done before."""
@@ -433,8 +432,8 @@ cdef class DispatchLoop:
             return True
         if self._may_pop():
             for place in range(self.table.active_count):
-                if avail_count(self.table.queues[self.table.active[place]].rings) != 0 \
-                        and not self.throttle.is_full(self.table.active[place], self.table.active_count):
+                if self._may_pop_queue(self.table.active[place]) \
+                        and avail_count(self.table.queues[self.table.active[place]].rings) != 0:
                     return True
         return False
 
@@ -446,11 +445,11 @@ cdef class DispatchLoop:
         prepare_sleep(&self.state.header.dispatcher_sleeping)
         if self._may_pop():
             for place in range(self.table.active_count):
-                if not self.throttle.is_full(self.table.active[place], self.table.active_count):
+                if self._may_pop_queue(self.table.active[place]):
                     has_work |= arm_kick(self.table.queues[self.table.active[place]].rings)
         crash_point("dispatcher: about to sleep")
-        if not has_work and not self.handover.has_done() and not self.ring.has_done() and not self._has_lost() \
-                and not load_acquire_32(&self.state.header.control_pending):
+        if not has_work and not self.handover.has_done() and not self.ring.has_done() \
+                and not self.lost_memory.has_news() and not load_acquire_32(&self.state.header.control_pending):
             timeout_ns = self.throttle.wait_ns(monotonic_ns())
             if self.table.polled_count or self.ring.has_filled:
                 timeout_ns = min(timeout_ns, <uint64_t>POLLED_WAIT_NS)

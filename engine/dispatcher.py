@@ -22,7 +22,7 @@ from ringblk.engine.dispatcher_messages import (
     Pause,
     QueueBroken,
     Recover,
-    RegionUnused,
+    RegionsUnused,
     RequestGivenUp,
     Resume,
     SetInflight,
@@ -219,7 +219,7 @@ class Dispatcher:
         self._loop.release_regions(sum(1 << region_index for region_index in self._dropping))
 
     def _set_inflight(self, message: SetInflight, fd: int) -> None:
-        self._loop.forget_lost_inflight()
+        self._loop.lost_memory.forget_inflight()
         self._inflight = GuardedInflight(
             self._setup.state,
             fd,
@@ -326,11 +326,13 @@ class Dispatcher:
         if not self._dropping:
             return
         used_regions = self._loop.used_regions()
-        for region_index in [index for index in self._dropping if not used_regions >> index & 1]:
+        unused = [index for index in self._dropping if not used_regions >> index & 1]
+        for region_index in unused:
             self._dropping.remove(region_index)
             self._memory.unmap(region_index)
-            self._loop.forget_lost_region(region_index)
-            self._send(RegionUnused(region_index))
+            self._loop.lost_memory.forget_region(region_index)
+        if unused:
+            self._send(RegionsUnused(unused))
 
 
 def run_dispatcher(setup: DispatcherSetup, channel: Channel[ToDispatcher]) -> None:

@@ -8,7 +8,7 @@ from ringblk.workers.worker import MapRegion, Stop
 class ChangeRegions(msgspec.Struct, tag=True, frozen=True):
     """Drop regions from the table and map others, whose fds come along, with no request in between.
 
-    Answered when it is done; a `RegionUnused` follows for each that was dropped.
+    Answered when it is done; those that were dropped follow in `RegionsUnused`.
     """
 
     request_id: int
@@ -116,10 +116,10 @@ class Answer(msgspec.Struct, tag=True, frozen=True):
     error: str = ""
 
 
-class RegionUnused(msgspec.Struct, tag=True, frozen=True):
-    """A dropped region is not used by any request any more, and unmapped in the dispatcher."""
+class RegionsUnused(msgspec.Struct, tag=True, frozen=True):
+    """Dropped regions are not used by any request any more, and unmapped in the dispatcher."""
 
-    region_index: int
+    region_indexes: list[int]
 
 
 class QueueBroken(msgspec.Struct, tag=True, frozen=True):
@@ -163,4 +163,4 @@ ToDispatcher = (
     | Recover
     | Stop
 )
-FromDispatcher = Answer | RegionUnused | QueueBroken | MemoryLost | CallUnheard | RequestGivenUp
+FromDispatcher = Answer | RegionsUnused | QueueBroken | MemoryLost | CallUnheard | RequestGivenUp

@@ -18,14 +18,14 @@ from ringblk.engine.dispatcher_messages import (
 from ringblk.engine.memory_advice import MemoryAdvice, ring_parts
 from ringblk.engine.queue_fds import QueueFds
 from ringblk.engine.vring import Vring
-from ringblk.shm.channel import copy_fds
+from ringblk.shm.channel import MAX_FDS, copy_fds
 from ringblk.shm.inflight import queue_region_bytes
 from ringblk.shm.memory import GuestMemory
 from ringblk.shm.region import MemoryRegion, RegionError, check_overlap, check_region
-from ringblk.workers.worker import MapRegion, ToWorker
+from ringblk.workers.worker import MapRegion, MapRegions, ToWorker
 
-REGION_INDEXES = 64
-"""Region indexes there are; GuestMemory enforces it (REGION_LIMIT in shm/memory.pxd)."""
+REGION_INDEXES = 1024
+"""Region indexes there are; GuestMemory enforces it (REGION_LIMIT in shm/region_set.pxd)."""
 RECORD_ALIGN_BYTES = 8
 """Of an in-flight region: its counters are of this size."""
 INFLIGHT_VERSION_OFFSET = 8
@@ -193,10 +193,10 @@ class EngineModel:
         current = [mapped for mapped in everything if mapped.is_current]
         sent: Sent = []
         if dropped:
-            sent.append(_addition(dropped))
+            sent.extend(_additions(dropped))
             sent.append((ChangeRegions(0, [mapped.message.region_index for mapped in dropped], []), []))
         if current:
-            sent.append(_addition(current))
+            sent.extend(_additions(current))
         if self.inflight is not None:
             sent.append((self.inflight[0], [self.inflight[1]]))
         sent.extend(
@@ -211,16 +211,25 @@ class EngineModel:
 
     def worker_setup(self) -> list[tuple[ToWorker, Sequence[int]]]:
         """All that a new worker must be told before its first request."""
-        mapped = list(self.regions.values())
-        messages = [each.message for each in mapped]
-        if messages:  # the epoch of a region that is gone already may be the one that requests carry
+        sent: list[tuple[ToWorker, Sequence[int]]] = []
+        for part in _parts(list(self.regions.values())):
+            messages = [mapped.message for mapped in part]
+            # The epoch of a region that is gone already may be the one that requests carry.
             messages[-1] = msgspec.structs.replace(messages[-1], epoch=self.epoch)
-        return [(message, [each.fd]) for message, each in zip(messages, mapped, strict=True)]
+            sent.append((MapRegions(messages), [mapped.fd for mapped in part]))
+        return sent
 
 
-def _addition(regions: list[MappedRegion]) -> tuple[ChangeRegions, list[int]]:
-    """One message for all: fds for every region index there is fit into one (MAX_FDS in shm/channel.py)."""
-    return ChangeRegions(0, [], [mapped.message for mapped in regions]), [mapped.fd for mapped in regions]
+def _parts(regions: list[MappedRegion]) -> list[list[MappedRegion]]:
+    """As many in each as one message has room for fds."""
+    return [regions[start : start + MAX_FDS] for start in range(0, len(regions), MAX_FDS)]
+
+
+def _additions(regions: list[MappedRegion]) -> Sent:
+    return [
+        (ChangeRegions(0, [], [mapped.message for mapped in part]), [mapped.fd for mapped in part])
+        for part in _parts(regions)
+    ]
 
 
 def admit_inflight(fd: int, mmap_size_bytes: int, mmap_offset_bytes: int, needed_bytes: int) -> None:

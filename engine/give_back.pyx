@@ -33,5 +33,4 @@ cdef void give_back(StateSegment state, QueueTable table, Handover handover, Thr
         counters.popped_count -= 1
         store_relaxed_32(&slot.state, SLOT_FREE)
         crash_point("give back: slot freed")
-        handover.free_slots[handover.free_count] = <uint32_t>slot_index
-        handover.free_count += 1
+        handover.add_free(<uint32_t>slot_index)

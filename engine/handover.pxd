@@ -1,7 +1,7 @@
 from libc.stdint cimport uint32_t, uint64_t
 
 from ringblk.shm.slot cimport RequestSlot
-from ringblk.shm.state cimport WORKER_LIMIT, StateSegment
+from ringblk.shm.state cimport LONG_LIST_LIMIT, WORKER_LIMIT, StateSegment
 
 cdef inline bint is_begun(RequestSlot *slot) noexcept nogil:
     """Whether somebody was carrying the request out when it was last heard of."""
@@ -13,6 +13,8 @@ cdef class Handover:
     cdef uint32_t index_mask
     cdef uint32_t *free_slots
     cdef readonly uint32_t free_count
+    cdef uint32_t free_lists[LONG_LIST_LIMIT]   # of long chains, counted from 1
+    cdef readonly uint32_t free_list_count
     cdef uint32_t *backlog
     cdef readonly uint32_t backlog_count
     cdef uint32_t *batch              # slots whose outcome is known, to be published together
@@ -35,6 +37,7 @@ cdef class Handover:
     cdef uint32_t collect(self) noexcept nogil
     cdef bint has_done(self) noexcept nogil
     cdef void release(self) noexcept nogil
+    cdef void add_free(self, uint32_t slot_index) noexcept nogil
     cdef void _give_backlog(self) noexcept nogil
     cdef bint _is_held(self, uint32_t slot_index, uint32_t worker_index) noexcept nogil
     cdef bint _is_given(self, uint32_t slot_index) noexcept nogil

@@ -101,9 +101,15 @@ cdef class Handover:
         self.load[worker_index] = 0
 
     def free_all_but(self, live):
-        """Rebuild the list of free slots: all but `live`. Slots that are not live become FREE."""
+        """Rebuild the lists of free slots, all but `live`, and free long lists. Slots that are not live become FREE."""
         cdef uint32_t index
         live = set(live)
+        taken = {self.state.slots[<uint32_t>slot_index].long_list for slot_index in live}
+        self.free_list_count = 0
+        for index in range(1, self.state.long_list_count + 1):
+            if index not in taken:
+                self.free_lists[self.free_list_count] = index
+                self.free_list_count += 1
         self.free_count = 0
         for index in reversed(range(self.state.slot_count)):
             if index not in live:
@@ -244,9 +250,17 @@ cdef class Handover:
                 store_release_32(&self.state.workers[index].done_head, self.collected_tail[index])
                 crash_point("dispatcher: done head moved")
         for index in range(self.batch_count):
-            self.free_slots[self.free_count] = self.batch[index]
-            self.free_count += 1
+            self.add_free(self.batch[index])
         self.batch_count = 0
+
+    cdef void add_free(self, uint32_t slot_index) noexcept nogil:
+        """Have a FREE slot, and the long list that it had, to give away again."""
+        cdef uint32_t long_list = self.state.slots[slot_index].long_list
+        self.free_slots[self.free_count] = slot_index
+        self.free_count += 1
+        if long_list:
+            self.free_lists[self.free_list_count] = long_list
+            self.free_list_count += 1
 
     cdef void _give_backlog(self) noexcept nogil:
         """Try again to hand over what no worker could take."""

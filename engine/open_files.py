@@ -7,7 +7,11 @@ what a front end does. It is looked at again before more workers are started.
 import resource
 
 from ringblk.engine.config import ConfigError, EngineConfig
-from ringblk.engine.region_table import MAX_MEM_SLOTS
+
+MAX_MEM_SLOTS = 509
+"""As many memory regions as others take (rust-vmm); QEMU plugs up to 256 for one virtio-mem device."""
+LEAST_MEM_SLOTS = 32
+"""Where only few files may be open."""
 
 _BASE_COUNT = 80
 """Image, segment, sockets, event loop, front ends that wait, and what backend and control API have open."""
@@ -15,18 +19,19 @@ _WORKER_COUNT = 6
 """Eventfd, pidfd, io_uring, both ends of the channel, and a message's copy."""
 _QUEUE_COUNT = 6
 """Kick, call and error, and a copy of each on its way to the dispatcher."""
-_REGION_COUNT = 2
+_REGION_COUNT = 3
+"""Its own, that of one that has gone while requests still use it, and a copy on its way to a child."""
 
 
 def reserve_open_files(config: EngineConfig, worker_count: int) -> None:
     """Raise the soft limit on open files to what this engine can need with so many workers.
 
-    Raises `ConfigError` where the hard limit is lower; nothing was changed then.
+    Raises `ConfigError` where the hard limit is too low even for few memory slots; nothing was changed then.
     """
-    wanted = _BASE_COUNT + _WORKER_COUNT * worker_count + _QUEUE_COUNT * config.num_queues
-    wanted += _REGION_COUNT * MAX_MEM_SLOTS
+    wanted = _count_without_regions(config, worker_count) + _REGION_COUNT * LEAST_MEM_SLOTS
+    most = wanted + _REGION_COUNT * (MAX_MEM_SLOTS - LEAST_MEM_SLOTS)
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    if soft == resource.RLIM_INFINITY or soft >= wanted:
+    if soft == resource.RLIM_INFINITY or soft >= most:
         return
     if hard != resource.RLIM_INFINITY and hard < wanted:
         raise ConfigError(
@@ -34,4 +39,18 @@ def reserve_open_files(config: EngineConfig, worker_count: int) -> None:
             f" {wanted}: raise the limit (ulimit -Hn, LimitNOFILE=), or ask for fewer",
             exit_status=1,
         )
-    resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+    soft = most if hard == resource.RLIM_INFINITY else min(most, hard)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
+def mem_slot_count(config: EngineConfig, worker_count: int) -> int:
+    """How many memory slots an engine with so many workers has the descriptors for."""
+    soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft == resource.RLIM_INFINITY:
+        return MAX_MEM_SLOTS
+    room = (soft - _count_without_regions(config, worker_count)) // _REGION_COUNT
+    return max(LEAST_MEM_SLOTS, min(MAX_MEM_SLOTS, room))
+
+
+def _count_without_regions(config: EngineConfig, worker_count: int) -> int:
+    return _BASE_COUNT + _WORKER_COUNT * worker_count + _QUEUE_COUNT * config.num_queues

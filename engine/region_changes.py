@@ -16,7 +16,7 @@ from ringblk.engine.workforce import Workforce
 from ringblk.shm.process import crash_point
 from ringblk.shm.region import MemoryRegion
 from ringblk.shm.state import StateSegment
-from ringblk.workers.worker import UnmapRegion
+from ringblk.workers.worker import MapRegions, UnmapRegions
 
 ROOM_LOOK_S = 0.01
 
@@ -57,9 +57,9 @@ class RegionChanges:
             self._model.regions[region_index].is_current = False
             self._unused[region_index] = asyncio.get_running_loop().create_future()
         futures = [self._unused[region_index] for region_index in dropped]
-        for mapped in added:
-            self._workers.tell(mapped.message, (mapped.fd,))
         messages = [mapped.message for mapped in added]
+        if added:
+            self._workers.tell(MapRegions(messages), tuple(mapped.fd for mapped in added))
         await self._link.ask(
             lambda request_id: ChangeRegions(request_id, dropped, messages),
             [mapped.fd for mapped in added],
@@ -67,16 +67,18 @@ class RegionChanges:
         )
         return futures
 
-    def note_unused(self, region_index: int) -> None:
-        """No request uses a dropped region any more."""
-        if region_index not in self._unused:  # said once more by a dispatcher that was told once more
-            return
-        self._workers.tell(UnmapRegion(region_index))
-        self._model.forget_region(region_index)
-        unused = self._unused.pop(region_index)
-        crash_point("supervisor: region forgotten")
-        if not unused.done():
-            unused.set_result(None)
+    def note_unused(self, region_indexes: list[int]) -> None:
+        """No request uses these dropped regions any more."""
+        # Others are said once more by a dispatcher that was told once more.
+        unused_indexes = [index for index in region_indexes if index in self._unused]
+        if unused_indexes:
+            self._workers.tell(UnmapRegions(unused_indexes))
+        for region_index in unused_indexes:
+            self._model.forget_region(region_index)
+            unused = self._unused.pop(region_index)
+            crash_point("supervisor: region forgotten")
+            if not unused.done():
+                unused.set_result(None)
 
     async def wait_unused(self) -> None:
         """Wait until nobody uses any dropped region."""
@@ -102,9 +104,11 @@ class RegionChanges:
 
     def _take_back(self, added: list[MappedRegion], dropped: list[int]) -> None:
         """The dispatcher has refused, and may have a part of it: its successor is told how things are."""
-        for mapped in added:
-            self._workers.tell(UnmapRegion(mapped.message.region_index))
-            self._model.forget_region(mapped.message.region_index)
+        region_indexes = [mapped.message.region_index for mapped in added]
+        if region_indexes:
+            self._workers.tell(UnmapRegions(region_indexes))
+        for region_index in region_indexes:
+            self._model.forget_region(region_index)
         for region_index in dropped:
             self._model.regions[region_index].is_current = True
             self._unused.pop(region_index).cancel()

@@ -6,21 +6,20 @@ from ringblk.engine.device import Device, DeviceError
 from ringblk.engine.vhost_user_socket import FdSet
 from ringblk.shm.region import MemoryRegion
 
-MAX_MEM_SLOTS = 32
-"""How many regions a front end may add (GET_MAX_MEM_SLOTS)."""
-
 
 class RegionTable:
     """Checks what the front end says about memory and hands it on. Raises `DeviceError` where it is wrong."""
 
     def __init__(self, device: Device) -> None:
         self._device = device
+        self.slot_count = device.max_mem_slots
+        """How many regions the front end may add (GET_MAX_MEM_SLOTS)."""
         self._regions: list[MemoryRegion] = []
 
     async def add(self, region: MemoryRegion, fds: FdSet) -> None:
         """Add one region; it must not overlap another in guest addresses (VHOST_USER_ADD_MEM_REG)."""
-        if len(self._regions) >= MAX_MEM_SLOTS:
-            raise DeviceError(f"more than {MAX_MEM_SLOTS} memory regions")
+        if len(self._regions) >= self.slot_count:
+            raise DeviceError(f"more than {self.slot_count} memory regions")
         _check_overlap([*self._regions, region])
         (fd,) = fds.take()
         await self._device.add_region(region, fd)

@@ -14,4 +14,5 @@ cdef class ResubmissionList:
 
     cdef int add(self, uint32_t queue_index, uint32_t head_index, uint64_t counter) except -1
     cdef bint is_empty(self) noexcept nogil
-    cdef Resubmission *take(self) noexcept nogil
+    cdef Resubmission *peek(self) noexcept nogil
+    cdef void remove_first(self) noexcept nogil

@@ -29,13 +29,15 @@ cdef class ResubmissionList:
     cdef bint is_empty(self) noexcept nogil:
         return self.first == self.end
 
-    cdef Resubmission *take(self) noexcept nogil:
+    cdef Resubmission *peek(self) noexcept nogil:
         """The oldest, which there must be; valid until the next `add`."""
-        cdef Resubmission *taken = &self.entries[self.first]
+        return &self.entries[self.first]
+
+    cdef void remove_first(self) noexcept nogil:
+        """Take the oldest out."""
         self.first += 1
         if self.first == self.end:
             self.first = self.end = 0
-        return taken
 
     def count_of(self, uint32_t queue_index):
         """How many heads of a queue are still to be taken in."""

@@ -15,7 +15,7 @@ import msgspec
 
 from ringblk.engine.backend_channel import BackendChannel
 from ringblk.engine.device import ConfigRefused, Device, DeviceError
-from ringblk.engine.region_table import MAX_MEM_SLOTS, RegionTable
+from ringblk.engine.region_table import RegionTable
 from ringblk.engine.vhost_user_messages import (
     PROTOCOL_FEATURES_BIT,
     BadMessage,
@@ -245,7 +245,7 @@ class Session:
 
     async def get_max_mem_slots(self) -> Reply:
         """How many memory regions may be added."""
-        return Reply(encode_u64(MAX_MEM_SLOTS))
+        return Reply(encode_u64(self._regions.slot_count))
 
     async def get_vring_base(self, state: VringState) -> Reply:
         """Stop a ring and say where it stands."""

@@ -22,7 +22,7 @@ from ringblk.engine.dispatcher_messages import (
     EnableQueue,
     FromDispatcher,
     Recover,
-    RegionUnused,
+    RegionsUnused,
     SetInflight,
     SetQueueFds,
     StopQueue,
@@ -34,6 +34,7 @@ from ringblk.engine.dispatcher_reports import DispatcherReports
 from ringblk.engine.engine_model import EngineModel, ServedQueue, admit_inflight, was_inflight_used
 from ringblk.engine.io_plan import IoPlan
 from ringblk.engine.live_changes import LiveChanges
+from ringblk.engine.open_files import mem_slot_count
 from ringblk.engine.published_device import PublishedDevice
 from ringblk.engine.region_changes import RegionChanges
 from ringblk.engine.running_settings import RunningSettings
@@ -188,8 +189,8 @@ class Supervisor:
                 if message.error and message.request_id == 0:
                     self._fail(f"a new dispatcher cannot go on: {message.error}")
                 self._link.take_answer(message)
-            case RegionUnused():
-                self._regions.note_unused(message.region_index)
+            case RegionsUnused():
+                self._regions.note_unused(message.region_indexes)
             case _:
                 self.reports.take(message)
 
@@ -274,6 +275,11 @@ class Supervisor:
     def num_queues(self) -> int:
         """How many virtqueues there are."""
         return self._device.num_queues
+
+    @property
+    def max_mem_slots(self) -> int:
+        """How many memory regions may be added one by one."""
+        return mem_slot_count(self._config, self._workers.wanted_count)
 
     @property
     def device_features(self) -> int:

@@ -2,6 +2,7 @@ from libc.stdint cimport int64_t, uint16_t, uint32_t, uint64_t
 
 from ringblk.shm.rate_account cimport RateAccount
 from ringblk.shm.rate_limit cimport BUCKET_COUNT
+from ringblk.shm.region_set cimport RegionSet
 from ringblk.shm.state cimport QUEUE_LIMIT, StateSegment
 
 cdef enum:
@@ -50,7 +51,7 @@ cdef class Throttle:
 
     cdef bint admit(self, uint32_t slot_index, uint32_t position, uint64_t now_ns) noexcept nogil
     cdef int take_ready(self, uint64_t now_ns) noexcept nogil
-    cdef uint32_t count_up_to(self, uint32_t queue_index, uint32_t lane_index, uint64_t region_mask) noexcept nogil
+    cdef uint32_t count_up_to(self, uint32_t queue_index, uint32_t lane_index, const RegionSet *regions) noexcept nogil
     cdef int take_first(self, uint32_t queue_index, uint64_t now_ns) noexcept nogil
     cdef uint32_t take_from(self, uint32_t queue_index, uint32_t lane_index, uint64_t now_ns) noexcept nogil
     cdef int take_back(self, uint32_t queue_index, uint16_t position) noexcept nogil

@@ -37,6 +37,7 @@ from ringblk.shm.rate_limit cimport (
     BUCKET_COUNT, BYTES_READ, BYTES_TOTAL, BYTES_WRITE, CHARGE_READ, CHARGE_WRITE, OPS_READ, OPS_TOTAL, OPS_WRITE,
     RateLimit, rate_limit_applies,
 )
+from ringblk.shm.region_set cimport RegionSet
 from ringblk.shm.slot cimport RequestSlot
 from ringblk.shm.state cimport QUEUE_LIMIT, StateSegment
 
@@ -228,12 +229,12 @@ cdef class Throttle:
         if queue.lanes[0].count + queue.lanes[1].count + queue.lanes[2].count == 0:
             self.waiting_queues &= ~((<uint64_t>1) << queue_index)
 
-    cdef uint32_t count_up_to(self, uint32_t queue_index, uint32_t lane_index, uint64_t region_mask) noexcept nogil:
+    cdef uint32_t count_up_to(self, uint32_t queue_index, uint32_t lane_index, const RegionSet *regions) noexcept nogil:
         """How many of a lane's requests there are up to the last that lies in one of these regions."""
         cdef Lane *lane = &self.queues[queue_index].lanes[lane_index]
         cdef uint32_t place, count = 0, slot_index = lane.first
         for place in range(lane.count):
-            if self.state.slots[slot_index].region_mask & region_mask:
+            if self.state.lies_in(slot_index, regions):
                 count = place + 1
             slot_index = self.next_slot[slot_index]
         return count

@@ -2,10 +2,7 @@ from libc.stdint cimport uint32_t, uint64_t, uint8_t
 
 from ringblk.shm.atomic cimport load_relaxed_64
 from ringblk.shm.slot cimport Range
-from ringblk.shm.state cimport StateSegment
-
-cdef enum:
-    REGION_LIMIT = 64   # region indexes: those in the table and those that wait for their last request
+from ringblk.shm.state cimport StateHeader, StateSegment
 
 
 cdef struct MappedRegion:
@@ -19,13 +16,14 @@ cdef struct MappedRegion:
 
 
 cdef class GuestMemory:
-    cdef MappedRegion regions[REGION_LIMIT]
-    cdef uint32_t sorted_indexes[REGION_LIMIT]
+    cdef MappedRegion *regions      # REGION_LIMIT of them
+    cdef uint64_t *sorted_gpas      # where the current regions begin, in order,
+    cdef uint32_t *sorted_indexes   # and which they are
     cdef uint32_t current_count
     cdef uint32_t last_hit
     cdef readonly uint32_t epoch
     cdef StateSegment state
-    cdef uint64_t *lost_regions     # in the state segment; NULL: nothing is guarded
+    cdef StateHeader *header        # of the state segment; NULL: nothing is guarded
 
     cdef int translate(self, uint64_t gpa, uint64_t length_bytes, Range *ranges, int room) noexcept nogil
     cdef uint8_t *at_uva(self, uint64_t uva, uint64_t length_bytes) noexcept nogil
@@ -33,8 +31,10 @@ cdef class GuestMemory:
         return self.regions[piece.region_index].base + piece.offset_bytes
     cdef inline bint is_lost(self) noexcept nogil:
         """Whether some of the guest's memory is, so that what was read from it may be zeroes in its place."""
-        return self.lost_regions != NULL and load_relaxed_64(self.lost_regions) != 0
+        return self.header != NULL and load_relaxed_64(&self.header.lost_words) != 0
     cdef void look_at(self, const Range *ranges, uint32_t range_count) noexcept nogil
     cdef void _unmap(self, MappedRegion *mapped) noexcept
     cdef int _find(self, uint64_t gpa) noexcept nogil
-    cdef void _sort(self) noexcept
+    cdef uint32_t _place_behind(self, uint64_t gpa) noexcept nogil
+    cdef void _list(self, uint32_t region_index) noexcept
+    cdef void _unlist(self, uint32_t region_index) noexcept

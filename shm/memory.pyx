@@ -15,12 +15,13 @@ import os
 
 from libc.errno cimport E2BIG, EFAULT
 from libc.stdint cimport uint32_t, uint64_t, uint8_t
-from libc.string cimport memcpy, memset
+from libc.stdlib cimport calloc, free
+from libc.string cimport memmove, memset
 from posix.mman cimport munmap
 
-from ringblk.shm.atomic cimport set_bits_64
 from ringblk.shm.memory_guard cimport guard_mapping, look_at_byte, map_shared, map_zeroes, unguard_mapping
-from ringblk.shm.state cimport StateSegment
+from ringblk.shm.region_set cimport REGION_LIMIT
+from ringblk.shm.state cimport StateSegment, note_lost_region
 
 from ringblk.shm.region import RegionError
 
@@ -33,17 +34,25 @@ cdef class GuestMemory:
 
     def __cinit__(self, StateSegment state=None):
         self.state = state
-        self.lost_regions = NULL if state is None else &state.header.lost_regions
-        memset(self.regions, 0, sizeof(self.regions))
+        self.header = NULL if state is None else state.header
+        self.regions = <MappedRegion *>calloc(REGION_LIMIT, sizeof(MappedRegion))
+        self.sorted_gpas = <uint64_t *>calloc(REGION_LIMIT, sizeof(uint64_t))
+        self.sorted_indexes = <uint32_t *>calloc(REGION_LIMIT, sizeof(uint32_t))
+        if self.regions == NULL or self.sorted_gpas == NULL or self.sorted_indexes == NULL:
+            raise MemoryError
         self.current_count = 0
         self.last_hit = 0
         self.epoch = 0
 
     def __dealloc__(self):
         cdef uint32_t index
-        for index in range(<uint32_t>REGION_LIMIT):
-            if self.regions[index].mapping != NULL:
-                self._unmap(&self.regions[index])
+        if self.regions != NULL:
+            for index in range(<uint32_t>REGION_LIMIT):
+                if self.regions[index].mapping != NULL:
+                    self._unmap(&self.regions[index])
+        free(self.regions)
+        free(self.sorted_gpas)
+        free(self.sorted_indexes)
 
     def add(self, uint32_t region_index, region, int fd, uint32_t epoch, *, bint or_lost=False):
         """Map `region` from `fd` (which stays the caller's) and put it into the table under `region_index`.
@@ -57,11 +66,10 @@ cdef class GuestMemory:
         start_bytes = region.mmap_offset_bytes - region.mmap_offset_bytes % align_bytes
         before_bytes = region.mmap_offset_bytes - start_bytes
         cdef size_t mapping_bytes = -(-(before_bytes + region.size_bytes) // align_bytes) * align_bytes
-        cdef uint64_t lost_bit = (<uint64_t>1) << region_index
         cdef uint8_t *mapping = map_shared(fd, mapping_bytes, start_bytes)
-        if mapping == NULL and or_lost and self.lost_regions != NULL:
+        if mapping == NULL and or_lost and self.header != NULL:
             mapping = map_zeroes(mapping_bytes)
-            set_bits_64(self.lost_regions, lost_bit)
+            note_lost_region(self.header, region_index)
         if mapping == NULL:
             raise RegionError(f"cannot map {region}")
         cdef MappedRegion *mapped = &self.regions[region_index]
@@ -71,12 +79,11 @@ cdef class GuestMemory:
         mapped.gpa = region.gpa
         mapped.size_bytes = region.size_bytes
         mapped.uva = region.uva
-        mapped.is_current = True
-        if self.lost_regions != NULL and guard_mapping(mapping, mapping_bytes, self.lost_regions, lost_bit) < 0:
+        if self.header != NULL and guard_mapping(mapping, mapping_bytes, self.header, <int>region_index) < 0:
             self._unmap(mapped)
             raise RegionError("too many regions are mapped")
         self.epoch = max(self.epoch, epoch)
-        self._sort()
+        self._list(region_index)
 
     def skip(self, uint32_t epoch):
         """A region of this epoch has come and gone; no request uses it any more."""
@@ -85,17 +92,16 @@ cdef class GuestMemory:
     def remove(self, uint32_t region_index):
         """Take a region out of the table; it stays mapped for requests in flight until `unmap`."""
         if region_index < REGION_LIMIT:
-            self.regions[region_index].is_current = False
-        self._sort()
+            self._unlist(region_index)
 
     def unmap(self, uint32_t region_index):
         """Unmap a region that no request uses any more and free its index."""
         if region_index >= REGION_LIMIT:
             return
         cdef MappedRegion *mapped = &self.regions[region_index]
+        self._unlist(region_index)
         if mapped.mapping != NULL:
             self._unmap(mapped)
-        self._sort()
 
     cdef void _unmap(self, MappedRegion *mapped) noexcept:
         unguard_mapping(mapped.mapping)
@@ -117,19 +123,40 @@ cdef class GuestMemory:
             raise ValueError(f"guest physical range {gpa:#x}+{length_bytes:#x} is outside the guest's memory")
         return [(pieces[i].region_index, pieces[i].offset_bytes, pieces[i].length_bytes) for i in range(count)]
 
-    cdef void _sort(self) noexcept:
-        cdef uint32_t index, place
-        self.current_count = 0
-        self.last_hit = 0
-        for index in range(<uint32_t>REGION_LIMIT):
-            if self.regions[index].mapping == NULL or not self.regions[index].is_current:
-                continue
-            place = self.current_count
-            while place > 0 and self.regions[self.sorted_indexes[place - 1]].gpa > self.regions[index].gpa:
-                self.sorted_indexes[place] = self.sorted_indexes[place - 1]
-                place -= 1
-            self.sorted_indexes[place] = index
-            self.current_count += 1
+    cdef uint32_t _place_behind(self, uint64_t gpa) noexcept nogil:
+        """How many current regions begin at `gpa` or before it."""
+        cdef uint32_t low = 0, high = self.current_count, middle
+        while low < high:
+            middle = (low + high) >> 1
+            if self.sorted_gpas[middle] <= gpa:
+                low = middle + 1
+            else:
+                high = middle
+        return low
+
+    cdef void _list(self, uint32_t region_index) noexcept:
+        """Put a region into the table."""
+        cdef MappedRegion *region = &self.regions[region_index]
+        cdef uint32_t place = self._place_behind(region.gpa), moved = self.current_count - place
+        memmove(self.sorted_gpas + place + 1, self.sorted_gpas + place, moved * sizeof(uint64_t))
+        memmove(self.sorted_indexes + place + 1, self.sorted_indexes + place, moved * sizeof(uint32_t))
+        self.sorted_gpas[place] = region.gpa
+        self.sorted_indexes[place] = region_index
+        region.is_current = True
+        self.current_count += 1
+
+    cdef void _unlist(self, uint32_t region_index) noexcept:
+        """Take a region out of the table, if it is in it."""
+        cdef MappedRegion *region = &self.regions[region_index]
+        cdef uint32_t place, moved
+        if not region.is_current:
+            return
+        place = self._place_behind(region.gpa) - 1   # regions of a table do not overlap
+        moved = self.current_count - place - 1
+        memmove(self.sorted_gpas + place, self.sorted_gpas + place + 1, moved * sizeof(uint64_t))
+        memmove(self.sorted_indexes + place, self.sorted_indexes + place + 1, moved * sizeof(uint32_t))
+        region.is_current = False
+        self.current_count -= 1
 
     cdef void look_at(self, const Range *ranges, uint32_t range_count) noexcept nogil:
         """Touch every page of the ranges, so that what is lost is found out: the kernel's own EFAULT tells nobody."""
@@ -148,20 +175,18 @@ cdef class GuestMemory:
     cdef int _find(self, uint64_t gpa) noexcept nogil:
         """The index of the current region that holds `gpa`, or -1."""
         cdef MappedRegion *region = &self.regions[self.last_hit]
-        cdef uint32_t low = 0, high = self.current_count, middle
+        cdef uint32_t place, index
         if region.is_current and gpa - region.gpa < region.size_bytes:
             return <int>self.last_hit
-        while low < high:
-            middle = (low + high) >> 1
-            region = &self.regions[self.sorted_indexes[middle]]
-            if gpa < region.gpa:
-                high = middle
-            elif gpa - region.gpa >= region.size_bytes:
-                low = middle + 1
-            else:
-                self.last_hit = self.sorted_indexes[middle]
-                return <int>self.last_hit
-        return -1
+        place = self._place_behind(gpa)
+        if place == 0:
+            return -1
+        index = self.sorted_indexes[place - 1]
+        region = &self.regions[index]
+        if gpa - region.gpa >= region.size_bytes:
+            return -1
+        self.last_hit = index
+        return <int>index
 
     cdef int translate(self, uint64_t gpa, uint64_t length_bytes, Range *ranges, int room) noexcept nogil:
         """Resolve a guest physical range into at most `room` pieces; their number, -EFAULT or -E2BIG.

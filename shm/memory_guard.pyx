@@ -24,7 +24,8 @@ from posix.signal cimport SA_SIGINFO, sigaction, sigaction_t, siginfo_t
 from posix.types cimport off_t
 
 from ringblk.shm.atomic cimport full_fence, set_bits_64
-from ringblk.shm.state cimport StateSegment
+from ringblk.shm.region_set cimport REGION_LIMIT
+from ringblk.shm.state cimport QUEUE_LIMIT, StateHeader, StateSegment, note_lost_region
 
 import mmap
 import os
@@ -37,25 +38,25 @@ cdef extern from "sys/mman.h" nogil:
     void *c_mmap "mmap"(void *address, size_t length, int protection, int flags, int fd, off_t offset)
 
 cdef enum:
-    GUARD_LIMIT = 256    # every region index, and an in-flight region for each queue that still uses an old one
+    GUARD_LIMIT = REGION_LIMIT + 3 * QUEUE_LIMIT   # and in-flight regions: each queue may still use an old one
 
 
 cdef struct Guard:
     uint8_t *mapping         # NULL: none
     uint64_t size_bytes
-    uint64_t *lost           # where to say that it is lost,
-    uint64_t lost_bit        # and how
+    StateHeader *header      # where to say that it is lost,
+    int region_index         # and of which region
 
 
 cdef Guard guards[GUARD_LIMIT]
 cdef sigaction_t former_action
 cdef bint is_installed = False
-memset(guards, 0, sizeof(guards))
+cdef uint32_t guard_end = 0    # behind the last that was ever used
 
 
-cdef int guard_mapping(uint8_t *mapping, uint64_t size_bytes, uint64_t *lost, uint64_t lost_bit) noexcept nogil:
-    """From now on a fault in the mapping makes it zeroes and sets `lost_bit` in `lost`; 0 or -ENOMEM."""
-    global is_installed
+cdef int guard_mapping(uint8_t *mapping, uint64_t size_bytes, StateHeader *header, int region_index) noexcept nogil:
+    """From now on a fault in the mapping makes it zeroes and is noted as the region's; 0 or -ENOMEM."""
+    global is_installed, guard_end
     cdef sigaction_t action
     cdef uint32_t index
     if not is_installed:
@@ -67,8 +68,9 @@ cdef int guard_mapping(uint8_t *mapping, uint64_t size_bytes, uint64_t *lost, ui
     for index in range(<uint32_t>GUARD_LIMIT):
         if guards[index].mapping == NULL:
             guards[index].size_bytes = size_bytes
-            guards[index].lost = lost
-            guards[index].lost_bit = lost_bit
+            guards[index].header = header
+            guards[index].region_index = region_index
+            guard_end = max(guard_end, index + 1)
             full_fence()   # the rest before what makes it count: a thread may fault meanwhile
             guards[index].mapping = mapping
             return 0
@@ -78,7 +80,7 @@ cdef int guard_mapping(uint8_t *mapping, uint64_t size_bytes, uint64_t *lost, ui
 cdef void unguard_mapping(uint8_t *mapping) noexcept nogil:
     """Forget a mapping that is about to be unmapped."""
     cdef uint32_t index
-    for index in range(<uint32_t>GUARD_LIMIT):
+    for index in range(guard_end):
         if guards[index].mapping == mapping:
             guards[index].mapping = NULL
 
@@ -89,14 +91,17 @@ cdef void handle_fault(int number, siginfo_t *info, void *context) noexcept nogi
     cdef int saved_errno = c_errno.errno
     cdef uint32_t index
     cdef Guard *guard
-    for index in range(<uint32_t>GUARD_LIMIT):
+    for index in range(guard_end):
         guard = &guards[index]
         # si_code above 0: the kernel says so, and nobody has sent it.
         if info.si_code > 0 and guard.mapping != NULL and address - <uint64_t>guard.mapping < guard.size_bytes:
             if c_mmap(guard.mapping, guard.size_bytes, PROT_READ | PROT_WRITE,
                       MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | MAP_FIXED, -1, 0) == MAP_FAILED:
                 break
-            set_bits_64(guard.lost, guard.lost_bit)
+            if guard.region_index == INFLIGHT_REGION:
+                set_bits_64(&guard.header.lost_inflight, 1)
+            else:
+                note_lost_region(guard.header, <uint32_t>guard.region_index)
             c_errno.errno = saved_errno
             return
     sigaction(SIGBUS, &former_action, NULL)
@@ -142,7 +147,7 @@ cdef class GuardedInflight:
                 set_bits_64(&state.header.lost_inflight, 1)
             if self.mapping == NULL:
                 raise OSError(error, f"the in-flight region cannot be mapped: {os.strerror(error)}")
-        if guard_mapping(self.mapping, self.mapping_bytes, &state.header.lost_inflight, 1) < 0:
+        if guard_mapping(self.mapping, self.mapping_bytes, state.header, INFLIGHT_REGION) < 0:
             raise OSError(ENOMEM, "too many in-flight regions are mapped")
 
     def __dealloc__(self):

@@ -41,9 +41,10 @@ cdef struct RequestSlot:
     uint16_t range_count     # of the data, from first_range on
     uint64_t offset_bytes
     uint64_t length_bytes    # of the data, or of the zeroes to be written
-    uint64_t region_mask     # the memory regions that the chain lies in, a bit for each index
+    uint32_t long_list       # the long list of ranges that it has in place of its own, counted from 1; 0: none
+    uint32_t reserved
     # second cache line
-    uint16_t readable_count  # of the whole chain; readable ranges stand before writable ones
+    uint16_t readable_count  # of the whole chain; readable ranges stand before writable ones. 0 and 0: overwritten
     uint16_t writable_count
     uint16_t charge_kind     # which token buckets it draws from (rate_limit.pxd), with length_bytes
     uint16_t has_status      # whether there is a place for a status byte

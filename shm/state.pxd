@@ -3,22 +3,28 @@
 #   StateHeader | QueueState[queue_limit] | WorkerState[worker_limit] | RequestSlot[slot_count]
 #   | submit and done entries [worker_limit][2][slot_count] | RateLimitState
 #   | OperationStatistics[operation_limit] | Range[slot_count][ranges_per_slot]
+#   | Range[long_list_count][LONG_RANGES]
 #
 # Every field has one writer, named beside it. Cursors and flags that different processes write stand on
 # cache lines of their own.
 
 from libc.stdint cimport uint16_t, uint32_t, uint64_t, uint8_t
 
+from ringblk.shm.atomic cimport set_bits_64
 from ringblk.shm.histogram cimport HistogramState
-from ringblk.shm.slot cimport Range, RequestSlot
+from ringblk.shm.region_set cimport REGION_WORDS, RegionSet, add_region, has_region
+from ringblk.shm.slot cimport SLOT_FREE, Range, RequestSlot
 
 cdef enum:
-    STATE_LAYOUT_VERSION = 4
+    STATE_LAYOUT_VERSION = 5
     QUEUE_LIMIT = 64
     WORKER_LIMIT = 64
     OPERATION_LIMIT = 8     # values of RequestSlot.operation
     DRIVE_NAME_BYTES = 256
     RANGE_SLACK = 64        # pieces beyond one a descriptor: a buffer may straddle regions
+    CHAIN_LIMIT = 1024      # descriptors that any chain may have, whatever the queue size: drivers go by QEMU's limit
+    LONG_RANGES = 1536      # of a chain that has too many for its slot
+    LONG_LIST_LIMIT = 16    # such chains at once; more wait in their rings
 
 
 cdef struct StateHeader:
@@ -36,9 +42,10 @@ cdef struct StateHeader:
     uint32_t control_pending        # the supervisor has sent the dispatcher a message
     uint32_t skips_flush            # a FLUSH is done when it is asked for (cache=unsafe)
     # shared memory that could not be reached (memory_guard.pyx): set by who found it so, cleared by the dispatcher
-    uint64_t lost_regions           # a bit for each region index
+    uint64_t lost_words             # which words of lost_regions are not zero
     uint64_t lost_inflight          # 1: the in-flight region
     uint32_t reserved_device[4]
+    RegionSet lost_regions
     # wake-up of the dispatcher: it sets the flag, whoever clears it writes its eventfd
     uint32_t dispatcher_sleeping
     uint32_t reserved_sleeping[15]
@@ -101,6 +108,15 @@ cdef struct OperationStatistics:
     HistogramState service          # started until done
 
 
+cdef inline void note_lost_region(StateHeader *header, uint32_t region_index) noexcept nogil:
+    """Say that a region's memory cannot be reached."""
+    set_bits_64(&header.lost_regions.words[region_index >> 6], (<uint64_t>1) << (region_index & 63))
+    # After the bit itself: who clears the word's bit looks at the word once more (forget_lost_regions).
+    set_bits_64(&header.lost_words, (<uint64_t>1) << (region_index >> 6))
+
+cdef void forget_lost_regions(StateHeader *header, uint32_t word, uint64_t mask) noexcept nogil
+
+
 cdef class StateSegment:
     cdef object segment
     cdef object view              # keeps the mapping
@@ -113,10 +129,44 @@ cdef class StateSegment:
     cdef OperationStatistics *operations
     cdef readonly uint32_t slot_count
     cdef readonly uint32_t ranges_per_slot
+    cdef readonly uint32_t long_list_count
+    cdef Range *long_lists
     cdef size_t rate_limit_offset
 
-    cdef inline Range *slot_ranges(self, uint32_t slot_index) noexcept nogil:
+    cdef inline Range *own_ranges(self, uint32_t slot_index) noexcept nogil:
         return self.ranges + <size_t>slot_index * self.ranges_per_slot
+
+    cdef inline Range *long_ranges(self, uint32_t long_list) noexcept nogil:
+        """The list of this number, counted from 1."""
+        return self.long_lists + <size_t>(long_list - 1) * LONG_RANGES
+
+    cdef inline Range *slot_ranges(self, uint32_t slot_index) noexcept nogil:
+        """Where the slot's chain has its ranges."""
+        cdef uint32_t long_list = self.slots[slot_index].long_list
+        return self.long_ranges(long_list) if long_list else self.own_ranges(slot_index)
+
+    cdef inline bint lies_in(self, uint32_t slot_index, const RegionSet *regions) noexcept nogil:
+        """Whether the slot's request uses one of these memory regions."""
+        cdef RequestSlot *slot = &self.slots[slot_index]
+        cdef Range *ranges = self.slot_ranges(slot_index)
+        cdef uint32_t index
+        for index in range(<uint32_t>slot.readable_count + slot.writable_count):
+            if has_region(regions, ranges[index].region_index):
+                return True
+        return slot.has_status and has_region(regions, slot.status_range.region_index)
+
+    cdef inline void add_used_regions(self, RegionSet *regions) noexcept nogil:
+        """Add the memory regions that requests in flight use."""
+        cdef Range *ranges
+        cdef uint32_t slot_index, index
+        for slot_index in range(self.slot_count):
+            if self.slots[slot_index].state == SLOT_FREE:
+                continue
+            ranges = self.slot_ranges(slot_index)
+            for index in range(<uint32_t>self.slots[slot_index].readable_count + self.slots[slot_index].writable_count):
+                add_region(regions, ranges[index].region_index)
+            if self.slots[slot_index].has_status:
+                add_region(regions, self.slots[slot_index].status_range.region_index)
 
     cdef inline uint32_t *submit_entries(self, uint32_t worker_index) noexcept nogil:
         return self.ring_entries + <size_t>(2 * worker_index) * self.slot_count

@@ -8,10 +8,13 @@ MAX_QUEUES: int
 MAX_WORKERS: int
 MAX_SLOTS: int
 MAX_RANGES_PER_SLOT: int
+MAX_CHAIN_DESCRIPTORS: int
+MAX_LONG_CHAINS: int
 
 class StateSegment:
     slot_count: int
     ranges_per_slot: int
+    long_list_count: int
     def __init__(self, segment: Segment, slot_count: int, ranges_per_slot: int) -> None: ...
     @staticmethod
     def size_bytes(slot_count: int, ranges_per_slot: int) -> int: ...

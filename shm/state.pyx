@@ -12,10 +12,11 @@ import os
 
 from ringblk.shm.rate_limit import RateLimit
 from ringblk.shm.segment import Segment, SegmentError, checked_size_bytes, is_held
-from ringblk.shm.atomic cimport clear_bits_64, store_release_32
+from ringblk.shm.atomic cimport clear_bits_64, full_fence, load_acquire_64, set_bits_64, store_release_32
 from ringblk.shm.buffer_address cimport address_of
 from ringblk.shm.crash_point cimport crash_point
 from ringblk.shm.rate_limit cimport RATE_LIMIT_STATE_BYTES
+from ringblk.shm.region_set cimport REGION_WORDS, RegionSet, region_mask, region_set
 from ringblk.shm.slot cimport SLOT_ALIGN_BYTES, Range, RequestSlot
 from ringblk.shm.split_ring cimport MAX_QUEUE_SIZE
 
@@ -26,6 +27,8 @@ MAX_QUEUES = QUEUE_LIMIT
 MAX_WORKERS = WORKER_LIMIT
 MAX_SLOTS = 1 << 16
 MAX_RANGES_PER_SLOT = MAX_QUEUE_SIZE + RANGE_SLACK
+MAX_CHAIN_DESCRIPTORS = CHAIN_LIMIT
+MAX_LONG_CHAINS = LONG_LIST_LIMIT
 
 
 assert sizeof(RequestSlot) == SLOT_ALIGN_BYTES, "a slot is two cache lines"
@@ -55,6 +58,23 @@ def _checked_counts(kind, int fd, str name, size_bytes):
     return slot_count, ranges_per_slot
 
 
+cdef uint32_t _long_list_count(uint32_t slot_count, uint32_t ranges_per_slot) noexcept:
+    """None where a slot's own list is as long."""
+    return 0 if ranges_per_slot >= <uint32_t>LONG_RANGES else min(slot_count, <uint32_t>LONG_LIST_LIMIT)
+
+
+cdef void forget_lost_regions(StateHeader *header, uint32_t word, uint64_t mask) noexcept nogil:
+    """Forget that the regions of a word of the set were lost."""
+    cdef uint64_t word_bit = (<uint64_t>1) << word
+    clear_bits_64(&header.lost_regions.words[word], mask)
+    if load_acquire_64(&header.lost_regions.words[word]) == 0:
+        clear_bits_64(&header.lost_words, word_bit)
+        # Full fence, then once more: who loses a region sets its bit first and the word's then (note_lost_region).
+        full_fence()
+        if load_acquire_64(&header.lost_regions.words[word]) != 0:
+            set_bits_64(&header.lost_words, word_bit)
+
+
 cdef class StateSegment:
     """A mapped state segment. `create` for the supervisor; children inherit the object by fork."""
 
@@ -79,6 +99,9 @@ cdef class StateSegment:
         self.operations = <OperationStatistics *>place
         place += _page_up(OPERATION_LIMIT * sizeof(OperationStatistics))
         self.ranges = <Range *>place
+        place += _page_up(<size_t>self.slot_count * self.ranges_per_slot * sizeof(Range))
+        self.long_lists = <Range *>place
+        self.long_list_count = _long_list_count(slot_count, ranges_per_slot)
 
     @staticmethod
     def size_bytes(uint32_t slot_count, uint32_t ranges_per_slot):
@@ -88,7 +111,8 @@ cdef class StateSegment:
                 + _page_up(<size_t>WORKER_LIMIT * 2 * slot_count * sizeof(uint32_t))
                 + _page_up(RATE_LIMIT_STATE_BYTES)
                 + _page_up(OPERATION_LIMIT * sizeof(OperationStatistics))
-                + _page_up(<size_t>slot_count * ranges_per_slot * sizeof(Range)))
+                + _page_up(<size_t>slot_count * ranges_per_slot * sizeof(Range))
+                + <size_t>_long_list_count(slot_count, ranges_per_slot) * LONG_RANGES * sizeof(Range))
 
     @classmethod
     def create(cls, str name, uint32_t slot_count, uint32_t queue_size):
@@ -215,11 +239,14 @@ cdef class StateSegment:
     @property
     def lost_memory(self):
         """Memory of the front end that cannot be reached: a bit for each region index, and the in-flight region."""
-        return self.header.lost_regions, self.header.lost_inflight
+        return region_mask(&self.header.lost_regions), self.header.lost_inflight
 
-    def keep_lost_regions(self, uint64_t mask):
+    def keep_lost_regions(self, mask):
         """Forget of all other region indexes that their memory was lost."""
-        clear_bits_64(&self.header.lost_regions, ~mask)
+        cdef RegionSet kept = region_set(mask)
+        cdef uint32_t word
+        for word in range(<uint32_t>REGION_WORDS):
+            forget_lost_regions(self.header, word, ~kept.words[word])
 
     def used_count(self, uint32_t queue_index):
         """Requests that the queue has given back."""

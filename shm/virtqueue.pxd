@@ -7,16 +7,17 @@ cdef enum BrokenReason:
     BROKEN_AVAIL_COUNT = 1   # avail.idx is more than the queue size ahead
     BROKEN_HEAD_INDEX = 2    # a head index out of range
     BROKEN_HEAD_IN_FLIGHT = 3  # a head that is already in flight
-    BROKEN_NEXT_INDEX = 4    # a next field out of range
-    BROKEN_LOOP = 5          # a chain longer than it can be
-    BROKEN_NESTED = 6        # an indirect descriptor inside an indirect table, or with NEXT
+    BROKEN_NEXT_INDEX = 4    # a next field out of range, in the descriptor table
+    BROKEN_LOOP = 5          # a chain that takes more of the descriptor table than there is
     BROKEN_INFLIGHT = 7      # an in-flight region that contradicts the ring
     BROKEN_MEMORY = 8        # memory that the front end shares cannot be reached any more
 
 
 cdef enum ChainFlags:
-    CHAIN_BAD_ADDRESS = 1    # some data lies outside the guest's memory, or is too much
+    CHAIN_BAD_ADDRESS = 1    # some data or its indirect table lies outside the guest's memory
     CHAIN_BAD_ORDER = 2      # device-readable after device-writable
+    CHAIN_BAD_TABLE = 4      # an indirect table that cannot be, or with more descriptors than a chain may have
+    CHAIN_NO_ROOM = 8        # more ranges than there was room for
 
 
 cdef struct Rings:
@@ -33,7 +34,9 @@ cdef struct Rings:
     uint16_t published_used     # used.idx as the driver sees it
     uint16_t called_used        # used.idx when a call was last considered
     bint event_idx
-    uint64_t last_writable_gpa  # of the chain being read
+    # of the chain being read
+    uint64_t last_writable_gpa
+    uint32_t descriptors_left   # that it may still have
 
 
 cdef inline uint16_t *avail_word(Rings *rings, size_t index) noexcept nogil:

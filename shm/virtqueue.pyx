@@ -2,32 +2,34 @@
 """The device's side of a split virtqueue (virtio 1.2, 2.7).
 
 Guest memory may change under the reader, so each word of it is read once and the copy is checked. What a
-correct driver cannot write (an index out of range, a loop, more chains than entries) marks the queue
-broken; it stays so until it is reset, and nothing more is popped from it. What only makes one request bad
-(an address outside memory, a malformed table) is noted in its slot, for a status byte to say.
+correct driver cannot write to the rings or the descriptor table (an index out of range, a loop, more chains
+than entries) marks the queue broken: what else they say is worth nothing. It stays so until it is reset, and
+nothing more is popped from it. What only makes one request bad (an address outside memory, whatever is wrong
+with its indirect table) is told by `read_chain`, for a status byte to say.
 """
 
-from libc.errno cimport EPROTO
+from libc.errno cimport E2BIG, EPROTO
 from libc.stdint cimport uint16_t, uint32_t, uint64_t, uint8_t
 from libc.stdlib cimport free, malloc
 from libc.string cimport memcpy
 
 from ringblk.shm.atomic cimport full_fence, load_acquire_16, load_relaxed_16, store_relaxed_16, store_release_16
 from ringblk.shm.crash_point cimport crash_point
-from ringblk.shm.memory cimport REGION_LIMIT, GuestMemory
+from ringblk.shm.memory cimport GuestMemory
+from ringblk.shm.region_set cimport REGION_LIMIT
 from ringblk.shm.slot cimport Range, RequestSlot
 from ringblk.shm.split_ring cimport (
     AVAIL_F_NO_INTERRUPT, DESC_F_INDIRECT, DESC_F_NEXT, DESC_F_WRITE, MAX_QUEUE_SIZE, MIN_QUEUE_SIZE,
     USED_F_NO_NOTIFY, Descriptor, UsedElement, avail_ring_bytes, desc_table_bytes, needs_event, used_ring_bytes,
 )
+from ringblk.shm.state cimport CHAIN_LIMIT
 
 BROKEN_REASONS = {
     BROKEN_AVAIL_COUNT: "the avail index is more than the queue size ahead",
     BROKEN_HEAD_INDEX: "a head index is out of range",
     BROKEN_HEAD_IN_FLIGHT: "a descriptor chain was offered again while in flight",
     BROKEN_NEXT_INDEX: "a descriptor's next field is out of range",
-    BROKEN_LOOP: "a descriptor chain loops or is longer than it may be",
-    BROKEN_NESTED: "an indirect descriptor has a next one or stands in an indirect table",
+    BROKEN_LOOP: "a descriptor chain loops",
     BROKEN_INFLIGHT: "the in-flight region contradicts the ring",
     BROKEN_MEMORY: "memory that the front end shares is gone",
 }
@@ -43,8 +45,9 @@ class RingError(Exception):
 cdef class Virtqueue:
     """One queue, popped and completed by one dispatcher.
 
-    `chain_limit` bounds the descriptors of a chain: the queue size (virtio 1.2, 2.7.5.3.1), or what the
-    device offers (`seg_max` + 2) where that is more, as Linux takes it for indirect tables.
+    A chain has at most as many descriptors as the queue (virtio 1.2, 2.7.5.3.1). Drivers do not keep to that in
+    indirect tables: Linux goes by what the device offers (`seg_max` + 2, here `chain_limit`), Windows by what
+    QEMU takes. So each of the three is enough.
     """
 
     def __init__(self, uint16_t queue_index, uint32_t queue_size, GuestMemory memory, uint64_t desc_uva,
@@ -55,7 +58,7 @@ cdef class Virtqueue:
         rings.queue_index = queue_index
         rings.queue_size = queue_size
         rings.event_idx = event_idx
-        rings.chain_limit = max(queue_size, chain_limit)
+        rings.chain_limit = max(queue_size, chain_limit, <uint32_t>CHAIN_LIMIT)
         rings.broken = 0
         self.memory = memory
         self.desc_uva = desc_uva
@@ -121,7 +124,7 @@ cdef class Virtqueue:
         head = peek_head(&self.rings)
         if head < 0:
             return None
-        cdef uint32_t room = self.rings.chain_limit + 64
+        cdef uint32_t room = self.rings.chain_limit + REGION_LIMIT
         cdef Range *ranges = <Range *>malloc(room * sizeof(Range))
         if ranges == NULL:
             raise MemoryError
@@ -183,65 +186,54 @@ cdef int read_chain(Rings *rings, uint16_t head_index, GuestMemory memory, Reque
     Returns 0, a set of ChainFlags when the request is bad (its ranges are not complete then), or -EPROTO when
     the queue is broken.
     """
-    cdef uint32_t budget = rings.chain_limit
-    cdef int flags
+    cdef Descriptor entry
+    cdef uint32_t index = head_index
+    cdef int flags = 0
     slot.readable_count = 0
     slot.writable_count = 0
-    slot.region_mask = 0
     slot.has_status = False
-    flags = _read_table(rings, <Descriptor *>rings.desc_table, 0, rings.queue_size, head_index, memory, slot, ranges,
-                        room, &budget, False)
+    rings.descriptors_left = rings.chain_limit
+    for _ in range(rings.queue_size):
+        # The one read; what is checked is the copy.
+        memcpy(&entry, <Descriptor *>rings.desc_table + index, sizeof(Descriptor))
+        if not entry.flags & DESC_F_INDIRECT:
+            flags = _take_descriptor(rings, &entry, memory, slot, ranges, room, flags)
+        elif not flags & CHAIN_BAD_TABLE:   # one table is enough to find a status byte in
+            flags = _read_indirect(rings, &entry, memory, slot, ranges, room, flags)
+            if entry.flags & DESC_F_NEXT:   # must not be (2.7.5.3.1); what follows may be anything
+                flags |= CHAIN_BAD_TABLE
+        if not entry.flags & DESC_F_NEXT:
+            break
+        if entry.next >= rings.queue_size:
+            if flags & CHAIN_BAD_TABLE:
+                break
+            return set_broken(rings, BROKEN_NEXT_INDEX)
+        index = entry.next
+    else:
+        if not flags & CHAIN_BAD_TABLE:
+            return set_broken(rings, BROKEN_LOOP)
     if slot.has_status:
-        if memory.translate(rings.last_writable_gpa, 1, &slot.status_range, 1) == 1:
-            # Of a bad descriptor this may be the only byte that lies in memory.
-            slot.region_mask |= (<uint64_t>1) << slot.status_range.region_index
-        else:
-            slot.has_status = False
+        slot.has_status = memory.translate(rings.last_writable_gpa, 1, &slot.status_range, 1) == 1
     return flags
 
 
-cdef int _read_table(Rings *rings, Descriptor *table, uint64_t table_gpa, uint32_t table_size, uint32_t first,
-                     GuestMemory memory, RequestSlot *slot, Range *ranges, uint32_t room, uint32_t *budget,
-                     bint is_indirect) noexcept nogil:
-    """Follow a chain through one table; `table` is NULL for one that straddles memory regions."""
-    cdef Descriptor entry
-    cdef uint32_t index = first
-    cdef int flags = 0, count
-    while True:
-        if budget[0] == 0:
-            return set_broken(rings, BROKEN_LOOP)
-        budget[0] -= 1
-        # The one read; what is checked is the copy.
-        if table != NULL:
-            memcpy(&entry, table + index, sizeof(Descriptor))
-        elif not _gather(memory, table_gpa + index * sizeof(Descriptor), &entry):
-            return flags | CHAIN_BAD_ADDRESS
-        if entry.flags & DESC_F_INDIRECT:
-            if is_indirect or entry.flags & DESC_F_NEXT:
-                return set_broken(rings, BROKEN_NESTED)
-            count = _read_indirect(rings, &entry, memory, slot, ranges, room, budget)
-            return count if count < 0 else flags | count
-        if entry.flags & DESC_F_WRITE and entry.length_bytes:
-            rings.last_writable_gpa = entry.gpa + entry.length_bytes - 1
-            slot.has_status = True
-        if flags == 0:   # of a bad request nothing is used but its status byte
-            flags = _add_ranges(&entry, memory, slot, ranges, room)
-        if not entry.flags & DESC_F_NEXT:
-            return flags
-        if entry.next >= table_size:
-            return set_broken(rings, BROKEN_NEXT_INDEX)
-        index = entry.next
-
-
-cdef int _add_ranges(const Descriptor *entry, GuestMemory memory, RequestSlot *slot, Range *ranges,
-                     uint32_t room) noexcept nogil:
-    """Resolve a descriptor behind the ranges that are there; 0, or what makes the request bad."""
-    cdef uint32_t used_room = slot.readable_count + slot.writable_count
-    cdef int piece, count = memory.translate(entry.gpa, entry.length_bytes, ranges + used_room, <int>(room - used_room))
+cdef int _take_descriptor(Rings *rings, const Descriptor *entry, GuestMemory memory, RequestSlot *slot, Range *ranges,
+                          uint32_t room, int flags) noexcept nogil:
+    """Resolve a descriptor behind the ranges that are there; `flags`, with what makes the request bad."""
+    cdef uint32_t used_room
+    cdef int count
+    if entry.flags & DESC_F_WRITE and entry.length_bytes:
+        rings.last_writable_gpa = entry.gpa + entry.length_bytes - 1
+        slot.has_status = True
+    if flags:   # of a bad request nothing is used but its status byte
+        return flags
+    if rings.descriptors_left == 0:
+        return CHAIN_BAD_TABLE   # the descriptor table alone has no more than a chain may have
+    rings.descriptors_left -= 1
+    used_room = slot.readable_count + slot.writable_count
+    count = memory.translate(entry.gpa, entry.length_bytes, ranges + used_room, <int>(room - used_room))
     if count < 0:
-        return CHAIN_BAD_ADDRESS
-    for piece in range(count):
-        slot.region_mask |= (<uint64_t>1) << ranges[used_room + piece].region_index
+        return CHAIN_NO_ROOM if count == -E2BIG else CHAIN_BAD_ADDRESS
     if entry.flags & DESC_F_WRITE:
         slot.writable_count += count
     elif slot.writable_count:
@@ -251,21 +243,37 @@ cdef int _add_ranges(const Descriptor *entry, GuestMemory memory, RequestSlot *s
     return 0
 
 
-cdef int _read_indirect(Rings *rings, Descriptor *entry, GuestMemory memory, RequestSlot *slot, Range *ranges,
-                        uint32_t room, uint32_t *budget) noexcept nogil:
-    cdef Range places[REGION_LIMIT]
+cdef int _read_indirect(Rings *rings, const Descriptor *table_entry, GuestMemory memory, RequestSlot *slot,
+                        Range *ranges, uint32_t room, int flags) noexcept nogil:
+    """Follow a chain through its indirect table; `flags`, with what makes the request bad.
+
+    A bad table is read all the same as far as there is one: most have a status byte.
+    """
+    cdef Range place
+    cdef Descriptor entry
     cdef Descriptor *table = NULL
-    cdef int count
-    cdef uint32_t table_size = entry.length_bytes // <uint32_t>sizeof(Descriptor)
-    if table_size == 0 or entry.length_bytes % sizeof(Descriptor) or table_size > MAX_QUEUE_SIZE:
-        return CHAIN_BAD_ADDRESS
-    count = memory.translate(entry.gpa, entry.length_bytes, places, REGION_LIMIT)
-    if count < 0:
-        return CHAIN_BAD_ADDRESS
-    if count == 1:
-        table = <Descriptor *>memory.pointer(places)
-    budget[0] += 1   # the descriptor that refers to the table is none of the chain's buffers
-    return _read_table(rings, table, entry.gpa, table_size, 0, memory, slot, ranges, room, budget, True)
+    cdef uint32_t index = 0, table_size = table_entry.length_bytes // <uint32_t>sizeof(Descriptor)
+    if table_entry.length_bytes % sizeof(Descriptor) or table_size > MAX_QUEUE_SIZE:
+        flags |= CHAIN_BAD_TABLE
+        table_size = min(table_size, <uint32_t>MAX_QUEUE_SIZE)
+    if memory.translate(table_entry.gpa, table_entry.length_bytes, &place, 1) == 1:
+        table = <Descriptor *>memory.pointer(&place)
+    for _ in range(table_size):
+        # The one read; what is checked is the copy.
+        if table != NULL:
+            memcpy(&entry, table + index, sizeof(Descriptor))
+        elif not _gather(memory, table_entry.gpa + index * sizeof(Descriptor), &entry):
+            return flags | CHAIN_BAD_ADDRESS
+        if entry.flags & DESC_F_INDIRECT:
+            flags |= CHAIN_BAD_TABLE   # must not be nested (2.7.5.3.1)
+        else:
+            flags = _take_descriptor(rings, &entry, memory, slot, ranges, room, flags)
+        if not entry.flags & DESC_F_NEXT:
+            return flags
+        if entry.next >= table_size:
+            break
+        index = entry.next
+    return flags | CHAIN_BAD_TABLE   # it leads out of the table, loops, or there is none
 
 
 cdef bint _gather(GuestMemory memory, uint64_t gpa, Descriptor *entry) noexcept nogil:

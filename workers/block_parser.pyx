@@ -245,6 +245,7 @@ cdef class BlockParser(RequestParser):
         slot.flags |= SLOT_CHANGES
         slot.charge_kind = CHARGE_WRITE
         slot.length_bytes = written_sectors * SECTOR_BYTES   # what is only given back costs no bytes
+        slot.readable_count = slot.writable_count = 0   # only the status byte is still to be written
         memcpy(ranges, segments, count * sizeof(Segment))
         slot.first_range = 0
         slot.range_count = count

@@ -21,25 +21,31 @@ from ringblk.workers.uring_pump import UringPump
 _log = logging.getLogger(__name__)
 
 
-class MapRegion(msgspec.Struct, tag=True, frozen=True):
-    """Map this region, whose fd comes along, under this index; requests of this epoch use it."""
+class MapRegion(msgspec.Struct, frozen=True):
+    """A region to be mapped under this index; requests of this epoch use it."""
 
     region_index: int
     region: MemoryRegion
     epoch: int
 
 
-class UnmapRegion(msgspec.Struct, tag=True, frozen=True):
-    """No request uses this region any more."""
+class MapRegions(msgspec.Struct, tag=True, frozen=True):
+    """Map these regions, whose fds come along."""
 
-    region_index: int
+    regions: list[MapRegion]
+
+
+class UnmapRegions(msgspec.Struct, tag=True, frozen=True):
+    """No request uses these regions any more."""
+
+    region_indexes: list[int]
 
 
 class Stop(msgspec.Struct, tag=True, frozen=True):
     """End; nothing is in flight."""
 
 
-ToWorker = MapRegion | UnmapRegion | Stop
+ToWorker = MapRegions | UnmapRegions | Stop
 
 
 class WorkerSetup(msgspec.Struct, frozen=True):
@@ -88,19 +94,23 @@ def _read_channel(channel: Channel[ToWorker], memory: GuestMemory, pump: Pump) -
     pump.take_control()
     waiting = list(iter(channel.receive, None))
     unmapped_at = {
-        message.region_index: place
+        region_index: place
         for place, (message, _) in enumerate(waiting)
-        if isinstance(message, UnmapRegion)
+        if isinstance(message, UnmapRegions)
+        for region_index in message.region_indexes
     }
     for place, (message, fds) in enumerate(waiting):
         match message:
-            case MapRegion() if place < unmapped_at.get(message.region_index, 0):
-                # Its memory may be gone as well, and its index stand for another region already.
-                memory.skip(message.epoch)
-            case MapRegion():
-                memory.add(message.region_index, message.region, fds[0], message.epoch, or_lost=True)
-            case UnmapRegion():
-                memory.unmap(message.region_index)
+            case MapRegions():
+                for added, fd in zip(message.regions, fds, strict=True):
+                    if place < unmapped_at.get(added.region_index, 0):
+                        # Its memory may be gone as well, and its index stand for another region already.
+                        memory.skip(added.epoch)
+                    else:
+                        memory.add(added.region_index, added.region, fd, added.epoch, or_lost=True)
+            case UnmapRegions():
+                for region_index in message.region_indexes:
+                    memory.unmap(region_index)
             case Stop():
                 return False
         for fd in fds:

@@ -15,6 +15,7 @@ EVENT_IDX = 1 << 29
 class FakeDevice:
     def __init__(self, num_queues: int = 4) -> None:
         self.num_queues = num_queues
+        self.max_mem_slots = 509
         self.device_features = VERSION_1 | EVENT_IDX
         self.calls: list[tuple[Any, ...]] = []
         self.refuse: set[str] = set()

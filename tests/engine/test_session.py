@@ -67,7 +67,7 @@ def test_libblkio_s_dialogue() -> None:
         taken |= ProtocolFeature.CONFIG | ProtocolFeature.CONFIGURE_MEM_SLOTS
         assert await client.acked(R.SET_PROTOCOL_FEATURES, taken) == 0
         assert await client.ask(R.GET_QUEUE_NUM, need_reply=True) == 4
-        assert await client.ask(R.GET_MAX_MEM_SLOTS, need_reply=True) == 32
+        assert await client.ask(R.GET_MAX_MEM_SLOTS, need_reply=True) == 509
         for _ in range(3):
             config = await client.ask(R.GET_CONFIG, ConfigSpace(0, 0, bytes(60)), need_reply=True)
             assert config == ConfigSpace(0, 0, bytes(range(60)))
@@ -114,7 +114,7 @@ def test_qemu_s_dialogue_over_a_guest_s_reboot() -> None:
         await client.ask(R.GET_PROTOCOL_FEATURES)
         await client.tell(R.SET_PROTOCOL_FEATURES, PROTOCOL_FEATURES)
         assert await client.ask(R.GET_QUEUE_NUM) == 4
-        assert await client.ask(R.GET_MAX_MEM_SLOTS) == 32
+        assert await client.ask(R.GET_MAX_MEM_SLOTS) == 509
         ours, theirs = socket.socketpair()
         with ours, theirs:
             assert await client.acked(R.SET_BACKEND_REQ_FD, None, (theirs.fileno(),)) == 0

@@ -20,10 +20,11 @@ from posix.uio cimport iovec
 from chain_input cimport ChainInput
 from ringblk.engine.dispatch_loop cimport DispatchLoop
 from ringblk.shm.inflight cimport InflightQueue
-from ringblk.shm.memory cimport REGION_LIMIT, GuestMemory, MappedRegion
+from ringblk.shm.memory cimport GuestMemory, MappedRegion
 from ringblk.shm.rate_limit cimport CHARGE_OTHER, CHARGE_READ, CHARGE_WRITE
+from ringblk.shm.region_set cimport REGION_LIMIT, RegionSet, add_region
 from ringblk.shm.slot cimport Range, RequestSlot
-from ringblk.shm.state cimport StateSegment
+from ringblk.shm.state cimport LONG_RANGES, StateSegment
 from ringblk.shm.virtqueue cimport Virtqueue
 from ringblk.workers.block_request cimport (
     DRIVE_ID_BYTES, OPERATION_DISCARD, OPERATION_FLUSH, OPERATION_GET_ID, OPERATION_READ, OPERATION_WRITE,
@@ -79,9 +80,12 @@ cdef int check_range(GuestMemory memory, const Range *piece) noexcept nogil:
     return 0
 
 
-cdef int check_used_range(GuestMemory memory, RequestSlot *slot, const Range *piece) noexcept nogil:
+cdef int check_used_range(StateSegment state, GuestMemory memory, uint32_t slot_index, const Range *piece) noexcept nogil:
+    cdef RegionSet regions
     check_range(memory, piece)
-    return check(slot.region_mask >> piece.region_index & 1, b"a region stays mapped while a slot names it")
+    memset(&regions, 0, sizeof(regions))
+    add_region(&regions, piece.region_index)
+    return check(state.lies_in(slot_index, &regions), b"a region stays mapped while a slot names it")
 
 
 cdef class CheckingParser(RequestParser):
@@ -108,15 +112,17 @@ cdef class CheckingParser(RequestParser):
         cdef RequestSlot *slot = &self.state.slots[slot_index]
         cdef Range *ranges = self.state.slot_ranges(slot_index)
         cdef uint32_t index, count = slot.readable_count + slot.writable_count
-        check(slot_index < SLOT_COUNT and count <= self.state.ranges_per_slot, b"a chain's ranges fit into its slot")
+        check(slot_index < SLOT_COUNT and slot.long_list <= self.state.long_list_count, b"a slot has a list of ranges")
+        check(count <= (<uint32_t>LONG_RANGES if slot.long_list else self.state.ranges_per_slot),
+              b"a chain's ranges fit into its list")
         self.used_limit_bytes[slot_index] = 0
         for index in range(count):
-            check_used_range(self.memory, slot, ranges + index)
+            check_used_range(self.state, self.memory, slot_index, ranges + index)
             check(ranges[index].length_bytes > 0, b"a range is not empty")
             if index >= slot.readable_count:
                 self.used_limit_bytes[slot_index] += ranges[index].length_bytes
         if slot.has_status:
-            check_used_range(self.memory, slot, &slot.status_range)
+            check_used_range(self.state, self.memory, slot_index, &slot.status_range)
             check(slot.status_range.length_bytes == 1, b"a status is a byte")
             self.used_limit_bytes[slot_index] = max(self.used_limit_bytes[slot_index], <uint64_t>1)
         self.parser.prepare(slot_index, chain_flags)
@@ -339,6 +345,7 @@ cdef class ChainTarget:
               b"each chain taken in comes back once")
         check(inflight.record.count == 0, b"nothing stays in flight")
         check(self.loop.handover.free_count == SLOT_COUNT, b"every slot is free again")
+        check(self.loop.handover.free_list_count == self.state.long_list_count, b"every long list is free again")
         self._check_outcomes()
         self.loop.take_broken()
         self.executor.take_error()

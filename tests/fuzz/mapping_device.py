@@ -27,6 +27,7 @@ class MappingDevice:
     def __init__(self, config: BlockDevice) -> None:
         self.config = config
         self.num_queues = config.num_queues
+        self.max_mem_slots = 32  # refused in a short input as well
         self.model = EngineModel()
         self.memory = GuestMemory()
         self.queues: dict[int, Virtqueue] = {}

@@ -22,10 +22,10 @@ from tests.mock_driver import (
     MockDriver,
 )
 
-BAD_ADDRESS, BAD_ORDER = 1, 2
+BAD_ADDRESS, BAD_ORDER, BAD_TABLE = 1, 2, 4
 RAM_BYTES = 1 << 21
 CUTS = (0x180001, 0x180007, 0x180100, 0x181000, 0x181FFF, 0x190000)  # where buffers and tables lie
-AVAIL_COUNT, HEAD_INDEX, HEAD_IN_FLIGHT, NEXT_INDEX, LOOP, NESTED, INFLIGHT = range(1, 8)
+AVAIL_COUNT, HEAD_INDEX, HEAD_IN_FLIGHT, NEXT_INDEX, LOOP, INFLIGHT, MEMORY = 1, 2, 3, 4, 5, 7, 8
 
 
 class Rig:
@@ -255,73 +255,58 @@ def test_head_out_of_range(head: int) -> None:
         assert made.virtqueue.broken == HEAD_INDEX
 
 
-@pytest.mark.parametrize("is_indirect", [False, True])
 @pytest.mark.parametrize("next_index", [8, 0xFFFF])
-def test_next_out_of_range(next_index: int, is_indirect: bool) -> None:
+def test_next_out_of_range(next_index: int) -> None:
     with rig(8) as made:
-        driver = made.driver
-        table = driver.reserve(8 * 16, 16) if is_indirect else None
-        driver.descriptor(0, GPA, 4, DESC_F_NEXT, next_index, table_gpa=table)
-        if table is not None:
-            driver.descriptor(0, table, 8 * 16, DESC_F_INDIRECT)
-        driver.offer(0)
+        made.driver.descriptor(0, GPA, 4, DESC_F_NEXT, next_index)
+        made.driver.offer(0)
         assert made.virtqueue.pop() is None
         assert made.virtqueue.broken == NEXT_INDEX
 
 
-@pytest.mark.parametrize("is_indirect", [False, True])
 @pytest.mark.parametrize("length", [1, 2, 8])
-def test_loops(length: int, is_indirect: bool) -> None:
+def test_loops(length: int) -> None:
     with rig(8) as made:
-        driver = made.driver
-        table = driver.reserve(8 * 16, 16) if is_indirect else None
         for index in range(length):
-            driver.descriptor(index, GPA, 4, DESC_F_NEXT, (index + 1) % length, table_gpa=table)
-        if table is not None:
-            driver.descriptor(0, table, 8 * 16, DESC_F_INDIRECT)
-        driver.offer(0)
+            made.driver.descriptor(index, GPA, 4, DESC_F_NEXT, (index + 1) % length)
+        made.driver.offer(0)
         assert made.virtqueue.pop() is None
         assert made.virtqueue.broken == LOOP
 
 
-@pytest.mark.parametrize("chain_limit", [0, 20])
+@pytest.mark.parametrize("chain_limit", [0, 20, 2000])
 def test_an_indirect_chain_may_have_as_many_descriptors_as_is_allowed(chain_limit: int) -> None:
-    limit = max(8, chain_limit)
+    """Not fewer than QEMU allows, which is what drivers go by; one more costs that request alone."""
+    limit = max(1024, chain_limit)
     with rig(8, chain_limit=chain_limit) as made:
         driver = made.driver
         driver.offer(driver.make_chain([(GPA, 1, True)] * limit, indirect=True))
         assert made.virtqueue.pop() == (0, 0, [], [(0, 0, 1)] * limit)
         driver.offer(driver.make_chain([(GPA, 1, True)] * (limit + 1), indirect=True))
-        assert made.virtqueue.pop() is None
-        assert made.virtqueue.broken == LOOP
+        assert made.virtqueue.pop() == (0, BAD_TABLE, [], [(0, 0, 1)] * limit)
+        driver.offer(driver.make_chain([(GPA, 4, True)]))
+        assert made.virtqueue.pop() == (0, 0, [], [(0, 0, 4)])
 
 
-@pytest.mark.parametrize("case", ["in a table", "with next"])
-def test_nested_indirect(case: str) -> None:
+def test_descriptors_before_an_indirect_table_count_with_those_in_it() -> None:
     with rig(8) as made:
         driver = made.driver
-        inner = driver.make_table([(GPA, 4, True)])
-        if case == "in a table":
-            outer = driver.reserve(16, 16)
-            driver.descriptor(0, inner, 16, DESC_F_INDIRECT, table_gpa=outer)
-            driver.descriptor(0, outer, 16, DESC_F_INDIRECT)
-        else:
-            driver.descriptor(0, inner, 16, DESC_F_INDIRECT | DESC_F_NEXT, 1)
-            driver.descriptor(1, GPA, 4)
-        driver.offer(0)
-        assert made.virtqueue.pop() is None
-        assert made.virtqueue.broken == NESTED
+        driver.offer(driver.make_chain([(GPA, 1, True)] * 1024, indirect=7))
+        assert made.virtqueue.pop() == (0, 0, [], [(0, 0, 1)] * 1024)
+        driver.offer(driver.make_chain([(GPA, 1, True)] * 1025, indirect=7))
+        head, flags, _, _ = made.virtqueue.pop() or (9, 0, [], [])
+        assert (head, flags) == (0, BAD_TABLE)
 
 
 def test_broken_is_sticky_and_named() -> None:
-    assert sorted(BROKEN_REASONS)[:7] == [
+    assert sorted(BROKEN_REASONS) == [
         AVAIL_COUNT,
         HEAD_INDEX,
         HEAD_IN_FLIGHT,
         NEXT_INDEX,
         LOOP,
-        NESTED,
         INFLIGHT,
+        MEMORY,
     ]
     with rig(8) as made:
         driver, queue = made.driver, made.virtqueue

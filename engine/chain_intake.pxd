@@ -1,0 +1,18 @@
+from libc.stdint cimport uint16_t, uint32_t, uint64_t
+
+from ringblk.engine.handover cimport Handover
+from ringblk.shm.memory cimport GuestMemory
+from ringblk.shm.state cimport StateSegment
+from ringblk.shm.virtqueue cimport Rings
+
+cdef class ChainIntake:
+    cdef StateSegment state
+    cdef GuestMemory memory
+    cdef Handover handover
+    cdef uint64_t waiting_queues     # queues whose next chain waits for a long list
+
+    cdef void begin_round(self) noexcept nogil
+    cdef inline bint is_waiting(self, uint32_t queue_index) noexcept nogil:
+        """Whether the queue's next chain needs a long list, and all were in use."""
+        return (self.waiting_queues >> queue_index) & 1
+    cdef int read(self, Rings *rings, uint16_t head_index, uint32_t slot_index) noexcept nogil

@@ -1,0 +1,56 @@
+# cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True
+"""What the dispatcher has told of the front end's memory that cannot be reached any more."""
+
+from libc.stdint cimport uint32_t, uint64_t
+
+from ringblk.shm.atomic cimport clear_bits_64, load_relaxed_64
+from ringblk.shm.region_set cimport REGION_LIMIT, REGION_WORDS, has_region
+from ringblk.shm.state cimport StateHeader, StateSegment, forget_lost_regions
+
+
+cdef class LostMemory:
+    """Regions and in-flight region as the state segment has them, of which each is told once."""
+
+    def __cinit__(self, StateSegment state):
+        self.state = state
+
+    cdef bint has_news(self) noexcept nogil:
+        """Whether memory was lost that nobody was told of yet."""
+        cdef StateHeader *header = self.state.header
+        cdef uint64_t lost
+        cdef uint32_t word
+        if load_relaxed_64(&header.lost_inflight) != self.told_inflight:
+            return True
+        if load_relaxed_64(&header.lost_words) == 0 and not self.has_told_regions:
+            return False
+        self.has_told_regions = False
+        for word in range(<uint32_t>REGION_WORDS):
+            lost = load_relaxed_64(&header.lost_regions.words[word])
+            self.told_regions.words[word] &= lost   # the supervisor has forgotten the rest
+            if lost:
+                self.has_told_regions = True
+            if lost != self.told_regions.words[word]:
+                return True
+        return False
+
+    def take(self):
+        """The lost regions, and whether the in-flight region is lost as well."""
+        cdef StateHeader *header = self.state.header
+        cdef uint32_t word
+        for word in range(<uint32_t>REGION_WORDS):
+            self.told_regions.words[word] = load_relaxed_64(&header.lost_regions.words[word])
+        self.has_told_regions = True
+        self.told_inflight = load_relaxed_64(&header.lost_inflight)
+        lost_regions = [index for index in range(<uint32_t>REGION_LIMIT) if has_region(&self.told_regions, index)]
+        return lost_regions, self.told_inflight != 0
+
+    def forget_region(self, uint32_t region_index):
+        """No request uses the region any more: its index may stand for another."""
+        cdef uint64_t mask = (<uint64_t>1) << (region_index & 63)
+        forget_lost_regions(self.state.header, region_index >> 6, mask)
+        self.told_regions.words[region_index >> 6] &= ~mask
+
+    def forget_inflight(self):
+        """Another in-flight region takes its place."""
+        clear_bits_64(&self.state.header.lost_inflight, 1)
+        self.told_inflight = 0
