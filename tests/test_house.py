@@ -108,10 +108,10 @@ def test_a_compiled_module_in_a_room_of_its_own_is_built(tmp_path: Path) -> None
     (tmp_path / "shm" / "queues" / "split.pyx").touch()
     (tmp_path / "src" / "ringblk" / "workers").mkdir(parents=True)
     (tmp_path / "src" / "ringblk" / "shm").symlink_to("../../shm")
-    (tmp_path / "src" / "ringblk" / "workers" / "pump.pyx").touch()
+    (tmp_path / "src" / "ringblk" / "workers" / "other.pyx").touch()
     assert compiled_modules(tmp_path) == {
         "ringblk.shm.queues.split": Path("src/ringblk/shm/queues/split.pyx"),
-        "ringblk.workers.pump": Path("src/ringblk/workers/pump.pyx"),
+        "ringblk.workers.other": Path("src/ringblk/workers/other.pyx"),
     }
 
 

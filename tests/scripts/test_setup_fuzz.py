@@ -25,7 +25,8 @@ case "$*" in *libclang-rt-99-dev) [ -e "$0.empty" ] || touch "$(dirname "$0")/cl
 def fakes(tmp_path: Path) -> Path:
     """A clang without runtime, an apt that brings it, and a copy of the script with a complete .venv."""
     (tmp_path / "scripts").mkdir()
-    shutil.copy(ROOT / "scripts" / "setup-fuzz", tmp_path / "scripts")
+    for name in ("setup-fuzz", "standard_streams.sh"):
+        shutil.copy(ROOT / "scripts" / name, tmp_path / "scripts")
     for name, text in (("clang", CLANG), ("apt-get", APT), (".venv/bin/python", "#!/bin/sh\n")):
         program = tmp_path / "fakes" / name if "/" not in name else tmp_path / name
         program.parent.mkdir(parents=True, exist_ok=True)
