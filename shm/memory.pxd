@@ -26,6 +26,7 @@ cdef class GuestMemory:
     cdef StateHeader *header        # of the state segment; NULL: nothing is guarded
 
     cdef int translate(self, uint64_t gpa, uint64_t length_bytes, Range *ranges, int room) noexcept nogil
+    cdef bint holds(self, uint64_t gpa, uint64_t length_bytes) noexcept nogil
     cdef uint8_t *at_uva(self, uint64_t uva, uint64_t length_bytes) noexcept nogil
     cdef inline uint8_t *pointer(self, const Range *piece) noexcept nogil:
         return self.regions[piece.region_index].base + piece.offset_bytes

@@ -217,6 +217,17 @@ cdef class GuestMemory:
             length_bytes -= piece_bytes
         return count
 
+    cdef bint holds(self, uint64_t gpa, uint64_t length_bytes) noexcept nogil:
+        """Whether all of a guest physical range lies in current regions."""
+        cdef Range piece
+        cdef int result = -E2BIG
+        while result == -E2BIG:
+            result = self.translate(gpa, length_bytes, &piece, 1)
+            if result == -E2BIG:   # there is more of it, behind this piece
+                gpa += piece.length_bytes
+                length_bytes -= piece.length_bytes
+        return result >= 0
+
     cdef uint8_t *at_uva(self, uint64_t uva, uint64_t length_bytes) noexcept nogil:
         """The bytes at a front end's own address, or NULL where they are not within one current region."""
         cdef uint32_t place

@@ -247,7 +247,7 @@ cdef int _read_indirect(Rings *rings, const Descriptor *table_entry, GuestMemory
                         Range *ranges, uint32_t room, int flags) noexcept nogil:
     """Follow a chain through its indirect table; `flags`, with what makes the request bad.
 
-    A bad table is read all the same as far as there is one: most have a status byte.
+    A bad table is read all the same where all of it is memory: most have a status byte.
     """
     cdef Range place
     cdef Descriptor entry
@@ -258,6 +258,8 @@ cdef int _read_indirect(Rings *rings, const Descriptor *table_entry, GuestMemory
         table_size = min(table_size, <uint32_t>MAX_QUEUE_SIZE)
     if memory.translate(table_entry.gpa, table_entry.length_bytes, &place, 1) == 1:
         table = <Descriptor *>memory.pointer(&place)
+    elif not memory.holds(table_entry.gpa, table_entry.length_bytes):
+        return flags | CHAIN_BAD_ADDRESS
     for _ in range(table_size):
         # The one read; what is checked is the copy.
         if table != NULL:

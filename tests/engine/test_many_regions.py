@@ -16,6 +16,8 @@ import pytest
 from ringblk import BackendGone
 from ringblk.engine.frontend_request import BackendRefused
 from ringblk.shm.region import MemoryRegion
+from ringblk.shm.state import StateSegment
+from ringblk.shm.state_reader import read_queue
 from tests.inline_device import IN, OK, OUT, UVA_OFFSET
 
 from .engine_rig import Engine, RawFrontend, eventually, raw_frontend
@@ -121,7 +123,7 @@ def test_all_slots_are_used_and_emptied_while_processes_die(engine: Engine, plug
     replace(engine, "rb-worker-0")
     replace(engine, "rb-worker-1")
     plugged.check(order[::16])
-    assert mapped_count(engine) == {MEM_SLOTS - 1}
+    eventually(lambda: mapped_count(engine) == {MEM_SLOTS - 1}, "all mapped by all")
     dice.shuffle(order)
     for number in range(0, len(order), 64):
         for place in order[number : number + 64]:
@@ -154,8 +156,11 @@ def test_regions_go_while_requests_are_in_all_of_them(engine: Engine, plugged: P
         chain = [(header, 16, False), *parts, (statuses[-1], 1, True)]
         driver.make_chain(chain, indirect=True, indices=[head])
     driver.offer(*heads)
-    queue.kick()
     os.pwrite(plugged.fd, b"\xee" * PAGE * count, 0)
+    queue.kick()
+    state = StateSegment.attach(engine.segment_name)
+    eventually(lambda: read_queue(state, 0)[4] == len(heads), "all of them in flight")
+    state.close()
     removing = threading.Thread(target=plugged.unplug_all, args=(count,))
     removing.start()
     replace(engine, "rb-dispatcher")
