@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from ringblk.engine.block_device import BlockDevice, BlockDeviceConfig
 from ringblk.engine.child import open_fds
 from ringblk.engine.config import ConfigError, EngineConfig
-from ringblk.engine.descriptor_seal import is_read_by_peer
+from ringblk.engine.descriptor_seal import has_hung_up, is_read_by_peer
 from ringblk.engine.engine_segments import create_engine_segment
 from ringblk.engine.image_claim import claim_image, engines_on, image_identity, remove_dead_engines
 from ringblk.engine.listener import Listener
@@ -21,7 +21,7 @@ from ringblk.engine.open_files import reserve_open_files
 from ringblk.engine.sandbox_plan import plan_sandbox, plan_user
 from ringblk.engine.session import Session
 from ringblk.engine.supervisor import EngineFailed, Supervisor
-from ringblk.engine.takeover import CONTROL_HINT, check_takeover, take_over_socket
+from ringblk.engine.takeover import CONTROL_HINT, check_takeover, peer_process_id, take_over_socket
 from ringblk.shm.rate_group import RateGroup, RateGroupError
 from ringblk.shm.rate_limit import RateLimit
 from ringblk.shm.rate_limit_settings import RateLimitSettings
@@ -270,6 +270,7 @@ async def _serve_sessions(listener: Listener, supervisor: Supervisor) -> None:
     async for connected in listener.connections():
         session = Session(connected, supervisor)
         yielding = asyncio.ensure_future(_yield_to_next(session, listener))
+        supervisor.set_front_end(peer_process_id(connected))
         supervisor.changes.notify_config_change = session.notify_config_change
         supervisor.reports.end_session = session.end
         listener.call_when_sealed(partial(_end_if_handed_over, session, connected))
@@ -285,7 +286,7 @@ async def _serve_sessions(listener: Listener, supervisor: Supervisor) -> None:
 
 def _end_if_handed_over(session: Session, connected: socket.socket) -> None:
     """End the session if another front end has had its other end among what it sent."""
-    if not is_read_by_peer(connected):
+    if not is_read_by_peer(connected) and not has_hung_up(connected):
         session.end("its other end was handed over")
 
 
