@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from ringblk.engine.block_device import MAX_PHYSICAL_BLOCK_BYTES, BlockDevice, BlockDeviceConfig
 from ringblk.engine.child import open_fds
 from ringblk.engine.config import ConfigError, EngineConfig
-from ringblk.engine.descriptor_seal import is_read_by_peer
+from ringblk.engine.descriptor_seal import has_hung_up, is_read_by_peer
 from ringblk.engine.drive_limits import open_limits
 from ringblk.engine.drive_record import (
     FoundRecord,
@@ -38,6 +38,7 @@ from ringblk.engine.takeover import (
     check_same_drive,
     check_takeover,
     is_engine,
+    peer_process_id,
     take_over_socket,
 )
 from ringblk.shm.process import crash_point
@@ -346,6 +347,7 @@ async def _serve_sessions(listener: Listener, supervisor: Supervisor, current: l
         session = Session(connected, supervisor)
         current[:] = [session]
         yielding = asyncio.ensure_future(_yield_to_next(session, listener))
+        supervisor.set_front_end(peer_process_id(connected))
         supervisor.changes.notify_config_change = session.notify_config_change
         supervisor.reports.end_session = session.end
         listener.call_when_sealed(partial(_end_if_handed_over, session, connected))
@@ -361,7 +363,7 @@ async def _serve_sessions(listener: Listener, supervisor: Supervisor, current: l
 
 def _end_if_handed_over(session: Session, connected: socket.socket) -> None:
     """End the session if another front end has had its other end among what it sent."""
-    if not is_read_by_peer(connected):
+    if not is_read_by_peer(connected) and not has_hung_up(connected):
         session.end("its other end was handed over")
 
 

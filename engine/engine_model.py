@@ -172,6 +172,8 @@ class EngineModel:
         queue.is_started = is_done
         if is_done:
             self.memory_advice.forget()
+            current = (mapped for mapped in self.regions.values() if mapped.is_current)
+            self.memory_advice.look_for_copies((mapped.message.region, mapped.fd) for mapped in current)
         else:
             self.forget_queue(queue.vring.queue_index, True)
 

@@ -56,9 +56,9 @@ class Listener:
             take_inline(self._socket)
             yield self._socket.dup()
             return
-        self._waiting = WaitingFrontends(self._socket)
+        waiting = self._waiting = WaitingFrontends(self._socket)
         while True:
-            yield await self._waiting.next()
+            yield await waiting.next()
 
     async def wait_next(self) -> None:
         """Return once another front end waits for its turn; not for an inherited connection."""

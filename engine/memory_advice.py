@@ -1,6 +1,9 @@
 """Why a ring cannot be reached in the memory that a front end shares, in words that say what to do."""
 
-from collections.abc import Sequence
+import contextlib
+import logging
+import os
+from collections.abc import Iterable, Sequence
 
 from ringblk.engine.device import DeviceError
 from ringblk.engine.vring import Vring
@@ -8,12 +11,17 @@ from ringblk.shm.region import MemoryRegion
 
 _SHARED = "-object memory-backend-memfd,id=mem,size=SIZE,share=on -machine memory-backend=mem"
 
+_log = logging.getLogger(__name__)
+
 
 class MemoryAdvice:
     """Refuses rings outside of the regions. The same reason counts as told until a ring starts."""
 
     def __init__(self) -> None:
         self._told: set[str] = set()
+        self._has_told_of_copy = False
+        self.front_end_pid: int | None = None
+        """The process that is served, if it can be told and has not been looked at."""
 
     def check(self, vring: Vring, regions: Sequence[MemoryRegion]) -> None:
         """Raise `DeviceError` unless each part of the ring lies within one region."""
@@ -28,6 +36,27 @@ class MemoryAdvice:
                 raise self._refusal(
                     f"queue {vring.queue_index}: its {name} is not within one memory region; on QEMU's "
                     "command line each memory backend needs share=on"
+                )
+
+    def look_for_copies(self, regions: Iterable[tuple[MemoryRegion, int]]) -> None:
+        """Say once in the log if the front end has a copy of its own of the memory that it handed over.
+
+        QEMU sends the file of a memory backend without share=on like any other, and maps it for itself alone:
+        what the guest writes never comes here, and its requests hang. Only a front end of the same user can
+        be looked at, which is done when its first queue starts.
+        """
+        pid, self.front_end_pid = self.front_end_pid, None
+        if pid is None or self._has_told_of_copy:
+            return
+        with contextlib.suppress(OSError):
+            private = private_mappings(pid)
+            if any(is_mapped_at(private, region.uva, fd) for region, fd in regions):
+                self._has_told_of_copy = True
+                _log.warning(
+                    "the front end (process %d) does not share the memory that it has handed over: its "
+                    "guest's requests are not seen; on QEMU's command line each memory backend needs "
+                    "share=on",
+                    pid,
                 )
 
     def forget(self) -> None:
@@ -49,3 +78,21 @@ def ring_parts(vring: Vring) -> tuple[tuple[str, int, int], ...]:
         ("avail ring", vring.avail_uva, 6 + 2 * size),
         ("used ring", vring.used_uva, 6 + 8 * size),
     )
+
+
+def private_mappings(pid: int) -> list[tuple[range, int]]:
+    """Where a process has private mappings of files, and the inodes of these. Raises `OSError` (proc(5))."""
+    found = []
+    with open(f"/proc/{pid}/maps") as maps:
+        for line in maps:
+            place, permissions, _, _, inode, *_ = line.split()
+            if permissions.endswith("p") and inode != "0":
+                start, end = (int(word, 16) for word in place.split("-"))
+                found.append((range(start, end), int(inode)))
+    return found
+
+
+def is_mapped_at(mappings: list[tuple[range, int]], address: int, fd: int) -> bool:
+    """Whether one of the mappings has this file at this address."""
+    inode = os.fstat(fd).st_ino
+    return any(address in place and mapped_inode == inode for place, mapped_inode in mappings)

@@ -133,6 +133,10 @@ class Supervisor:
             pids["dispatcher"] = self._dispatcher.pid
         return pids
 
+    def set_front_end(self, pid: int | None) -> None:
+        """This process is served from now on, if it can be told."""
+        self._model.memory_advice.front_end_pid = pid
+
     async def stop(self) -> None:
         """End all children; the session has been reset, so nothing is in flight."""
         self._is_stopping = True

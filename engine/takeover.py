@@ -137,7 +137,12 @@ def _listening_pid(socket_path: str | None) -> int | None:
             probe.connect(socket_path)
         except OSError:
             return None
-        credentials = probe.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
+        return peer_process_id(probe)
+
+
+def peer_process_id(connected: socket.socket) -> int | None:
+    """Who has made the other end of a unix socket; None: nobody in this process's namespace."""
+    credentials = connected.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
     return _CREDENTIALS.unpack(credentials)[0] or None
 
 

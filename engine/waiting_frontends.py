@@ -65,7 +65,7 @@ class WaitingFrontends:
             self._ends.popitem()[1].close()
 
     def _accept(self) -> None:
-        while True:
+        for _ in range(MAX_WAITING):  # the loop has other things to do; what is left is told again
             try:
                 connected, _ = self._listening.accept()
             except BlockingIOError:

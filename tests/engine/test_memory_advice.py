@@ -1,12 +1,18 @@
 """A front end that does not share its guest's memory is told what is the matter, and once."""
 
+import ctypes
+import mmap
+import os
 import shutil
 import subprocess
 
+import msgspec
 import pytest
 
 from ringblk.engine.frontend_request import BackendGone, BackendRefused
+from ringblk.engine.memory_advice import MemoryAdvice, is_mapped_at, private_mappings
 from ringblk.engine.vhost_user_messages import ProtocolFeature
+from ringblk.shm.region import MemoryRegion
 from tests.child_process import ends_with_tests
 
 from .engine_rig import PROTOCOL_FEATURES_BIT, Engine, RawFrontend, eventually
@@ -67,6 +73,30 @@ def test_rings_in_memory_that_is_not_shared_are_told_apart() -> None:
         (line,) = [line for line in engine.log().splitlines() if "WARNING" in line]
         assert "queue 0: its descriptor table is not within one memory region" in line
         assert "share=on" in line
+
+
+@pytest.mark.parametrize("is_shared", [False, True])
+def test_memory_that_the_front_end_has_a_copy_of_is_told(
+    is_shared: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    fd = os.memfd_create("guest")
+    os.ftruncate(fd, 1 << 20)
+    memory = mmap.mmap(fd, 1 << 20, flags=mmap.MAP_SHARED if is_shared else mmap.MAP_PRIVATE)
+    view = (ctypes.c_char * len(memory)).from_buffer(memory)
+    region = MemoryRegion(gpa=0, size_bytes=1 << 20, uva=ctypes.addressof(view), mmap_offset_bytes=0)
+    advice = MemoryAdvice()
+    advice.look_for_copies([(region, fd)])
+    assert caplog.records == []
+    for _ in range(3):
+        advice.front_end_pid = os.getpid()
+        advice.look_for_copies([(region, fd)])
+    assert len(caplog.records) == (0 if is_shared else 1)
+    elsewhere = msgspec.structs.replace(region, uva=1 << 46)
+    assert not is_mapped_at(private_mappings(os.getpid()), elsewhere.uva, fd)
+    assert not is_mapped_at(private_mappings(os.getpid()), region.uva, 0)
+    del view
+    memory.close()
+    os.close(fd)
 
 
 @pytest.mark.skipif(QEMU is None, reason="no QEMU here")
