@@ -1,5 +1,6 @@
 """What an engine is started with: command line and configuration file come down to one `EngineConfig`."""
 
+import contextlib
 import os
 from typing import Annotated, Literal
 
@@ -17,6 +18,7 @@ from ringblk.engine.rate_limiter_config import (
 )
 from ringblk.shm.rate_group import group_name_fault
 from ringblk.shm.rate_limit_settings import RateLimitSettings
+from ringblk.workers.direct_open import descriptor_of
 
 Count = Annotated[int, msgspec.Meta(ge=1)]
 PowerOfTwo = Annotated[int, msgspec.Meta(ge=2, le=32768)]
@@ -133,6 +135,9 @@ class EngineConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     def drive_name(self) -> str:
         """What the drive is called in statistics: the image's path, or the backend's name."""
         if self.blk_file is not None:
+            if (given := descriptor_of(self.blk_file)) is not None:
+                with contextlib.suppress(OSError):
+                    return os.readlink(f"/proc/self/fd/{given}")
             try:
                 return os.path.join(os.getcwd(), self.blk_file)
             except FileNotFoundError:  # the folder that it was started in has been removed

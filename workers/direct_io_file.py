@@ -92,9 +92,9 @@ class DirectIoFile:
         # What stood there before must be overwritten to become zeroes.
         self._old_bytes = size_of(self._fd) if opened.is_wrapped else 0
         self._calls = threading.Lock()  # one call at a time: a write stays whole, and in order
-        self._state = (
-            threading.Condition()
-        )  # over what callers and the background share, down to _is_draining
+        # Over what callers and the background share, down to _is_draining.
+        self._lock = threading.Lock()
+        self._state = threading.Condition(self._lock)
         self._executor = ThreadPoolExecutor(1, thread_name_prefix="direct-io-file")
         self._spare = [memoryview(mmap.mmap(-1, buffer_bytes)) for _ in range(buffer_count)]
         self._pending: deque[_Part] = deque()
@@ -150,7 +150,6 @@ class DirectIoFile:
             self._check()
             while source:
                 source = source[self._append(source) :]
-            self._wake()
         return size_bytes
 
     def write_zeroes(self, size_bytes: int) -> None:
@@ -166,7 +165,6 @@ class DirectIoFile:
             if size_bytes > tail_bytes:
                 self._leave_hole(size_bytes - tail_bytes)
             self._append_zeroes(tail_bytes)
-            self._wake()
 
     def flush(self) -> None:
         """Write the whole blocks of what was written so far, and wait until that is done; syncs nothing.
@@ -218,7 +216,7 @@ class DirectIoFile:
         with self._calls:
             if self._closed:
                 return
-            with self._state:
+            with self._lock:
                 self._closed = True
             self._executor.shutdown(wait=True)
             release(self._opened)
@@ -254,11 +252,13 @@ class DirectIoFile:
         buffer = self._take_buffer()
         taken = min(len(source), len(buffer) - self._fill_bytes)
         buffer[self._fill_bytes : self._fill_bytes + taken] = source[:taken]
-        with self._state:
+        with self._lock:
             self._fill_bytes += taken
             self._written_bytes += taken
             if self._fill_bytes == len(buffer):
                 self._retire_buffer()
+            elif not self._is_draining:
+                self._wake()
         return taken
 
     def _append_zeroes(self, size_bytes: int) -> int:
@@ -269,7 +269,7 @@ class DirectIoFile:
 
     def _leave_hole(self, size_bytes: int) -> None:
         """Go on so many bytes further on; what was written fills whole blocks."""
-        with self._state:
+        with self._lock:
             if self._fill_bytes:
                 self._retire_buffer()
             self._start_bytes += size_bytes
@@ -277,14 +277,14 @@ class DirectIoFile:
 
     def _take_buffer(self) -> memoryview:
         if self._buffer is None:
-            with self._state:
+            with self._lock:
                 self._state.wait_for(lambda: self._spare)
                 self._buffer = self._spare.pop()
             self._check()
         return self._buffer
 
     def _retire_buffer(self) -> None:
-        """Hand over the rest of the buffer, filled to a block boundary. The caller holds the state."""
+        """Hand over the rest of the buffer, filled to a block boundary. The caller holds the lock."""
         assert self._buffer is not None and self._fill_bytes % self.alignment_bytes == 0  # noqa: PT018
         rest = self._buffer[self._taken_bytes : self._fill_bytes]
         self._pending.append(_Part(rest, self._start_bytes + self._taken_bytes, self._buffer))
@@ -293,11 +293,10 @@ class DirectIoFile:
         self._wake()
 
     def _wake(self) -> None:
-        """Have the background write what fills whole blocks, if it isn't at it."""
-        with self._state:
-            if not self._is_draining and (self._pending or self._ready_bytes):
-                self._is_draining = True
-                self._executor.submit(self._drain)
+        """Have the background write what fills whole blocks, if it isn't at it. The caller holds the lock."""
+        if not self._is_draining and (self._pending or self._ready_bytes):
+            self._is_draining = True
+            self._executor.submit(self._drain)
 
     @property
     def _ready_bytes(self) -> int:
@@ -306,8 +305,8 @@ class DirectIoFile:
 
     def _drain_all(self) -> None:
         """Wait until all whole blocks are written."""
-        self._wake()
-        with self._state:
+        with self._lock:
+            self._wake()
             self._state.wait_for(lambda: not self._is_draining)
 
     def _drain(self) -> None:
@@ -315,12 +314,12 @@ class DirectIoFile:
         while (part := self._next_part()) is not None:
             self._write_in_background(part.data, part.offset_bytes)
             if part.buffer is not None:
-                with self._state:
+                with self._lock:
                     self._spare.append(part.buffer)
                     self._state.notify_all()
 
     def _next_part(self) -> _Part | None:
-        with self._state:
+        with self._lock:
             if self._pending:
                 return self._pending.popleft()
             size_bytes = self._ready_bytes

@@ -107,6 +107,31 @@ def wrap_direct(fd: int, mode: DirectMode) -> OpenedFile:
     return _make_direct(fd, name, mode)._replace(flags_before=flags)
 
 
+def open_again(fd: int, access: int) -> int:
+    """Open what a descriptor is open on once more (`access`: O_RDONLY or O_RDWR), without waiting.
+
+    That makes an open file description of our own: its flags are nobody else's, and a lock on it keeps out
+    another program that was given the same descriptor. Where it is refused, to a user who may not open the
+    file, a duplicate has to do. Raises OSError, also for more access than the descriptor has.
+    """
+    name = f"descriptor {fd}"
+    flags = fcntl.fcntl(fd, fcntl.F_GETFL)
+    if flags & os.O_ACCMODE not in (access, os.O_RDWR):
+        has = "reading" if flags & os.O_ACCMODE == os.O_RDONLY else "writing"
+        raise OSError(errno.EBADF, f"it is open for {has} only", name)
+    try:
+        return os.open(f"/proc/self/fd/{fd}", access | os.O_CLOEXEC | os.O_NONBLOCK)
+    except OSError as error:
+        if error.errno not in (errno.EACCES, errno.EPERM, errno.ENOENT):
+            raise
+        if flags & os.O_APPEND:
+            raise OSError(errno.EINVAL, "it is open for appending", name) from error
+        log.warning(
+            "%s: cannot be opened again (%s): who has it too is not kept off it", name, error.strerror
+        )
+        return fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, 0)
+
+
 def size_of(fd: int) -> int:
     """Return the length of a regular file or block device, whose position stays. Raises OSError."""
     found = os.fstat(fd)

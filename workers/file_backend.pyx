@@ -28,6 +28,7 @@ from ringblk.workers.native_backend cimport NativeBackend
 from ringblk.workers import direct_io, host_device
 from ringblk.workers.backend import BackendError
 from ringblk.workers.block_topology import device_topology, file_topology
+from ringblk.workers.direct_open import descriptor_of, open_again
 
 logger = logging.getLogger(__name__)
 
@@ -42,8 +43,9 @@ cdef struct Cursor:
 
 
 cdef class FileBackend(NativeBackend):
-    """A regular file or a block device.
+    """A regular file or a block device, by its path or a descriptor that is open on it already.
 
+    A descriptor, given as a number or as `/dev/fd/N`, stays the caller's: the file is opened once more.
     `direct` is "on", "off", or "auto": direct where the file system takes it. `block_size_bytes` is what
     direct I/O wants offsets and lengths to be multiples of, and a block device's logical block size. What a size
     has beyond whole logical blocks is not served, and never written to.
@@ -57,7 +59,7 @@ cdef class FileBackend(NativeBackend):
         self.read_only = read_only
         self.fd = open_file(path, read_only)
         try:
-            self.inspect(os.fsdecode(path), direct)
+            self.inspect(name_of(path), direct)
         except BaseException:
             self.close()
             raise
@@ -346,13 +348,22 @@ cdef class FileBackend(NativeBackend):
                 return -errno
 
 
+def name_of(path):
+    """What to call the image in a message."""
+    return f"descriptor {path}" if isinstance(path, int) else os.fsdecode(path)
+
+
 def open_file(path, bint read_only):
     """Open without waiting: a pipe is refused later, not waited for."""
     access = os.O_RDONLY if read_only else os.O_RDWR
+    given = path if isinstance(path, int) else descriptor_of(path)
     try:
-        fd = os.open(path, access | os.O_CLOEXEC | os.O_NONBLOCK)
+        if given is not None:
+            fd = open_again(given, access)
+        else:
+            fd = os.open(path, access | os.O_CLOEXEC | os.O_NONBLOCK)
     except OSError as error:
-        raise BackendError(f"{os.fsdecode(path)}: can't open it: {error.strerror or error}") from error
+        raise BackendError(f"{name_of(path)}: can't open it: {error.strerror or error}") from error
     os.set_blocking(fd, True)
     return fd
 

@@ -25,6 +25,7 @@ COMMANDS = {
         "image",
         "import",
         "--quiet",
+        "--format=raw",
         "IN",
         "OUT",
     ],

@@ -272,3 +272,28 @@ def test_two_imports_to_one_name_do_not_meet(tmp_path: Path) -> None:
     first.communicate()
     assert first.returncode == 0
     assert target.stat().st_size == 8 << 20
+
+
+@pytest.mark.skipif(shutil.which("qemu-io") is None, reason="qemu-io is not installed")
+@pytest.mark.parametrize("command", ["import", "export"])
+@pytest.mark.parametrize("by", ["name", "standard input", "its middle"])
+def test_an_image_that_qemu_writes_to_is_not_read(tmp_path: Path, command: str, by: str) -> None:
+    if command == "export" and by != "name":
+        pytest.skip("export reads no standard input")
+    source, target = tmp_path / "source.raw", tmp_path / "target.raw"
+    source.write_bytes(bytes(1 << 20))
+    with subprocess.Popen(
+        ["qemu-io", "-f", "raw", source], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    ) as qemu:
+        assert qemu.stdout is not None
+        assert qemu.stdout.read(8) == b"qemu-io>"  # it has the image open
+        with source.open("rb") as file:
+            os.lseek(file.fileno(), 512 if by == "its middle" else 0, os.SEEK_SET)
+            name = str(source) if by == "name" else "-"
+            refused = subprocess.run(
+                [*COMMAND, command, name, target], stdin=file, capture_output=True, text=True, check=False
+            )
+        qemu.communicate(b"quit\n")
+    assert refused.returncode == 1
+    assert "the image is in use by a running engine or another program" in refused.stderr
+    assert not target.exists()

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from ringblk.engine.running_engines import RunningEngines
 from ringblk.shm.segment import segment_names
 from tests.child_process import ends_with_tests
 from tests.inline_device import FLUSH, IN, OK, OUT
@@ -358,6 +359,24 @@ def test_a_descriptor_that_is_no_socket(fd: int) -> None:
     assert done.returncode == 1
     assert own_lines(done).startswith(f"vhost-user-ringblk: --fd {fd}: ")
     assert len(done.stderr.splitlines()) == 1
+
+
+def test_an_image_behind_a_descriptor_is_served_as_it_is(tmp_path: Path) -> None:
+    path = tmp_path / "disk.img"
+    path.write_bytes(b"s" * SIZE)
+    fd = os.open(path, os.O_RDWR)
+    os.lseek(fd, 4096, os.SEEK_SET)
+    with Engine("--blk-file=/dev/fd/0", prepare=lambda: os.dup2(fd, 0)) as engine:
+        with raw_frontend(engine) as frontend:
+            assert frontend.queues[0].request(IN, read_bytes=512) == (OK, b"s" * 512)
+            assert frontend.queues[0].request(OUT, 1, data=b"t" * 512)[0] == OK
+        running = RunningEngines(str(engine.process.pid))
+        assert [found.drive for found in running.snapshots()] == [str(path)]
+        running.close()
+        assert engine.end() == 0
+    assert path.read_bytes() == b"s" * 512 + b"t" * 512 + b"s" * (SIZE - 1024)
+    assert os.lseek(fd, 0, os.SEEK_CUR) == 4096
+    os.close(fd)
 
 
 def test_the_path_of_a_living_engine_is_not_taken() -> None:
