@@ -8,7 +8,7 @@ from ram_disk import RamDisk
 
 
 class ClosingDisk(RamDisk):
-    """A line of JSON for each event; `fails` names an exception that close() raises afterwards, without `starts` no worker starts."""
+    """A line of JSON for each event; close() raises `fails` afterwards; without `starts` no worker starts."""
 
     def __init__(self, size_bytes: int, events: Path, fails: str = "", starts: bool = True) -> None:
         super().__init__(size_bytes)
