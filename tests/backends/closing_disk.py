@@ -4,10 +4,10 @@ import json
 import os
 from pathlib import Path
 
-from ram_disk import RamDisk
+from ram_disk import RamDisk  # type: ignore[import-not-found]  # on the path that tests give engines
 
 
-class ClosingDisk(RamDisk):
+class ClosingDisk(RamDisk):  # type: ignore[misc]
     """A line of JSON for each event; close() raises `fails` afterwards; without `starts` no worker starts."""
 
     def __init__(self, size_bytes: int, events: Path, fails: str = "", starts: bool = True) -> None:
