@@ -127,7 +127,7 @@ class Frontend:
         return self._session.config
 
     def refresh_config(self) -> DiskConfig:
-        """Read the config space again, after a resize for example: it says what lies outside of the disk."""
+        """Read the config space again. After a resize the batched form knows the new size only then."""
         self._queues.check_open()
         with self._explained(), self._session.connection.within(self._deadline_s()):
             return self._session.read_config()
@@ -173,7 +173,7 @@ class Frontend:
         QueueFull where the batched form has filled the queue, and ValueError, before anything is done, for
         what is no multiple of 512 or lies outside of the disk.
         """
-        self._queues[queue_index].check_span(offset_bytes, size_bytes)
+        self._check_span(queue_index, offset_bytes, size_bytes)
         pieces = []
         with self._staging(size_bytes) as staging:
             for start, buffer in _parts(staging, size_bytes):
@@ -184,7 +184,7 @@ class Frontend:
     def write(self, offset_bytes: int, data: bytes | bytearray | memoryview, *, queue_index: int = 0) -> None:
         """Write data, a multiple of 512 bytes long, at a multiple of 512."""
         source = memoryview(data).cast("B")
-        self._queues[queue_index].check_span(offset_bytes, len(source))
+        self._check_span(queue_index, offset_bytes, len(source))
         with self._staging(len(source)) as staging:
             for start, buffer in _parts(staging, len(source)):
                 buffer.view[:] = source[start : start + buffer.size_bytes]
@@ -196,7 +196,7 @@ class Frontend:
 
     def discard(self, offset_bytes: int, size_bytes: int, *, queue_index: int = 0) -> None:
         """Tell the disk that these bytes are not needed; what they read as afterwards is its affair."""
-        self._queues[queue_index].check_span(offset_bytes, size_bytes)
+        self._check_span(queue_index, offset_bytes, size_bytes)
         limit = self.config.max_discard_sectors or _MAX_RANGE_SECTORS
         for start, part_bytes in _ranges(size_bytes, limit * SECTOR_BYTES):
             self._finish(self.submit_discard(offset_bytes + start, part_bytes, queue_index=queue_index))
@@ -205,7 +205,7 @@ class Frontend:
         self, offset_bytes: int, size_bytes: int, *, unmap: bool = False, queue_index: int = 0
     ) -> None:
         """Make these bytes zero; with unmap the disk may deallocate them."""
-        self._queues[queue_index].check_span(offset_bytes, size_bytes)
+        self._check_span(queue_index, offset_bytes, size_bytes)
         limit = self.config.max_write_zeroes_sectors or _MAX_RANGE_SECTORS
         for start, part_bytes in _ranges(size_bytes, limit * SECTOR_BYTES):
             self._finish(
@@ -224,6 +224,12 @@ class Frontend:
                 )
             )
             return bytes(buffer).split(b"\0")[0].decode("ascii", "replace")
+
+    def _check_span(self, queue_index: int, offset_bytes: int, size_bytes: int) -> None:
+        queue = self._queues[queue_index]
+        if offset_bytes + size_bytes > queue.capacity_bytes:
+            self.refresh_config()  # it may have grown
+        queue.check_span(offset_bytes, size_bytes)
 
     def _staging(self, size_bytes: int) -> Buffer:
         return self.allocate(max(1, min(size_bytes, MAX_TRANSFER_BYTES)), 4096)
