@@ -12,15 +12,20 @@ then submit(), then poll()) keeps many requests in flight on buffers that alloca
 """
 
 import contextlib
+import math
 import os
-from collections.abc import Iterable, Sequence
+import time
+import weakref
+from collections.abc import Iterable, Iterator, Sequence
 from types import TracebackType
+from typing import NoReturn
 
 from ringblk.engine.block_device import F_FLUSH
 from ringblk.engine.frontend_buffer import Buffer
 from ringblk.engine.frontend_config import WRITEBACK_OFFSET, DiskConfig
 from ringblk.engine.frontend_memory import FrontendMemory
 from ringblk.engine.frontend_queue import FrontendQueue, queue_bytes
+from ringblk.engine.frontend_queues import OpenQueues
 from ringblk.engine.frontend_request import BackendGone, Completion, RequestFailed, RequestType
 from ringblk.engine.frontend_session import FrontendSession
 
@@ -45,10 +50,13 @@ class Frontend:
     `memory_size_bytes` is guest memory for buffers. `queue_size` is a power of two up to 32768; without
     `indirect` a read or write takes three entries of it. With `polling`, waiting spins, which is faster
     where a core is free for it; without, it sleeps until the back end calls. `request_timeout_s` limits
-    how long read() and the like wait (None: for ever); past it they raise TimeoutError.
+    how long the constructor, read() and all else that waits may take (None: no request ends by itself);
+    past it they raise TimeoutError. After one from anything but a request, reconnect().
 
     Raises BackendGone when there is no back end, BackendRefused when it will not do what is asked, and
-    OSError when there is not enough shared memory. One thread uses a queue at a time.
+    OSError when there is not enough shared memory. One thread uses a queue at a time; all else may be used
+    by any. It belongs to the process that made it: in a forked child it is closed, without the parent's
+    noticing. Use after close() is a ValueError.
     """
 
     def __init__(
@@ -65,29 +73,52 @@ class Frontend:
     ) -> None:
         self.request_timeout_s = request_timeout_s
         self._backend = backend
+        self._queues = OpenQueues()
         self._closing = contextlib.ExitStack()
+        deadline_s = self._deadline_s()
         with contextlib.ExitStack() as undo:
             one_queue_bytes = -(-queue_bytes(queue_size) // 64) * 64
             self._memory = FrontendMemory(memory_size_bytes + num_queues * one_queue_bytes, GUEST_MEMORY_GPA)
             undo.callback(self._memory.close)
-            self._session = FrontendSession(backend, indirect=indirect, event_idx=event_idx)
+            undo.callback(self._queues.clear)  # which hold it
+            self._session = FrontendSession(
+                backend, indirect=indirect, event_idx=event_idx, deadline_s=deadline_s
+            )
             undo.callback(self._session.close)
-            self._session.negotiate(num_queues)
-            self._queues = [
-                FrontendQueue(
-                    self._memory.mapping,
-                    self._memory.gpa,
-                    queue_index,
-                    queue_size,
-                    offset_bytes=self._memory.allocate(one_queue_bytes, 64).gpa - self._memory.gpa,
-                    indirect=self._session.indirect,
-                    event_idx=self._session.event_idx,
-                    polling=polling,
-                )
-                for queue_index in range(num_queues)
-            ]
-            self._session.start([self._memory], self._queues)
+            with self._explained(), self._session.connection.within(deadline_s):
+                self._session.negotiate(num_queues)
+                for queue_index in range(num_queues):
+                    self._queues[queue_index] = FrontendQueue(
+                        self._memory.mapping,
+                        self._memory.gpa,
+                        queue_index,
+                        queue_size,
+                        offset_bytes=self._memory.allocate(one_queue_bytes, 64).gpa - self._memory.gpa,
+                        indirect=self._session.indirect,
+                        event_idx=self._session.event_idx,
+                        polling=polling,
+                    )
+                self._session.start([self._memory], self.queues)
             self._closing = undo.pop_all()
+        _of_this_process.add(self)
+
+    def _deadline_s(self) -> float:
+        """When something that begins now must be over, on the monotonic clock."""
+        return math.inf if self.request_timeout_s is None else time.monotonic() + self.request_timeout_s
+
+    @contextlib.contextmanager
+    def _explained(self) -> Iterator[None]:
+        """BackendGone says why, where that is known."""
+        try:
+            yield
+        except BackendGone as gone:
+            self._raise_explained(gone)
+
+    def _raise_explained(self, gone: BackendGone) -> NoReturn:
+        explained = self._session.explain()
+        if explained is None:
+            raise gone
+        raise explained from gone
 
     # About the disk.
 
@@ -97,8 +128,10 @@ class Frontend:
         return self._session.config
 
     def refresh_config(self) -> DiskConfig:
-        """Read the config space again, after a resize for example."""
-        return self._session.read_config()
+        """Read the config space again. After a resize the batched form knows the new size only then."""
+        self._queues.check_open()
+        with self._explained(), self._session.connection.within(self._deadline_s()):
+            return self._session.read_config()
 
     @property
     def capacity_bytes(self) -> int:
@@ -116,9 +149,9 @@ class Frontend:
         return len(self._queues)
 
     @property
-    def queues(self) -> Sequence[FrontendQueue]:
+    def queues(self) -> list[FrontendQueue]:
         """The queues themselves, for native loops (load_generator.py). They end with the front end."""
-        return self._queues
+        return list(self._queues.values())
 
     @property
     def backend_pid(self) -> int | None:
@@ -127,17 +160,21 @@ class Frontend:
 
     def set_write_cache(self, enabled: bool) -> None:
         """Turn the disk's write-back cache on or off (CONFIG_WCE). Off, a write that is done is durable."""
-        self._session.connection.set_config(WRITEBACK_OFFSET, bytes([enabled]))
-        self._session.read_config()
+        self._queues.check_open()
+        with self._explained(), self._session.connection.within(self._deadline_s()):
+            self._session.connection.set_config(WRITEBACK_OFFSET, bytes([enabled]))
+            self._session.read_config()
 
     # One thing at a time.
 
     def read(self, offset_bytes: int, size_bytes: int, *, queue_index: int = 0) -> bytes:
         """Bytes of the disk; both numbers are multiples of 512.
 
-        This and the methods below raise RequestFailed, BackendGone, TimeoutError, DeviceBroken, and
-        QueueFull where the batched form has filled the queue.
+        This and the methods below raise RequestFailed, BackendGone, TimeoutError, DeviceBroken,
+        QueueFull where the batched form has filled the queue, and ValueError, before anything is done, for
+        what is no multiple of 512 or lies outside of the disk.
         """
+        self._check_span(queue_index, offset_bytes, size_bytes)
         pieces = []
         with self._staging(size_bytes) as staging:
             for start, buffer in _parts(staging, size_bytes):
@@ -148,6 +185,7 @@ class Frontend:
     def write(self, offset_bytes: int, data: bytes | bytearray | memoryview, *, queue_index: int = 0) -> None:
         """Write data, a multiple of 512 bytes long, at a multiple of 512."""
         source = memoryview(data).cast("B")
+        self._check_span(queue_index, offset_bytes, len(source))
         with self._staging(len(source)) as staging:
             for start, buffer in _parts(staging, len(source)):
                 buffer.view[:] = source[start : start + buffer.size_bytes]
@@ -161,6 +199,7 @@ class Frontend:
 
     def discard(self, offset_bytes: int, size_bytes: int, *, queue_index: int = 0) -> None:
         """Tell the disk that these bytes are not needed; what they read as afterwards is its affair."""
+        self._check_span(queue_index, offset_bytes, size_bytes)
         limit = self.config.max_discard_sectors or _MAX_RANGE_SECTORS
         for start, part_bytes in _ranges(size_bytes, limit * SECTOR_BYTES):
             self._finish(self.submit_discard(offset_bytes + start, part_bytes, queue_index=queue_index))
@@ -169,6 +208,7 @@ class Frontend:
         self, offset_bytes: int, size_bytes: int, *, unmap: bool = False, queue_index: int = 0
     ) -> None:
         """Make these bytes zero; with unmap the disk may deallocate them."""
+        self._check_span(queue_index, offset_bytes, size_bytes)
         limit = self.config.max_write_zeroes_sectors or _MAX_RANGE_SECTORS
         for start, part_bytes in _ranges(size_bytes, limit * SECTOR_BYTES):
             self._finish(
@@ -188,6 +228,12 @@ class Frontend:
             )
             return bytes(buffer).split(b"\0")[0].decode("ascii", "replace")
 
+    def _check_span(self, queue_index: int, offset_bytes: int, size_bytes: int) -> None:
+        queue = self._queues[queue_index]
+        if offset_bytes + size_bytes > queue.capacity_bytes:
+            self.refresh_config()  # it may have grown
+        queue.check_span(offset_bytes, size_bytes)
+
     def _staging(self, size_bytes: int) -> Buffer:
         return self.allocate(max(1, min(size_bytes, MAX_TRANSFER_BYTES)), 4096)
 
@@ -206,15 +252,14 @@ class Frontend:
         """Add a read that fills the buffer; its token.
 
         Nothing of it reaches the back end before submit(), poll() or wait(). Raises QueueFull when there is
-        no room: poll() first. The buffer is the request's until its completion is there.
+        no room: poll() first; ValueError as read(). The buffer is the request's until its completion is
+        there.
         """
-        return self.submit_request(
-            RequestType.IN, _sector(offset_bytes), buffer, device_writes=True, queue_index=queue_index
-        )
+        return self._queues[queue_index].start_data(RequestType.IN, offset_bytes, buffer)
 
     def submit_write(self, offset_bytes: int, buffer: Buffer, *, queue_index: int = 0) -> int:
         """Add a write of the buffer's bytes; as submit_read()."""
-        return self.submit_request(RequestType.OUT, _sector(offset_bytes), buffer, queue_index=queue_index)
+        return self._queues[queue_index].start_data(RequestType.OUT, offset_bytes, buffer)
 
     def submit_flush(self, *, queue_index: int = 0) -> int:
         """Add a flush; as submit_read()."""
@@ -222,18 +267,14 @@ class Frontend:
 
     def submit_discard(self, offset_bytes: int, size_bytes: int, *, queue_index: int = 0) -> int:
         """Add a discard of one range; as submit_read()."""
-        return self._queues[queue_index].start_range(
-            RequestType.DISCARD, _sector(offset_bytes), _sector(size_bytes), 0
-        )
+        return self._queues[queue_index].start_span(RequestType.DISCARD, offset_bytes, size_bytes, 0)
 
     def submit_write_zeroes(
         self, offset_bytes: int, size_bytes: int, *, unmap: bool = False, queue_index: int = 0
     ) -> int:
         """Add a write of zeroes to one range; as submit_read()."""
         flags = _WRITE_ZEROES_F_UNMAP if unmap else 0
-        return self._queues[queue_index].start_range(
-            RequestType.WRITE_ZEROES, _sector(offset_bytes), _sector(size_bytes), flags
-        )
+        return self._queues[queue_index].start_span(RequestType.WRITE_ZEROES, offset_bytes, size_bytes, flags)
 
     def submit_request(
         self,
@@ -244,7 +285,10 @@ class Frontend:
         device_writes: bool = False,
         queue_index: int = 0,
     ) -> int:
-        """Add a request of any type, known or not, with these bytes as its data; as submit_read()."""
+        """Add a request of any type, known or not, for any sector, with these bytes as its data.
+
+        As submit_read(), but what makes sense is for the back end to say.
+        """
         return self._queues[queue_index].start(request_type, sector, buffer, device_writes)
 
     def submit_many(
@@ -252,7 +296,7 @@ class Frontend:
     ) -> list[int]:
         """Add reads and writes until the queue is full, and submit() them; their tokens.
 
-        Each is (RequestType.IN or OUT, offset_bytes, buffer).
+        Each is (RequestType.IN or OUT, offset_bytes, buffer). After a ValueError none was added.
         """
         tokens = self._queues[queue_index].start_many(requests)
         self._queues[queue_index].kick()
@@ -278,13 +322,19 @@ class Frontend:
         """
         queue = self._queues[queue_index]
         queue.kick()
-        return queue.poll(min_count, max_count, _nanoseconds(timeout_s))
+        try:
+            return queue.poll(min_count, max_count, _nanoseconds(timeout_s))
+        except BackendGone as gone:
+            self._raise_explained(gone)
 
     def wait(self, token: int, timeout_s: float | None = None) -> Completion:
         """The completion of one request; those of others are kept for poll(). Raises TimeoutError."""
         queue = self._queues[token >> 48]
         queue.kick()
-        completion = queue.wait_for(token, _nanoseconds(timeout_s))
+        try:
+            completion = queue.wait_for(token, _nanoseconds(timeout_s))
+        except BackendGone as gone:
+            self._raise_explained(gone)
         if completion is None:
             raise TimeoutError(f"no completion in {timeout_s} s")
         return completion
@@ -303,19 +353,35 @@ class Frontend:
         with INFLIGHT_SHMFD gets the in-flight region back; to one without, every request in flight is
         offered again. Raises as the constructor; a reconnect() that failed can be tried again.
         """
-        self._session.disconnect()
-        for queue in self._queues:
+        self._queues.check_open()
+        deadline_s = self._deadline_s()
+        self._session.disconnect(deadline_s)
+        for queue in self.queues:
             queue.stash_ready()
-        self._session.reconnect(self._backend if backend is None else backend)
+        with self._explained():
+            self._session.reconnect(self._backend if backend is None else backend, deadline_s)
 
     def close(self) -> None:
         """Stop the queues, which waits for requests in flight, end the back end if it was started here.
 
         May be called again. Buffers that are still held keep their bytes.
         """
-        with self._closing, contextlib.suppress(BackendGone):
-            self._queues = []  # they hold the memory that is about to be unmapped
+        if self._queues.closed_because:
+            return
+        self._queues.close("the front end is closed")  # they hold the memory that is about to be unmapped
+        with (
+            self._closing,
+            contextlib.suppress(BackendGone, TimeoutError),
+            self._session.connection.within(self._deadline_s()),
+        ):
             self._session.stop()
+
+    def _abandon(self) -> None:
+        """In a forked child: session, rings and back end are the parent's; nothing is said to anyone."""
+        self._queues.close(f"the front end belongs to process {os.getppid()}, which forked this one")
+        self._closing.pop_all()
+        self._session.abandon()
+        self._memory.abandon()
 
     def __enter__(self) -> "Frontend":
         return self
@@ -326,10 +392,16 @@ class Frontend:
         self.close()
 
 
-def _sector(offset_bytes: int) -> int:
-    if offset_bytes % SECTOR_BYTES:
-        raise ValueError(f"{offset_bytes} is not a multiple of {SECTOR_BYTES}")
-    return offset_bytes // SECTOR_BYTES
+_of_this_process: weakref.WeakSet[Frontend] = weakref.WeakSet()
+
+
+def _abandon_all() -> None:
+    for frontend in list(_of_this_process):
+        frontend._abandon()
+    _of_this_process.clear()
+
+
+os.register_at_fork(after_in_child=_abandon_all)
 
 
 def _nanoseconds(timeout_s: float | None) -> int | None:

@@ -5,8 +5,13 @@ control plane, and nothing per request goes this way.
 """
 
 import array
+import contextlib
+import math
 import os
 import socket
+import threading
+import time
+from collections.abc import Iterator
 
 from ringblk.engine.frontend_request import BackendGone, BackendRefused
 from ringblk.engine.vhost_user_messages import (
@@ -42,17 +47,41 @@ class FrontendConnection:
     """A conversation with a back end over a connected unix socket, which it owns from then on.
 
     Every method that talks raises BackendGone when the back end has gone or gives no answer in time,
-    BackendRefused when it answers that it will not, and BadMessage when its answer is none.
+    BackendRefused when it answers that it will not, and BadMessage when its answer is none. Threads may talk
+    side by side: one message and its reply at a time.
     """
 
     def __init__(self, connected: socket.socket, reply_timeout_s: float = 30.0) -> None:
         connected.settimeout(reply_timeout_s)
         self.socket = connected
         self.protocol_features = ProtocolFeature(0)
+        self._reply_timeout_s = reply_timeout_s
+        self._deadline_s = math.inf
+        self._lock = threading.RLock()
 
     def close(self) -> None:
         """End the conversation. May be called again."""
         self.socket.close()
+
+    @contextlib.contextmanager
+    def within(self, deadline_s: float) -> Iterator[None]:
+        """Have all that is said in this block done by a time of the monotonic clock: TimeoutError if not.
+
+        The conversation is over then, as it is after BackendGone: the answer may still come.
+        """
+        wait_s = min(deadline_s - time.monotonic(), threading.TIMEOUT_MAX)
+        if not self._lock.acquire(timeout=max(0.0, wait_s)):
+            raise TimeoutError("another thread waits for the back end")
+        former_s, self._deadline_s = self._deadline_s, deadline_s
+        try:
+            yield
+        except (BackendGone, TimeoutError):
+            with contextlib.suppress(OSError):
+                self.socket.shutdown(socket.SHUT_RDWR)
+            raise
+        finally:
+            self._deadline_s = former_s
+            self._lock.release()
 
     # The messages.
 
@@ -169,9 +198,10 @@ class FrontendConnection:
     def command(self, request: FrontendRequest, payload: bytes = b"", fds: tuple[int, ...] = ()) -> None:
         """Send a request that has no reply of its own; with REPLY_ACK, wait until it is done."""
         acknowledged = ProtocolFeature.REPLY_ACK in self.protocol_features
-        self._send(encode_message(request, payload, need_reply=acknowledged), fds)
+        with self._lock:
+            self._send(encode_message(request, payload, need_reply=acknowledged), fds)
+            code, reply_fds = self._receive_reply(request) if acknowledged else (0, [])
         if acknowledged:
-            code, reply_fds = self._receive_reply(request)
             _close_all(reply_fds)
             if code != 0:
                 raise BackendRefused(f"the back end answered {request.name} with code {code}")
@@ -182,8 +212,9 @@ class FrontendConnection:
         return reply
 
     def _query_with_fds(self, request: FrontendRequest, payload: bytes) -> tuple[Payload, list[int]]:
-        self._send(encode_message(request, payload), ())
-        return self._receive_reply(request)
+        with self._lock:
+            self._send(encode_message(request, payload), ())
+            return self._receive_reply(request)
 
     def _query_u64(self, request: FrontendRequest) -> int:
         reply = self._query(request)
@@ -193,10 +224,20 @@ class FrontendConnection:
     def _send(self, message: bytes, fds: tuple[int, ...]) -> None:
         rights = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", fds))] if fds else []
         try:
+            self._limit_wait()
             sent_bytes = self.socket.sendmsg([message], rights, socket.MSG_NOSIGNAL)
             self.socket.sendall(message[sent_bytes:])
         except OSError as error:
+            self._raise_if_late()
             raise BackendGone(f"cannot send to the back end: {error}") from error
+
+    def _limit_wait(self) -> None:
+        left_s = self._deadline_s - time.monotonic()
+        self.socket.settimeout(max(0.001, min(self._reply_timeout_s, left_s)))
+
+    def _raise_if_late(self) -> None:
+        if time.monotonic() >= self._deadline_s:
+            raise TimeoutError("the back end does not answer in time")
 
     def _receive_reply(self, request: FrontendRequest) -> tuple[Payload, list[int]]:
         fds: list[int] = []
@@ -214,12 +255,14 @@ class FrontendConnection:
         data = bytearray()
         while len(data) < size_bytes:
             try:
+                self._limit_wait()
                 fragment, ancillary, _, _ = self.socket.recvmsg(
                     size_bytes - len(data),
                     socket.CMSG_SPACE(MAX_FD_COUNT * _FD_BYTES),
                     socket.MSG_CMSG_CLOEXEC,
                 )
             except OSError as error:
+                self._raise_if_late()
                 raise BackendGone(f"no reply from the back end: {error}") from error
             for level, kind, rights in ancillary:
                 if (level, kind) == (socket.SOL_SOCKET, socket.SCM_RIGHTS):

@@ -4,6 +4,8 @@ import bisect
 import contextlib
 import mmap
 import os
+import threading
+from collections import deque
 
 import posix_ipc
 
@@ -18,8 +20,8 @@ UVA_OFFSET = 0x7000_0000_0000
 class FrontendMemory:
     """A region of guest memory in POSIX shared memory, unlinked at birth so that nothing can be left behind.
 
-    Its bytes are handed out by allocate() first fit, and adjacent free pieces become one again. Raises
-    OSError when the system has not that much shared memory.
+    Its bytes are handed out by allocate() first fit, and adjacent free pieces become one again. Threads may
+    use it side by side. Raises OSError when the system has not that much shared memory.
     """
 
     def __init__(self, size_bytes: int, gpa: int) -> None:
@@ -30,6 +32,8 @@ class FrontendMemory:
         self._view = memoryview(self.mapping)
         self._free = [(0, self.size_bytes)]  # (offset, size) of free pieces, by offset, never adjacent
         self._allocated: dict[int, int] = {}  # size by offset
+        self._lock = threading.Lock()  # holds what follows from one look at the pieces together
+        self._returned: deque[int] = deque()  # what free() took back while another thread had the lock
 
     @property
     def region(self) -> MemoryRegion:
@@ -45,6 +49,13 @@ class FrontendMemory:
         """Take size_bytes at an address that is a multiple of align. Raises MemoryError when none is free."""
         if size_bytes <= 0 or align <= 0:
             raise ValueError(f"cannot allocate {size_bytes} bytes aligned to {align}")
+        if self.fd < 0:
+            raise ValueError("the front end is closed")
+        with self._lock:
+            return self._take(size_bytes, align)
+
+    def _take(self, size_bytes: int, align: int) -> Buffer:
+        self._put_back()
         for position, (start, free_bytes) in enumerate(self._free):
             offset = _align_up(self.gpa + start, align) - self.gpa
             end = start + free_bytes
@@ -56,8 +67,19 @@ class FrontendMemory:
         raise MemoryError(f"no {size_bytes} bytes free of {self.size_bytes} bytes of guest memory")
 
     def free(self, gpa: int) -> None:
-        """Take back what allocate() gave out at this address."""
-        offset = gpa - self.gpa
+        """Take back what allocate() gave out at this address. Never waits: a finalizer may call it."""
+        self._returned.append(gpa - self.gpa)
+        if self._lock.acquire(blocking=False):
+            try:
+                self._put_back()
+            finally:
+                self._lock.release()
+
+    def _put_back(self) -> None:
+        while self._returned:
+            self._put_back_piece(self._returned.popleft())
+
+    def _put_back_piece(self, offset: int) -> None:
         size_bytes = self._allocated.pop(offset)
         position = bisect.bisect_left(self._free, (offset, 0))
         first = last = position
@@ -71,7 +93,9 @@ class FrontendMemory:
     @property
     def free_bytes(self) -> int:
         """How many bytes are not allocated, in one piece or in several."""
-        return sum(size_bytes for _, size_bytes in self._free)
+        with self._lock:
+            self._put_back()
+            return sum(size_bytes for _, size_bytes in self._free)
 
     def close(self) -> None:
         """Let go of the memory. Buffers that are still held keep their bytes until they are gone too."""
@@ -82,6 +106,12 @@ class FrontendMemory:
             self.mapping.close()
         os.close(self.fd)
         self.fd = -1
+
+    def abandon(self) -> None:
+        """In a forked child: let go of the descriptor; the mapping is what its buffers lie in."""
+        if self.fd >= 0:
+            os.close(self.fd)
+            self.fd = -1
 
 
 def _create_segment(size_bytes: int) -> int:

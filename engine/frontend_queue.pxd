@@ -30,6 +30,7 @@ cdef class FrontendQueue:
     cdef readonly bint indirect
     cdef readonly bint polling
     cdef public int kick_fd, call_fd, socket_fd
+    cdef public uint64_t capacity_bytes     # of the disk, as far as the front end knows
     cdef RequestArea *areas
     cdef uint64_t areas_gpa
     cdef uint64_t *tokens           # by head index
@@ -54,4 +55,5 @@ cdef class FrontendQueue:
     cdef int _sleep(self, uint64_t deadline_ns, uint32_t count) noexcept nogil
     cdef int _take_ready(self, list completions, size_t max_count) except -1
     cdef int _wait(self, uint64_t deadline_ns, size_t count, bint has_some) except -1
+    cdef int _check_span(self, offset_bytes, size_bytes) except -1
     cdef object _started(self, int head_index, object buffer)

@@ -19,6 +19,8 @@ from ringblk.shm.driver_virtqueue cimport DriverVirtqueue, Piece
 from ringblk.shm.split_ring cimport UsedElement
 from ringblk.shm.wakeup cimport signal_foreign_eventfd
 
+from itertools import islice
+
 from ringblk.engine.frontend_request import BackendGone, Completion
 from ringblk.shm.driver_virtqueue import DeviceBroken, QueueFull, ring_bytes
 
@@ -40,6 +42,8 @@ cdef extern from "sys/uio.h" nogil:
 
 cdef enum:
     IN = 0
+    OUT = 1
+    SECTOR_BYTES = 512
     STATUS_NOT_WRITTEN = 0xFF
     SPINS_PER_CLOCK = 64
     SLICE_NS = 20_000_000       # how long a wait goes on without a look at signals
@@ -58,7 +62,7 @@ cdef class FrontendQueue:
 
     `memory` is the guest memory's buffer and `gpa` the address of its first byte. With `indirect` every
     request takes one descriptor, without it one per piece. With `polling` poll() spins, without it sleeps.
-    The fds (kick, call, the connection's socket) are the owner's and are set by it before anything is sent.
+    The owner sets fds (kick, call, the connection's socket) and the disk's capacity before anything is sent.
     """
 
     def __init__(self, memory, gpa: int, queue_index: int, queue_size: int, *, offset_bytes: int,
@@ -272,22 +276,48 @@ cdef class FrontendQueue:
             self.start_request(request_type, sector, data.gpa, <uint32_t>data.size_bytes, device_writes), data
         )
 
-    def start_range(self, request_type: int, sector: int, num_sectors: int, flags: int) -> int:
-        """Add a DISCARD or WRITE_ZEROES of one range; its token. Raises QueueFull."""
+    cdef int _check_span(self, offset_bytes, size_bytes) except -1:
+        """Raise `ValueError` for what is not made of sectors, or lies outside of the disk."""
+        if (offset_bytes | size_bytes) % SECTOR_BYTES:
+            wrong = offset_bytes if offset_bytes % SECTOR_BYTES else size_bytes
+            raise ValueError(f"{wrong} is not a multiple of {SECTOR_BYTES}")
+        if offset_bytes < 0 or size_bytes < 0 or offset_bytes + size_bytes > self.capacity_bytes:
+            place = f"{size_bytes} bytes at {offset_bytes}"
+            raise ValueError(f"{place} lie outside of a disk of {self.capacity_bytes} bytes")
+        return 0
+
+    def check_span(self, offset_bytes: int, size_bytes: int) -> None:
+        """Raise `ValueError` for bytes that no request may ask for."""
+        self._check_span(offset_bytes, size_bytes)
+
+    def start_data(self, request_type: int, offset_bytes: int, buffer: Buffer) -> int:
+        """Add an IN or OUT of the buffer's bytes; its token. Raises QueueFull, ValueError as check_span()."""
+        self._check_span(offset_bytes, buffer.size_bytes)
+        return self.start(request_type, offset_bytes // SECTOR_BYTES, buffer, request_type == IN)
+
+    def start_span(self, request_type: int, offset_bytes: int, size_bytes: int, flags: int) -> int:
+        """Add a DISCARD or WRITE_ZEROES of one range; its token. Raises as start_data()."""
+        self._check_span(offset_bytes, size_bytes)
+        if size_bytes // SECTOR_BYTES >> 32:
+            raise ValueError(f"{size_bytes} bytes are more than one request takes")
         if self.virtqueue.broken:
             raise DeviceBroken("the queue is broken")
-        return self._started(self.start_range_request(request_type, sector, num_sectors, flags), None)
+        cdef uint64_t sector = offset_bytes // SECTOR_BYTES
+        return self._started(self.start_range_request(request_type, sector, size_bytes // SECTOR_BYTES, flags), None)
 
     def start_many(self, requests) -> list[int]:
-        """Add reads and writes as (type, offset_bytes, buffer) until the queue is full; their tokens."""
-        tokens = []
-        for request_type, offset_bytes, buffer in requests:
-            if self.virtqueue.free_count < (1 if self.indirect else 3):
-                break
-            if offset_bytes % 512:
-                raise ValueError(f"offset {offset_bytes} is not a multiple of 512")
-            tokens.append(self.start(request_type, offset_bytes // 512, buffer, request_type == IN))
-        return tokens
+        """Add reads and writes as (type, offset_bytes, buffer) until the queue is full; their tokens.
+
+        No more of them are looked at than there is room for. Raises ValueError before any is added.
+        """
+        chosen = list(islice(requests, self.virtqueue.free_count // (1 if self.indirect else 3)))
+        for request_type, offset_bytes, buffer in chosen:
+            if request_type not in (IN, OUT):
+                raise ValueError(f"type {request_type} is neither IN nor OUT")
+            self._check_span(offset_bytes, (<Buffer?>buffer).size_bytes)
+            if (<Buffer>buffer).released:
+                raise ValueError("the buffer was released")
+        return [self.start(kind, offset // SECTOR_BYTES, buffer, kind == IN) for kind, offset, buffer in chosen]
 
     def kick(self, *, always: bool = False) -> None:
         """Let the back end see every request started so far, and kick it if it asked for that, or `always`."""

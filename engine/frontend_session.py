@@ -1,7 +1,10 @@
 """A front end's session with its back end: what they agreed on, and what a new back end is told again."""
 
 import contextlib
+import math
 import os
+import socket
+import time
 from collections.abc import Sequence
 
 from ringblk.engine.block_device import (
@@ -17,13 +20,14 @@ from ringblk.engine.block_device import (
     F_TOPOLOGY,
     F_VERSION_1,
     F_WRITE_ZEROES,
+    SECTOR_BYTES,
 )
-from ringblk.engine.frontend_backend import BackendProcess, connect_to
+from ringblk.engine.frontend_backend import STOP_TIMEOUT_S, BackendProcess, connect_to
 from ringblk.engine.frontend_config import CONFIG_BYTES, DiskConfig
 from ringblk.engine.frontend_connection import FrontendConnection
 from ringblk.engine.frontend_memory import FrontendMemory
 from ringblk.engine.frontend_queue import FrontendQueue
-from ringblk.engine.frontend_request import BackendRefused
+from ringblk.engine.frontend_request import BackendGone, BackendRefused
 from ringblk.engine.vhost_user_messages import (
     MAX_TABLE_REGIONS,
     PROTOCOL_FEATURES_BIT,
@@ -62,10 +66,14 @@ _WANTED_FEATURES = (
 class FrontendSession:
     """Opens the connection; then negotiate() and start(); reconnect() does it all again with a new back end.
 
-    `indirect` and `event_idx` say what is wanted, and after negotiate() what was agreed.
+    `indirect` and `event_idx` say what is wanted, and after negotiate() what was agreed. `deadline_s`, of the
+    monotonic clock, is when there must be a connection (TimeoutError); for what is said over it,
+    `connection.within` says so.
     """
 
-    def __init__(self, backend: BackendSource, *, indirect: bool, event_idx: bool) -> None:
+    def __init__(
+        self, backend: BackendSource, *, indirect: bool, event_idx: bool, deadline_s: float = math.inf
+    ) -> None:
         self.indirect = indirect
         self.event_idx = event_idx
         self.features = 0
@@ -74,12 +82,12 @@ class FrontendSession:
         self._memories: list[FrontendMemory] = []
         self._queues: list[FrontendQueue] = []
         self._inflight: tuple[InflightDescription, int] | None = None
-        self.connection = self._open(backend)
+        self.connection = self._open(backend, deadline_s)
 
-    def _open(self, backend: BackendSource) -> FrontendConnection:
+    def _open(self, backend: BackendSource, deadline_s: float) -> FrontendConnection:
         if isinstance(backend, (str, os.PathLike)):
-            return FrontendConnection(connect_to(backend))
-        self._process = BackendProcess(backend)
+            return FrontendConnection(connect_to(backend, deadline_s))
+        self._process = BackendProcess(backend, deadline_s=deadline_s)
         return FrontendConnection(self._process.connection)
 
     @property
@@ -124,7 +132,13 @@ class FrontendSession:
     def read_config(self) -> DiskConfig:
         """Read the config space into `config`."""
         self.config = DiskConfig.decode(self.connection.get_config(0, CONFIG_BYTES))
+        for queue in self._queues:
+            queue.capacity_bytes = self.config.capacity * SECTOR_BYTES
         return self.config
+
+    def explain(self) -> BackendGone | None:
+        """How a back end that was started here has ended, and its last line; None where nothing is known."""
+        return self._process.describe_end() if self._process is not None else None
 
     # Memory and rings.
 
@@ -135,6 +149,7 @@ class FrontendSession:
         for queue in queues:
             queue.kick_fd = _eventfd()
             queue.call_fd = _eventfd()
+            queue.capacity_bytes = self.config.capacity * SECTOR_BYTES
         self._send_memories()
         if ProtocolFeature.INFLIGHT_SHMFD in self.connection.protocol_features:
             queue_size = queues[0].virtqueue.queue_size
@@ -190,19 +205,25 @@ class FrontendSession:
 
     # Another back end, and the end.
 
-    def disconnect(self) -> None:
+    def disconnect(self, deadline_s: float = math.inf) -> None:
         """Leave the back end as it is, and end it if it was started here."""
+        with contextlib.suppress(OSError):
+            self.connection.socket.shutdown(socket.SHUT_RDWR)  # for threads that wait
         self.connection.close()
         if self._process is not None:
-            self._process.stop()
+            self._process.stop(max(0.0, min(STOP_TIMEOUT_S, deadline_s - time.monotonic())))
             self._process = None
 
-    def reconnect(self, backend: BackendSource) -> None:
+    def reconnect(self, backend: BackendSource, deadline_s: float = math.inf) -> None:
         """Have a new back end go on where the old one was.
 
         disconnect() comes first, then stash_ready() of every queue.
         """
-        self.connection = self._open(backend)
+        self.connection = self._open(backend, deadline_s)
+        with self.connection.within(deadline_s):
+            self._go_on()
+
+    def _go_on(self) -> None:
         self.negotiate(len(self._queues))
         self._send_memories()
         if self._inflight is not None and ProtocolFeature.INFLIGHT_SHMFD in self.connection.protocol_features:
@@ -223,6 +244,17 @@ class FrontendSession:
     def close(self) -> None:
         """End the connection, the process, and everything that was handed over."""
         self.disconnect()
+        self._close_fds()
+
+    def abandon(self) -> None:
+        """In a forked child: let go of the descriptors, and leave all that they stand for to the parent."""
+        self.connection.close()
+        if self._process is not None:
+            self._process.abandon()
+            self._process = None
+        self._close_fds()
+
+    def _close_fds(self) -> None:
         fds = [fd for queue in self._queues for fd in (queue.kick_fd, queue.call_fd)]
         if self._inflight is not None:
             fds.append(self._inflight[1])

@@ -51,6 +51,7 @@ class OperationResult(msgspec.Struct):
 
 
 class _Request(msgspec.Struct):
+    queue_index: int
     request_type: RequestType
     blocks: range
     version: int = 0
@@ -61,8 +62,8 @@ class VerifiedLoad:
     """A load on a disk that holds nothing but zeroes at the start.
 
     `step` until there has been enough, then `drain` and `verify_all`; `fault_count` is 0 when all was right.
-    When `step` or `drain` raises BackendGone, go on after `Frontend.reconnect`. Raises `ValueError` where
-    the settings do not fit the disk.
+    It takes all that comes back on the disk's queues: send nothing else there. When `step` or `drain` raises
+    BackendGone, go on after `Frontend.reconnect`. Raises `ValueError` where the settings do not fit the disk.
     """
 
     def __init__(self, disk: Frontend, settings: LoadSettings | None = None) -> None:
@@ -81,9 +82,9 @@ class VerifiedLoad:
         ]
         self._weights = [_MIX[request_type] for request_type in self._types]
         self._requests: dict[int, _Request] = {}
+        # Sent and not taken in: the queue's own count leaves out what it keeps for a later poll().
+        self._pending_counts = [0] * disk.num_queues
         self._owned_blocks: set[int] = set()
-        self._open_counts = [0] * disk.num_queues
-        """Requests of each queue that were not taken in; some may have come back, before a reconnect."""
         size_bytes = self._settings.max_blocks * self._settings.block_bytes
         self._buffers = [
             disk.allocate(size_bytes, 4096) for _ in range(self._settings.depth * disk.num_queues)
@@ -112,16 +113,16 @@ class VerifiedLoad:
         """Fill every queue up and take in what has come back; returns how much that was."""
         taken = 0
         for queue_index in range(self._disk.num_queues):
-            for _ in range(self._settings.depth - self._open_counts[queue_index]):
+            for _ in range(self._settings.depth - self._pending_counts[queue_index]):
                 self._submit(queue_index)
-            taken += self._take(self._disk.poll(queue_index=queue_index), queue_index)
+            taken += self._take(self._disk.poll(queue_index=queue_index))
         return taken
 
     def drain(self) -> None:
         """Wait for all requests in flight."""
         for queue_index in range(self._disk.num_queues):
-            while self._open_counts[queue_index]:
-                self._take(self._disk.poll(queue_index=queue_index), queue_index)
+            while self._pending_counts[queue_index]:
+                self._take(self._disk.poll(queue_index=queue_index))
 
     def verify_all(self, on_progress: Callable[[int], None] | None = None) -> None:
         """Read the whole disk and check it; `on_progress` is given the bytes checked so far."""
@@ -137,10 +138,10 @@ class VerifiedLoad:
     def _submit(self, queue_index: int) -> None:
         (request_type,) = self._random.choices(self._types, self._weights)
         blocks = range(0) if request_type is RequestType.FLUSH else self._choose_blocks()
-        request = _Request(request_type, blocks)
+        request = _Request(queue_index, request_type, blocks)
         self._requests[self._send(request, queue_index)] = request
+        self._pending_counts[queue_index] += 1
         self._owned_blocks.update(blocks)
-        self._open_counts[queue_index] += 1
 
     def _choose_blocks(self) -> range:
         """Neighbouring blocks that no request in flight has; small requests are the more frequent ones."""
@@ -178,10 +179,10 @@ class VerifiedLoad:
         request.buffer = self._buffers.pop()
         return request.buffer.part(0, size_bytes)
 
-    def _take(self, completions: list[Completion], queue_index: int) -> int:
-        self._open_counts[queue_index] -= len(completions)
+    def _take(self, completions: list[Completion]) -> int:
         for completion in completions:
             request = self._requests.pop(completion.token)
+            self._pending_counts[request.queue_index] -= 1
             self._settle(request, completion)
             self._owned_blocks.difference_update(request.blocks)
             if request.buffer is not None:

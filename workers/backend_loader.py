@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from ringblk.workers.backend import BackendError
+from ringblk.workers.backend import BackendError, BlockBackend
 from ringblk.workers.memory_backend import MemoryBackend
 from ringblk.workers.native_backend import NativeBackend
 from ringblk.workers.null_backend import NullBackend
@@ -69,8 +69,7 @@ def load_backend(name: str, arguments: Mapping[str, str]) -> NativeBackend:
     try:
         if isinstance(backend, NativeBackend):
             return check_native(backend)
-        check_backend(backend)
-        return PythonBackend(backend)
+        return PythonBackend(check_backend(backend))
     except BackendError as error:
         close_refused(backend)
         raise BackendError(f"backend {name}: {error}") from error
@@ -155,8 +154,8 @@ def check_native(backend: NativeBackend) -> NativeBackend:
     return backend
 
 
-def check_backend(backend: object) -> None:
-    """BackendError names which of BlockBackend's methods is missing or can't be called as it is called."""
+def check_backend(backend: object) -> BlockBackend:
+    """Give the object back; BackendError names which method is missing or can't be called as it will be."""
     if inspect.iscoroutine(backend):
         raise BackendError("is made by `async def`, which nothing waits for")
     for method in REQUIRED_METHODS:
@@ -169,6 +168,7 @@ def check_backend(backend: object) -> None:
         if not callable(found):
             raise BackendError(f"{method} is no method")
         check_call(method, found, arguments)
+    return typing.cast("BlockBackend", backend)
 
 
 def read_method(backend: object, name: str) -> object:
@@ -185,7 +185,7 @@ def read_method(backend: object, name: str) -> object:
 
 def check_call(name: str, method: Callable[..., object], arguments: tuple[str, ...]) -> None:
     """BackendError for a method that only begins when it is called, or does not take these arguments."""
-    for called in (method, getattr(type(method), "__call__", None)):
+    for called in (method, inspect.getattr_static(type(method), "__call__", None)):
         if inspect.iscoroutinefunction(called):
             raise BackendError(f"{name} is `async def`, which nothing waits for: make it a plain method")
         if inspect.isgeneratorfunction(called) or inspect.isasyncgenfunction(called):

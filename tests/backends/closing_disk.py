@@ -4,11 +4,11 @@ import json
 import os
 from pathlib import Path
 
-from ram_disk import RamDisk
+from ram_disk import RamDisk  # type: ignore[import-not-found]  # on the path that tests give engines
 
 
-class ClosingDisk(RamDisk):
-    """A line of JSON for each event; `fails` names an exception that close() raises afterwards, without `starts` no worker starts."""
+class ClosingDisk(RamDisk):  # type: ignore[misc]
+    """A line of JSON for each event; close() raises `fails` afterwards; without `starts` no worker starts."""
 
     def __init__(self, size_bytes: int, events: Path, fails: str = "", starts: bool = True) -> None:
         super().__init__(size_bytes)

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from ringblk import Frontend, engine_command
+from ringblk import Frontend, RequestType, engine_command
 
 TIMEOUT_S = 30.0  # how long anything may take before a test fails; nothing waits for it to pass
 DISK_BYTES = 4 << 20
@@ -89,10 +89,10 @@ class ControlledEngine:
         self.frontend = Frontend(command, request_timeout_s=TIMEOUT_S)
 
     def submit_write(self, offset_bytes: int, size_bytes: int = 4096) -> int:
-        """Begin a write of ones; its token."""
+        """Begin a write of ones, which may lie outside of the disk; its token."""
         buffer = self.frontend.allocate(size_bytes)
         memoryview(buffer)[:] = b"\1" * size_bytes
-        token = self.frontend.submit_write(offset_bytes, buffer)
+        token = self.frontend.submit_request(RequestType.OUT, offset_bytes // 512, buffer)
         self.frontend.submit()
         return token
 

@@ -1,5 +1,6 @@
 """The verified load: quiet on a disk that is right, loud on one that is wrong."""
 
+import os
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -111,3 +112,21 @@ def test_a_disk_that_does_not_suit_is_refused(disk: Frontend, image: Path, tmp_p
     shutil.copyfile(image, second)
     with open_disk(second, "--read-only") as other, pytest.raises(ValueError, match="read-only"):
         VerifiedLoad(other, SETTINGS)
+
+
+def test_it_goes_on_after_a_reconnect_whatever_had_come_back(image: Path) -> None:
+    with open_disk(image, "--num-queues=2", num_queues=2) as disk:
+        load = VerifiedLoad(disk, SETTINGS)
+        for _ in range(3):
+            while load.request_count < 200:
+                load.step()
+            load.step()
+            for queue in disk.queues:  # all that was sent has come back, and nobody has taken it in
+                queue.kick()
+                while queue.virtqueue.used_idx != queue.virtqueue.next_avail:
+                    os.sched_yield()
+            disk.reconnect()
+            load.step()
+        load.drain()
+        load.verify_all()
+        assert load.faults == []

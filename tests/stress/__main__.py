@@ -17,7 +17,9 @@ from hypothesis.stateful import RuleBasedStateMachine, run_state_machine_as_test
 
 from tests.crash.storm import storm
 from tests.crash.test_machine import EngineLife
+from tests.engine.test_control_machine import ControlMachine
 from tests.engine.test_engine_model_machine import EngineMachine, engines_in
+from tests.engine.test_session_machine import SessionMachine
 from tests.stress.counts import counts
 from tests.stress.guest_machine import GuestMachine, first_failure
 from tests.workers.test_direct_io_machine import DirectIoMachine
@@ -28,7 +30,13 @@ STORM_S = 4.0
 
 def run_machine(machine: type[RuleBasedStateMachine], max_examples: int, seed: int, *phases: Phase) -> None:
     """Run so many examples of a state machine; raises what its failure raises, in its shortest form."""
-    chosen = settings(machine.TestCase.settings, max_examples=max_examples, phases=phases, print_blob=False)
+    chosen = settings(
+        machine.TestCase.settings,
+        max_examples=max_examples,
+        phases=phases,
+        print_blob=False,
+        derandomize=False,
+    )
     run_state_machine_as_test(with_seed(seed)(machine), settings=chosen)
 
 
@@ -51,6 +59,16 @@ def run_direct_io(seed: int) -> None:
     run_machine(DirectIoMachine, 200, seed, Phase.generate, Phase.shrink)
 
 
+def run_session(seed: int) -> None:
+    """The vhost-user messages of a front end in any order."""
+    run_machine(SessionMachine, 10, seed, Phase.generate, Phase.shrink)
+
+
+def run_control(seed: int) -> None:
+    """An operator at the control API, and a guest's I/O."""
+    run_machine(ControlMachine, 10, seed, Phase.generate, Phase.shrink)
+
+
 def run_life(seed: int) -> None:
     """Kills at every step, stalls, upgrades, under a load; what came of a race is not made smaller."""
     run_machine(EngineLife, 4, seed, Phase.generate)
@@ -66,6 +84,8 @@ MACHINES: dict[str, Callable[[int], None]] = {
     "guest": run_guest,
     "frontend": run_frontend,
     "direct_io": run_direct_io,
+    "session": run_session,
+    "control": run_control,
     "life": run_life,
     "storm": run_storm,
 }
