@@ -9,13 +9,12 @@ A successor writes a record of its own with what it has taken over, and only the
 
 import contextlib
 import ctypes
-import hashlib
-import json
 import logging
 import os
 import stat
 import struct
 import time
+import zlib
 
 import msgspec
 
@@ -54,8 +53,7 @@ class FoundRecord(msgspec.Struct, frozen=True):
 def identify(config: EngineConfig, backend: NativeBackend) -> DriveIdentity:
     """What tells this drive from others."""
     if not isinstance(backend, FileBackend):
-        arguments = json.dumps(config.backend_arg, sort_keys=True).encode()
-        text = f"{config.backend} {hashlib.sha256(arguments).hexdigest()}"
+        text = _digest(msgspec.json.encode([config.backend, sorted(config.backend_arg.items())]))
         return DriveIdentity(
             kind="backend", backend=text, has_contents_elsewhere=config.backend != _FORGETFUL
         )
@@ -146,7 +144,12 @@ class RecordKeeper:
 
 
 def _key(drive: DriveIdentity) -> str:
-    return hashlib.sha256(msgspec.json.encode(drive)).hexdigest()[:16]
+    return _digest(msgspec.json.encode(drive))
+
+
+def _digest(data: bytes) -> str:
+    """Two checksums, to tell drives of one user apart; hashlib would load OpenSSL."""
+    return f"{zlib.crc32(data):08x}{zlib.adler32(data):08x}"
 
 
 def _read(name: str) -> FoundRecord | None:

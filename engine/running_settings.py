@@ -61,6 +61,7 @@ class DriveIdentity(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Tru
     generation: int = 0
     """When the file was made, or the disk's sequence number; 0: unknown. Other numbers are used again."""
     backend: str = ""
+    """A digest of its name and arguments."""
     has_contents_elsewhere: bool = True
     """False: what is stored is gone with the engine's processes."""
 

@@ -15,6 +15,7 @@ from tests.crash.crash_plan import CrashPlan
 from tests.crash.engine_process import EngineProcess
 from tests.crash.test_walk import RECORD_POINTS
 from tests.engine.control_client import ControlClient
+from tests.engine.engine_rig import eventually
 
 LIMITS = [1_000_000, 2_000_000, 3_000_000]
 START_POINTS = {
@@ -39,11 +40,19 @@ class Drive:
             f"--blk-file={image}", f"--control={self.control.socket_path}", "--workers=1", *options,
         ]  # fmt: skip
         self.engine = self.begin()
-        self.engine.wait_listening()
+        self.wait_ready()
 
     def begin(self) -> EngineProcess:
         self.engine = EngineProcess(self._socket_path, self._options, self.plan.path)
         return self.engine
+
+    def wait_ready(self) -> None:
+        """Wait until it says what it is, which it does when its control API is there."""
+        says = f"ringblk[{self.engine.pid}] INFO: /"
+        eventually(
+            lambda: says in self.engine.log or self.engine.process.poll() is not None, "its first line"
+        )
+        assert self.engine.process.poll() is None, self.engine.log
 
     def set_limit(self, bps: int) -> bool:
         """Whether it was answered."""
@@ -86,7 +95,8 @@ def test_an_engine_dies_while_something_is_set(tmp_path: Path, answered_count: i
     assert drive.plan.deaths == 1
     drive.engine.process.wait()
     drive.plan.disarm()
-    drive.begin().wait_listening()
+    drive.begin()
+    drive.wait_ready()
     assert drive.limit == LIMITS[answered_count]  # it was written, though not answered
     drive.close()
 
@@ -102,6 +112,7 @@ def test_a_successor_dies_while_it_takes_over(tmp_path: Path, group: str, point:
     drive.begin().process.wait()
     assert drive.plan.deaths == 1
     drive.plan.disarm()
-    drive.begin().wait_listening()
+    drive.begin()
+    drive.wait_ready()
     assert drive.limit == LIMITS[0]
     drive.close()

@@ -159,7 +159,9 @@ def test_takeover_where_there_is_nobody(tmp_path: Path) -> None:
 def test_takeover_of_a_socket_without_image(tmp_path: Path) -> None:
     options = ["--backend=memory", "--backend-arg=size_bytes=1048576", "--workers=1"]
     with EngineProcess(tmp_path / "socket", options) as old:
-        new = EngineProcess(tmp_path / "socket", [*options, "--takeover"])
+        new = EngineProcess(
+            tmp_path / "socket", [*options, "--takeover", "--replace-image"]
+        )  # its memory is new
         assert old.wait_end() == 0
         new.wait_listening().end()
 

@@ -24,11 +24,3 @@ def test_the_first_line_says_what_the_engine_is(tmp_path: Path, options: list[st
         assert len(lines) == 1
         assert f"INFO: {image}, 4.00 MiB{read_only}, at {engine.socket_path}: " in lines[0]
         assert told in lines[0]
-
-
-def test_a_file_that_refuses_direct_io_is_said_to(tmp_path: Path) -> None:
-    image = tmp_path / "odd.img"
-    image.write_bytes(bytes(4096 * 4 + 512))
-    with Engine(f"--blk-file={image}", "--workers=1") as engine:
-        line = next(line for line in engine.log().splitlines() if "I/O engine" in line)
-        assert "not direct (refused: its size is no multiple of" in line or ": direct (" in line

@@ -199,7 +199,7 @@ def test_a_kernel_that_lacks_a_part(names: list[str], missing: str, tmp_path: Pa
     with Engine(*MEMORY, prepare=lacking) as engine, Frontend(str(engine.socket_path)) as disk:
         disk.write(0, b"a" * 4096)
         assert disk.read(0, 4096) == b"a" * 4096
-        (line,) = (line for line in engine.log().splitlines() if "sandbox" in line)
+        (line,) = (line for line in engine.log().splitlines() if "sandbox: " in line)
         assert missing in line
         assert "going on without" in line
     with Engine(*MEMORY, "--sandbox=off", prepare=lacking) as engine:
