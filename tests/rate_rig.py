@@ -20,8 +20,8 @@ MIB = 1 << 20
 class Drive:
     """One drive's throttle; what begins is noted in `begun` as (when, queue, kind, bytes)."""
 
-    def __init__(self, limit: RateLimit | None = None) -> None:
-        self.state = StateSegment.create(f"ringblk-test-{uuid.uuid4().hex}", SLOTS, 1)
+    def __init__(self, limit: RateLimit | None = None, state: StateSegment | None = None) -> None:
+        self.state = state or StateSegment.create(f"ringblk-test-{uuid.uuid4().hex}", SLOTS, 1)
         self.throttle = Throttle(self.state, limit or self.state.rate_limit, limit is not None)
         self.waiting: dict[int, tuple[int, int, int]] = {}
         self.begun: list[tuple[int, int, int, int]] = []
