@@ -20,11 +20,12 @@ MIB = 1 << 20
 class Drive:
     """One drive's throttle; what begins is noted in `begun` as (when, queue, kind, bytes)."""
 
-    def __init__(self, limit: RateLimit | None = None) -> None:
-        self.state = StateSegment.create(f"ringblk-test-{uuid.uuid4().hex}", SLOTS, 1)
+    def __init__(self, limit: RateLimit | None = None, state: StateSegment | None = None) -> None:
+        self.state = state or StateSegment.create(f"ringblk-test-{uuid.uuid4().hex}", SLOTS, 1)
         self.throttle = Throttle(self.state, limit or self.state.rate_limit, limit is not None)
         self.waiting: dict[int, tuple[int, int, int]] = {}
         self.begun: list[tuple[int, int, int, int]] = []
+        self.total_bytes = 0
 
     def offer(self, queue_index: int, kind: int, length_bytes: int, now_ns: int) -> bool:
         """Pop a request: True when it begins at once."""
@@ -44,7 +45,9 @@ class Drive:
         return self._begin(self.throttle.let_go(queue_index, now_ns), now_ns)
 
     def _begin(self, slots: Sequence[int], now_ns: int) -> int:
-        self.begun += [(now_ns, *self.waiting.pop(slot)) for slot in slots]
+        new = [(now_ns, *self.waiting.pop(slot)) for slot in slots]
+        self.begun += new
+        self.total_bytes += sum(length for *_, length in new)
         return len(slots)
 
     def waiting_in(self, queue_index: int) -> int:

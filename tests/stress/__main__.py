@@ -22,6 +22,7 @@ from tests.engine.test_engine_model_machine import EngineMachine, engines_in
 from tests.engine.test_session_machine import SessionMachine
 from tests.stress.counts import counts
 from tests.stress.guest_machine import GuestMachine, first_failure
+from tests.stress.limit_machine import LimitMachine
 from tests.workers.test_direct_io_machine import DirectIoMachine
 
 LINE_S = 60.0
@@ -80,6 +81,11 @@ def run_storm(seed: int) -> None:
         storm(Path(folder), random.Random(seed).choice(["psync", "io_uring"]), STORM_S, seed)
 
 
+def run_limits(seed: int) -> None:
+    """Drives of a rate group, each a process, on a clock of the machine's own."""
+    run_machine(LimitMachine, 40, seed, Phase.generate, Phase.shrink)
+
+
 MACHINES: dict[str, Callable[[int], None]] = {
     "guest": run_guest,
     "frontend": run_frontend,
@@ -88,6 +94,7 @@ MACHINES: dict[str, Callable[[int], None]] = {
     "control": run_control,
     "life": run_life,
     "storm": run_storm,
+    "limits": run_limits,
 }
 
 
