@@ -18,6 +18,7 @@ from ringblk.engine.idle_poll cimport IdlePoll
 from ringblk.engine.inline_gate cimport InlineGate
 from ringblk.engine.lost_memory cimport LostMemory
 from ringblk.engine.overlap_list cimport OverlapList
+from ringblk.engine.publication cimport publish_batch
 from ringblk.engine.queue_table cimport QueueTable, ServedQueue
 from ringblk.engine.request_recorder cimport RequestRecorder
 from ringblk.engine.resubmission_list cimport Resubmission, ResubmissionList
@@ -25,16 +26,13 @@ from ringblk.engine.throttle cimport LANE_COUNT, NO_POSITION, Throttle
 from ringblk.shm.atomic cimport load_acquire_32, store_relaxed_32, store_release_32
 from ringblk.shm.clock cimport monotonic_ns
 from ringblk.shm.crash_point cimport crash_point
-from ringblk.shm.inflight cimport (
-    InflightQueue, inflight_clear, inflight_fetch, inflight_link, inflight_settle, is_inflight,
-)
+from ringblk.shm.inflight cimport InflightQueue, inflight_fetch, is_inflight
 from ringblk.shm.memory cimport GuestMemory
 from ringblk.shm.region_set cimport RegionSet, region_mask, region_set
 from ringblk.shm.slot cimport NO_WORKER, SLOT_HANDED, SLOT_PREPARED, RequestSlot
 from ringblk.shm.state cimport QUEUE_LIMIT, QueueState, StateSegment
 from ringblk.shm.virtqueue cimport (
-    BROKEN_HEAD_IN_FLIGHT, BROKEN_MEMORY, Virtqueue, arm_kick, avail_count, disarm_kick, peek_head,
-    publish_used, push_used, set_broken,
+    BROKEN_HEAD_IN_FLIGHT, BROKEN_MEMORY, Virtqueue, arm_kick, avail_count, disarm_kick, peek_head, set_broken,
 )
 from ringblk.shm.wakeup cimport end_sleep, prepare_sleep
 from ringblk.workers.request cimport OPERATION_COMPLETE, SLOT_ADMITTED, SLOT_PARTIAL, RequestExecutor, RequestParser
@@ -383,30 +381,11 @@ cdef class DispatchLoop:
             self.complete()   # so that the driver goes on meanwhile
 
     cdef uint32_t complete(self) noexcept nogil:
-        """Publish the batch: used elements, used.idx, calls, in-flight records, slots, in this order."""
-        cdef uint32_t place, count = self.handover.batch_count
-        cdef uint64_t touched = 0
-        cdef RequestSlot *slot
-        cdef ServedQueue *queue
+        """Publish the batch, and only then free its slots."""
+        cdef uint32_t count = self.handover.batch_count
         if count == 0:
             return 0
-        for place in range(count):
-            slot = &self.state.slots[self.handover.batch[place]]
-            queue = &self.table.queues[slot.queue_index]
-            inflight_link(queue.inflight, slot.head_index)
-            push_used(queue.rings, slot.head_index, slot.used_length_bytes)
-            self.recorder.record(slot)   # before the driver can know: whoever asks then finds it counted
-            touched |= (<uint64_t>1) << slot.queue_index
-        for place in range(<uint32_t>QUEUE_LIMIT):
-            if (touched >> place) & 1:
-                publish_used(self.table.queues[place].rings)
-                self.table.call_if_needed(place)
-        for place in range(count):
-            slot = &self.state.slots[self.handover.batch[place]]
-            inflight_clear(self.table.queues[slot.queue_index].inflight, slot.head_index)
-        for place in range(<uint32_t>QUEUE_LIMIT):
-            if (touched >> place) & 1:
-                inflight_settle(self.table.queues[place].inflight, self.table.queues[place].rings.published_used)
+        publish_batch(self.state, self.table, self.handover, self.recorder)
         if self.overlaps.partial_count:
             self.overlaps.note_done()
         self.handover.release()

@@ -1,0 +1,40 @@
+# cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True
+"""What is done becomes the driver's: the order of steps that recovery relies on, for a batch of requests.
+
+A death between any two of them is settled from the in-flight record (vhost-user, "Inflight I/O tracking"): the
+batch is linked in it before the driver can see anything, so a successor knows which heads it was.
+"""
+
+from libc.stdint cimport uint32_t, uint64_t
+
+from ringblk.engine.queue_table cimport ServedQueue
+from ringblk.shm.inflight cimport inflight_clear, inflight_link, inflight_settle
+from ringblk.shm.slot cimport RequestSlot
+from ringblk.shm.state cimport QUEUE_LIMIT
+from ringblk.shm.virtqueue cimport publish_used, push_used
+
+
+cdef void publish_batch(StateSegment state, QueueTable table, Handover handover,
+                        RequestRecorder recorder) noexcept nogil:
+    """Publish the hand-over's batch: used elements, used.idx, calls, in-flight records, in this order."""
+    cdef uint32_t place, count = handover.batch_count
+    cdef uint64_t touched = 0
+    cdef RequestSlot *slot
+    cdef ServedQueue *queue
+    for place in range(count):
+        slot = &state.slots[handover.batch[place]]
+        queue = &table.queues[slot.queue_index]
+        inflight_link(queue.inflight, slot.head_index)
+        push_used(queue.rings, slot.head_index, slot.used_length_bytes)
+        recorder.record(slot)   # before the driver can know: whoever asks then finds it counted
+        touched |= (<uint64_t>1) << slot.queue_index
+    for place in range(<uint32_t>QUEUE_LIMIT):
+        if (touched >> place) & 1:
+            publish_used(table.queues[place].rings)
+            table.call_if_needed(place)
+    for place in range(count):
+        slot = &state.slots[handover.batch[place]]
+        inflight_clear(table.queues[slot.queue_index].inflight, slot.head_index)
+    for place in range(<uint32_t>QUEUE_LIMIT):
+        if (touched >> place) & 1:
+            inflight_settle(table.queues[place].inflight, table.queues[place].rings.published_used)
