@@ -299,6 +299,9 @@ cdef class Throttle:
         cdef uint64_t next_ns
         if self.waiting_queues == 0 and self.account.own.debt_mask == 0:
             return NEVER
+        # What `is_in_debt` has credited since the last look may be another's head's, with no piece reserved any more.
+        if self.waiting_queues and self._choose(now_ns) != NULL:
+            return 0
         next_ns = self.account.next_ns()
         if next_ns <= now_ns:
             return 0
