@@ -332,7 +332,7 @@ cdef class DispatchLoop:
             self.next_counter += 1
             inflight_fetch(queue.inflight, head, slot.counter)
             counters.popped_count += 1
-        if self.throttle.admit(slot_index, queue.rings.next_avail if is_new else <uint32_t>NO_POSITION, now_ns):
+        if self.throttle.admit(slot_index, counters.popped_count if is_new else <uint64_t>NO_POSITION, now_ns):
             self.submit(slot_index)
         return 1
 

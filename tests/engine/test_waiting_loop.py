@@ -15,10 +15,12 @@ from ringblk.shm.bucket_settings import BucketSettings
 from ringblk.shm.rate_limit_settings import RateLimitSettings
 from ringblk.shm.state import MAX_LONG_CHAINS
 from ringblk.workers.file_backend import FileBackend
-from tests.inline_device import IN, OUT, InlineDevice
+from tests.inline_device import GET_ID, IN, OK, OUT, InlineDevice
 
 DISK_BYTES = 4 << 20
 QUEUE_SIZE = 128
+ROUND_OF_POSITIONS = 1 << 16
+"""So many pops later, `next_avail` is the same again."""
 POLL_NS = 1_000_000_000
 DEADLINE_S = 30.0
 
@@ -73,6 +75,26 @@ def test_whoever_waits_for_progress_hears_of_it(device: InlineDevice, count: int
         make_request(device, IN, head)
     device.driver.offer(*range(count))
     assert len(run_until(device, count)) == count
+
+
+def test_a_write_that_the_ring_went_round_under_does_not_go_back(device: InlineDevice) -> None:
+    """Others have passed it, as many as there are positions: the last of them is not the write."""
+    limit_writes(device, 100)
+    make_request(device, OUT, 0, 1 << 20)  # hours' worth
+    status = make_request(device, OUT, 1)
+    others = range(2, 66)
+    for head in others:
+        make_request(device, GET_ID, head)
+    device.driver.offer(0, 1)
+    assert run_until(device, 1) == [(0, 1)]
+    for _ in range(ROUND_OF_POSITIONS // len(others)):
+        device.driver.offer(*others)
+        run_until(device, len(others))
+    device.loop.drain_queue(0)
+    assert run_until(device, 1) == [(1, 1)]
+    assert device.driver.read(status, 1)[0] == OK
+    assert device.virtqueue.next_avail == device.driver.used_idx == 2
+    assert device.loop.unfinished_count(0) == 0
 
 
 def test_what_waits_for_a_long_list_goes_on_after_a_debt(device: InlineDevice) -> None:
