@@ -365,6 +365,8 @@ async def _serve_sessions(listener: Listener, supervisor: Supervisor, current: l
 
 def _end_if_handed_over(session: Session, connected: socket.socket) -> None:
     """End the session if another front end has had its other end among what it sent."""
+    if connected.fileno() < 0:  # it has ended already, and its task has not gone on yet
+        return
     if not is_read_by_peer(connected) and not has_hung_up(connected):
         session.end("its other end was handed over")
 
