@@ -14,6 +14,7 @@ from ringblk.shm.state_reader import read_queue
 from tests.inline_device import GPA, IN, OK, UNSUPP
 from tests.mock_driver import MockDriver
 
+from .control_client import ControlClient
 from .engine_rig import Engine, RawFrontend, RawQueue, eventually, raw_frontend
 
 DISK_BYTES = 1 << 20
@@ -176,3 +177,35 @@ def test_an_engine_takes_over_more_long_chains_than_it_has_room_for(tmp_path: Pa
         assert f"goes on with {REQUESTS} requests of an earlier engine" in engine.log()
         frontend.close()
     os.close(fd)
+
+
+def test_long_chains_that_wait_for_tokens_go_back_with_their_room(tmp_path: Path) -> None:
+    """However often their queue stops, the drive pauses or dispatchers die; other queues have room then."""
+    control = ControlClient(tmp_path / "control")
+    more = [f"--queue-size={QUEUE_SIZE}", "--num-queues=2", f"--control={control.socket_path}"]
+    with (
+        Engine(*options(tmp_path, *more, "--bps-read=5000", "--burst=1")) as engine,
+        raw_frontend(engine, num_queues=2, queue_size=QUEUE_SIZE, ram_bytes=4 << 20) as frontend,
+    ):
+        make_room(frontend)
+        state = StateSegment.attach(engine.segment_name)
+        first, second = frontend.queues
+        first.offer(IN, read_bytes=DISK_BYTES, head=60)  # minutes' worth: what follows waits
+        first.wait_used(1)
+        first.driver.forget_places()
+        reads = LongReads(first)
+        for number in range(4):
+            eventually(lambda: read_queue(state, 0)[4] == 1 + MAX_LONG_CHAINS, "popped")
+            if number == 2:
+                replace_dispatcher(engine)
+            elif number == 3:
+                control.post("/pause")
+                control.post("/resume")
+            else:
+                assert frontend.connection.get_vring_base(0) == first.driver.used_idx == 1
+                assert read_queue(state, 0)[4] == 1
+                frontend.start_queue(0)
+        control.change("/drive", bps_read=0)
+        reads.wait()
+        LongReads(second).wait()
+        state.close()
