@@ -171,6 +171,8 @@ class RateGroup:
         with suppress(RateGroupBusy), self._one_at_a_time(LOCK_WAIT_S):
             if not goes_on and self._is_named() and self._lock_membership(fcntl.LOCK_EX):
                 posix_ipc.unlink_shared_memory("/" + self._segment_name)
+        # A mapping has a descriptor of its own (mmap), and lives as long as the last RateLimit on it.
+        fcntl.flock(self._fd, fcntl.LOCK_UN)
         self._release()
 
     def _try_join(self, settings: RateLimitSettings, now_ns: int) -> bool:
@@ -282,7 +284,7 @@ class RateGroup:
         return True
 
     def _release(self) -> None:
-        """Close what is open; membership ends with the last copy of the fd."""
+        """Close what is open; a member that is killed is one until the last copy of the fd is closed."""
         self._mapping = None  # unmapped when the last RateLimit on it is gone
         if self._fd >= 0:
             os.close(self._fd)

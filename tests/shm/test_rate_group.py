@@ -85,6 +85,17 @@ def test_who_comes_after_the_last_begins_anew(name: str) -> None:
         group.leave()
 
 
+def test_who_has_left_is_no_member_while_its_buckets_are_held(name: str) -> None:
+    """An engine's objects may live longer than its membership; the drive's next engine begins the group anew."""
+    first = RateGroup(name, SETTINGS, 0)
+    buckets = first.limit
+    first.leave(goes_on=True)
+    second = RateGroup(name, SETTINGS, 0)
+    assert second.is_creator
+    del buckets
+    second.leave()
+
+
 def test_any_member_may_change_the_limit(name: str) -> None:
     first, second = RateGroup(name, SETTINGS, 0), RateGroup(name, SETTINGS, 0)
     second.configure(RateLimitSettings(ops_read=BucketSettings(tokens=7, burst=3)), 0)
