@@ -202,7 +202,8 @@ def test_a_dead_engine_of_another_version_whose_image_is_free_is_forgotten(
     image_fd: int, dead_name: str
 ) -> None:
     leave_orphan(dead_name, image_fd, LAYOUT_VERSION + 1)
-    assert dead_name in remove_dead_engines((0, 0))
+    remove_dead_engines((0, 0))
+    assert segment_names(dead_name) == []
 
 
 def test_a_living_engine_of_another_version_is_known_by_its_image(image_fd: int) -> None:
