@@ -176,11 +176,20 @@ def read_config_file(path: str) -> dict[str, object]:
         fields = msgspec.json.decode(data)
         if not isinstance(fields, dict):
             raise ConfigError(f"--config {path}: not a JSON object")
+        _check_hyphens(path, fields)
         fields = read_config_sizes(fields)
         msgspec.convert(fields, EngineConfig)
     except msgspec.DecodeError as error:
         raise ConfigError(f"--config {path}: {error}") from error
     return fields
+
+
+def _check_hyphens(path: str, fields: dict[str, object]) -> None:
+    """Raise `ConfigError` for a key that is written as on the command line."""
+    for name in fields:
+        key = name.lstrip("-").replace("-", "_")
+        if key != name and key in EngineConfig.__struct_fields__:
+            raise ConfigError(f"--config {path}: `{name}` is written `{key}` here")
 
 
 def read_config_sizes(fields: dict[str, object]) -> dict[str, object]:

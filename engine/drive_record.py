@@ -15,6 +15,7 @@ import stat
 import struct
 import time
 import zlib
+from collections.abc import Collection
 
 import msgspec
 
@@ -48,6 +49,12 @@ class FoundRecord(msgspec.Struct, frozen=True):
     name: str
     record: DriveRecord
     is_held: bool
+    owner: int
+    """The user whose it is."""
+
+    def remove(self) -> None:
+        """Remove it, if the engine that wrote it is gone."""
+        remove_record(self.name, [self.owner])
 
 
 def identify(config: EngineConfig, backend: NativeBackend) -> DriveIdentity:
@@ -67,15 +74,22 @@ def identify(config: EngineConfig, backend: NativeBackend) -> DriveIdentity:
     )
 
 
-def find_predecessor(config: EngineConfig, drive: DriveIdentity, *, is_read_only: bool) -> FoundRecord | None:
+def find_predecessor(
+    config: EngineConfig,
+    drive: DriveIdentity,
+    *,
+    is_read_only: bool,
+    trusted_users: Collection[int] = (),
+) -> FoundRecord | None:
     """What was left of this drive by the engine before; the newest where several were.
 
     Call it when that engine is gone. A backend without an image, and an image that several engines may read,
-    is the same drive only at the same socket.
+    is the same drive only at the same socket. A record may be this process's user's, or one of
+    `trusted_users`'.
     """
     found = []
     for name in record_names(f"{PREFIX}{_key(drive)}-"):
-        each = _read(name)
+        each = _read(name, trusted_users)
         if each is None or each.is_held or each.record.drive != drive:
             continue
         shares = is_read_only or each.record.is_read_only or drive.kind == "backend"
@@ -84,10 +98,11 @@ def find_predecessor(config: EngineConfig, drive: DriveIdentity, *, is_read_only
     return max(found, key=lambda each: each.record.written_ns, default=None)
 
 
-def record_of_process(pid: int) -> FoundRecord | None:
+def record_of_process(pid: int, trusted_users: Collection[int] = ()) -> FoundRecord | None:
     """The record of an engine, by its supervisor's process id; the newest where the number was used again."""
     of_process = [name for name in record_names(PREFIX) if name.split("-")[3:4] == [str(pid)]]
-    found = [each for name in of_process if (each := _read(name)) is not None and each.record.pid == pid]
+    read = [each for name in of_process if (each := _read(name, trusted_users)) is not None]
+    found = [each for each in read if each.record.pid == pid]
     return max(found, key=lambda each: each.record.written_ns, default=None)
 
 
@@ -109,7 +124,7 @@ def clear_records() -> None:
     left = [each for name in names if (each := _read(name)) is not None and not each.is_held]
     left.sort(key=lambda each: each.record.written_ns, reverse=True)
     for each in left[MAX_LEFT:]:
-        remove_record(each.name)
+        each.remove()
 
 
 class RecordKeeper:
@@ -126,6 +141,10 @@ class RecordKeeper:
     def name(self) -> str:
         """Its name in shared memory."""
         return self._file.name
+
+    def fileno(self) -> int:
+        """Its descriptor."""
+        return self._file.fileno()
 
     def save(self, record: DriveRecord) -> None:
         """Write what changed, if anything did."""
@@ -154,14 +173,15 @@ def _digest(data: bytes) -> str:
     return f"{zlib.crc32(data):08x}{zlib.adler32(data):08x}"
 
 
-def _read(name: str) -> FoundRecord | None:
-    found = read_record(name)
+def _read(name: str, trusted_users: Collection[int] = ()) -> FoundRecord | None:
+    found = read_record(name, trusted_users)
     if found is None:
         return None
     try:
-        return FoundRecord(name, msgspec.json.decode(found[0], type=DriveRecord), found[1])
+        record = msgspec.json.decode(found.payload, type=DriveRecord)
     except msgspec.DecodeError:
         return None
+    return FoundRecord(name, record, found.is_held, found.owner)
 
 
 def _birth_ns(fd: int) -> int:

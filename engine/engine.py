@@ -22,7 +22,7 @@ from ringblk.engine.drive_record import (
     record_of_process,
 )
 from ringblk.engine.engine_facts import engine_facts
-from ringblk.engine.engine_segments import create_engine_segment
+from ringblk.engine.engine_segments import create_engine_segment, user_ids
 from ringblk.engine.image_claim import claim_image, engines_on, image_identity, remove_dead_engines
 from ringblk.engine.io_plan import plan_io
 from ringblk.engine.listener import Listener
@@ -42,7 +42,6 @@ from ringblk.engine.takeover import (
     take_over_socket,
 )
 from ringblk.shm.process import crash_point
-from ringblk.shm.record_file import remove_record
 from ringblk.shm.segment import SegmentError
 from ringblk.workers.backend import BackendError
 from ringblk.workers.file_backend import FileBackend
@@ -94,7 +93,7 @@ def _serve_backend(config: EngineConfig, user: ProcessUser | None, backend: Nati
     plan = plan_io(config.io_engine, backend)
     inherited = Listener.from_fd(config.fd) if config.fd is not None else None
     identity = identify(config, backend)
-    found = _claim(config, backend, identity)
+    found = _claim(config, backend, identity, user)
     # Held back while nobody catches them: one that came now would leave the segment behind.
     signal.pthread_sigmask(signal.SIG_BLOCK, HELD_SIGNALS)
     try:
@@ -115,9 +114,11 @@ def _serve_backend(config: EngineConfig, user: ProcessUser | None, backend: Nati
         facts = engine_facts(config, backend, plan, sandbox)
         inherited_fds = open_fds() - {config.fd}  # the front end's socket is none of the children's
         drive = RunningDrive(config, device, state, limits, facts, identity, settings)
+        if user is not None:
+            user.own(drive.fileno())
         if found is not None:
             crash_point("record: former one about to be removed")
-            remove_record(found.name)
+            found.remove()
             crash_point("record: former one removed")
         clear_records()
         make_supervisor = partial(
@@ -149,7 +150,9 @@ def _make_device(config: EngineConfig, backend: NativeBackend) -> BlockDevice:
     return device
 
 
-def _claim(config: EngineConfig, backend: NativeBackend, identity: DriveIdentity) -> FoundRecord | None:
+def _claim(
+    config: EngineConfig, backend: NativeBackend, identity: DriveIdentity, user: ProcessUser | None
+) -> FoundRecord | None:
     """Be the only one on this drive; what the engine before has left. Raises `ConfigError`.
 
     An engine that is to be taken over from is told to end when nothing that can be refused is left.
@@ -158,19 +161,21 @@ def _claim(config: EngineConfig, backend: NativeBackend, identity: DriveIdentity
     is_read_only = config.read_only or backend.read_only
     ending: list[int] = []
     unknown: list[int] = []
+    trusted = {user.uid} if user is not None else set()
     if config.takeover:
         ending = engines_on(fd) if fd is not None else []
         check_takeover(config, ending)
         at_socket = check_same_drive(config, identity, fd, is_read_only=is_read_only)
         ending = [pid for pid in {*ending, at_socket} if pid is not None and is_engine(pid)]
-        unknown = [pid for pid in ending if record_of_process(pid) is None]
+        trusted |= {uid for pid in ending for uid in user_ids(pid)}  # who ends one goes on with what it had
+        unknown = [pid for pid in ending if record_of_process(pid, trusted) is None]
         take_over_socket(config.socket_path)
     if fd is not None:
         image = config.blk_file or config.drive_name  # a backend of a user's own may be a file, too
         claim_image(image, fd, read_only=backend.read_only, takes_over=config.takeover)
-    found = find_predecessor(config, identity, is_read_only=is_read_only)
+    found = find_predecessor(config, identity, is_read_only=is_read_only, trusted_users=trusted)
     if found is None and config.replace_image and ending:
-        found = record_of_process(ending[0])
+        found = record_of_process(ending[0], trusted)
     if found is None and unknown:  # one that had a record leaves none where there was nothing to say
         _log.warning(
             "the engine before this one (process %d) has left no record: what was set while it ran is lost",

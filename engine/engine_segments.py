@@ -18,15 +18,17 @@ from ringblk.shm.segment import (
     check_segment_file,
     is_held,
     open_segment,
+    read_subject,
     segment_info,
     segment_names,
 )
-from ringblk.shm.state import SEGMENT_PREFIX, StateSegment
+from ringblk.shm.state import SEGMENT_KIND, SEGMENT_PREFIX, StateSegment
 from ringblk.workers.image_lock import locked_inodes
 
 _NAME = re.compile(re.escape(SEGMENT_PREFIX) + r"([0-9]+)(?:-[0-9a-f]{8})?", re.ASCII)
 _LINK = re.compile(rf"{re.escape(POSIX_SHM_FOLDER)}/({_NAME.pattern}) \(deleted\)", re.ASCII)
 _NAME_TRIES = 16
+_IMAGE_SINCE_VERSION = 5
 
 
 class EngineSegment(msgspec.Struct, frozen=True):
@@ -73,6 +75,21 @@ class EngineSegment(msgspec.Struct, frozen=True):
             return is_held(fd)
         finally:
             os.close(fd)
+
+    def image(self) -> tuple[int, int] | None:
+        """The image that its engine uses or used, be it of this version or another; (0, 0): there is none.
+
+        None where it cannot be told, in a version from before that was said in one place. Raises
+        `SegmentError` for what is no engine's segment.
+        """
+        fd = self.open()
+        try:
+            version, image = read_subject(fd, SEGMENT_KIND, self.name)
+        except OSError as error:
+            raise SegmentError(f"shared memory segment {self.name} cannot be read: {error}") from error
+        finally:
+            os.close(fd)
+        return image if version >= _IMAGE_SINCE_VERSION else None
 
     def copy(self) -> StateSegment:
         """What it says at this moment. Raises `SegmentError`."""

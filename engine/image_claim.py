@@ -104,20 +104,22 @@ def remove_dead_engines(own_image: tuple[int, int]) -> list[str]:
     images = {name: _image_of(EngineSegment(name, process_id(name))) for name in names}
     in_use = {images[name] for name in held} | {own_image}
     locked = locked_inodes()
-    waited_for = {name for name in names if images[name] not in in_use and _inode_of(images[name]) in locked}
+    # An image that cannot be told may be any that is locked, and that no engine here is known to use.
+    is_unknown_locked = bool(locked - {_inode_of(image) for image in in_use if image is not None})
+
+    def is_waited_for(image: tuple[int, int] | None) -> bool:
+        return is_unknown_locked if image is None else image not in in_use and _inode_of(image) in locked
+
+    waited_for = {name for name in names if is_waited_for(images[name])}
     return [name for name in names if name not in held | waited_for and remove_orphan(name)]
 
 
-def _image_of(segment: EngineSegment) -> tuple[int, int]:
-    """The image that the engine of this segment uses or used; (0, 0): none, or it is not to be believed."""
+def _image_of(segment: EngineSegment) -> tuple[int, int] | None:
+    """Its engine's image. (0, 0): none, or it is not to be believed; None: it cannot be told."""
     try:
-        state = segment.copy()
+        return segment.image()
     except SegmentError:
         return (0, 0)
-    try:
-        return state.image
-    finally:
-        state.close()
 
 
 def _inode_of(image: tuple[int, int]) -> int:

@@ -72,6 +72,10 @@ class RunningDrive:
         """Have the record say how the drive is set now."""
         self._keeper.save(self._record())
 
+    def fileno(self) -> int:
+        """The descriptor of its record."""
+        return self._keeper.fileno()
+
     def leave(self, *, goes_on: bool) -> None:
         """The engine ends; the drive goes on with the next or not."""
         self._keeper.close(goes_on=goes_on)

@@ -87,7 +87,7 @@ def check_same_drive(
         return None
     if config.replace_image:
         return pid
-    found = record_of_process(pid)
+    found = record_of_process(pid, user_ids(pid))
     where = f"--takeover: the engine at {config.socket_path} (process {pid})"
     how = "--replace-image does so all the same"
     if found is not None:

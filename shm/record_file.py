@@ -2,7 +2,8 @@
 
 It is a small file of the shared memory file system (`shm/two_slots.py` has its content). Its writer holds a
 `flock` on it, so a record whose lock can be had is one that was left. Names are of no use to a stranger: a
-record counts only where its owner is the reader's own user, and it is never waited for.
+record counts only where its owner is the reader's own user, or one that the reader names, and it is never
+waited for.
 """
 
 import contextlib
@@ -11,12 +12,22 @@ import fcntl
 import itertools
 import os
 import stat
+from collections.abc import Collection
+from typing import NamedTuple
 
 from ringblk.shm.process import crash_point
 from ringblk.shm.two_slots import RECORD_BYTES, newest, next_slot
 
 FOLDER = "/dev/shm"
 _READ_FLAGS = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC  # a lease or a FIFO holds nobody up
+
+
+class ReadRecord(NamedTuple):
+    """What a record says, whether its writer lives, and whose it is."""
+
+    payload: bytes
+    is_held: bool
+    owner: int
 
 
 class RecordFile:
@@ -94,23 +105,23 @@ def record_names(prefix: str) -> list[str]:
     return []
 
 
-def read_record(name: str) -> tuple[bytes, bool] | None:
-    """A record's payload, and whether its writer lives; None: there is none, or it is not ours to believe."""
-    fd = _open_own(name)
+def read_record(name: str, trusted_users: Collection[int] = ()) -> ReadRecord | None:
+    """A record as it stands; None: there is none, or it is not ours to believe."""
+    fd = _open_trusted(name, trusted_users)
     if fd is None:
         return None
     try:
         found = newest(os.pread(fd, RECORD_BYTES, 0))
-        return (found[1], _is_held(fd)) if found else None
+        return ReadRecord(found[1], _is_held(fd), os.fstat(fd).st_uid) if found else None
     except OSError:
         return None
     finally:
         os.close(fd)
 
 
-def remove_record(name: str) -> None:
+def remove_record(name: str, trusted_users: Collection[int] = ()) -> None:
     """Remove a record that was left; one whose writer lives stays."""
-    fd = _open_own(name)
+    fd = _open_trusted(name, trusted_users)
     if fd is None:
         return
     try:
@@ -130,22 +141,23 @@ def remove_empty_records(prefix: str) -> None:
                 remove_record(name)
 
 
-def _open_own(name: str) -> int | None:
-    """Open a record of our own user's; looked at before it is opened, and again after."""
+def _open_trusted(name: str, trusted_users: Collection[int]) -> int | None:
+    """Open a record of our own user's or of one of these; looked at before it is opened, and again after."""
+    users = {os.geteuid(), *trusted_users}
     try:
-        if not _is_own(os.lstat(_path(name))):
+        if not _is_of(os.lstat(_path(name)), users):
             return None
         fd = os.open(_path(name), _READ_FLAGS)
     except OSError:
         return None
-    if _is_own(os.fstat(fd)):
+    if _is_of(os.fstat(fd), users):
         return fd
     os.close(fd)
     return None
 
 
-def _is_own(info: os.stat_result) -> bool:
-    return stat.S_ISREG(info.st_mode) and info.st_uid == os.geteuid()
+def _is_of(info: os.stat_result, users: Collection[int]) -> bool:
+    return stat.S_ISREG(info.st_mode) and info.st_uid in users
 
 
 def _is_held(fd: int) -> bool:

@@ -24,6 +24,8 @@ import posix_ipc
 MAGIC = b"RINGBLK\0"
 HEADER = struct.Struct("<8sIIQ")
 """Magic, layout version, kind (four letters) and size in bytes; the first 24 bytes of every segment."""
+SUBJECT = struct.Struct("<QQ")
+"""Behind it, in every layout version: what the owner works on, for whoever can read nothing else."""
 HEADER_BYTES = 64
 """What a segment's own layout leaves to the header."""
 
@@ -100,6 +102,15 @@ class Segment:
         except (OSError, ValueError) as error:  # cut off meanwhile
             raise SegmentError(f"shared memory segment {name or fd} cannot be mapped: {error}") from error
 
+    @property
+    def subject(self) -> tuple[int, int]:
+        """Two numbers for what its owner works on; zeroes: nothing was said."""
+        return _subject_in(self.memory)
+
+    def set_subject(self, first: int, second: int) -> None:
+        """Say what its owner, who calls this, works on."""
+        SUBJECT.pack_into(self.memory, HEADER.size, first, second)
+
     def unlink(self) -> None:
         """Remove the name; the memory lives until the last process unmaps it."""
         with contextlib.suppress(posix_ipc.ExistentialError):
@@ -175,6 +186,22 @@ def checked_size_bytes(fd: int, kind: str, layout_version: int, name: str = "") 
     if os.fstat(fd).st_size < size_bytes:
         raise SegmentError(f"shared memory segment {called} is shorter than its header says")
     return int(size_bytes)
+
+
+def read_subject(fd: int, kind: str, name: str) -> tuple[int, tuple[int, int]]:
+    """The layout version and subject of a segment of any version. Raises `SegmentError`."""
+    header = os.pread(fd, HEADER_BYTES, 0)
+    if len(header) < HEADER_BYTES:
+        raise SegmentError(f"shared memory segment {name} is empty")
+    magic, version, code, _ = HEADER.unpack_from(header)
+    if magic != MAGIC or code != _kind_code(kind):
+        raise SegmentError(f"shared memory segment {name} is not a ringblk {kind} segment")
+    return version, _subject_in(header)
+
+
+def _subject_in(data: bytes | mmap.mmap) -> tuple[int, int]:
+    first, second = SUBJECT.unpack_from(data, HEADER.size)
+    return first, second
 
 
 def is_segment_held(name: str) -> bool:

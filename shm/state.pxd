@@ -28,7 +28,7 @@ cdef enum:
 
 
 cdef struct StateHeader:
-    uint8_t segment_header[64]      # shm/segment.py
+    uint8_t segment_header[64]      # shm/segment.py; its subject is the image's device and inode number, or zeroes
     # sizes, written once at creation
     uint32_t slot_count
     uint32_t ranges_per_slot
@@ -56,9 +56,7 @@ cdef struct StateHeader:
     uint32_t dispatcher_restart_count
     uint32_t queue_count
     uint32_t is_paused
-    uint64_t image_device           # the image's device and inode number; 0 and 0: there is none
-    uint64_t image_inode
-    uint32_t reserved_engine[4]
+    uint32_t reserved_engine[8]
     char drive_name[DRIVE_NAME_BYTES]   # the image's path or the backend's name, UTF-8, padded with zeroes
 
 

@@ -194,13 +194,12 @@ cdef class StateSegment:
 
     def set_image(self, uint64_t device, uint64_t inode):
         """Say which image this engine uses (engine/image_claim.py)."""
-        self.header.image_device = device
-        self.header.image_inode = inode
+        self.segment.set_subject(device, inode)
 
     @property
     def image(self):
         """What `set_image` was told; (0, 0): there is none."""
-        return self.header.image_device, self.header.image_inode
+        return self.segment.subject
 
     def set_dispatcher(self, uint32_t pid, bint is_restart=False):
         """This process is the dispatcher now (0: there is none), in place of one that died or not."""

@@ -16,7 +16,6 @@ from types import TracebackType
 from ringblk.engine.drive_record import record_of_process
 from ringblk.engine.frontend_connection import FrontendConnection
 from ringblk.engine.vhost_user_messages import ProtocolFeature, VringAddress
-from ringblk.shm.record_file import remove_record
 from ringblk.shm.segment import segment_names
 from ringblk.shm.state import SEGMENT_PREFIX
 from tests.child_process import ends_with_tests, environment_with_path
@@ -25,6 +24,7 @@ from tests.mock_driver import MockDriver
 
 PROGRAM = str(Path(sys.executable).with_name("vhost-user-ringblk"))
 BACKENDS = str(Path(__file__).parents[1] / "backends")
+NOBODY = 65534
 DEADLINE_S = 30.0  # how long anything may take before a test fails; nothing waits for it to pass
 PROTOCOL_FEATURES_BIT = 1 << 30
 F_EVENT_IDX = 1 << 29
@@ -74,6 +74,7 @@ class Engine:
         prepare: Callable[[], object] | None = None,
         owner: int | None = None,
         after: "Engine | None" = None,
+        program: Sequence[str] = (PROGRAM,),
     ) -> None:
         self._folder: tempfile.TemporaryDirectory[str] = (
             after._folder if after else tempfile.TemporaryDirectory(prefix="ringblk-test-")
@@ -87,7 +88,7 @@ class Engine:
         way = f"--socket-path={self.socket_path}" if fd is None else f"--fd={fd}"
         with self._log_path.open("wb") as log:
             self.process = subprocess.Popen(
-                ends_with_tests([PROGRAM, way, *options]),
+                ends_with_tests([*program, way, *options]),
                 stderr=log,
                 env=environment(),
                 pass_fds=() if fd is None else (fd,),
@@ -157,8 +158,8 @@ class Engine:
             self.process.wait()
         if error is not None:
             sys.stderr.write(self.log())
-        if (left := record_of_process(self.process.pid)) is not None:
-            remove_record(left.name)
+        if (left := record_of_process(self.process.pid, [NOBODY])) is not None:
+            left.remove()
         if not self._is_successor:
             self._folder.cleanup()
 

@@ -286,7 +286,7 @@ def test_more_queues_than_there_are_is_refused(backend_command: BackendCommand, 
     fd_count = open_fds()
     with pytest.raises(BackendRefused, match=r"\d+ queues, 1000 were asked for"):
         Frontend(backend_command(image), num_queues=1000, queue_size=2)
-    assert open_fds() == fd_count
+    assert open_fds() <= fd_count
 
 
 def test_nothing_is_left_behind(backend_command: BackendCommand, image: Path) -> None:
@@ -299,7 +299,7 @@ def test_nothing_is_left_behind(backend_command: BackendCommand, image: Path) ->
         disk.close()
         assert not Path(f"/proc/{pid}").exists()
         assert not [name for name in os.listdir("/dev/shm") if name.endswith(f"-{pid}")]
-    assert open_fds() == before
+    assert open_fds() <= before
 
 
 def test_connects_to_a_socket_that_somebody_listens_on(
@@ -335,7 +335,7 @@ def test_a_back_end_that_is_not_there_is_gone(tmp_path: Path) -> None:
         Frontend([sys.executable, "-c", "raise SystemExit(3)"])
     with pytest.raises(FileNotFoundError):
         Frontend(["/does/not/exist", "{fd}"])
-    assert open_fds() == fd_count
+    assert open_fds() <= fd_count
 
 
 def test_reads_a_config_space_of_known_bytes() -> None:

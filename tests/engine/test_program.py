@@ -426,6 +426,8 @@ def test_a_configuration_file_and_options_over_it(tmp_path: Path) -> None:
         ("[1, 2]", 2, "not a JSON object"),
         ("{", 2, "engine.json"),
         (None, 1, "engine.json"),
+        ('{"drive-id": "x"}', 2, "`drive-id` is written `drive_id` here"),
+        ('{"--read-only": true}', 2, "`--read-only` is written `read_only` here"),
     ],
 )
 def test_a_wrong_configuration_file(tmp_path: Path, text: str | None, status: int, named: str) -> None:

@@ -3,6 +3,8 @@
 import contextlib
 import os
 import signal
+import sys
+import tempfile
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,10 +12,10 @@ from typing import Any
 
 import pytest
 
-from ringblk.engine.drive_record import record_of_process
-from ringblk.shm.record_file import FOLDER, remove_record
+from ringblk.engine.drive_record import PREFIX, record_of_process
+from ringblk.shm.record_file import FOLDER, record_names, remove_record
 from tests.engine.control_client import ControlClient
-from tests.engine.engine_rig import DEADLINE_S, Engine, RawFrontend, RawQueue, eventually
+from tests.engine.engine_rig import DEADLINE_S, NOBODY, Engine, RawFrontend, RawQueue, eventually
 
 OUT, WRITEBACK = 1, 32
 DISK_BYTES = 1 << 20
@@ -354,6 +356,48 @@ def test_readers_of_one_image_have_a_record_each(image: Path) -> None:
 
 
 # A rate group.
+
+
+AS_NOBODY = (  # imported before: this user may not read where Python is
+    "import os, sys; from ringblk.engine import cli, control_server, engine, engine_control, statistics\n"
+    f"os.setgroups([]); os.setgid({NOBODY}); os.setuid({NOBODY}); cli.backend_program()"
+)
+
+
+def start_as_nobody(way: str, *options: str, after: Engine | None = None) -> Engine:
+    """Start it as that user, or as root that has it become that user."""
+    if way == "root":
+        return Engine(*options, "--user=nobody", owner=NOBODY, after=after)
+    return Engine(*options, owner=NOBODY, after=after, program=[sys.executable, "-c", AS_NOBODY])
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root may take on another user")
+@pytest.mark.parametrize("way", ["killed", "taken over"])
+@pytest.mark.parametrize(("before", "after"), [("root", "root"), ("root", "nobody"), ("nobody", "root")])
+def test_it_holds_however_the_engine_became_its_user(before: str, after: str, way: str) -> None:
+    """In the end nothing is left of either."""
+    with tempfile.TemporaryDirectory() as folder:
+        os.chown(folder, NOBODY, NOBODY)
+        image, control = Path(folder) / "disk.img", ControlClient(Path(folder) / "control")
+        image.write_bytes(bytes(DISK_BYTES))
+        os.chown(image, NOBODY, NOBODY)
+        options = [f"--blk-file={image}", f"--control={control.socket_path}", "--workers=1"]
+        with start_as_nobody(before, *options) as old:
+            eventually(control.socket_path.exists, "the control API")
+            control.change("/drive", bps=5_000_000, cache="writethrough")
+            if way == "killed":
+                children = old.children()
+                old.end(signal.SIGKILL)
+                eventually(lambda: not any(Path(f"/proc/{pid}").exists() for pid in children), "their end")
+            else:
+                options.append("--takeover")
+            with start_as_nobody(after, *options, after=old) as new:
+                drive = control.get()["drive"]
+                assert (drive["bps"], drive["cache"]) == (5_000_000, "writethrough"), new.log()
+                assert "has left no record" not in new.log()
+                assert new.end() == 0
+                pids = [str(old.process.pid), str(new.process.pid)]
+        assert [name for name in record_names(PREFIX) if name.split("-")[3] in pids] == []
 
 
 @pytest.mark.parametrize("way", WAYS)

@@ -6,6 +6,7 @@ A forged segment is one that another user made: the tests make it and give it aw
 import os
 import signal
 import socket
+import struct
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,8 +18,8 @@ from ringblk.engine import image_claim, takeover
 from ringblk.engine.config import ConfigError, EngineConfig
 from ringblk.engine.image_claim import claim_image, engines_on, image_identity, remove_dead_engines
 from ringblk.engine.takeover import is_engine
-from ringblk.shm.segment import remove_orphan, segment_names
-from ringblk.shm.state import SEGMENT_PREFIX, StateSegment
+from ringblk.shm.segment import HEADER_BYTES, MAGIC, remove_orphan, segment_names
+from ringblk.shm.state import LAYOUT_VERSION, SEGMENT_PREFIX, StateSegment
 from ringblk.workers.image_lock import lock_image
 from tests.engine.control_client import ControlClient, stop_process
 from tests.engine.engine_rig import DEADLINE_S, PROGRAM, Engine, eventually, run_program
@@ -76,18 +77,22 @@ def victim() -> Iterator[Process]:
         process.kill()
 
 
-def make_segment(name: str, image_fd: int) -> StateSegment:
+def make_segment(name: str, image_fd: int, version: int = LAYOUT_VERSION) -> StateSegment:
     state = StateSegment.create(name, 64, 128)
     state.set_image(*image_identity(image_fd))
+    if version != LAYOUT_VERSION:
+        # Where nothing but its header is as this version has it.
+        header = struct.pack("<8sI", MAGIC, version) + os.pread(state.fileno(), HEADER_BYTES, 0)[12:]
+        os.pwrite(state.fileno(), header.ljust(HEADER_BYTES + 512, b"\xff"), 0)
     return state
 
 
-def leave_orphan(name: str, image_fd: int) -> None:
+def leave_orphan(name: str, image_fd: int, version: int = LAYOUT_VERSION) -> None:
     """What an engine that was killed leaves behind."""
     pid = os.fork()
     if pid == 0:
         try:
-            make_segment(name, image_fd)
+            make_segment(name, image_fd, version)
         finally:
             os._exit(0)
     os.waitpid(pid, 0)
@@ -179,6 +184,31 @@ def test_a_dead_engine_whose_image_another_serves_is_forgotten(
     leave_orphan(dead_name, image_fd)
     living = make_segment(f"{SEGMENT_PREFIX}{os.getpid()}", image_fd)
     assert dead_name in remove_dead_engines((0, 0))
+    living.close()
+
+
+@pytest.mark.parametrize("version", [LAYOUT_VERSION + 1, 4], ids=["later", "earlier, without a subject"])
+def test_a_dead_engine_of_another_version_stays_known_while_its_image_is_locked(
+    image_fd: int, locking_fd: int, dead_name: str, version: int
+) -> None:
+    leave_orphan(dead_name, image_fd, version)
+    assert dead_name not in remove_dead_engines((0, 0))
+    assert segment_names(dead_name) == [dead_name]
+    assert (engines_on(image_fd) != []) == (version > LAYOUT_VERSION)
+    remove_orphan(dead_name)
+
+
+def test_a_dead_engine_of_another_version_whose_image_is_free_is_forgotten(
+    image_fd: int, dead_name: str
+) -> None:
+    leave_orphan(dead_name, image_fd, LAYOUT_VERSION + 1)
+    remove_dead_engines((0, 0))
+    assert segment_names(dead_name) == []
+
+
+def test_a_living_engine_of_another_version_is_known_by_its_image(image_fd: int) -> None:
+    living = make_segment(f"{SEGMENT_PREFIX}{os.getpid()}", image_fd, LAYOUT_VERSION + 1)
+    assert engines_on(image_fd) == [os.getpid()]
     living.close()
 
 

@@ -32,11 +32,11 @@ def prefix() -> Iterator[str]:
 
 def test_a_record_outlives_its_writer(prefix: str) -> None:
     record = RecordFile.create(prefix, b"one")
-    assert read_record(record.name) == (b"one", True)
+    assert read_record(record.name) == (b"one", True, os.geteuid())
     record.write(b"two")
-    assert read_record(record.name) == (b"two", True)
+    assert read_record(record.name) == (b"two", True, os.geteuid())
     record.close(keep=True)
-    assert read_record(record.name) == (b"two", False)
+    assert read_record(record.name) == (b"two", False, os.geteuid())
     remove_record(record.name)
     assert record_names(prefix) == []
 
@@ -56,7 +56,7 @@ def test_a_record_is_empty_or_whole_when_its_writer_is_killed_making_it(
     pwrite = os.pwrite
     monkeypatch.setattr(os, "pwrite", note)
     RecordFile.create(prefix, b"one").close(keep=False)
-    assert seen == [(0, None), (RECORD_BYTES, (b"one", True))]
+    assert seen == [(0, None), (RECORD_BYTES, (b"one", True, os.geteuid()))]
 
 
 def test_a_record_that_is_let_go_of_is_removed(prefix: str) -> None:
@@ -90,7 +90,7 @@ def test_a_payload_that_cannot_be_written_leaves_the_former_one(prefix: str) -> 
     record = RecordFile.create(prefix, b"one")
     with pytest.raises(ValueError, match="at most"):
         record.write(bytes(1 << 20))
-    assert read_record(record.name) == (b"one", True)
+    assert read_record(record.name) == (b"one", True, os.geteuid())
     record.close(keep=False)
 
 
@@ -102,6 +102,9 @@ def test_a_record_of_another_user_is_not_believed(prefix: str) -> None:
     record.close(keep=True)
     remove_record(record.name)
     assert record_names(prefix) == [record.name]
+    assert read_record(record.name, [NOBODY]) == (b"anything", False, NOBODY)
+    remove_record(record.name, [NOBODY])
+    assert record_names(prefix) == []
 
 
 def test_what_is_no_file_holds_nobody_up(prefix: str) -> None:
