@@ -13,6 +13,6 @@ cdef class ChainIntake:
 
     cdef void begin_round(self) noexcept nogil
     cdef inline bint is_waiting(self, uint32_t queue_index) noexcept nogil:
-        """Whether the queue's next chain needs a long list, and all were in use."""
-        return (self.waiting_queues >> queue_index) & 1
+        """Whether the queue's next chain needs a long list, and all are in use."""
+        return self.handover.free_list_count == 0 and (self.waiting_queues >> queue_index) & 1
     cdef int read(self, Rings *rings, uint16_t head_index, uint32_t slot_index) noexcept nogil

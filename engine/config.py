@@ -22,6 +22,8 @@ from ringblk.workers.direct_open import descriptor_of
 
 Count = Annotated[int, msgspec.Meta(ge=1)]
 PowerOfTwo = Annotated[int, msgspec.Meta(ge=2, le=32768)]
+# One word of a kernel command line, and short enough for the drive's record.
+PartitionId = Annotated[str, msgspec.Meta(pattern=r"^[!-~]{1,64}\Z")]
 
 BLOCK_SIZES = ("logical_block_size", "physical_block_size")
 """Options that are bytes and no limits."""
@@ -93,7 +95,7 @@ class EngineConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     drive_id: str = "ringblk"
     is_root_device: bool = False
     """Kept for front ends that build a kernel command line, like the next."""
-    partuuid: str | None = None
+    partuuid: PartitionId | None = None
     logical_block_size: Annotated[int, msgspec.Meta(ge=512, le=4096)] | None = None
     """None: 512 for a regular file, a block device's own."""
     physical_block_size: Annotated[int, msgspec.Meta(ge=512, le=32768)] | None = None

@@ -6,6 +6,7 @@ import msgspec
 from msgspec import UNSET, UnsetType
 
 from ringblk.engine.block_device import CacheMode
+from ringblk.engine.config import PartitionId
 from ringblk.engine.live_changes import ChangeRefused
 from ringblk.engine.number_text import read_sizes
 from ringblk.engine.rate_limiter_config import (
@@ -28,7 +29,7 @@ class DriveBody(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     size_bytes: Annotated[int, msgspec.Meta(ge=1)] | Literal["image"] | UnsetType = UNSET
     cache: CacheMode | UnsetType = UNSET
     is_root_device: bool | UnsetType = UNSET
-    partuuid: str | UnsetType | None = UNSET
+    partuuid: PartitionId | UnsetType | None = UNSET
     rate_limiter: RateLimiterConfig | UnsetType = UNSET
     bps: Limit = UNSET
     bps_read: Limit = UNSET

@@ -36,11 +36,12 @@ cdef class DispatchLoop:
     cdef readonly LostMemory lost_memory
     cdef readonly ResubmissionList resubmissions
     cdef uint64_t next_counter
+    cdef uint32_t completed_count          # requests published since the round began
     cdef uint32_t next_place               # of QueueTable.active: whose turn it is to be popped from
 
     cdef void _let_go(self, uint32_t queue_index) noexcept nogil
     cdef int _run(self) noexcept nogil
-    cdef uint32_t collect(self) noexcept nogil
+    cdef void collect(self) noexcept nogil
     cdef uint32_t _release_throttled(self) noexcept nogil
     cdef uint32_t _release_held(self) noexcept nogil
     cdef uint32_t _resubmit_all(self) noexcept nogil
@@ -53,7 +54,7 @@ cdef class DispatchLoop:
     cdef bint _resubmit(self, Resubmission *old, uint64_t now_ns) noexcept nogil
     cdef void submit(self, uint32_t slot_index) noexcept nogil
     cdef void _begin(self, uint32_t slot_index) noexcept nogil
-    cdef uint32_t complete(self) noexcept nogil
+    cdef void complete(self) noexcept nogil
     cdef bint _poll(self) noexcept nogil
     cdef bint _has_work(self) noexcept nogil
     cdef void _sleep(self) noexcept nogil

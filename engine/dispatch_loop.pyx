@@ -181,11 +181,14 @@ cdef class DispatchLoop:
             # Acquire: pairs with announce_control's release, after the message was sent.
             if load_acquire_32(&self.state.header.control_pending):
                 return EVENT_CONTROL
-            progress = self.collect() + self._resubmit_all()
+            self.completed_count = 0
+            self.collect()
+            progress = self._resubmit_all()
             popped = self._release_throttled() + self._release_held() + self._pop_all()
             self.handover.publish()
             self.ring.submit()
-            progress += self.complete()
+            self.complete()
+            progress += self.completed_count
             if self.lost_memory.has_news():   # before a ring of zeroes is found to be broken
                 return EVENT_LOST
             if self.table.newly_unheard:
@@ -202,11 +205,11 @@ cdef class DispatchLoop:
                     self._sleep()
                 self.ring.idle_ns = monotonic_ns()   # what it has slept was no time without a moment to spare
 
-    cdef uint32_t collect(self) noexcept nogil:
-        """Publish what the workers and the ring have done; returns how many requests that was."""
+    cdef void collect(self) noexcept nogil:
+        """Publish what the workers and the ring have done."""
         self.handover.collect()
         self.ring.reap(self.handover)
-        return self.complete()
+        self.complete()
 
     cdef uint32_t _release_throttled(self) noexcept nogil:
         """Submit what has waited for its tokens long enough."""
@@ -329,7 +332,7 @@ cdef class DispatchLoop:
             self.next_counter += 1
             inflight_fetch(queue.inflight, head, slot.counter)
             counters.popped_count += 1
-        if self.throttle.admit(slot_index, queue.rings.next_avail if is_new else <uint32_t>NO_POSITION, now_ns):
+        if self.throttle.admit(slot_index, counters.popped_count if is_new else <uint64_t>NO_POSITION, now_ns):
             self.submit(slot_index)
         return 1
 
@@ -380,17 +383,17 @@ cdef class DispatchLoop:
         if self.handover.batch_count >= INLINE_BATCH:
             self.complete()   # so that the driver goes on meanwhile
 
-    cdef uint32_t complete(self) noexcept nogil:
+    cdef void complete(self) noexcept nogil:
         """Publish the batch, and only then free its slots."""
         cdef uint32_t count = self.handover.batch_count
         if count == 0:
-            return 0
+            return
         publish_batch(self.state, self.table, self.handover, self.recorder)
         if self.overlaps.partial_count:
             self.overlaps.note_done()
         self.handover.release()
         self.placement.note_completed(count, self.state.slot_count - self.handover.free_count)
-        return count
+        self.completed_count += count
 
     cdef bint _poll(self) noexcept nogil:
         """Look for work a little longer before sleeping; True when there is some."""

@@ -32,7 +32,7 @@ from ringblk.workers.native_backend import NativeBackend
 
 PREFIX = "ringblk-drive-"
 MAX_LEFT = 4096
-"""Records that may be there; beyond it the oldest of those that were left are removed."""
+"""Records of engines that are gone which a user may have; beyond it the oldest are removed."""
 _AT_EMPTY_PATH = 0x1000
 _STATX_BTIME = 0x800
 _STATX_BYTES = 256
@@ -53,7 +53,9 @@ class FoundRecord(msgspec.Struct, frozen=True):
 def identify(config: EngineConfig, backend: NativeBackend) -> DriveIdentity:
     """What tells this drive from others."""
     if not isinstance(backend, FileBackend):
-        text = _digest(msgspec.json.encode([config.backend, sorted(config.backend_arg.items())]))
+        arguments = [f"{key}={value}" for key, value in sorted(config.backend_arg.items())]
+        # A path among them may be any bytes.
+        text = _digest("\0".join([config.backend or "", *arguments]).encode(errors="surrogateescape"))
         return DriveIdentity(
             kind="backend", backend=text, has_contents_elsewhere=config.backend != _FORGETFUL
         )
@@ -77,7 +79,7 @@ def find_predecessor(config: EngineConfig, drive: DriveIdentity, *, is_read_only
         if each is None or each.is_held or each.record.drive != drive:
             continue
         shares = is_read_only or each.record.is_read_only or drive.kind == "backend"
-        if not shares or each.record.socket_path == absolute_socket_path(config):
+        if not shares or each.record.socket == socket_digest(config):
             found.append(each)
     return max(found, key=lambda each: each.record.written_ns, default=None)
 
@@ -89,9 +91,12 @@ def record_of_process(pid: int) -> FoundRecord | None:
     return max(found, key=lambda each: each.record.written_ns, default=None)
 
 
-def absolute_socket_path(config: EngineConfig) -> str | None:
-    """The socket's path, whatever folder the engine is started in."""
-    return None if config.socket_path is None else os.path.realpath(config.socket_path)
+def socket_digest(config: EngineConfig) -> str | None:
+    """What tells the socket's path from others, whatever folder the engine is started in.
+
+    The path itself may be of any length, and need not be UTF-8: it may not fit a record.
+    """
+    return None if config.socket_path is None else _digest(os.fsencode(os.path.realpath(config.socket_path)))
 
 
 def clear_records() -> None:
@@ -100,9 +105,10 @@ def clear_records() -> None:
     names = record_names(PREFIX)
     if len(names) <= MAX_LEFT:
         return
+    # Of our own user's: others may make as many as they like, and push nothing out.
     left = [each for name in names if (each := _read(name)) is not None and not each.is_held]
-    left.sort(key=lambda each: each.record.written_ns)
-    for each in left[: len(names) - MAX_LEFT]:
+    left.sort(key=lambda each: each.record.written_ns, reverse=True)
+    for each in left[MAX_LEFT:]:
         remove_record(each.name)
 
 
@@ -111,14 +117,10 @@ class RecordKeeper:
 
     def __init__(self, first: DriveRecord) -> None:
         """Make it, with what was taken over from a predecessor. Raises `OSError` where there is no room."""
-        self._file = RecordFile.create(f"{PREFIX}{_key(first.drive)}-{first.pid}-")
+        prefix = f"{PREFIX}{_key(first.drive)}-{first.pid}-"
+        self._file = RecordFile.create(prefix, msgspec.json.encode(first))
         self._record = first
         self._is_failing = False
-        try:
-            self._file.write(msgspec.json.encode(first))
-        except OSError:
-            self._file.close(keep=False)
-            raise
 
     @property
     def name(self) -> str:

@@ -157,11 +157,13 @@ def _claim(config: EngineConfig, backend: NativeBackend, identity: DriveIdentity
     fd = backend.fileno() if isinstance(backend, FileBackend) else None
     is_read_only = config.read_only or backend.read_only
     ending: list[int] = []
+    unknown: list[int] = []
     if config.takeover:
         ending = engines_on(fd) if fd is not None else []
         check_takeover(config, ending)
         at_socket = check_same_drive(config, identity, fd, is_read_only=is_read_only)
         ending = [pid for pid in {*ending, at_socket} if pid is not None and is_engine(pid)]
+        unknown = [pid for pid in ending if record_of_process(pid) is None]
         take_over_socket(config.socket_path)
     if fd is not None:
         image = config.blk_file or config.drive_name  # a backend of a user's own may be a file, too
@@ -169,10 +171,10 @@ def _claim(config: EngineConfig, backend: NativeBackend, identity: DriveIdentity
     found = find_predecessor(config, identity, is_read_only=is_read_only)
     if found is None and config.replace_image and ending:
         found = record_of_process(ending[0])
-    if found is None and ending:
+    if found is None and unknown:  # one that had a record leaves none where there was nothing to say
         _log.warning(
             "the engine before this one (process %d) has left no record: what was set while it ran is lost",
-            ending[0],
+            unknown[0],
         )
     orphans = remove_dead_engines(image_identity(fd) if fd is not None else (0, 0))
     if orphans:

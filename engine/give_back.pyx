@@ -2,11 +2,12 @@
 """Requests that were popped and wait for tokens go back to the ring that they came from.
 
 A ring tells how far it was popped by one number, `next_avail`, so only what was popped last can go back, then what was
-popped before it, up to a request that has begun. The in-flight record comes first: from then on the request is not in
-flight, and a successor frees its slot and counts `next_avail` from the record (used.idx and what is in flight).
+popped before it, up to a request that has begun. `popped_count` tells which pop that was, as `next_avail` comes round
+while a request waits. The in-flight record comes first: from then on the request is not in flight, and a successor
+frees its slot and counts `next_avail` from the record (used.idx and what is in flight).
 """
 
-from libc.stdint cimport uint16_t, uint32_t
+from libc.stdint cimport uint32_t
 
 from ringblk.engine.queue_table cimport ServedQueue
 from ringblk.shm.atomic cimport store_relaxed_32
@@ -24,7 +25,7 @@ cdef void give_back(StateSegment state, QueueTable table, Handover handover, Thr
     cdef RequestSlot *slot
     cdef int slot_index
     while queue.rings != NULL and not queue.rings.broken:
-        slot_index = throttle.take_back(queue_index, <uint16_t>(queue.rings.next_avail - 1))
+        slot_index = throttle.take_back(queue_index, counters.popped_count)
         if slot_index < 0:
             return
         slot = &state.slots[<uint32_t>slot_index]

@@ -5,14 +5,18 @@ Conventions: QEMU, docs/interop/vhost-user.rst, "Backend program conventions".
 
 import argparse
 import os
+import sys
 from collections.abc import Sequence
-from typing import Any, Literal, NoReturn, get_args, get_origin
+from typing import TYPE_CHECKING, Any, Literal, NoReturn, get_args, get_origin
 
 import msgspec
 
 from ringblk.engine.config import BLOCK_SIZES, ConfigError, EngineConfig, make_config, read_config_file
 from ringblk.engine.number_text import parse_size
 from ringblk.engine.rate_limiter_config import BYTE_LIMITS, RateLimitOptions
+
+if TYPE_CHECKING:
+    from _typeshed import SupportsWrite
 
 _RATES = {field.name for field in msgspec.structs.fields(RateLimitOptions)}
 _SIZE_OPTIONS = {*BYTE_LIMITS, *BLOCK_SIZES}
@@ -100,6 +104,10 @@ class OptionParser(argparse.ArgumentParser):
     def error(self, message: str) -> None:  # type: ignore[override]  # argparse says NoReturn
         """Called by argparse for a wrong command line."""
         raise ConfigError(message)
+
+    def _print_message(self, message: str, file: "SupportsWrite[str] | None" = None) -> None:
+        """argparse's own passes over what cannot be written."""
+        (file or sys.stderr).write(message)
 
 
 def print_help(parser: argparse.ArgumentParser, _: argparse.Namespace) -> int:

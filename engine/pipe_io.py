@@ -10,7 +10,7 @@ import select
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from _typeshed import WriteableBuffer
+    from _typeshed import ReadableBuffer, WriteableBuffer
 
 
 class PipeReader(io.RawIOBase):
@@ -52,6 +52,33 @@ class PipeReader(io.RawIOBase):
                 return os.readv(self._fd, [target])
             except BlockingIOError:
                 _wait(self._fd, select.POLLIN)
+
+
+class PipeWriter(io.RawIOBase):
+    """A descriptor as a raw stream that writes all it is given, waiting for a slow reader. Closes nothing."""
+
+    def __init__(self, fd: int) -> None:
+        """Write to `fd` from where it stands."""
+        super().__init__()
+        self._fd = fd
+
+    def writable(self) -> bool:
+        """Return True: it is a stream for writing."""
+        return True
+
+    def fileno(self) -> int:
+        """Return the descriptor."""
+        return self._fd
+
+    def isatty(self) -> bool:
+        """Return whether it is a terminal."""
+        return os.isatty(self._fd)
+
+    def write(self, data: "ReadableBuffer", /) -> int:
+        """Write all of `data`. Raises OSError."""
+        whole = memoryview(data).cast("B")
+        write_fully(self._fd, whole)
+        return len(whole)
 
 
 def write_fully(fd: int, data: memoryview) -> None:

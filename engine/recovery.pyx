@@ -68,7 +68,7 @@ cdef class Recovery:
         self.loop.overlaps.rebuild()
         now_ns = monotonic_ns()
         for index in sorted(again, key=self.loop.handover.age_key):
-            if self.loop.throttle.admit(index, <uint32_t>NO_POSITION, now_ns):
+            if self.loop.throttle.admit(index, <uint64_t>NO_POSITION, now_ns):
                 self.loop.submit(index)
             crash_point("recovery: slot given again")
         for queue_index in range(QUEUE_LIMIT):

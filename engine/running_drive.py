@@ -8,7 +8,7 @@ import msgspec
 from ringblk.engine.block_device import SECTOR_BYTES, BlockDevice
 from ringblk.engine.config import ConfigError, EngineConfig
 from ringblk.engine.drive_limits import DriveLimits
-from ringblk.engine.drive_record import FoundRecord, RecordKeeper, absolute_socket_path, now_ns
+from ringblk.engine.drive_record import FoundRecord, RecordKeeper, now_ns, socket_digest
 from ringblk.engine.engine_facts import EngineFacts, first_line
 from ringblk.engine.io_plan import IoPlan
 from ringblk.engine.open_files import reserve_open_files
@@ -81,7 +81,7 @@ class RunningDrive:
             pid=os.getpid(),
             written_ns=now_ns(),
             drive=self._identity,
-            socket_path=absolute_socket_path(self.config),
+            socket=socket_digest(self.config),
             is_read_only=self._device.read_only,
             capacity_bytes=self._device.num_sectors * SECTOR_BYTES,
             rate_group=self.config.rate_group,

@@ -76,7 +76,8 @@ class DriveRecord(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True)
     pid: int
     written_ns: int
     drive: DriveIdentity
-    socket_path: str | None = None
+    socket: str | None = None
+    """A digest of its path."""
     is_read_only: bool = False
     capacity_bytes: int = 0
     rate_group: str | None = None

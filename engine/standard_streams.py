@@ -1,7 +1,11 @@
 """Standard input, output and error of a program that was started without them."""
 
+import io
 import os
 import sys
+from typing import BinaryIO, cast
+
+from ringblk.engine.pipe_io import PipeWriter
 
 _STREAMS = (("stdin", "r"), ("stdout", "w"), ("stderr", "w"))
 
@@ -20,6 +24,24 @@ def open_standard_streams() -> None:
         if getattr(sys, name) is None:  # Python found it closed when it started
             stream = open(fd, mode, encoding="utf-8", errors="backslashreplace", closefd=False)  # noqa: SIM115
             setattr(sys, name, stream)
+    if sys.stdout is sys.__stdout__ and isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout = _written_wholly(sys.stdout)
+
+
+def _written_wholly(stream: io.TextIOWrapper) -> io.TextIOWrapper:
+    """A text stream like this one that loses nothing where its descriptor takes less than it was given.
+
+    Python's own, without a buffer of its own (PYTHONUNBUFFERED), passes over what a write leaves, and fails
+    where the descriptor is non-blocking, which another program that has it too may have made it.
+    """
+    raw = PipeWriter(stream.fileno())
+    return io.TextIOWrapper(
+        cast(BinaryIO, raw if stream.write_through else io.BufferedWriter(raw)),
+        stream.encoding,
+        stream.errors,
+        line_buffering=stream.line_buffering,
+        write_through=stream.write_through,
+    )
 
 
 def _is_open(fd: int) -> bool:

@@ -1,4 +1,4 @@
-from libc.stdint cimport int64_t, uint16_t, uint32_t, uint64_t
+from libc.stdint cimport int64_t, uint32_t, uint64_t
 
 from ringblk.shm.rate_account cimport RateAccount
 from ringblk.shm.rate_limit cimport BUCKET_COUNT
@@ -8,7 +8,7 @@ from ringblk.shm.state cimport QUEUE_LIMIT, StateSegment
 cdef enum:
     LANE_COUNT = 3         # reads, writes, operations without bytes
     HEAD_LIMIT = 192       # QUEUE_LIMIT * LANE_COUNT
-    NO_POSITION = 0xFFFFFFFF   # of a request that does not stand in an available ring as it was popped
+    NO_POSITION = 0        # of a request that does not stand in an available ring as it was popped
 
 
 cdef struct Lane:
@@ -41,7 +41,7 @@ cdef class Throttle:
     cdef ThrottledQueue queues[QUEUE_LIMIT]
     cdef uint32_t *next_slot
     cdef uint32_t *previous_slot
-    cdef uint32_t *positions         # of a waiting slot: its place in the available ring, or NO_POSITION
+    cdef uint64_t *positions         # of a waiting slot: which of its queue's pops it was, or NO_POSITION
     cdef Head heads[HEAD_LIMIT]
     cdef uint32_t head_count
     cdef uint64_t now[BUCKET_COUNT]  # virtual time, in tokens: where the request that was begun last began
@@ -49,12 +49,12 @@ cdef class Throttle:
     cdef uint64_t waiting_queues     # bit i: queue i has something waiting
     cdef uint64_t offered            # requests that a test made up
 
-    cdef bint admit(self, uint32_t slot_index, uint32_t position, uint64_t now_ns) noexcept nogil
+    cdef bint admit(self, uint32_t slot_index, uint64_t position, uint64_t now_ns) noexcept nogil
     cdef int take_ready(self, uint64_t now_ns) noexcept nogil
     cdef uint32_t count_up_to(self, uint32_t queue_index, uint32_t lane_index, const RegionSet *regions) noexcept nogil
     cdef int take_first(self, uint32_t queue_index, uint64_t now_ns) noexcept nogil
     cdef uint32_t take_from(self, uint32_t queue_index, uint32_t lane_index, uint64_t now_ns) noexcept nogil
-    cdef int take_back(self, uint32_t queue_index, uint16_t position) noexcept nogil
+    cdef int take_back(self, uint32_t queue_index, uint64_t position) noexcept nogil
     cdef bint is_in_debt(self) noexcept nogil
     cdef bint is_full(self, uint32_t queue_index, uint32_t queue_count) noexcept nogil
     cdef uint64_t wait_ns(self, uint64_t now_ns) noexcept nogil

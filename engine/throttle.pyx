@@ -66,7 +66,7 @@ cdef class Throttle:
         memset(self.waiting, 0, sizeof(self.waiting))
         self.next_slot = <uint32_t *>calloc(state.slot_count, sizeof(uint32_t))
         self.previous_slot = <uint32_t *>calloc(state.slot_count, sizeof(uint32_t))
-        self.positions = <uint32_t *>calloc(state.slot_count, sizeof(uint32_t))
+        self.positions = <uint64_t *>calloc(state.slot_count, sizeof(uint64_t))
         if self.next_slot == NULL or self.previous_slot == NULL or self.positions == NULL:
             raise MemoryError
 
@@ -75,10 +75,10 @@ cdef class Throttle:
         free(self.previous_slot)
         free(self.positions)
 
-    cdef bint admit(self, uint32_t slot_index, uint32_t position, uint64_t now_ns) noexcept nogil:
+    cdef bint admit(self, uint32_t slot_index, uint64_t position, uint64_t now_ns) noexcept nogil:
         """Whether the request may begin now; otherwise it waits here.
 
-        `position`: where it stands in its available ring, for `take_back`; NO_POSITION: it cannot go back there.
+        `position`: which of its queue's pops it was, for `take_back`; NO_POSITION: it cannot go back to its ring.
         """
         cdef RequestSlot *slot = &self.state.slots[slot_index]
         cdef ThrottledQueue *queue = &self.queues[slot.queue_index]
@@ -263,8 +263,8 @@ cdef class Throttle:
                 best = <int>lane_index
         return -1 if best < 0 else <int>self.take_from(queue_index, <uint32_t>best, now_ns)
 
-    cdef int take_back(self, uint32_t queue_index, uint16_t position) noexcept nogil:
-        """The waiting slot that was popped from this place of its available ring, the last one there, or -1."""
+    cdef int take_back(self, uint32_t queue_index, uint64_t position) noexcept nogil:
+        """The waiting slot that was this one of its queue's pops, which is the last that is left, or -1."""
         cdef Lane *lane
         cdef uint32_t lane_index, slot_index
         for lane_index in range(<uint32_t>LANE_COUNT):
@@ -299,6 +299,9 @@ cdef class Throttle:
         cdef uint64_t next_ns
         if self.waiting_queues == 0 and self.account.own.debt_mask == 0:
             return NEVER
+        # What `is_in_debt` has credited since the last look may be another's head's, with no piece reserved any more.
+        if self.waiting_queues and self._choose(now_ns) != NULL:
+            return 0
         next_ns = self.account.next_ns()
         if next_ns <= now_ns:
             return 0
@@ -309,7 +312,7 @@ cdef class Throttle:
     # The same for tests, on slots and on a clock of their own
 
     def offer(self, uint32_t slot_index, uint32_t queue_index, uint16_t charge_kind, uint64_t length_bytes,
-              uint64_t now_ns, uint32_t position=NO_POSITION):
+              uint64_t now_ns, uint64_t position=NO_POSITION):
         """Make up a request in a slot and admit it: whether it may begin now. Slots count up with the requests."""
         cdef RequestSlot *slot = &self.state.slots[slot_index]
         slot.queue_index, slot.charge_kind = <uint16_t>queue_index, charge_kind
@@ -331,7 +334,7 @@ cdef class Throttle:
             slots.append(slot_index)
         return slots
 
-    def give_back(self, uint32_t queue_index, uint16_t position):
+    def give_back(self, uint32_t queue_index, uint64_t position):
         """`take_back`."""
         return self.take_back(queue_index, position)
 

@@ -22,17 +22,20 @@ _READ_FLAGS = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC  # a le
 class RecordFile:
     """A record of one's own; `close` it in the end."""
 
-    def __init__(self, name: str, fd: int) -> None:
+    def __init__(self, name: str, fd: int, data: bytes) -> None:
         self.name = name
         self._fd = fd
-        self._data = bytes(RECORD_BYTES)
+        self._data = data
 
     @classmethod
-    def create(cls, prefix: str) -> "RecordFile":
-        """Make an empty record whose name begins with `prefix`, with room for all that it may ever hold.
+    def create(cls, prefix: str, payload: bytes) -> "RecordFile":
+        """Make a record whose name begins with `prefix`, with room for all that it may ever hold.
 
-        Raises `OSError`.
+        Who is killed here leaves an empty one, or a whole one. Raises `OSError`, and `ValueError` for a
+        payload that is too long.
         """
+        offset_bytes, slot = next_slot(bytes(RECORD_BYTES), payload)
+        data = (bytes(offset_bytes) + slot).ljust(RECORD_BYTES, b"\0")
         for number in itertools.count():
             name = f"{prefix}{number}"
             try:
@@ -44,12 +47,12 @@ class RecordFile:
                 if os.fstat(fd).st_nlink == 0:  # taken for one that was left, before it was locked
                     os.close(fd)
                     continue
-                os.posix_fallocate(fd, 0, RECORD_BYTES)
+                _write(fd, data, 0)
             except OSError:
                 os.close(fd)
                 os.unlink(_path(name))
                 raise
-            return cls(name, fd)
+            return cls(name, fd, data)
         raise AssertionError("there is always another number")
 
     def fileno(self) -> int:
@@ -62,11 +65,9 @@ class RecordFile:
         if former is not None and former[1] == payload:
             return
         offset_bytes, slot = next_slot(self._data, payload)
-        if os.pwrite(self._fd, slot, offset_bytes) != len(slot):
-            raise OSError(errno.EIO, os.strerror(errno.EIO))
+        _write(self._fd, slot, offset_bytes)
         end = offset_bytes + len(slot)
         self._data = self._data[:offset_bytes] + slot + self._data[end:]
-        crash_point("record: slot written")
 
     def close(self, *, keep: bool) -> None:
         """Let go of it; leave it for whoever comes later, or remove it.
@@ -78,6 +79,12 @@ class RecordFile:
                 os.ftruncate(self._fd, 0)
                 os.unlink(_path(self.name))
         os.close(self._fd)
+
+
+def _write(fd: int, data: bytes, offset_bytes: int) -> None:
+    if os.pwrite(fd, data, offset_bytes) != len(data):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    crash_point("record: slot written")
 
 
 def record_names(prefix: str) -> list[str]:

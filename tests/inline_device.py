@@ -82,6 +82,7 @@ class InlineDevice:
         durable_writes: bool = False,
         is_flush_offered: bool = True,
         is_discard_offered: bool = True,
+        poll_ns: int = 0,
     ) -> None:
         self.ram = GuestRam(ram_bytes, cuts)
         self.driver = MockDriver(self.ram.view, GPA, queue_size, event_idx=event_idx)
@@ -109,7 +110,7 @@ class InlineDevice:
             Throttle(self.state, self.state.rate_limit, False),
             InlineGate(EVERYTHING_NS),
             DispatcherRing(self.state, self.executor, None),
-            IdlePoll(0),
+            IdlePoll(poll_ns),
             CpuPlacement([]),
         )
         Recovery(self.loop).take_over(False)  # every slot is free
@@ -129,6 +130,10 @@ class InlineDevice:
         self.inflight.recover(self.virtqueue.used_idx)
         self.virtqueue.start(self.virtqueue.used_idx)
         self.loop.add_queue(0, self.virtqueue, self.inflight, QueueFds(self.kick_fd, self.call_fd), True)
+
+    def wake(self) -> None:
+        """End the loop's sleep."""
+        os.eventfd_write(self._eventfd, 1)
 
     def run(self) -> list[tuple[int, int]]:
         """Let the device serve what was offered; (head, used length) of what came back. Broken: what did."""

@@ -76,6 +76,8 @@ def refused(control: ControlClient, body: dict[str, object], status: int, field:
         ({"bps_read": {"tokens": 1, "period_ms": 1 << 50}}, "bps_read.tokens"),
         ({"rate_limiter": {}}, "bps"),
         ({"partuuid": 7}, "partuuid"),
+        ({"partuuid": "x" * 65}, "partuuid"),
+        ({"partuuid": "1 init=/bin/sh"}, "partuuid"),
         ({"colour": "red"}, "colour"),
     ],
 )

@@ -22,7 +22,7 @@ from ringblk.engine.image_command import add_parser, run
 from ringblk.engine.image_format import QEMU_FORMATS, UNREADABLE, find_container, is_disk
 from ringblk.engine.image_probe import read_ends
 
-COMMAND = [sys.executable, "-m", "ringblk.engine.image_command"]
+COMMAND = [sys.executable, "-m", "ringblk", "image"]
 needs_qemu = pytest.mark.skipif(shutil.which("qemu-img") is None, reason="qemu-img is not installed")
 MADE_BY_QEMU = ["qcow2", "qcow", "qed", "vmdk", "vhdx", "vhd", "vdi", "parallels"]
 SIZE_BYTES = 4 << 20

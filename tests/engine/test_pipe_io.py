@@ -15,7 +15,7 @@ import pytest
 from ringblk.engine import pipe_io
 from ringblk.engine.pipe_io import PipeReader, write_fully
 
-COMMAND = [sys.executable, "-m", "ringblk.engine.image_command"]
+COMMAND = [sys.executable, "-m", "ringblk", "image"]
 UNBUFFERED = {**os.environ, "PYTHONUNBUFFERED": "1"}
 LIMIT_BYTES = 3 << 19
 

@@ -1,12 +1,15 @@
 """Programs that are started with some of their standard descriptors closed."""
 
+import array
 import contextlib
+import fcntl
 import itertools
 import os
 import signal
 import socket
 import subprocess
 import sys
+import termios
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -114,3 +117,62 @@ def test_the_log_goes_where_standard_error_is(tmp_path: Path) -> None:
     eventually(lambda: b"the front end has disconnected" in log.read_bytes(), "the log line")
     process.send_signal(signal.SIGTERM)
     assert process.wait(DEADLINE_S) == 0
+
+
+BUFFERING = pytest.mark.parametrize("unbuffered", ["", "1"], ids=["buffered", "unbuffered"])
+
+
+def ringblk(unbuffered: str, *arguments: str, stdout: int) -> "subprocess.Popen[bytes]":
+    environment = {**os.environ, "PYTHONUNBUFFERED": unbuffered}
+    return subprocess.Popen(
+        ends_with_tests([RINGBLK, *arguments]), stdout=stdout, stderr=subprocess.PIPE, env=environment
+    )
+
+
+@BUFFERING
+def test_a_slow_reader_of_a_pipe_that_does_not_block_gets_all_of_it(unbuffered: str) -> None:
+    """The help is longer than the pipe, which another program that has it too has made non-blocking."""
+    whole = subprocess.run([RINGBLK, "serve", "--help"], capture_output=True, check=True).stdout
+    reader, writer = os.pipe()
+    os.set_blocking(writer, False)
+    pipe_bytes = fcntl.fcntl(writer, fcntl.F_SETPIPE_SZ, 4096)
+    assert pipe_bytes < len(whole)
+    process = ringblk(unbuffered, "serve", "--help", stdout=writer)
+    queued = array.array("i", [0])
+
+    def is_full() -> bool:
+        fcntl.ioctl(reader, termios.FIONREAD, queued)
+        return queued[0] == pipe_bytes or process.poll() is not None
+
+    eventually(is_full, "a full pipe")
+    os.close(writer)
+    with open(reader, "rb") as pipe:
+        assert pipe.read() == whole
+    assert process.stderr is not None
+    assert (process.stderr.read(), process.wait(DEADLINE_S)) == (b"", 0)
+    process.stderr.close()
+
+
+@BUFFERING
+@pytest.mark.parametrize("arguments", [["--version"], ["serve", "--print-capabilities"], ["stat", "--json"]])
+def test_what_a_full_disk_does_not_take_is_an_error(unbuffered: str, arguments: list[str]) -> None:
+    with open("/dev/full", "wb") as full:
+        process = ringblk(unbuffered, *arguments, stdout=full.fileno())
+        _, told = process.communicate(timeout=DEADLINE_S)
+    assert (process.returncode, told) == (1, b"ringblk: No space left on device\n")
+
+
+@BUFFERING
+def test_a_file_that_may_grow_no_further_is_an_error(unbuffered: str, tmp_path: Path) -> None:
+    """It takes the beginning: a short write, and the next one fails."""
+    target = tmp_path / "help"
+    with target.open("wb") as file:
+        process = subprocess.run(
+            ["/bin/sh", "-c", 'ulimit -f 1; trap "" XFSZ; exec "$@"', "sh", RINGBLK, "serve", "--help"],
+            stdout=file,
+            stderr=subprocess.PIPE,
+            env={**os.environ, "PYTHONUNBUFFERED": unbuffered},
+            timeout=DEADLINE_S,
+            check=False,
+        )
+    assert (process.returncode, process.stderr) == (1, b"ringblk: File too large\n")

@@ -33,6 +33,12 @@ def refused(old: Engine, *options: str) -> str:
     return done.stderr
 
 
+def test_there_is_no_warning_where_nothing_was_set(image: Path) -> None:
+    """An engine with nothing to say to its successor leaves no record."""
+    with Engine(f"--blk-file={image}", "--workers=1") as old:
+        assert "WARNING" not in takes_over(old, f"--blk-file={image}")
+
+
 def takes_over(old: Engine, *options: str) -> str:
     with Engine("--takeover", "--workers=1", *options, after=old) as new:
         assert old.process.wait(DEADLINE_S) == 0

@@ -90,6 +90,21 @@ def test_a_write_without_write_tokens_takes_no_part_in_the_line_for_the_total() 
         assert both(reader, READ) == pytest.approx(36_000_000, rel=0.02)
 
 
+def test_who_waits_is_waited_for_when_a_debt_ends() -> None:
+    """Whoever looks whether the debt is paid may find it so after the last look at what may begin."""
+    with one_drive(RateLimitSettings(bytes_total=SLOW)) as drive:
+        assert drive.offer(0, READ, MIB, 0)
+        assert not drive.offer(0, READ, MIB, 0)
+        assert not drive.offer(1, READ, MIB, 0)
+        assert drive.stop(0, 0) == 1
+        now_ns = 0
+        while drive.throttle.owes(now_ns):
+            now_ns += drive.throttle.wait(now_ns)
+        assert drive.throttle.wait(now_ns) <= SECOND
+        while not drive.run(now_ns):
+            now_ns += drive.throttle.wait(now_ns)
+
+
 def test_a_limit_that_is_lifted_lets_all_go_and_a_new_one_forgets_debts() -> None:
     with one_drive(RateLimitSettings(bytes_total=SLOW)) as drive:
         assert drive.offer(0, READ, 100 * MIB, 0)

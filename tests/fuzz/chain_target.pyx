@@ -340,6 +340,8 @@ cdef class ChainTarget:
         self.parser.prepared_count = 0
         while self._pop_once() and self.parser.prepared_count < POP_LIMIT:
             pass
+        while self._release_once():
+            pass
         broken = virtqueue.rings.broken
         check(<uint16_t>(virtqueue.rings.next_used - done_before) == <uint16_t>self.parser.prepared_count,
               b"each chain taken in comes back once")
@@ -359,7 +361,16 @@ cdef class ChainTarget:
             popped = self.loop._resubmit_all() + self.loop._pop_all()
             self.loop.handover.publish()
             self.loop.complete()
-        return popped > 0
+        return popped > 0 or self._release_once()
+
+    cdef bint _release_once(self) noexcept:
+        """Begin what has waited for requests that change the same blocks."""
+        cdef uint32_t released
+        with nogil:
+            released = self.loop._release_held()
+            self.loop.handover.publish()
+            self.loop.complete()
+        return released > 0
 
     cdef int _check_outcomes(self) noexcept:
         cdef uint32_t index

@@ -17,6 +17,7 @@ from ringblk.shm.record_file import (
     remove_empty_records,
     remove_record,
 )
+from ringblk.shm.two_slots import RECORD_BYTES
 
 NOBODY = 65534
 
@@ -30,9 +31,8 @@ def prefix() -> Iterator[str]:
 
 
 def test_a_record_outlives_its_writer(prefix: str) -> None:
-    record = RecordFile.create(prefix)
-    assert read_record(record.name) is None  # nothing is in it yet
-    record.write(b"one")
+    record = RecordFile.create(prefix, b"one")
+    assert read_record(record.name) == (b"one", True)
     record.write(b"two")
     assert read_record(record.name) == (b"two", True)
     record.close(keep=True)
@@ -41,13 +41,31 @@ def test_a_record_outlives_its_writer(prefix: str) -> None:
     assert record_names(prefix) == []
 
 
+def test_a_record_is_empty_or_whole_when_its_writer_is_killed_making_it(
+    prefix: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each call that changes it, seen from outside: what is empty is removed by whoever comes next."""
+    seen = []
+
+    def note(fd: int, data: bytes, offset_bytes: int) -> int:
+        seen.append((os.fstat(fd).st_size, read_record(f"{prefix}0")))
+        written_bytes = pwrite(fd, data, offset_bytes)
+        seen.append((os.fstat(fd).st_size, read_record(f"{prefix}0")))
+        return written_bytes
+
+    pwrite = os.pwrite
+    monkeypatch.setattr(os, "pwrite", note)
+    RecordFile.create(prefix, b"one").close(keep=False)
+    assert seen == [(0, None), (RECORD_BYTES, (b"one", True))]
+
+
 def test_a_record_that_is_let_go_of_is_removed(prefix: str) -> None:
-    RecordFile.create(prefix).close(keep=False)
+    RecordFile.create(prefix, b"one").close(keep=False)
     assert record_names(prefix) == []
 
 
 def test_a_living_writers_record_stays(prefix: str) -> None:
-    record = RecordFile.create(prefix)
+    record = RecordFile.create(prefix, b"one")
     remove_record(record.name)
     remove_empty_records(prefix)
     assert record_names(prefix) == [record.name]
@@ -62,15 +80,14 @@ def test_a_living_writers_record_stays(prefix: str) -> None:
 def test_a_name_that_is_taken_is_left_alone(prefix: str) -> None:
     taken = Path(FOLDER) / f"{prefix}0"
     taken.write_text("a stranger's")
-    record = RecordFile.create(prefix)
+    record = RecordFile.create(prefix, b"one")
     assert record.name == f"{prefix}1"
     assert taken.read_text() == "a stranger's"
     record.close(keep=False)
 
 
 def test_a_payload_that_cannot_be_written_leaves_the_former_one(prefix: str) -> None:
-    record = RecordFile.create(prefix)
-    record.write(b"one")
+    record = RecordFile.create(prefix, b"one")
     with pytest.raises(ValueError, match="at most"):
         record.write(bytes(1 << 20))
     assert read_record(record.name) == (b"one", True)
@@ -79,8 +96,7 @@ def test_a_payload_that_cannot_be_written_leaves_the_former_one(prefix: str) -> 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root may give a file away")
 def test_a_record_of_another_user_is_not_believed(prefix: str) -> None:
-    record = RecordFile.create(prefix)
-    record.write(b"anything")
+    record = RecordFile.create(prefix, b"anything")
     os.fchown(record.fileno(), NOBODY, -1)
     assert read_record(record.name) is None
     record.close(keep=True)
@@ -91,8 +107,7 @@ def test_a_record_of_another_user_is_not_believed(prefix: str) -> None:
 def test_what_is_no_file_holds_nobody_up(prefix: str) -> None:
     os.mkfifo(Path(FOLDER) / f"{prefix}fifo")
     (Path(FOLDER) / f"{prefix}link").symlink_to("/etc/passwd")
-    leased = RecordFile.create(prefix)
-    leased.write(b"held by a lease")
+    leased = RecordFile.create(prefix, b"held by a lease")
     former = signal.signal(signal.SIGIO, signal.SIG_IGN)  # which tells the holder that somebody came
     fcntl.fcntl(leased.fileno(), fcntl.F_SETLEASE, fcntl.F_WRLCK)
     for name in record_names(prefix):
