@@ -6,7 +6,8 @@ import os
 import socket
 
 from ringblk.engine.device import DeviceError
-from ringblk.engine.vhost_user_messages import BackendRequest, encode_message
+from ringblk.engine.vhost_user_codes import BackendRequest
+from ringblk.engine.vhost_user_messages import encode_message
 from ringblk.engine.vhost_user_socket import VhostUserSocket
 
 _log = logging.getLogger(__name__)

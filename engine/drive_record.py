@@ -111,7 +111,12 @@ def socket_digest(config: EngineConfig) -> str | None:
 
     The path itself may be of any length, and need not be UTF-8: it may not fit a record.
     """
-    return None if config.socket_path is None else _digest(os.fsencode(os.path.realpath(config.socket_path)))
+    if config.socket_path is None:
+        return None
+    path = os.fsencode(config.socket_path)
+    with contextlib.suppress(OSError):  # the working directory is gone: who listens will say so
+        path = os.path.realpath(path)
+    return _digest(path)
 
 
 def clear_records() -> None:

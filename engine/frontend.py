@@ -15,7 +15,6 @@ import contextlib
 import math
 import os
 import time
-import weakref
 from collections.abc import Iterable, Iterator, Sequence
 from types import TracebackType
 from typing import NoReturn
@@ -24,10 +23,12 @@ from ringblk.engine.block_device import F_FLUSH
 from ringblk.engine.frontend_buffer import Buffer
 from ringblk.engine.frontend_config import WRITEBACK_OFFSET, DiskConfig
 from ringblk.engine.frontend_memory import FrontendMemory
+from ringblk.engine.frontend_parts import ranges, staged_parts
 from ringblk.engine.frontend_queue import FrontendQueue, queue_bytes
 from ringblk.engine.frontend_queues import OpenQueues
 from ringblk.engine.frontend_request import BackendGone, Completion, RequestFailed, RequestType
 from ringblk.engine.frontend_session import FrontendSession
+from ringblk.engine.process_bound import abandon_in_forked_child
 
 SECTOR_BYTES = 512
 DRIVE_ID_BYTES = 20
@@ -100,7 +101,7 @@ class Frontend:
                     )
                 self._session.start([self._memory], self.queues)
             self._closing = undo.pop_all()
-        _of_this_process.add(self)
+        abandon_in_forked_child(self, Frontend._abandon)
 
     def _deadline_s(self) -> float:
         """When something that begins now must be over, on the monotonic clock."""
@@ -177,7 +178,7 @@ class Frontend:
         self._check_span(queue_index, offset_bytes, size_bytes)
         pieces = []
         with self._staging(size_bytes) as staging:
-            for start, buffer in _parts(staging, size_bytes):
+            for start, buffer in staged_parts(staging, size_bytes):
                 self._finish(self.submit_read(offset_bytes + start, buffer, queue_index=queue_index))
                 pieces.append(bytes(buffer))
         return b"".join(pieces)
@@ -187,7 +188,7 @@ class Frontend:
         source = memoryview(data).cast("B")
         self._check_span(queue_index, offset_bytes, len(source))
         with self._staging(len(source)) as staging:
-            for start, buffer in _parts(staging, len(source)):
+            for start, buffer in staged_parts(staging, len(source)):
                 buffer.view[:] = source[start : start + buffer.size_bytes]
                 self._finish(self.submit_write(offset_bytes + start, buffer, queue_index=queue_index))
 
@@ -201,7 +202,7 @@ class Frontend:
         """Tell the disk that these bytes are not needed; what they read as afterwards is its affair."""
         self._check_span(queue_index, offset_bytes, size_bytes)
         limit = self.config.max_discard_sectors or _MAX_RANGE_SECTORS
-        for start, part_bytes in _ranges(size_bytes, limit * SECTOR_BYTES):
+        for start, part_bytes in ranges(size_bytes, limit * SECTOR_BYTES):
             self._finish(self.submit_discard(offset_bytes + start, part_bytes, queue_index=queue_index))
 
     def write_zeroes(
@@ -210,7 +211,7 @@ class Frontend:
         """Make these bytes zero; with unmap the disk may deallocate them."""
         self._check_span(queue_index, offset_bytes, size_bytes)
         limit = self.config.max_write_zeroes_sectors or _MAX_RANGE_SECTORS
-        for start, part_bytes in _ranges(size_bytes, limit * SECTOR_BYTES):
+        for start, part_bytes in ranges(size_bytes, limit * SECTOR_BYTES):
             self._finish(
                 self.submit_write_zeroes(
                     offset_bytes + start, part_bytes, unmap=unmap, queue_index=queue_index
@@ -392,27 +393,5 @@ class Frontend:
         self.close()
 
 
-_of_this_process: weakref.WeakSet[Frontend] = weakref.WeakSet()
-
-
-def _abandon_all() -> None:
-    for frontend in list(_of_this_process):
-        frontend._abandon()
-    _of_this_process.clear()
-
-
-os.register_at_fork(after_in_child=_abandon_all)
-
-
 def _nanoseconds(timeout_s: float | None) -> int | None:
     return None if timeout_s is None else max(0, int(timeout_s * _NS_PER_S))
-
-
-def _ranges(size_bytes: int, limit_bytes: int) -> Iterable[tuple[int, int]]:
-    """(start, size) of the parts of at most limit_bytes that make up size_bytes."""
-    return ((start, min(limit_bytes, size_bytes - start)) for start in range(0, size_bytes, limit_bytes))
-
-
-def _parts(staging: Buffer, size_bytes: int) -> Iterable[tuple[int, Buffer]]:
-    for start, part_bytes in _ranges(size_bytes, staging.size_bytes):
-        yield start, staging if part_bytes == staging.size_bytes else staging.part(0, part_bytes)

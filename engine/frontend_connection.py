@@ -14,15 +14,14 @@ import time
 from collections.abc import Iterator
 
 from ringblk.engine.frontend_request import BackendGone, BackendRefused
+from ringblk.engine.vhost_user_codes import FrontendRequest, ProtocolFeature
 from ringblk.engine.vhost_user_messages import (
     HEADER_BYTES,
     MAX_FD_COUNT,
     BadMessage,
     ConfigSpace,
-    FrontendRequest,
     InflightDescription,
     Payload,
-    ProtocolFeature,
     VringAddress,
     VringFd,
     VringState,

@@ -51,7 +51,6 @@ cdef class FrontendQueue:
     cdef bint _is_gone(self) noexcept nogil
     cdef int _add(self, uint64_t gpa, uint64_t length_bytes, bint device_writes) noexcept nogil
     cdef int _spin(self, uint64_t deadline_ns) noexcept nogil
-    cdef void _take_calls(self) noexcept nogil
     cdef int _sleep(self, uint64_t deadline_ns, uint32_t count) noexcept nogil
     cdef int _take_ready(self, list completions, size_t max_count) except -1
     cdef int _wait(self, uint64_t deadline_ns, size_t count, bint has_some) except -1

@@ -10,14 +10,13 @@ from cpython.exc cimport PyErr_CheckSignals
 from libc.errno cimport EINTR, ENOSPC, EPIPE
 from libc.stdint cimport uint32_t, uint64_t
 from libc.stdlib cimport calloc, free
-from posix.types cimport off_t
 
 from ringblk.engine.frontend_buffer cimport Buffer
 from ringblk.shm.atomic cimport spin_hint
 from ringblk.shm.clock cimport monotonic_ns
 from ringblk.shm.driver_virtqueue cimport DriverVirtqueue, Piece
+from ringblk.shm.foreign_eventfd cimport reset_foreign_eventfd, signal_foreign_eventfd
 from ringblk.shm.split_ring cimport UsedElement
-from ringblk.shm.wakeup cimport signal_foreign_eventfd
 
 from itertools import islice
 
@@ -32,13 +31,6 @@ cdef extern from "poll.h" nogil:
     int poll(pollfd *fds, unsigned long fd_count, int timeout_ms)
     short POLLIN
     short POLLRDHUP
-
-cdef extern from "sys/uio.h" nogil:
-    struct iovec:
-        void *iov_base
-        size_t iov_len
-    int RWF_NOWAIT
-    ssize_t preadv2(int fd, const iovec *buffers, int buffer_count, off_t offset, int flags)
 
 cdef enum:
     IN = 0
@@ -229,21 +221,13 @@ cdef class FrontendQueue:
         ready = poll(fds, 2, <int>(min(wait_ns, <uint64_t>86_400_000_000_000) / 1_000_000 + 1))
         self.virtqueue.disarm_call()
         if ready > 0 and fds[0].revents & POLLIN:
-            self._take_calls()
+            reset_foreign_eventfd(self.call_fd)
         if self.virtqueue.has_used():
             return 1
         if ready > 0 and fds[1].revents:
             # Looked at once more after the hang-up: what it had used before it went still counts.
             return 1 if self.virtqueue.has_used() else -EPIPE
         return -EINTR
-
-    cdef void _take_calls(self) noexcept nogil:
-        """Reset the call eventfd without waiting: the back end may have read it first and made it block."""
-        cdef uint64_t calls
-        cdef iovec buffer
-        buffer.iov_base = &calls
-        buffer.iov_len = sizeof(calls)
-        preadv2(self.call_fd, &buffer, 1, -1, RWF_NOWAIT)
 
     # The same in batches for Python callers.
 
@@ -330,7 +314,8 @@ cdef class FrontendQueue:
     def poll(self, min_count: int, max_count: int, timeout_ns: int | None) -> list[Completion]:
         """Up to max_count completions; waits until there are min_count or the time is over.
 
-        Fewer also when nothing more is in flight. Raises BackendGone when the back end went and left nothing to take, DeviceBroken as pop_used().
+        Fewer also when nothing more is in flight. Raises BackendGone when the back end went and left nothing to
+        take, DeviceBroken as pop_used().
         """
         cdef uint64_t deadline_ns = NEVER if timeout_ns is None else monotonic_ns() + <uint64_t>timeout_ns
         cdef size_t wanted = min(min_count, max_count)
@@ -393,7 +378,7 @@ cdef class FrontendQueue:
 
     def reset_calls(self) -> None:
         """Forget the calls so far; a wait does it by itself."""
-        self._take_calls()
+        reset_foreign_eventfd(self.call_fd)
 
     def stash_ready(self) -> int:
         """Take what is there and keep it for poll(); how many requests are still in flight."""

@@ -28,13 +28,8 @@ from ringblk.engine.frontend_connection import FrontendConnection
 from ringblk.engine.frontend_memory import FrontendMemory
 from ringblk.engine.frontend_queue import FrontendQueue
 from ringblk.engine.frontend_request import BackendGone, BackendRefused
-from ringblk.engine.vhost_user_messages import (
-    MAX_TABLE_REGIONS,
-    PROTOCOL_FEATURES_BIT,
-    InflightDescription,
-    ProtocolFeature,
-    VringAddress,
-)
+from ringblk.engine.vhost_user_codes import PROTOCOL_FEATURES_BIT, ProtocolFeature
+from ringblk.engine.vhost_user_messages import MAX_TABLE_REGIONS, InflightDescription, VringAddress
 
 BackendSource = str | os.PathLike[str] | Sequence[str]
 

@@ -20,6 +20,8 @@ INLINE_LIMIT_NS = 20_000
 
 _URING_SYSCTL = "/proc/sys/kernel/io_uring_disabled"
 MEMORY_FILE_SYSTEMS = {"tmpfs", "ramfs", "hugetlbfs"}
+WAITING_FILE_SYSTEMS = {"fuse", "fuseblk", "virtiofs"}
+"""Where the kernel carries out what an io_uring is given before it returns, however long that takes."""
 SAMPLE_BYTES = 4096
 SAMPLE_COUNT = 16
 
@@ -64,13 +66,16 @@ def plan_io(io_engine: str, backend: NativeBackend) -> IoPlan:
 
 
 def _plan_file(backend: FileBackend) -> IoPlan:
-    if _lies_in_memory(backend.fileno()):
+    file_system = _file_system(backend.fileno())
+    if file_system in MEMORY_FILE_SYSTEMS:
         return IoPlan(name="inline", reason="the image is in memory", inline_limit_ns=INLINE_LIMIT_NS)
     if _reads_quickly(backend):
         reason = "the image reads as quickly as memory"
         return IoPlan(name="inline", reason=reason, inline_limit_ns=INLINE_LIMIT_NS)
     if not backend.direct:
         return IoPlan(reason="it goes through the page cache, which may block")
+    if file_system.split(".")[0] in WAITING_FILE_SYSTEMS:
+        return IoPlan(reason=f"who asks {file_system} waits for it, with io_uring, too")
     if (problem := _uring_problem()) is not None:
         return IoPlan(reason=f"io_uring is refused: {problem}")
     reason = "it goes past the page cache"
@@ -85,19 +90,19 @@ def _check_uring(io_engine: str, backend: NativeBackend) -> None:
         raise ConfigError(f"--io-engine {io_engine}: {problem}", exit_status=1)
 
 
-def _lies_in_memory(fd: int) -> bool:
-    """Whether a file is on a file system without a disk."""
+def _file_system(fd: int) -> str:
+    """The type of the file system that a file is on; empty where it cannot be told."""
     device = os.fstat(fd).st_dev
     number = f"{os.major(device)}:{os.minor(device)}"
     try:
         with open("/proc/self/mountinfo") as file:
             mounts = file.read().splitlines()
     except OSError:
-        return False
+        return ""
     for fields in map(str.split, mounts):  # proc(5): field 3 the device, then "-" and the type
         if fields[2] == number:
-            return fields[fields.index("-") + 1] in MEMORY_FILE_SYSTEMS
-    return False
+            return fields[fields.index("-") + 1]
+    return ""
 
 
 def _reads_quickly(backend: FileBackend) -> bool:

@@ -16,14 +16,13 @@ import msgspec
 from ringblk.engine.backend_channel import BackendChannel
 from ringblk.engine.device import ConfigRefused, Device, DeviceError
 from ringblk.engine.region_table import RegionTable
+from ringblk.engine.request_rules import NEEDED_FEATURE, OWN_REPLY, expected_fd_counts
+from ringblk.engine.vhost_user_codes import PROTOCOL_FEATURES_BIT, FrontendRequest, ProtocolFeature
 from ringblk.engine.vhost_user_messages import (
-    PROTOCOL_FEATURES_BIT,
     BadMessage,
     ConfigSpace,
-    FrontendRequest,
     Header,
     InflightDescription,
-    ProtocolFeature,
     VringState,
     decode_request,
     encode_config,
@@ -181,7 +180,7 @@ class Session:
         """Asked for after the message is carried out, so that the one that negotiates it counts already."""
         return (
             header.need_reply
-            and header.request not in _OWN_REPLY
+            and header.request not in OWN_REPLY
             and ProtocolFeature.REPLY_ACK in self._protocol_features
         )
 
@@ -201,11 +200,11 @@ class Session:
         except ValueError:
             raise DeviceError("no such request here") from None
         payload = decode_request(request, message.payload)
-        fd_counts = _expected_fd_counts(request, payload)
+        fd_counts = expected_fd_counts(request, payload)
         if len(message.fds) not in fd_counts:
             expected = " or ".join(map(str, fd_counts))
             raise BadMessage(f"{request.name}: {len(message.fds)} fds, expected {expected}")
-        needed_feature = _NEEDED_FEATURE.get(request)
+        needed_feature = NEEDED_FEATURE.get(request)
         if needed_feature is not None and needed_feature not in self._protocol_features:
             raise DeviceError(f"protocol feature {needed_feature.name} has not been negotiated")
         return await _HANDLERS[request](self, payload, message.fds)
@@ -329,40 +328,6 @@ class Session:
         self._device.set_features(0)
         self._features = 0
         self._status = 0
-
-
-def _expected_fd_counts(request: FrontendRequest, payload: Any) -> tuple[int, ...]:
-    """How many fds may come along with a request."""
-    match request:
-        case FrontendRequest.SET_VRING_KICK | FrontendRequest.SET_VRING_CALL | FrontendRequest.SET_VRING_ERR:
-            return (1,) if payload.has_fd else (0,)
-        case FrontendRequest.SET_MEM_TABLE:
-            return (len(payload),)
-        case (
-            FrontendRequest.ADD_MEM_REG | FrontendRequest.SET_BACKEND_REQ_FD | FrontendRequest.SET_INFLIGHT_FD
-        ):
-            return (1,)
-        case FrontendRequest.REM_MEM_REG:
-            return (0, 1)  # the specification asks to put up with one, and to close it
-        case _:
-            return (0,)
-
-
-_OWN_REPLY = frozenset(request for request in FrontendRequest if request.name.startswith("GET_"))
-
-_NEEDED_FEATURE = {
-    FrontendRequest.GET_CONFIG: ProtocolFeature.CONFIG,
-    FrontendRequest.SET_CONFIG: ProtocolFeature.CONFIG,
-    FrontendRequest.SET_BACKEND_REQ_FD: ProtocolFeature.BACKEND_REQ,
-    FrontendRequest.GET_INFLIGHT_FD: ProtocolFeature.INFLIGHT_SHMFD,
-    FrontendRequest.SET_INFLIGHT_FD: ProtocolFeature.INFLIGHT_SHMFD,
-    FrontendRequest.RESET_DEVICE: ProtocolFeature.RESET_DEVICE,
-    FrontendRequest.GET_MAX_MEM_SLOTS: ProtocolFeature.CONFIGURE_MEM_SLOTS,
-    FrontendRequest.ADD_MEM_REG: ProtocolFeature.CONFIGURE_MEM_SLOTS,
-    FrontendRequest.REM_MEM_REG: ProtocolFeature.CONFIGURE_MEM_SLOTS,
-    FrontendRequest.SET_STATUS: ProtocolFeature.STATUS,
-    FrontendRequest.GET_STATUS: ProtocolFeature.STATUS,
-}
 
 
 _Handler: TypeAlias = Callable[[Session, Any, FdSet], Awaitable[Reply | None]]

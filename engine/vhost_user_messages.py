@@ -1,21 +1,18 @@
-"""vhost-user messages on the wire: codes, feature bits, header and payloads, written and read for both ends.
+"""vhost-user messages on the wire: header and payloads, written and read for both ends.
 
 Source: QEMU, docs/interop/vhost-user.rst ("Message Specification", "Front-end message types",
 "Back-end message types"). All numbers are in the machine's native byte order. Decoding is strict: whatever
 has not exactly the form that the specification gives it raises `BadMessage`.
 """
 
-import enum
 import struct
 from collections.abc import Callable
 from typing import TypeAlias
 
 import msgspec
 
+from ringblk.engine.vhost_user_codes import FrontendRequest
 from ringblk.shm.region import MemoryRegion
-
-PROTOCOL_FEATURES_BIT = 30
-"""The virtio feature bit that offers protocol features (VHOST_USER_F_PROTOCOL_FEATURES)."""
 
 MAX_FD_COUNT = 8
 """The most fds that one message carries."""
@@ -28,58 +25,6 @@ MAX_CONFIG_BYTES = 256
 
 MAX_PAYLOAD_BYTES = 4096
 """No message that is served here comes near this size; a larger one is refused before it is read."""
-
-
-class FrontendRequest(enum.IntEnum):
-    """What a front end asks of a back end ("Front-end message types"), as far as it is served here."""
-
-    GET_FEATURES = 1
-    SET_FEATURES = 2
-    SET_OWNER = 3
-    RESET_OWNER = 4
-    SET_MEM_TABLE = 5
-    SET_VRING_NUM = 8
-    SET_VRING_ADDR = 9
-    SET_VRING_BASE = 10
-    GET_VRING_BASE = 11
-    SET_VRING_KICK = 12
-    SET_VRING_CALL = 13
-    SET_VRING_ERR = 14
-    GET_PROTOCOL_FEATURES = 15
-    SET_PROTOCOL_FEATURES = 16
-    GET_QUEUE_NUM = 17
-    SET_VRING_ENABLE = 18
-    SET_BACKEND_REQ_FD = 21
-    GET_CONFIG = 24
-    SET_CONFIG = 25
-    GET_INFLIGHT_FD = 31
-    SET_INFLIGHT_FD = 32
-    RESET_DEVICE = 34
-    GET_MAX_MEM_SLOTS = 36
-    ADD_MEM_REG = 37
-    REM_MEM_REG = 38
-    SET_STATUS = 39
-    GET_STATUS = 40
-
-
-class BackendRequest(enum.IntEnum):
-    """What a back end asks of a front end over the back-end request channel ("Back-end message types")."""
-
-    CONFIG_CHANGE_MSG = 2
-
-
-class ProtocolFeature(enum.IntFlag):
-    """Protocol features as masks, not bit numbers ("Protocol features")."""
-
-    MQ = 1 << 0
-    REPLY_ACK = 1 << 3
-    BACKEND_REQ = 1 << 5
-    CONFIG = 1 << 9
-    BACKEND_SEND_FD = 1 << 10
-    INFLIGHT_SHMFD = 1 << 12
-    RESET_DEVICE = 1 << 13
-    CONFIGURE_MEM_SLOTS = 1 << 15
-    STATUS = 1 << 16
 
 
 class BadMessage(Exception):  # noqa: N818

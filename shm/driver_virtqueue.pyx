@@ -39,24 +39,14 @@ from ringblk.shm.split_ring cimport (
     used_ring_bytes,
 )
 
+from ringblk.shm.driver_errors import DeviceBroken, QueueFull
+
 cdef enum:
     CACHE_LINE_BYTES = 64
     # Offsets in 16-bit words from the start of either ring.
     FLAGS_WORD = 0
     IDX_WORD = 1
     AVAIL_ENTRIES_WORD = 2
-
-
-class DeviceBroken(Exception):
-    """The device wrote something to the used ring that no correct device writes.
-
-    The queue cannot be used any more: what its requests did is unknown. Disconnect, and report a bug in
-    the back end.
-    """
-
-
-class QueueFull(Exception):
-    """The chain needs more descriptors than are free. Pop used chains, then add it again."""
 
 
 cdef inline uint64_t align_up(uint64_t value, uint64_t align) noexcept nogil:

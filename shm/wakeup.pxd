@@ -11,35 +11,10 @@ from posix.unistd cimport read, write
 from ringblk.shm.atomic cimport exchange_32, full_fence, load_relaxed_32, store_relaxed_32
 from ringblk.shm.crash_point cimport crash_point
 
-cdef extern from "poll.h" nogil:
-    struct pollfd:
-        int fd
-        short events
-        short revents
-    int POLLOUT
-    int poll(pollfd *fds, unsigned long fd_count, int timeout_ms)
-
 
 cdef inline void signal_eventfd(int eventfd) noexcept nogil:
     cdef uint64_t one = 1
     write(eventfd, &one, sizeof(one))
-
-
-cdef inline bint signal_foreign_eventfd(int eventfd, bint may_block) noexcept nogil:
-    """Write an eventfd that others hold as well; False where its counter is full.
-
-    Whoever reads a full one has an event waiting for him already. With `may_block` it is looked at first, as a
-    write would wait then (eventfd(2)); what fills it in between is ended by a signal.
-    """
-    cdef pollfd room
-    cdef uint64_t one = 1
-    if may_block:
-        room.fd = eventfd
-        room.events = POLLOUT
-        room.revents = 0
-        if poll(&room, 1, 0) == 0:
-            return False
-    return write(eventfd, &one, sizeof(one)) == sizeof(one)
 
 
 cdef inline void drain_eventfd(int eventfd) noexcept nogil:

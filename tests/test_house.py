@@ -10,7 +10,7 @@ from setup import FLOORS, compiled_modules, extensions
 from tests.separate_build import module_name
 
 ROOT = Path(__file__).resolve().parent.parent
-MAX_LINES = 450
+MAX_LINES = 445
 SOURCES = sorted(path for floor in FLOORS for path in (ROOT / floor).rglob("*.py*") if path.suffix != ".pyc")
 COMPILED = [path for path in SOURCES if path.suffix == ".pyx"]
 

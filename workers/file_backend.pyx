@@ -28,7 +28,7 @@ from ringblk.workers.native_backend cimport NativeBackend
 from ringblk.workers import direct_io, host_device
 from ringblk.workers.backend import BackendError
 from ringblk.workers.block_topology import device_topology, file_topology
-from ringblk.workers.direct_open import descriptor_of, open_again
+from ringblk.workers.image_open import name_of, open_image
 
 logger = logging.getLogger(__name__)
 
@@ -57,7 +57,7 @@ cdef class FileBackend(NativeBackend):
 
     def __init__(self, path, *, bint read_only=False, str direct="auto"):
         self.read_only = read_only
-        self.fd = open_file(path, read_only)
+        self.fd = open_image(path, read_only)
         try:
             self.inspect(name_of(path), direct)
         except BaseException:
@@ -346,26 +346,6 @@ cdef class FileBackend(NativeBackend):
                 return 0
             if errno != EINTR:
                 return -errno
-
-
-def name_of(path):
-    """What to call the image in a message."""
-    return f"descriptor {path}" if isinstance(path, int) else os.fsdecode(path)
-
-
-def open_file(path, bint read_only):
-    """Open without waiting: a pipe is refused later, not waited for."""
-    access = os.O_RDONLY if read_only else os.O_RDWR
-    given = path if isinstance(path, int) else descriptor_of(path)
-    try:
-        if given is not None:
-            fd = open_again(given, access)
-        else:
-            fd = os.open(path, access | os.O_CLOEXEC | os.O_NONBLOCK)
-    except OSError as error:
-        raise BackendError(f"{name_of(path)}: can't open it: {error.strerror or error}") from error
-    os.set_blocking(fd, True)
-    return fd
 
 
 cdef inline bint is_unsupported(int error) noexcept nogil:

@@ -15,7 +15,8 @@ from types import TracebackType
 
 from ringblk.engine.drive_record import record_of_process
 from ringblk.engine.frontend_connection import FrontendConnection
-from ringblk.engine.vhost_user_messages import ProtocolFeature, VringAddress
+from ringblk.engine.vhost_user_codes import ProtocolFeature
+from ringblk.engine.vhost_user_messages import VringAddress
 from ringblk.shm.segment import segment_names
 from ringblk.shm.state import SEGMENT_PREFIX
 from tests.child_process import ends_with_tests, environment_with_path

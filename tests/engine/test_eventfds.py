@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 
 from ringblk import BackendRefused
-from ringblk.engine.vhost_user_messages import FrontendRequest, VringFd, encode_vring_fd
+from ringblk.engine.vhost_user_codes import FrontendRequest
+from ringblk.engine.vhost_user_messages import VringFd, encode_vring_fd
 from tests.inline_device import IN, OK
 
 from .engine_rig import Engine, RawFrontend, eventually, raw_frontend

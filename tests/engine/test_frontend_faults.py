@@ -20,12 +20,11 @@ from pathlib import Path
 import pytest
 
 from ringblk import BackendRefused
+from ringblk.engine.vhost_user_codes import FrontendRequest, ProtocolFeature
 from ringblk.engine.vhost_user_messages import (
     ConfigSpace,
-    FrontendRequest,
     InflightDescription,
     Payload,
-    ProtocolFeature,
     VringFd,
     VringState,
     encode_message,

@@ -12,13 +12,12 @@ from pathlib import Path
 import pytest
 
 from ringblk import BackendGone, BackendRefused, Frontend
+from ringblk.engine.vhost_user_codes import FrontendRequest, ProtocolFeature
 from ringblk.engine.vhost_user_messages import (
     HEADER_BYTES,
     ConfigSpace,
-    FrontendRequest,
     InflightDescription,
     Payload,
-    ProtocolFeature,
     VringAddress,
     VringState,
     decode_header,

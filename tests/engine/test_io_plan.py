@@ -1,11 +1,15 @@
-"""Why there is no io_uring, in words that say what to change."""
+"""Who carries requests out, and why there is no io_uring, in words that say what to change."""
 
+import contextlib
 import errno
 import os
+from pathlib import Path
 
 import pytest
 
-from ringblk.engine.io_plan import _uring_refusal
+from ringblk.engine.io_plan import _uring_refusal, plan_io
+from ringblk.workers.file_backend import FileBackend
+from tests.crash.stalling_file import StallingFile
 
 
 @pytest.mark.parametrize(
@@ -22,3 +26,15 @@ from ringblk.engine.io_plan import _uring_refusal
 def test_who_refuses_io_uring_is_named(number: int, sysctl: str, seccomp_mode: str, told: str) -> None:
     error = OSError(number, os.strerror(number))
     assert _uring_refusal(error, sysctl, seccomp_mode) == told
+
+
+def test_a_disk_in_user_space_keeps_no_dispatcher_waiting(tmp_path: Path) -> None:
+    """The kernel carries out a write to FUSE while it is submitted, so the dispatcher would hang with it."""
+    try:
+        file = StallingFile(tmp_path, 1 << 20)
+    except OSError as error:
+        pytest.skip(f"no file system in user space: {error}")
+    with contextlib.closing(file), contextlib.closing(FileBackend(os.fspath(file.path))) as backend:
+        plan = plan_io("auto", backend)
+    assert (plan.name, plan.reason) == ("psync", "who asks fuse waits for it, with io_uring, too")
+    assert backend.direct

@@ -11,7 +11,7 @@ import pytest
 
 from ringblk.engine.frontend_request import BackendGone, BackendRefused
 from ringblk.engine.memory_advice import MemoryAdvice, is_mapped_at, private_mappings
-from ringblk.engine.vhost_user_messages import ProtocolFeature
+from ringblk.engine.vhost_user_codes import ProtocolFeature
 from ringblk.shm.region import MemoryRegion
 from tests.child_process import ends_with_tests
 

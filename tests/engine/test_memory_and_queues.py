@@ -7,13 +7,8 @@ from pathlib import Path
 import pytest
 
 from ringblk import BackendRefused
-from ringblk.engine.vhost_user_messages import (
-    FrontendRequest,
-    ProtocolFeature,
-    VringState,
-    encode_message,
-    encode_vring_state,
-)
+from ringblk.engine.vhost_user_codes import FrontendRequest, ProtocolFeature
+from ringblk.engine.vhost_user_messages import VringState, encode_message, encode_vring_state
 from ringblk.shm.region import MemoryRegion
 from tests.inline_device import FLUSH, GPA, IN, OK, OUT, UVA_OFFSET
 

@@ -8,13 +8,11 @@ from collections.abc import Awaitable, Callable
 import pytest
 
 from ringblk.engine.session import PROTOCOL_FEATURES
+from ringblk.engine.vhost_user_codes import BackendRequest, FrontendRequest, ProtocolFeature
 from ringblk.engine.vhost_user_messages import (
-    BackendRequest,
     ConfigSpace,
-    FrontendRequest,
     InflightDescription,
     Payload,
-    ProtocolFeature,
     VringFd,
     VringState,
     decode_inflight,

@@ -8,12 +8,11 @@ from collections.abc import Awaitable, Callable
 import pytest
 
 from ringblk.engine.session import serve_session
+from ringblk.engine.vhost_user_codes import FrontendRequest, ProtocolFeature
 from ringblk.engine.vhost_user_messages import (
     ConfigSpace,
-    FrontendRequest,
     InflightDescription,
     Payload,
-    ProtocolFeature,
     VringAddress,
     VringFd,
     VringState,

@@ -9,7 +9,8 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 
 from ringblk import BackendRefused
 from ringblk.engine.frontend_connection import FrontendConnection
-from ringblk.engine.vhost_user_messages import FrontendRequest, ProtocolFeature, VringAddress
+from ringblk.engine.vhost_user_codes import FrontendRequest, ProtocolFeature
+from ringblk.engine.vhost_user_messages import VringAddress
 from tests.inline_device import IN, OK, OUT, UVA_OFFSET
 from tests.stress.counts import counts
 

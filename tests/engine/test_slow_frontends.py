@@ -12,7 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from ringblk.engine.vhost_user_messages import FrontendRequest, encode_message
+from ringblk.engine.vhost_user_codes import FrontendRequest
+from ringblk.engine.vhost_user_messages import encode_message
 from tests.inline_device import IN, OK
 
 from .control_client import ControlClient

@@ -190,6 +190,11 @@ def test_what_cannot_be_had_where_the_folder_is_gone_is_one_line(
     assert_one_line(result.stderr)
 
 
+def test_what_is_in_the_way_of_a_socket_is_said_of_the_socket(tmp_path: Path) -> None:
+    result = run(PROGRAM, "--socket-path=x", *MEMORY, preexec_fn=gone_folder(tmp_path))
+    assert b"--socket-path x: No such file or directory" in result.stderr
+
+
 # What they are called with.
 
 

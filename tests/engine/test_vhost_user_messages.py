@@ -4,15 +4,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from ringblk.engine.vhost_user_codes import FrontendRequest, ProtocolFeature
 from ringblk.engine.vhost_user_messages import (
     HEADER_BYTES,
     MAX_PAYLOAD_BYTES,
     BadMessage,
     ConfigSpace,
-    FrontendRequest,
     Header,
     InflightDescription,
-    ProtocolFeature,
     VringAddress,
     VringFd,
     VringState,

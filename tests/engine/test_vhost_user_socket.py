@@ -6,7 +6,8 @@ from collections.abc import Awaitable, Callable
 
 import pytest
 
-from ringblk.engine.vhost_user_messages import BadMessage, FrontendRequest, encode_message
+from ringblk.engine.vhost_user_codes import FrontendRequest
+from ringblk.engine.vhost_user_messages import BadMessage, encode_message
 from ringblk.engine.vhost_user_socket import ReceivedMessage, VhostUserSocket
 
 from .vhost_user_client import REGION, WAIT_SECONDS, encode, event_fd, no_fd_left

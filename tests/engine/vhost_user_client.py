@@ -8,9 +8,9 @@ import socket
 from collections.abc import AsyncIterator, Iterator
 
 from ringblk.engine.session import PROTOCOL_FEATURES, Session
+from ringblk.engine.vhost_user_codes import FrontendRequest
 from ringblk.engine.vhost_user_messages import (
     ConfigSpace,
-    FrontendRequest,
     InflightDescription,
     Payload,
     VringAddress,

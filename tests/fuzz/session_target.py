@@ -16,13 +16,8 @@ from typing import Any
 
 from ringblk.engine.block_device import BlockDevice, BlockDeviceConfig
 from ringblk.engine.session import PROTOCOL_FEATURES, Session
-from ringblk.engine.vhost_user_messages import (
-    HEADER_BYTES,
-    FrontendRequest,
-    decode_header,
-    encode_message,
-    encode_u64,
-)
+from ringblk.engine.vhost_user_codes import FrontendRequest
+from ringblk.engine.vhost_user_messages import HEADER_BYTES, decode_header, encode_message, encode_u64
 
 from .mapping_device import MappingDevice
 from .session_input import Begin, Part, SessionInput, open_fd_kinds

@@ -86,7 +86,7 @@ def test_who_comes_after_the_last_begins_anew(name: str) -> None:
 
 
 def test_who_has_left_is_no_member_while_its_buckets_are_held(name: str) -> None:
-    """An engine's objects may live longer than its membership; the drive's next engine begins the group anew."""
+    """An engine's objects may live longer than it is a member; the next engine begins the group anew."""
     first = RateGroup(name, SETTINGS, 0)
     buckets = first.limit
     first.leave(goes_on=True)
