@@ -248,9 +248,16 @@ def admit_inflight(fd: int, mmap_size_bytes: int, mmap_offset_bytes: int, needed
 
 
 def was_inflight_used(fd: int, mmap_offset_bytes: int, queue_size: int, num_queues: int) -> bool:
-    """Whether any queue of an admitted in-flight region was served before, here or elsewhere."""
+    """Whether any queue of an admitted in-flight region was served before, here or elsewhere.
+
+    Its fd is closed if it cannot be read; raises `DeviceError`.
+    """
     versions = (
         os.pread(fd, 2, mmap_offset_bytes + index * queue_region_bytes(queue_size) + INFLIGHT_VERSION_OFFSET)
         for index in range(num_queues)
     )
-    return any(any(version) for version in versions)
+    try:
+        return any(any(version) for version in versions)
+    except OSError as error:
+        os.close(fd)
+        raise DeviceError(f"the in-flight region cannot be read: {error.strerror or error}") from error

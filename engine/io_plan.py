@@ -69,13 +69,13 @@ def _plan_file(backend: FileBackend) -> IoPlan:
     file_system = _file_system(backend.fileno())
     if file_system in MEMORY_FILE_SYSTEMS:
         return IoPlan(name="inline", reason="the image is in memory", inline_limit_ns=INLINE_LIMIT_NS)
+    if file_system.split(".")[0] in WAITING_FILE_SYSTEMS:
+        return IoPlan(reason=f"who asks {file_system} waits for it, with io_uring, too")
     if _reads_quickly(backend):
         reason = "the image reads as quickly as memory"
         return IoPlan(name="inline", reason=reason, inline_limit_ns=INLINE_LIMIT_NS)
     if not backend.direct:
         return IoPlan(reason="it goes through the page cache, which may block")
-    if file_system.split(".")[0] in WAITING_FILE_SYSTEMS:
-        return IoPlan(reason=f"who asks {file_system} waits for it, with io_uring, too")
     if (problem := _uring_problem()) is not None:
         return IoPlan(reason=f"io_uring is refused: {problem}")
     reason = "it goes past the page cache"
