@@ -1,5 +1,6 @@
 """An engine, a front end and a verified load on it, and what it takes to kill parts of that and go on."""
 
+import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -30,7 +31,9 @@ class Rig:
         first_death: tuple[str, int] | None = None,
         image: Path | None = None,
     ) -> None:
-        self.image = image or folder / "disk.img"
+        # On a disk: who reads a file in memory may see half of a sector that is being written.
+        self._disk_folder = tempfile.TemporaryDirectory(dir="/var/tmp", prefix="ringblk-test-")
+        self.image = image or Path(self._disk_folder.name) / "disk.img"
         if image is None:
             self.image.write_bytes(bytes(NUM_BLOCKS * BLOCK_BYTES))
         self.socket_path = folder / "socket"
@@ -150,3 +153,4 @@ class Rig:
             self.disk.close()
         finally:
             self.engine.end()
+            self._disk_folder.cleanup()
