@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from ringblk.engine.frontend import Frontend
+from ringblk.engine.running_engines import RunningEngines
 from tests.crash.crash_plan import CrashPlan
 from tests.crash.crash_points import point_names
 from tests.crash.engine_process import EngineProcess
@@ -173,6 +174,12 @@ FIRST, PART, LAST = b"1" * BLOCK_BYTES, b"2" * 512, b"3" * BLOCK_BYTES
 PLACE, ELSEWHERE = 5 * BLOCK_BYTES, 9 * BLOCK_BYTES
 
 
+def popped_count(drive: Drive) -> int:
+    """How many requests the engine has taken from its rings."""
+    (snapshot,) = RunningEngines(str(drive.engine.pid)).snapshots()
+    return sum(queue.popped_count for queue in snapshot.queues)
+
+
 def hold_back(drive: Drive, disk_file: StallingFile) -> list[int]:
     """A write of a block hangs in the disk; a part of it and all of it wait in the engine. Their tokens."""
     disk_file.stall()
@@ -250,7 +257,13 @@ def test_another_engine_goes_on_with_what_waits(slow_drive: Drive, disk_file: St
 
 
 def test_stopping_the_queues_waits_for_what_waits(slow_drive: Drive, disk_file: StallingFile) -> None:
-    hold_back(slow_drive, disk_file)
+    if slow_drive.io_engine == "io_uring_inline":
+        pytest.skip(
+            "the kernel has who submits a write to FUSE wait for it: nothing else is popped meanwhile"
+        )
+    before = popped_count(slow_drive)
+    tokens = hold_back(slow_drive, disk_file)
+    disk_file.wait_for(lambda: popped_count(slow_drive) == before + len(tokens))  # what is not goes back
     closing = threading.Thread(target=slow_drive.disk.close)
     closing.start()
     disk_file.go_on()
