@@ -4,6 +4,7 @@ The drive is a device, or a file, whose direct I/O is by blocks of 4096 bytes: w
 is done by reading, changing and writing it.
 """
 
+import contextlib
 import itertools
 import threading
 from collections.abc import Callable, Iterator
@@ -12,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from ringblk.engine.frontend import Frontend
+from ringblk.engine.frontend_request import BackendGone
 from ringblk.engine.running_engines import RunningEngines
 from tests.crash.crash_plan import CrashPlan
 from tests.crash.crash_points import point_names
@@ -46,10 +48,14 @@ class Drive:
         return EngineProcess(self._socket_path, self._options, self._plan_path).wait_listening()
 
     def reconnect(self) -> None:
-        """Go on with another engine."""
+        """Go on with another engine, as often as it takes."""
         self.engine.wait_end()
         self.engine = self._start_engine()
-        self.disk.reconnect(str(self._socket_path))
+        while not self.engine.has_ended():
+            with contextlib.suppress(BackendGone):  # that was the last one's socket
+                self.disk.reconnect(str(self._socket_path))
+                return
+        raise AssertionError(self.engine.log)
 
     def write(self, offset_bytes: int, data: bytes, queue_index: int = 0) -> int:
         """Have a write in flight; its token."""
