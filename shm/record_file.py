@@ -16,6 +16,7 @@ from collections.abc import Collection
 from typing import NamedTuple
 
 from ringblk.shm.process import crash_point
+from ringblk.shm.segment import is_held
 from ringblk.shm.two_slots import RECORD_BYTES, newest, next_slot
 
 FOLDER = "/dev/shm"
@@ -112,7 +113,7 @@ def read_record(name: str, trusted_users: Collection[int] = ()) -> ReadRecord | 
         return None
     try:
         found = newest(os.pread(fd, RECORD_BYTES, 0))
-        return ReadRecord(found[1], _is_held(fd), os.fstat(fd).st_uid) if found else None
+        return ReadRecord(found[1], is_held(fd), os.fstat(fd).st_uid) if found else None
     except OSError:
         return None
     finally:
@@ -158,14 +159,6 @@ def _open_trusted(name: str, trusted_users: Collection[int]) -> int | None:
 
 def _is_of(info: os.stat_result, users: Collection[int]) -> bool:
     return stat.S_ISREG(info.st_mode) and info.st_uid in users
-
-
-def _is_held(fd: int) -> bool:
-    try:
-        fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return True
-    return False
 
 
 def _path(name: str) -> str:
