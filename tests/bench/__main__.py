@@ -71,6 +71,13 @@ def _parser() -> argparse.ArgumentParser:
         help="the engine with other options too",
     )
     add(
+        "--engine-build",
+        action="append",
+        default=[],
+        metavar="NAME=FOLDER",
+        help="the engine of another checkout too, where ./scripts/setup has run",
+    )
+    add(
         "--aio",
         default=",".join(AIO_MODES),
         help="settings of qemu-storage-daemon (%(default)s; '' for none)",
@@ -139,6 +146,9 @@ def _engines(arguments: argparse.Namespace) -> list[BackendSpec]:
     for variant in arguments.engine_variant:
         name, _, options = variant.partition("=")
         found.append(engine_spec([*common, *shlex.split(options)], name=name))
+    for build in arguments.engine_build:
+        name, _, folder = build.partition("=")
+        found.append(engine_spec(common, name=name, programs=Path(folder, ".venv", "bin")))
     return found
 
 

@@ -93,9 +93,10 @@ def engine_spec(
     *,
     name: str = "ringblk",
     backend_options: Sequence[str] = ("--blk-file={image}",),
+    programs: Path = Path(sys.executable).parent,
 ) -> BackendSpec:
-    """Our engine with these options, free to run on any CPU."""
-    program = Path(sys.executable).with_name("vhost-user-ringblk")
+    """Our engine with these options, free to run on any CPU; `programs` is the folder it is installed in."""
+    program = programs / "vhost-user-ringblk"
     return BackendSpec(name, "ringblk", [str(program), "--socket-path={socket}", *backend_options, *options])
 
 
