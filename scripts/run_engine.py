@@ -17,9 +17,9 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
 from ringblk import BackendGone, BackendRefused, Frontend, RequestType, engine_command
-from ringblk.engine.verified_load import LoadSettings, OperationResult, VerifiedLoad
-from ringblk.shm.histogram import Histogram
-from ringblk.shm.state import SEGMENT_PREFIX, StateSegment
+from ringblk.engine.load.verified_load import LoadSettings, OperationResult, VerifiedLoad
+from ringblk.shm.layout.histogram import Histogram
+from ringblk.shm.state.segment import SEGMENT_PREFIX, StateSegment
 
 MIB = 1 << 20
 NS_PER_S = 1_000_000_000

@@ -7,11 +7,41 @@ from pathlib import Path
 import pytest
 
 from setup import FLOORS, compiled_modules, extensions
-from tests.separate_build import module_name
+from tests.rigs.separate_build import module_name
 
 ROOT = Path(__file__).resolve().parent.parent
+ROOMS = (
+    "shm.sync",
+    "shm.layout",
+    "shm.segments",
+    "shm.rates",
+    "shm.state",
+    "shm.memory",
+    "shm.queues",
+    "workers.uring",
+    "workers.sandbox",
+    "workers.backends",
+    "workers.requests",
+    "workers.block",
+    "workers.process",
+    "engine.base",
+    "engine.options",
+    "engine.devices",
+    "engine.vhost_user",
+    "engine.dispatcher",
+    "engine.supervisor",
+    "engine.drives",
+    "engine.statistics",
+    "engine.control",
+    "engine.images",
+    "engine.frontend",
+    "engine.load",
+    "engine.program",
+)
+"""From the ground up: a room imports from those before it."""
 MAX_LINES = 445
 SOURCES = sorted(path for floor in FLOORS for path in (ROOT / floor).rglob("*.py*") if path.suffix != ".pyc")
+IN_ROOMS = [path for path in SOURCES if path.parent.parent != ROOT]
 COMPILED = [path for path in SOURCES if path.suffix == ".pyx"]
 
 CYTHON_FROM = re.compile(r"^\s*from\s+([\w.]+)\s+(?:cimport|import)\s+\(?([^#\n]*)", re.MULTILINE)
@@ -47,47 +77,89 @@ def python_imports(tree: ast.Module) -> set[str]:
     return modules
 
 
-def misplaced_imports(modules: set[str], floor: str) -> list[str]:
-    """Imports that `floor` may not have: relative ones, those without `ringblk.`, those of a floor above."""
-    above = FLOORS[FLOORS.index(floor) + 1 :]
+def misplaced_imports(modules: set[str], room: str) -> list[str]:
+    """Imports that `room` may not have: relative ones, those without `ringblk.`, those of a room above."""
+    above = ROOMS[ROOMS.index(room) + 1 :]
+    floors_above = FLOORS[FLOORS.index(room.partition(".")[0]) + 1 :]
     misplaced = []
     for module in modules:
         first, _, rest = module.partition(".")
-        if not first or first in FLOORS or (first == "ringblk" and rest.split(".")[0] in above):
+        floor, _, below = rest.partition(".")
+        is_stray = not first or first in FLOORS
+        is_above = floor in floors_above or f"{floor}.{below.partition('.')[0]}" in above
+        if is_stray or (first == "ringblk" and is_above):
             misplaced.append(module)
     return sorted(misplaced)
 
 
-@pytest.mark.parametrize("path", SOURCES, ids=name_of)
+def room_of(path: Path) -> str:
+    return ".".join(path.relative_to(ROOT).parts[:2])
+
+
+def import_table() -> dict[str, set[str]]:
+    """The rooms that each room imports, itself left out."""
+    table: dict[str, set[str]] = {room: set() for room in ROOMS}
+    for path in IN_ROOMS:
+        for module in imported_modules(path):
+            imported = ".".join(module.split(".")[1:3])
+            if module.startswith("ringblk.") and imported in table:
+                table[room_of(path)] |= {imported} - {room_of(path)}
+    return table
+
+
+def test_every_module_is_in_a_room_and_every_room_in_the_table() -> None:
+    assert {room_of(path) for path in SOURCES if path.parent.parent != ROOT} == set(ROOMS)
+    assert [
+        name_of(path) for path in SOURCES if path.parent.parent == ROOT and path.name != "__init__.py"
+    ] == []
+
+
+@pytest.mark.parametrize("path", IN_ROOMS, ids=name_of)
 def test_imports_point_downwards(path: Path) -> None:
-    floor = path.relative_to(ROOT).parts[0]
-    assert misplaced_imports(imported_modules(path), floor) == []
+    assert misplaced_imports(imported_modules(path), room_of(path)) == []
+
+
+def test_the_import_table() -> None:
+    """Printed with `pytest -s`: for each room those below that it imports."""
+    table = import_table()
+    for room, imported in table.items():
+        below = ROOMS[: ROOMS.index(room)]
+        print(f"{room:20} <- {', '.join(other for other in below if other in imported)}")
+        assert imported <= set(below)
 
 
 @pytest.mark.parametrize(
     "line",
     [
-        "from ringblk.engine.session import Session",
+        "from ringblk.engine.vhost_user.session import Session",
         "from ringblk import engine",
-        "import ringblk.engine.session",
-        "from ..engine import session",
-        "import shm.region",
+        "import ringblk.engine.vhost_user.session",
+        "from ..engine.vhost_user import session",
+        "import shm.memory.region",
+        "from ringblk.workers import block",
+        "from ringblk.workers.process.pump import Pump",
+        "import ringblk.workers.process",
     ],
 )
 def test_an_import_that_points_upwards_is_found(tmp_path: Path, line: str) -> None:
     for suffix in (".py", ".pyx"):
         source = tmp_path / f"module{suffix}"
         source.write_text(f"import os\n{line}\n")
-        assert misplaced_imports(imported_modules(source), "workers") != []
+        assert misplaced_imports(imported_modules(source), "workers.requests") != []
 
 
 @pytest.mark.parametrize(
-    "line", ["from ringblk.engine.ring cimport Ring", "cimport ringblk.engine.ring as ring"]
+    "line",
+    [
+        "from ringblk.engine.ring cimport Ring",
+        "cimport ringblk.engine.ring as ring",
+        "from ringblk.shm.queues.virtqueue cimport Virtqueue",
+    ],
 )
 def test_a_cimport_that_points_upwards_is_found(tmp_path: Path, line: str) -> None:
     source = tmp_path / "module.pxd"
     source.write_text(f"from libc.stdint cimport uint16_t\n{line}\n")
-    assert misplaced_imports(imported_modules(source), "shm") != []
+    assert misplaced_imports(imported_modules(source), "shm.memory") != []
 
 
 @pytest.mark.parametrize("path", SOURCES, ids=name_of)

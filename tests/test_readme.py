@@ -10,7 +10,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from ringblk.engine.config import EngineConfig
+from ringblk.engine.options.config import EngineConfig
 
 ROOT = Path(__file__).resolve().parent.parent
 README = (ROOT / "README.md").read_text()
@@ -19,7 +19,7 @@ DOCUMENTS = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")])
 
 
 def test_the_own_backend_is_the_tested_one() -> None:
-    assert (ROOT / "tests" / "backends" / "ram_disk.py").read_text() in PYTHON_BLOCKS
+    assert (ROOT / "tests" / "rigs" / "backends" / "ram_disk.py").read_text() in PYTHON_BLOCKS
 
 
 def test_the_front_end_example_runs(tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ from typing import Literal
 
 import msgspec
 
-from ringblk.engine.printable_text import printable
+from ringblk.engine.base.printable_text import printable
 
 LogFormat = Literal["human", "json"]
 FREE_LINES = 10

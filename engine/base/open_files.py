@@ -6,7 +6,7 @@ what a front end does. It is looked at again before more workers are started.
 
 import resource
 
-from ringblk.engine.config import ConfigError, EngineConfig
+from ringblk.engine.options.config import ConfigError, EngineConfig
 
 MAX_MEM_SLOTS = 509
 """As many memory regions as others take (rust-vmm); QEMU plugs up to 256 for one virtio-mem device."""

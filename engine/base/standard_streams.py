@@ -5,7 +5,7 @@ import os
 import sys
 from typing import BinaryIO, cast
 
-from ringblk.engine.pipe_io import PipeWriter
+from ringblk.engine.base.pipe_io import PipeWriter
 
 _STREAMS = (("stdin", "r"), ("stdout", "w"), ("stderr", "w"))
 

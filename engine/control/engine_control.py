@@ -9,22 +9,22 @@ from typing import Any
 
 from msgspec import UNSET
 
-from ringblk.engine.config import ConfigError
-from ringblk.engine.control_messages import DriveBody, DriveDescription, EngineDescription, WorkersBody
-from ringblk.engine.live_changes import ChangeRefused
-from ringblk.engine.open_files import reserve_open_files
-from ringblk.engine.printable_text import printable
-from ringblk.engine.rate_limiter_config import (
+from ringblk.engine.base.open_files import reserve_open_files
+from ringblk.engine.base.printable_text import printable
+from ringblk.engine.base.version import package_version
+from ringblk.engine.control.messages import DriveBody, DriveDescription, EngineDescription, WorkersBody
+from ringblk.engine.drives.running_drive import RunningDrive
+from ringblk.engine.options.config import ConfigError
+from ringblk.engine.options.rate_limiter_config import (
     RateLimiterError,
     buckets_from_config,
     buckets_from_patch,
     patch_from_settings,
 )
-from ringblk.engine.running_drive import RunningDrive
-from ringblk.engine.statistics import StatisticsSnapshot, take_snapshot
-from ringblk.engine.version import package_version
-from ringblk.shm.bucket_settings import BucketSettings
-from ringblk.shm.rate_group import LOCK_WAIT_S, RateGroupBusy
+from ringblk.engine.statistics.statistics import StatisticsSnapshot, take_snapshot
+from ringblk.engine.supervisor.live_changes import ChangeRefused
+from ringblk.shm.rates.bucket_settings import BucketSettings
+from ringblk.shm.rates.group import LOCK_WAIT_S, RateGroupBusy
 
 LOOK_AGAIN_S = 0.01
 

@@ -5,18 +5,18 @@ from typing import Annotated, Any, Literal, TypeVar
 import msgspec
 from msgspec import UNSET, UnsetType
 
-from ringblk.engine.block_device import CacheMode
-from ringblk.engine.config import PartitionId
-from ringblk.engine.live_changes import ChangeRefused
-from ringblk.engine.number_text import read_sizes
-from ringblk.engine.rate_limiter_config import (
+from ringblk.engine.base.number_text import read_sizes
+from ringblk.engine.devices.block_device import CacheMode
+from ringblk.engine.options.config import PartitionId
+from ringblk.engine.options.rate_limiter_config import (
     Count,
     RateLimiterConfig,
     RateLimitOptions,
     WholeBucket,
     read_limit_sizes,
 )
-from ringblk.shm.state import MAX_WORKERS
+from ringblk.engine.supervisor.live_changes import ChangeRefused
+from ringblk.shm.state.segment import MAX_WORKERS
 
 Burst = Count | None | UnsetType
 Limit = Count | WholeBucket | None | UnsetType

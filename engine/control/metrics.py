@@ -12,9 +12,9 @@ from prometheus_client.core import (
 )
 from prometheus_client.registry import Collector
 
-from ringblk.engine.statistics import OperationSnapshot, StatisticsSnapshot
-from ringblk.engine.version import package_version
-from ringblk.shm.histogram import Histogram
+from ringblk.engine.base.version import package_version
+from ringblk.engine.statistics.statistics import OperationSnapshot, StatisticsSnapshot
+from ringblk.shm.layout.histogram import Histogram
 
 BOUNDS_NS = [1 << exponent for exponent in range(10, 36)]
 """Upper bounds of the histograms' buckets: the powers of two from a microsecond to half a minute.

@@ -11,20 +11,20 @@ from aiohttp.http_exceptions import HttpProcessingError
 from aiohttp.log import server_logger
 from prometheus_client.exposition import CONTENT_TYPE_LATEST
 
-from ringblk.engine.control_messages import (
+from ringblk.engine.control.engine_control import EngineControl
+from ringblk.engine.control.messages import (
     DriveBody,
     ErrorBody,
     WorkersBody,
     decode_body,
     encode_body,
 )
-from ringblk.engine.device import DeviceError
-from ringblk.engine.engine_control import EngineControl
-from ringblk.engine.listener import listen_at, remove_socket, socket_identity
-from ringblk.engine.live_changes import ChangeRefused, ChangeUnfinished
-from ringblk.engine.metrics import exposition
-from ringblk.engine.statistics import encode_json
-from ringblk.shm.rate_group import RateGroupBusy
+from ringblk.engine.control.metrics import exposition
+from ringblk.engine.devices.device import DeviceError
+from ringblk.engine.statistics.statistics import encode_json
+from ringblk.engine.supervisor.live_changes import ChangeRefused, ChangeUnfinished
+from ringblk.engine.vhost_user.listener import listen_at, remove_socket, socket_identity
+from ringblk.shm.rates.group import RateGroupBusy
 
 MAX_BODY_BYTES = 65536
 OWNER_ONLY = 0o177

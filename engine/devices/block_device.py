@@ -8,8 +8,8 @@ from typing import Annotated, Literal
 
 import msgspec
 
-from ringblk.engine.device import ConfigRefused
-from ringblk.workers.block_parser import MAX_DISCARD_SECTORS, MAX_SEGMENTS, MAX_WRITE_ZEROES_SECTORS
+from ringblk.engine.devices.device import ConfigRefused
+from ringblk.workers.block.parser import MAX_DISCARD_SECTORS, MAX_SEGMENTS, MAX_WRITE_ZEROES_SECTORS
 
 SECTOR_BYTES = 512
 """The unit of the config space and of requests, whatever the block size (virtio 1.2, 5.2.6)."""

@@ -7,8 +7,8 @@ follows.
 
 from typing import Protocol
 
-from ringblk.engine.vring import Vring
-from ringblk.shm.region import MemoryRegion
+from ringblk.engine.devices.vring import Vring
+from ringblk.shm.memory.region import MemoryRegion
 
 
 class DeviceError(Exception):

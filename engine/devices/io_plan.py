@@ -7,11 +7,11 @@ import time
 
 import msgspec
 
-from ringblk.engine.config import ConfigError
-from ringblk.workers.file_backend import FileBackend
-from ringblk.workers.native_backend import NativeBackend
-from ringblk.workers.python_backend import PythonBackend
-from ringblk.workers.uring import Uring
+from ringblk.engine.options.config import ConfigError
+from ringblk.workers.backends.file import FileBackend
+from ringblk.workers.backends.native import NativeBackend
+from ringblk.workers.backends.python import PythonBackend
+from ringblk.workers.uring.ring import Uring
 
 EVERYTHING_NS = (1 << 64) - 1
 INLINE_LIMIT_NS = 20_000

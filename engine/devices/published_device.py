@@ -2,8 +2,8 @@
 
 from collections.abc import Callable
 
-from ringblk.engine.block_device import F_DISCARD, BlockDevice
-from ringblk.shm.state import StateSegment
+from ringblk.engine.devices.block_device import F_DISCARD, BlockDevice
+from ringblk.shm.state.segment import StateSegment
 
 
 class PublishedDevice:

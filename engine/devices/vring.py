@@ -5,7 +5,7 @@ from typing import Literal, TypeAlias
 
 import msgspec
 
-from ringblk.engine.vhost_user_messages import VringAddress
+from ringblk.engine.vhost_user.messages import VringAddress
 
 MIN_QUEUE_SIZE = 2
 MAX_QUEUE_SIZE = 32768

@@ -1,9 +1,9 @@
 from libc.stdint cimport uint16_t, uint32_t, uint64_t
 
-from ringblk.engine.handover cimport Handover
-from ringblk.shm.memory cimport GuestMemory
-from ringblk.shm.state cimport StateSegment
-from ringblk.shm.virtqueue cimport Rings
+from ringblk.engine.dispatcher.handover cimport Handover
+from ringblk.shm.memory.guest_memory cimport GuestMemory
+from ringblk.shm.state.segment cimport StateSegment
+from ringblk.shm.queues.virtqueue cimport Rings
 
 cdef class ChainIntake:
     cdef StateSegment state

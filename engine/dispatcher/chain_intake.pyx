@@ -9,11 +9,11 @@ next dispatcher finds them there.
 from libc.errno cimport EAGAIN
 from libc.stdint cimport uint16_t, uint32_t, uint64_t
 
-from ringblk.engine.handover cimport Handover
-from ringblk.shm.memory cimport GuestMemory
-from ringblk.shm.slot cimport RequestSlot
-from ringblk.shm.state cimport LONG_RANGES, StateSegment
-from ringblk.shm.virtqueue cimport CHAIN_NO_ROOM, Rings, read_chain
+from ringblk.engine.dispatcher.handover cimport Handover
+from ringblk.shm.memory.guest_memory cimport GuestMemory
+from ringblk.shm.layout.slot cimport RequestSlot
+from ringblk.shm.state.segment cimport LONG_RANGES, StateSegment
+from ringblk.shm.queues.virtqueue cimport CHAIN_NO_ROOM, Rings, read_chain
 
 
 cdef class ChainIntake:

@@ -11,7 +11,7 @@ It leaves as soon as requests come several at a time, or when the trips take lon
 from libc.stdint cimport uint32_t, uint64_t
 from libc.stdlib cimport calloc, free
 
-from ringblk.shm.clock cimport monotonic_ns
+from ringblk.shm.sync.clock cimport monotonic_ns
 
 cdef extern from "<sched.h>" nogil:
     ctypedef struct cpu_set_t:

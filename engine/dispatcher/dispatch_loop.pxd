@@ -1,20 +1,20 @@
 from libc.stdint cimport uint32_t, uint64_t
 
-from ringblk.engine.chain_intake cimport ChainIntake
-from ringblk.engine.cpu_placement cimport CpuPlacement
-from ringblk.engine.dispatcher_ring cimport DispatcherRing
-from ringblk.engine.handover cimport Handover
-from ringblk.engine.idle_poll cimport IdlePoll
-from ringblk.engine.inline_gate cimport InlineGate
-from ringblk.engine.lost_memory cimport LostMemory
-from ringblk.engine.overlap_list cimport OverlapList
-from ringblk.engine.queue_table cimport QueueTable, ServedQueue
-from ringblk.engine.request_recorder cimport RequestRecorder
-from ringblk.engine.resubmission_list cimport Resubmission, ResubmissionList
-from ringblk.engine.throttle cimport Throttle
-from ringblk.shm.memory cimport GuestMemory
-from ringblk.shm.state cimport StateSegment
-from ringblk.workers.request cimport RequestExecutor, RequestParser
+from ringblk.engine.dispatcher.chain_intake cimport ChainIntake
+from ringblk.engine.dispatcher.cpu_placement cimport CpuPlacement
+from ringblk.engine.dispatcher.ring cimport DispatcherRing
+from ringblk.engine.dispatcher.handover cimport Handover
+from ringblk.engine.dispatcher.idle_poll cimport IdlePoll
+from ringblk.engine.dispatcher.inline_gate cimport InlineGate
+from ringblk.engine.dispatcher.lost_memory cimport LostMemory
+from ringblk.engine.dispatcher.overlap_list cimport OverlapList
+from ringblk.engine.dispatcher.queue_table cimport QueueTable, ServedQueue
+from ringblk.engine.dispatcher.request_recorder cimport RequestRecorder
+from ringblk.engine.dispatcher.resubmission_list cimport Resubmission, ResubmissionList
+from ringblk.engine.dispatcher.throttle cimport Throttle
+from ringblk.shm.memory.guest_memory cimport GuestMemory
+from ringblk.shm.state.segment cimport StateSegment
+from ringblk.workers.requests.request cimport RequestExecutor, RequestParser
 
 cdef class DispatchLoop:
     cdef StateSegment state

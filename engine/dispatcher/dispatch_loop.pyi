@@ -1,19 +1,19 @@
-from ringblk.engine.cpu_placement import CpuPlacement
-from ringblk.engine.dispatcher_ring import DispatcherRing
-from ringblk.engine.handover import Handover
-from ringblk.engine.idle_poll import IdlePoll
-from ringblk.engine.inline_gate import InlineGate
-from ringblk.engine.lost_memory import LostMemory
-from ringblk.engine.overlap_list import OverlapList
-from ringblk.engine.queue_fds import QueueFds
-from ringblk.engine.queue_table import QueueTable
-from ringblk.engine.resubmission_list import ResubmissionList
-from ringblk.engine.throttle import Throttle
-from ringblk.shm.inflight import InflightQueue
-from ringblk.shm.memory import GuestMemory
-from ringblk.shm.state import StateSegment
-from ringblk.shm.virtqueue import Virtqueue
-from ringblk.workers.request import RequestExecutor, RequestParser
+from ringblk.engine.devices.queue_fds import QueueFds
+from ringblk.engine.dispatcher.cpu_placement import CpuPlacement
+from ringblk.engine.dispatcher.handover import Handover
+from ringblk.engine.dispatcher.idle_poll import IdlePoll
+from ringblk.engine.dispatcher.inline_gate import InlineGate
+from ringblk.engine.dispatcher.lost_memory import LostMemory
+from ringblk.engine.dispatcher.overlap_list import OverlapList
+from ringblk.engine.dispatcher.queue_table import QueueTable
+from ringblk.engine.dispatcher.resubmission_list import ResubmissionList
+from ringblk.engine.dispatcher.ring import DispatcherRing
+from ringblk.engine.dispatcher.throttle import Throttle
+from ringblk.shm.memory.guest_memory import GuestMemory
+from ringblk.shm.queues.inflight import InflightQueue
+from ringblk.shm.queues.virtqueue import Virtqueue
+from ringblk.shm.state.segment import StateSegment
+from ringblk.workers.requests.request import RequestExecutor, RequestParser
 
 CONTROL: int
 PROGRESS: int

@@ -9,33 +9,33 @@ it is done once used.idx has passed it. Recovery (recovery.pyx) goes on from the
 from libc.errno cimport EAGAIN, EPROTO
 from libc.stdint cimport uint16_t, uint32_t, uint64_t
 
-from ringblk.engine.chain_intake cimport ChainIntake
-from ringblk.engine.cpu_placement cimport CpuPlacement
-from ringblk.engine.dispatcher_ring cimport DispatcherRing
-from ringblk.engine.give_back cimport give_back
-from ringblk.engine.handover cimport Handover
-from ringblk.engine.idle_poll cimport IdlePoll
-from ringblk.engine.inline_gate cimport InlineGate
-from ringblk.engine.lost_memory cimport LostMemory
-from ringblk.engine.overlap_list cimport OverlapList
-from ringblk.engine.publication cimport publish_batch
-from ringblk.engine.queue_table cimport QueueTable, ServedQueue
-from ringblk.engine.request_recorder cimport RequestRecorder
-from ringblk.engine.resubmission_list cimport Resubmission, ResubmissionList
-from ringblk.engine.throttle cimport LANE_COUNT, NO_POSITION, Throttle
-from ringblk.shm.atomic cimport load_acquire_32, store_relaxed_32, store_release_32
-from ringblk.shm.clock cimport monotonic_ns
-from ringblk.shm.crash_point cimport crash_point
-from ringblk.shm.inflight cimport InflightQueue, inflight_fetch, is_inflight
-from ringblk.shm.memory cimport GuestMemory
-from ringblk.shm.region_set cimport RegionSet, region_mask, region_set
-from ringblk.shm.slot cimport NO_WORKER, SLOT_HANDED, SLOT_PREPARED, RequestSlot
-from ringblk.shm.state cimport QUEUE_LIMIT, QueueState, StateSegment
-from ringblk.shm.virtqueue cimport (
+from ringblk.engine.dispatcher.chain_intake cimport ChainIntake
+from ringblk.engine.dispatcher.cpu_placement cimport CpuPlacement
+from ringblk.engine.dispatcher.ring cimport DispatcherRing
+from ringblk.engine.dispatcher.give_back cimport give_back
+from ringblk.engine.dispatcher.handover cimport Handover
+from ringblk.engine.dispatcher.idle_poll cimport IdlePoll
+from ringblk.engine.dispatcher.inline_gate cimport InlineGate
+from ringblk.engine.dispatcher.lost_memory cimport LostMemory
+from ringblk.engine.dispatcher.overlap_list cimport OverlapList
+from ringblk.engine.dispatcher.publication cimport publish_batch
+from ringblk.engine.dispatcher.queue_table cimport QueueTable, ServedQueue
+from ringblk.engine.dispatcher.request_recorder cimport RequestRecorder
+from ringblk.engine.dispatcher.resubmission_list cimport Resubmission, ResubmissionList
+from ringblk.engine.dispatcher.throttle cimport LANE_COUNT, NO_POSITION, Throttle
+from ringblk.shm.sync.atomic cimport load_acquire_32, store_relaxed_32, store_release_32
+from ringblk.shm.sync.clock cimport monotonic_ns
+from ringblk.shm.sync.crash_point cimport crash_point
+from ringblk.shm.queues.inflight cimport InflightQueue, inflight_fetch, is_inflight
+from ringblk.shm.memory.guest_memory cimport GuestMemory
+from ringblk.shm.layout.region_set cimport RegionSet, region_mask, region_set
+from ringblk.shm.layout.slot cimport NO_WORKER, SLOT_HANDED, SLOT_PREPARED, RequestSlot
+from ringblk.shm.state.segment cimport QUEUE_LIMIT, QueueState, StateSegment
+from ringblk.shm.queues.virtqueue cimport (
     BROKEN_HEAD_IN_FLIGHT, BROKEN_MEMORY, Virtqueue, arm_kick, avail_count, disarm_kick, peek_head, set_broken,
 )
-from ringblk.shm.wakeup cimport end_sleep, prepare_sleep
-from ringblk.workers.request cimport OPERATION_COMPLETE, SLOT_ADMITTED, SLOT_PARTIAL, RequestExecutor, RequestParser
+from ringblk.shm.sync.wakeup cimport end_sleep, prepare_sleep
+from ringblk.workers.requests.request cimport OPERATION_COMPLETE, SLOT_ADMITTED, SLOT_PARTIAL, RequestExecutor, RequestParser
 
 cdef enum:
     EVENT_CONTROL = 1      # a message waits on the channel

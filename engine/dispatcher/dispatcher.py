@@ -10,9 +10,13 @@ import signal
 
 import msgspec
 
-from ringblk.engine.cpu_placement import CpuPlacement
-from ringblk.engine.dispatch_loop import BROKEN, ERROR, LOST, UNHEARD, DispatchLoop
-from ringblk.engine.dispatcher_messages import (
+from ringblk.engine.devices.queue_fds import QueueFds
+from ringblk.engine.dispatcher.cpu_placement import CpuPlacement
+from ringblk.engine.dispatcher.dispatch_loop import BROKEN, ERROR, LOST, UNHEARD, DispatchLoop
+from ringblk.engine.dispatcher.handover import Handover
+from ringblk.engine.dispatcher.idle_poll import IdlePoll
+from ringblk.engine.dispatcher.inline_gate import InlineGate
+from ringblk.engine.dispatcher.messages import (
     Answer,
     CallUnheard,
     ChangeRegions,
@@ -34,30 +38,26 @@ from ringblk.engine.dispatcher_messages import (
     WorkerRetire,
     WorkerUp,
 )
-from ringblk.engine.dispatcher_ring import DispatcherRing
-from ringblk.engine.handover import Handover
-from ringblk.engine.idle_poll import IdlePoll
-from ringblk.engine.inline_gate import InlineGate
-from ringblk.engine.queue_fds import QueueFds
-from ringblk.engine.queue_table import QueueTable
-from ringblk.engine.recovery import Recovery
-from ringblk.engine.throttle import Throttle
-from ringblk.shm.channel import Channel, ChannelClosed
-from ringblk.shm.inflight import InflightError, InflightQueue, queue_region_bytes
-from ringblk.shm.memory import GuestMemory
-from ringblk.shm.memory_guard import GuardedInflight
-from ringblk.shm.rate_limit import RateLimit
-from ringblk.shm.region import RegionError
-from ringblk.shm.state import StateSegment
-from ringblk.shm.virtqueue import RingError, Virtqueue
-from ringblk.workers.block_executor import BlockExecutor
-from ringblk.workers.block_parser import BlockParser
-from ringblk.workers.host_errors import HostErrors
-from ringblk.workers.native_backend import NativeBackend
-from ringblk.workers.sandbox import Sandbox, report_refused
-from ringblk.workers.syscall_filter import DISPATCHER_CALLS, URING_CALLS
-from ringblk.workers.uring import Uring
-from ringblk.workers.worker import Stop
+from ringblk.engine.dispatcher.queue_table import QueueTable
+from ringblk.engine.dispatcher.recovery import Recovery
+from ringblk.engine.dispatcher.ring import DispatcherRing
+from ringblk.engine.dispatcher.throttle import Throttle
+from ringblk.shm.memory.guard import GuardedInflight
+from ringblk.shm.memory.guest_memory import GuestMemory
+from ringblk.shm.memory.region import RegionError
+from ringblk.shm.queues.inflight import InflightError, InflightQueue, queue_region_bytes
+from ringblk.shm.queues.virtqueue import RingError, Virtqueue
+from ringblk.shm.rates.limit import RateLimit
+from ringblk.shm.state.segment import StateSegment
+from ringblk.shm.sync.channel import Channel, ChannelClosed
+from ringblk.workers.backends.native import NativeBackend
+from ringblk.workers.block.executor import BlockExecutor
+from ringblk.workers.block.parser import BlockParser
+from ringblk.workers.process.host_errors import HostErrors
+from ringblk.workers.process.worker import Stop
+from ringblk.workers.sandbox.sandbox import Sandbox, report_refused
+from ringblk.workers.sandbox.syscall_filter import DISPATCHER_CALLS, URING_CALLS
+from ringblk.workers.uring.ring import Uring
 
 
 class DispatcherSetup(msgspec.Struct, frozen=True):

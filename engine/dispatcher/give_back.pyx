@@ -9,12 +9,12 @@ frees its slot and counts `next_avail` from the record (used.idx and what is in 
 
 from libc.stdint cimport uint32_t
 
-from ringblk.engine.queue_table cimport ServedQueue
-from ringblk.shm.atomic cimport store_relaxed_32
-from ringblk.shm.crash_point cimport crash_point
-from ringblk.shm.inflight cimport inflight_clear
-from ringblk.shm.slot cimport SLOT_FREE, RequestSlot
-from ringblk.shm.state cimport QueueState
+from ringblk.engine.dispatcher.queue_table cimport ServedQueue
+from ringblk.shm.sync.atomic cimport store_relaxed_32
+from ringblk.shm.sync.crash_point cimport crash_point
+from ringblk.shm.queues.inflight cimport inflight_clear
+from ringblk.shm.layout.slot cimport SLOT_FREE, RequestSlot
+from ringblk.shm.state.segment cimport QueueState
 
 
 cdef void give_back(StateSegment state, QueueTable table, Handover handover, Throttle throttle,

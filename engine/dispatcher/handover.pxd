@@ -1,7 +1,7 @@
 from libc.stdint cimport uint32_t, uint64_t
 
-from ringblk.shm.slot cimport RequestSlot
-from ringblk.shm.state cimport LONG_LIST_LIMIT, WORKER_LIMIT, StateSegment
+from ringblk.shm.layout.slot cimport RequestSlot
+from ringblk.shm.state.segment cimport LONG_LIST_LIMIT, WORKER_LIMIT, StateSegment
 
 cdef inline bint is_begun(RequestSlot *slot) noexcept nogil:
     """Whether somebody was carrying the request out when it was last heard of."""

@@ -1,6 +1,6 @@
 from collections.abc import Iterable
 
-from ringblk.shm.state import StateSegment
+from ringblk.shm.state.segment import StateSegment
 
 class Handover:
     @property

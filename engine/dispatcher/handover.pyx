@@ -9,11 +9,11 @@ position lies before the ring's published tail. A slot is done when it stands in
 from libc.stdint cimport int32_t, uint32_t, uint64_t
 from libc.stdlib cimport calloc, free
 
-from ringblk.shm.atomic cimport load_acquire_32, store_relaxed_32, store_release_32
-from ringblk.shm.crash_point cimport crash_point
-from ringblk.shm.slot cimport SLOT_FREE, SLOT_HANDED, SLOT_PREPARED, RequestSlot
-from ringblk.shm.state cimport WORKER_LIMIT, StateSegment, WorkerState
-from ringblk.shm.wakeup cimport signal_eventfd, wake
+from ringblk.shm.sync.atomic cimport load_acquire_32, store_relaxed_32, store_release_32
+from ringblk.shm.sync.crash_point cimport crash_point
+from ringblk.shm.layout.slot cimport SLOT_FREE, SLOT_HANDED, SLOT_PREPARED, RequestSlot
+from ringblk.shm.state.segment cimport WORKER_LIMIT, StateSegment, WorkerState
+from ringblk.shm.sync.wakeup cimport signal_eventfd, wake
 
 cdef enum:
     # What waking a sleeping worker costs, against which its queue of work is weighed (docs/performance.md).

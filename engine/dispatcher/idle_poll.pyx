@@ -8,8 +8,8 @@ polls are left out, more of them each time. So they are, though fewer, after pol
 
 from libc.stdint cimport uint32_t, uint64_t
 
-from ringblk.shm.atomic cimport spin_hint
-from ringblk.shm.clock cimport monotonic_ns
+from ringblk.shm.sync.atomic cimport spin_hint
+from ringblk.shm.sync.clock cimport monotonic_ns
 
 cdef enum:
     HELD_UP_NS = 20000     # a gap this long between two looks

@@ -1,6 +1,6 @@
 from libc.stdint cimport uint32_t, uint64_t
 
-from ringblk.shm.slot cimport RequestSlot
+from ringblk.shm.layout.slot cimport RequestSlot
 
 cdef class InlineGate:
     cdef uint64_t limit_ns

@@ -7,8 +7,8 @@ tried again. The more often that fails, the longer it takes to the next try, up 
 
 from libc.stdint cimport uint32_t, uint64_t
 
-from ringblk.shm.slot cimport RequestSlot
-from ringblk.workers.request cimport SLOT_BRIEF
+from ringblk.shm.layout.slot cimport RequestSlot
+from ringblk.workers.requests.request cimport SLOT_BRIEF
 
 cdef enum:
     FIRST_PROBE_NS = 1000000

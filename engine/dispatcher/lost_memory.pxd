@@ -1,7 +1,7 @@
 from libc.stdint cimport uint64_t
 
-from ringblk.shm.region_set cimport RegionSet
-from ringblk.shm.state cimport StateHeader, StateSegment
+from ringblk.shm.layout.region_set cimport RegionSet
+from ringblk.shm.state.segment cimport StateHeader, StateSegment
 
 cdef class LostMemory:
     cdef StateSegment state

@@ -3,9 +3,9 @@
 
 from libc.stdint cimport uint32_t, uint64_t
 
-from ringblk.shm.atomic cimport clear_bits_64, load_relaxed_64
-from ringblk.shm.region_set cimport REGION_LIMIT, REGION_WORDS, has_region
-from ringblk.shm.state cimport StateHeader, StateSegment, forget_lost_regions
+from ringblk.shm.sync.atomic cimport clear_bits_64, load_relaxed_64
+from ringblk.shm.layout.region_set cimport REGION_LIMIT, REGION_WORDS, has_region
+from ringblk.shm.state.segment cimport StateHeader, StateSegment, forget_lost_regions
 
 
 cdef class LostMemory:

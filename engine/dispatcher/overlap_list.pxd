@@ -1,8 +1,8 @@
 from libc.stdint cimport uint32_t, uint8_t
 
-from ringblk.engine.handover cimport Handover
-from ringblk.shm.state cimport StateSegment
-from ringblk.workers.request cimport RequestParser
+from ringblk.engine.dispatcher.handover cimport Handover
+from ringblk.shm.state.segment cimport StateSegment
+from ringblk.workers.requests.request cimport RequestParser
 
 
 cdef class OverlapList:

@@ -1,6 +1,6 @@
-from ringblk.engine.handover import Handover
-from ringblk.shm.state import StateSegment
-from ringblk.workers.request import RequestParser
+from ringblk.engine.dispatcher.handover import Handover
+from ringblk.shm.state.segment import StateSegment
+from ringblk.workers.requests.request import RequestParser
 
 class OverlapList:
     @property

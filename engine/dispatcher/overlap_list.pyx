@@ -15,11 +15,11 @@ worker's death does not make it wait again. The next dispatcher finds in the slo
 from libc.stdint cimport uint32_t, uint8_t
 from libc.stdlib cimport calloc, free
 
-from ringblk.engine.handover cimport Handover
-from ringblk.shm.crash_point cimport crash_point
-from ringblk.shm.slot cimport SLOT_FREE, SLOT_HANDED, RequestSlot
-from ringblk.shm.state cimport StateSegment
-from ringblk.workers.request cimport SLOT_ADMITTED, SLOT_CHANGES, SLOT_PARTIAL, RequestParser
+from ringblk.engine.dispatcher.handover cimport Handover
+from ringblk.shm.sync.crash_point cimport crash_point
+from ringblk.shm.layout.slot cimport SLOT_FREE, SLOT_HANDED, RequestSlot
+from ringblk.shm.state.segment cimport StateSegment
+from ringblk.workers.requests.request cimport SLOT_ADMITTED, SLOT_CHANGES, SLOT_PARTIAL, RequestParser
 
 cdef enum:
     NOBODY = -1

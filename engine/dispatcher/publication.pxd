@@ -1,6 +1,6 @@
-from ringblk.engine.handover cimport Handover
-from ringblk.engine.queue_table cimport QueueTable
-from ringblk.engine.request_recorder cimport RequestRecorder
-from ringblk.shm.state cimport StateSegment
+from ringblk.engine.dispatcher.handover cimport Handover
+from ringblk.engine.dispatcher.queue_table cimport QueueTable
+from ringblk.engine.dispatcher.request_recorder cimport RequestRecorder
+from ringblk.shm.state.segment cimport StateSegment
 
 cdef void publish_batch(StateSegment state, QueueTable table, Handover handover, RequestRecorder recorder) noexcept nogil

@@ -7,11 +7,11 @@ batch is linked in it before the driver can see anything, so a successor knows w
 
 from libc.stdint cimport uint32_t, uint64_t
 
-from ringblk.engine.queue_table cimport ServedQueue
-from ringblk.shm.inflight cimport inflight_clear, inflight_link, inflight_settle
-from ringblk.shm.slot cimport RequestSlot
-from ringblk.shm.state cimport QUEUE_LIMIT
-from ringblk.shm.virtqueue cimport publish_used, push_used
+from ringblk.engine.dispatcher.queue_table cimport ServedQueue
+from ringblk.shm.queues.inflight cimport inflight_clear, inflight_link, inflight_settle
+from ringblk.shm.layout.slot cimport RequestSlot
+from ringblk.shm.state.segment cimport QUEUE_LIMIT
+from ringblk.shm.queues.virtqueue cimport publish_used, push_used
 
 
 cdef void publish_batch(StateSegment state, QueueTable table, Handover handover,

@@ -1,8 +1,8 @@
 from libc.stdint cimport uint32_t, uint64_t
 
-from ringblk.shm.inflight cimport InflightRecord
-from ringblk.shm.state cimport QUEUE_LIMIT, StateSegment
-from ringblk.shm.virtqueue cimport Rings
+from ringblk.shm.queues.inflight cimport InflightRecord
+from ringblk.shm.state.segment cimport QUEUE_LIMIT, StateSegment
+from ringblk.shm.queues.virtqueue cimport Rings
 
 cdef struct ServedQueue:
     Rings *rings                # NULL: not served

@@ -1,7 +1,7 @@
-from ringblk.engine.queue_fds import QueueFds
-from ringblk.shm.inflight import InflightQueue
-from ringblk.shm.state import StateSegment
-from ringblk.shm.virtqueue import Virtqueue
+from ringblk.engine.devices.queue_fds import QueueFds
+from ringblk.shm.queues.inflight import InflightQueue
+from ringblk.shm.queues.virtqueue import Virtqueue
+from ringblk.shm.state.segment import StateSegment
 
 class QueueTable:
     def __init__(self, state: StateSegment, wake_eventfd: int) -> None: ...

@@ -14,11 +14,11 @@ from libc.string cimport memset
 from posix.time cimport timespec
 from posix.unistd cimport close
 
-from ringblk.shm.crash_point cimport crash_point
-from ringblk.shm.foreign_eventfd cimport signal_foreign_eventfd
-from ringblk.shm.inflight cimport InflightQueue
-from ringblk.shm.state cimport QUEUE_LIMIT, QueueState, StateSegment
-from ringblk.shm.virtqueue cimport Virtqueue, needs_call
+from ringblk.shm.sync.crash_point cimport crash_point
+from ringblk.shm.sync.foreign_eventfd cimport signal_foreign_eventfd
+from ringblk.shm.queues.inflight cimport InflightQueue
+from ringblk.shm.state.segment cimport QUEUE_LIMIT, QueueState, StateSegment
+from ringblk.shm.queues.virtqueue cimport Virtqueue, needs_call
 
 cdef uint64_t NO_TIMEOUT = <uint64_t>-1
 

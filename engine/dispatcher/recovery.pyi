@@ -1,4 +1,4 @@
-from ringblk.engine.dispatch_loop import DispatchLoop
+from ringblk.engine.dispatcher.dispatch_loop import DispatchLoop
 
 class Recovery:
     def __init__(self, loop: DispatchLoop) -> None: ...

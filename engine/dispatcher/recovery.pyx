@@ -7,17 +7,17 @@ can begin again: what is done twice here does no harm.
 
 from libc.stdint cimport uint32_t, uint64_t
 
-from ringblk.engine.dispatch_loop cimport DispatchLoop
-from ringblk.engine.handover cimport is_begun
-from ringblk.engine.queue_table cimport ServedQueue
-from ringblk.engine.throttle cimport NO_POSITION
-from ringblk.shm.atomic cimport store_release_32
-from ringblk.shm.clock cimport monotonic_ns
-from ringblk.shm.crash_point cimport crash_point
-from ringblk.shm.inflight cimport InflightQueue, inflight_mark, is_inflight
-from ringblk.shm.slot cimport DISPATCHER_RING, SLOT_HANDED, SLOT_PREPARED, RequestSlot
-from ringblk.shm.state cimport QUEUE_LIMIT
-from ringblk.workers.request cimport OPERATION_COMPLETE, SLOT_ADMITTED
+from ringblk.engine.dispatcher.dispatch_loop cimport DispatchLoop
+from ringblk.engine.dispatcher.handover cimport is_begun
+from ringblk.engine.dispatcher.queue_table cimport ServedQueue
+from ringblk.engine.dispatcher.throttle cimport NO_POSITION
+from ringblk.shm.sync.atomic cimport store_release_32
+from ringblk.shm.sync.clock cimport monotonic_ns
+from ringblk.shm.sync.crash_point cimport crash_point
+from ringblk.shm.queues.inflight cimport InflightQueue, inflight_mark, is_inflight
+from ringblk.shm.layout.slot cimport DISPATCHER_RING, SLOT_HANDED, SLOT_PREPARED, RequestSlot
+from ringblk.shm.state.segment cimport QUEUE_LIMIT
+from ringblk.workers.requests.request cimport OPERATION_COMPLETE, SLOT_ADMITTED
 
 cdef enum:
     DEATH_LIMIT = 3        # processes that one request may kill

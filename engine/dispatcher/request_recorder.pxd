@@ -1,6 +1,6 @@
-from ringblk.shm.slot cimport RequestSlot
-from ringblk.shm.state cimport StateSegment
-from ringblk.workers.request cimport RequestParser
+from ringblk.shm.layout.slot cimport RequestSlot
+from ringblk.shm.state.segment cimport StateSegment
+from ringblk.workers.requests.request cimport RequestParser
 
 cdef class RequestRecorder:
     cdef StateSegment state

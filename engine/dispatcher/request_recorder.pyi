@@ -1,5 +1,5 @@
-from ringblk.shm.state import StateSegment
-from ringblk.workers.request import RequestParser
+from ringblk.shm.state.segment import StateSegment
+from ringblk.workers.requests.request import RequestParser
 
 class RequestRecorder:
     def __init__(self, state: StateSegment, parser: RequestParser) -> None: ...

@@ -7,12 +7,12 @@ where a predecessor left them. A dispatcher that dies in the middle of a batch m
 
 from libc.stdint cimport uint32_t, uint64_t
 
-from ringblk.shm.atomic cimport store_relaxed_64
-from ringblk.shm.clock cimport monotonic_ns
-from ringblk.shm.histogram cimport histogram_record
-from ringblk.shm.slot cimport RequestSlot
-from ringblk.shm.state cimport OPERATION_LIMIT, OperationStatistics, QueueState, StateSegment
-from ringblk.workers.request cimport RequestParser
+from ringblk.shm.sync.atomic cimport store_relaxed_64
+from ringblk.shm.sync.clock cimport monotonic_ns
+from ringblk.shm.layout.histogram cimport histogram_record
+from ringblk.shm.layout.slot cimport RequestSlot
+from ringblk.shm.state.segment cimport OPERATION_LIMIT, OperationStatistics, QueueState, StateSegment
+from ringblk.workers.requests.request cimport RequestParser
 
 
 cdef inline void add(uint64_t *counter, uint64_t amount) noexcept nogil:

@@ -1,9 +1,9 @@
 from libc.stdint cimport uint32_t, uint64_t
 
-from ringblk.engine.handover cimport Handover
-from ringblk.shm.state cimport StateSegment
-from ringblk.workers.request cimport RequestExecutor
-from ringblk.workers.request_ring cimport RequestRing
+from ringblk.engine.dispatcher.handover cimport Handover
+from ringblk.shm.state.segment cimport StateSegment
+from ringblk.workers.requests.request cimport RequestExecutor
+from ringblk.workers.requests.request_ring cimport RequestRing
 
 
 cdef class DispatcherRing:

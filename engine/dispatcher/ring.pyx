@@ -12,15 +12,15 @@ done again.
 
 from libc.stdint cimport uint32_t, uint64_t
 
-from ringblk.engine.handover cimport Handover
-from ringblk.shm.atomic cimport load_acquire_32, store_release_32
-from ringblk.shm.clock cimport monotonic_ns
-from ringblk.shm.crash_point cimport crash_point
-from ringblk.shm.slot cimport DISPATCHER_RING, SLOT_HANDED, SLOT_PREPARED, RequestSlot
-from ringblk.shm.state cimport StateSegment
-from ringblk.workers.request cimport RequestExecutor
-from ringblk.workers.request_ring cimport RequestRing
-from ringblk.workers.uring cimport Uring, io_uring_cqe
+from ringblk.engine.dispatcher.handover cimport Handover
+from ringblk.shm.sync.atomic cimport load_acquire_32, store_release_32
+from ringblk.shm.sync.clock cimport monotonic_ns
+from ringblk.shm.sync.crash_point cimport crash_point
+from ringblk.shm.layout.slot cimport DISPATCHER_RING, SLOT_HANDED, SLOT_PREPARED, RequestSlot
+from ringblk.shm.state.segment cimport StateSegment
+from ringblk.workers.requests.request cimport RequestExecutor
+from ringblk.workers.requests.request_ring cimport RequestRing
+from ringblk.workers.uring.ring cimport Uring, io_uring_cqe
 
 cdef enum:
     BUSY_NS = 1000000     # without a moment of nothing to do in this time, the dispatcher is the bottleneck

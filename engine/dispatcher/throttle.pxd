@@ -1,9 +1,9 @@
 from libc.stdint cimport int64_t, uint32_t, uint64_t
 
-from ringblk.shm.rate_account cimport RateAccount
-from ringblk.shm.rate_limit cimport BUCKET_COUNT
-from ringblk.shm.region_set cimport RegionSet
-from ringblk.shm.state cimport QUEUE_LIMIT, StateSegment
+from ringblk.shm.rates.account cimport RateAccount
+from ringblk.shm.rates.limit cimport BUCKET_COUNT
+from ringblk.shm.layout.region_set cimport RegionSet
+from ringblk.shm.state.segment cimport QUEUE_LIMIT, StateSegment
 
 cdef enum:
     LANE_COUNT = 3         # reads, writes, operations without bytes

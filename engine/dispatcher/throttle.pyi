@@ -1,5 +1,5 @@
-from ringblk.shm.rate_limit import RateLimit
-from ringblk.shm.state import StateSegment
+from ringblk.shm.rates.limit import RateLimit
+from ringblk.shm.state.segment import StateSegment
 
 class Throttle:
     def __init__(self, state: StateSegment, limit: RateLimit, is_shared: bool) -> None: ...

@@ -3,7 +3,7 @@
 
 A waiting request stands in a *lane*: one for each queue and kind (reads, writes, others), as a kind draws from the
 same buckets. A lane keeps its order. Its first request, the *head*, begins when the drive's account
-(shm/rate_account.pyx) has credit for it in each bucket that it draws from; it waits for no other bucket.
+(shm/rates/account.pyx) has credit for it in each bucket that it draws from; it waits for no other bucket.
 
 Who is next. Heads claim credit bucket by bucket, the buckets of one kind first, then those of all kinds, bytes before
 operations. At each bucket they stand in the order of virtual start times; the first one for which the credit does not
@@ -31,17 +31,17 @@ from libc.stdint cimport int64_t, uint16_t, uint32_t, uint64_t
 from libc.stdlib cimport calloc, free
 from libc.string cimport memset
 
-from ringblk.shm.clock cimport monotonic_ns
-from ringblk.shm.rate_account cimport RateAccount
-from ringblk.shm.rate_limit cimport (
+from ringblk.shm.sync.clock cimport monotonic_ns
+from ringblk.shm.rates.account cimport RateAccount
+from ringblk.shm.rates.limit cimport (
     BUCKET_COUNT, BYTES_READ, BYTES_TOTAL, BYTES_WRITE, CHARGE_READ, CHARGE_WRITE, OPS_READ, OPS_TOTAL, OPS_WRITE,
     RateLimit, rate_limit_applies,
 )
-from ringblk.shm.region_set cimport RegionSet
-from ringblk.shm.slot cimport RequestSlot
-from ringblk.shm.state cimport QUEUE_LIMIT, StateSegment
+from ringblk.shm.layout.region_set cimport RegionSet
+from ringblk.shm.layout.slot cimport RequestSlot
+from ringblk.shm.state.segment cimport QUEUE_LIMIT, StateSegment
 
-from ringblk.shm.rate_account import RateAccount as _RateAccount
+from ringblk.shm.rates.account import RateAccount as _RateAccount
 
 cdef enum:
     # A change of a group's limit by another engine is not announced: look that often while waiting.

@@ -2,12 +2,12 @@
 
 import msgspec
 
-from ringblk.engine.config import EngineConfig
-from ringblk.engine.io_plan import IoPlan
-from ringblk.engine.number_text import size_text
-from ringblk.workers.file_backend import FileBackend
-from ringblk.workers.native_backend import NativeBackend
-from ringblk.workers.sandbox import Sandbox
+from ringblk.engine.base.number_text import size_text
+from ringblk.engine.devices.io_plan import IoPlan
+from ringblk.engine.options.config import EngineConfig
+from ringblk.workers.backends.file import FileBackend
+from ringblk.workers.backends.native import NativeBackend
+from ringblk.workers.sandbox.sandbox import Sandbox
 
 
 class EngineFacts(msgspec.Struct, frozen=True, kw_only=True):

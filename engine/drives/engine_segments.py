@@ -11,7 +11,7 @@ from collections.abc import Iterator
 
 import msgspec
 
-from ringblk.shm.segment import (
+from ringblk.shm.segments.segment import (
     POSIX_SHM_FOLDER,
     SegmentError,
     SegmentTaken,
@@ -22,8 +22,8 @@ from ringblk.shm.segment import (
     segment_info,
     segment_names,
 )
-from ringblk.shm.state import SEGMENT_KIND, SEGMENT_PREFIX, StateSegment
-from ringblk.workers.image_lock import locked_inodes
+from ringblk.shm.state.segment import SEGMENT_KIND, SEGMENT_PREFIX, StateSegment
+from ringblk.workers.backends.image_lock import locked_inodes
 
 _NAME = re.compile(re.escape(SEGMENT_PREFIX) + r"([0-9]+)(?:-[0-9a-f]{8})?", re.ASCII)
 _LINK = re.compile(rf"{re.escape(POSIX_SHM_FOLDER)}/({_NAME.pattern}) \(deleted\)", re.ASCII)

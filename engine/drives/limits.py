@@ -7,13 +7,13 @@ from collections.abc import Callable, Collection, Iterator, Mapping
 
 import msgspec
 
-from ringblk.engine.config import ConfigError, EngineConfig
-from ringblk.engine.running_settings import limit_words
-from ringblk.shm.bucket_settings import BucketSettings
-from ringblk.shm.rate_group import RateGroup, RateGroupError
-from ringblk.shm.rate_limit import RateLimit
-from ringblk.shm.rate_limit_settings import RateLimitSettings, changed_buckets
-from ringblk.shm.state import StateSegment
+from ringblk.engine.options.config import ConfigError, EngineConfig
+from ringblk.engine.supervisor.running_settings import limit_words
+from ringblk.shm.rates.bucket_settings import BucketSettings
+from ringblk.shm.rates.group import RateGroup, RateGroupError
+from ringblk.shm.rates.limit import RateLimit
+from ringblk.shm.rates.limit_settings import RateLimitSettings, changed_buckets
+from ringblk.shm.state.segment import StateSegment
 
 _log = logging.getLogger(__name__)
 

@@ -19,17 +19,17 @@ from collections.abc import Collection
 
 import msgspec
 
-from ringblk.engine.config import EngineConfig
-from ringblk.engine.running_settings import DriveIdentity, DriveRecord
-from ringblk.shm.record_file import (
+from ringblk.engine.options.config import EngineConfig
+from ringblk.engine.supervisor.running_settings import DriveIdentity, DriveRecord
+from ringblk.shm.segments.record_file import (
     RecordFile,
     read_record,
     record_names,
     remove_empty_records,
     remove_record,
 )
-from ringblk.workers.file_backend import FileBackend
-from ringblk.workers.native_backend import NativeBackend
+from ringblk.workers.backends.file import FileBackend
+from ringblk.workers.backends.native import NativeBackend
 
 PREFIX = "ringblk-drive-"
 MAX_LEFT = 4096

@@ -5,18 +5,23 @@ import os
 
 import msgspec
 
-from ringblk.engine.block_device import SECTOR_BYTES, BlockDevice
-from ringblk.engine.config import ConfigError, EngineConfig
-from ringblk.engine.drive_limits import DriveLimits
-from ringblk.engine.drive_record import FoundRecord, RecordKeeper, now_ns, socket_digest
-from ringblk.engine.engine_facts import EngineFacts, first_line
-from ringblk.engine.io_plan import IoPlan
-from ringblk.engine.open_files import reserve_open_files
-from ringblk.engine.running_settings import DriveIdentity, DriveRecord, RunningSettings, limit_words
-from ringblk.engine.supervisor import Supervisor
-from ringblk.shm.state import StateSegment
-from ringblk.workers.backend import BackendError
-from ringblk.workers.native_backend import NativeBackend
+from ringblk.engine.base.open_files import reserve_open_files
+from ringblk.engine.devices.block_device import SECTOR_BYTES, BlockDevice
+from ringblk.engine.devices.io_plan import IoPlan
+from ringblk.engine.drives.engine_facts import EngineFacts, first_line
+from ringblk.engine.drives.limits import DriveLimits
+from ringblk.engine.drives.record import FoundRecord, RecordKeeper, now_ns, socket_digest
+from ringblk.engine.options.config import ConfigError, EngineConfig
+from ringblk.engine.supervisor.running_settings import (
+    DriveIdentity,
+    DriveRecord,
+    RunningSettings,
+    limit_words,
+)
+from ringblk.engine.supervisor.supervisor import Supervisor
+from ringblk.shm.state.segment import StateSegment
+from ringblk.workers.backends.interface import BackendError
+from ringblk.workers.backends.native import NativeBackend
 
 _log = logging.getLogger(__name__)
 

@@ -14,8 +14,8 @@ import weakref
 from collections.abc import Sequence
 from pathlib import Path
 
-from ringblk.engine.frontend_output import ErrorOutput
-from ringblk.engine.frontend_request import BackendGone
+from ringblk.engine.frontend.output import ErrorOutput
+from ringblk.engine.frontend.request import BackendGone
 
 _RETRY_S = 0.01
 STOP_TIMEOUT_S = 10.0

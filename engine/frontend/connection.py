@@ -13,9 +13,9 @@ import threading
 import time
 from collections.abc import Iterator
 
-from ringblk.engine.frontend_request import BackendGone, BackendRefused
-from ringblk.engine.vhost_user_codes import FrontendRequest, ProtocolFeature
-from ringblk.engine.vhost_user_messages import (
+from ringblk.engine.frontend.request import BackendGone, BackendRefused
+from ringblk.engine.vhost_user.codes import FrontendRequest, ProtocolFeature
+from ringblk.engine.vhost_user.messages import (
     HEADER_BYTES,
     MAX_FD_COUNT,
     BadMessage,
@@ -37,7 +37,7 @@ from ringblk.engine.vhost_user_messages import (
     encode_vring_fd,
     encode_vring_state,
 )
-from ringblk.shm.region import MemoryRegion
+from ringblk.shm.memory.region import MemoryRegion
 
 _FD_BYTES = array.array("i").itemsize
 

@@ -19,16 +19,16 @@ from collections.abc import Iterable, Iterator, Sequence
 from types import TracebackType
 from typing import NoReturn
 
-from ringblk.engine.block_device import F_FLUSH
-from ringblk.engine.frontend_buffer import Buffer
-from ringblk.engine.frontend_config import WRITEBACK_OFFSET, DiskConfig
-from ringblk.engine.frontend_memory import FrontendMemory
-from ringblk.engine.frontend_parts import ranges, staged_parts
-from ringblk.engine.frontend_queue import FrontendQueue, queue_bytes
-from ringblk.engine.frontend_queues import OpenQueues
-from ringblk.engine.frontend_request import BackendGone, Completion, RequestFailed, RequestType
-from ringblk.engine.frontend_session import FrontendSession
-from ringblk.engine.process_bound import abandon_in_forked_child
+from ringblk.engine.devices.block_device import F_FLUSH
+from ringblk.engine.frontend.buffer import Buffer
+from ringblk.engine.frontend.config_space import WRITEBACK_OFFSET, DiskConfig
+from ringblk.engine.frontend.memory import FrontendMemory
+from ringblk.engine.frontend.parts import ranges, staged_parts
+from ringblk.engine.frontend.process_bound import abandon_in_forked_child
+from ringblk.engine.frontend.queue import FrontendQueue, queue_bytes
+from ringblk.engine.frontend.queues import OpenQueues
+from ringblk.engine.frontend.request import BackendGone, Completion, RequestFailed, RequestType
+from ringblk.engine.frontend.session import FrontendSession
 
 SECTOR_BYTES = 512
 DRIVE_ID_BYTES = 20

@@ -9,8 +9,8 @@ from collections import deque
 
 import posix_ipc
 
-from ringblk.engine.frontend_buffer import Buffer
-from ringblk.shm.region import MemoryRegion
+from ringblk.engine.frontend.buffer import Buffer
+from ringblk.shm.memory.region import MemoryRegion
 
 PAGE_BYTES = 4096
 UVA_OFFSET = 0x7000_0000_0000

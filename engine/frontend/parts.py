@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable
 
-from ringblk.engine.frontend_buffer import Buffer
+from ringblk.engine.frontend.buffer import Buffer
 
 
 def ranges(size_bytes: int, limit_bytes: int) -> Iterable[tuple[int, int]]:

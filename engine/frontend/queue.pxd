@@ -1,7 +1,7 @@
 from libc.stdint cimport uint8_t, uint32_t, uint64_t
 
-from ringblk.shm.driver_virtqueue cimport DriverVirtqueue, Piece
-from ringblk.shm.split_ring cimport Descriptor
+from ringblk.shm.queues.driver_virtqueue cimport DriverVirtqueue, Piece
+from ringblk.shm.layout.split_ring cimport Descriptor
 
 
 cdef packed struct RequestArea:

@@ -2,9 +2,9 @@ from collections.abc import Iterable
 
 from typing_extensions import Buffer as PlainBuffer
 
-from ringblk.engine.frontend_buffer import Buffer
-from ringblk.engine.frontend_request import Completion
-from ringblk.shm.driver_virtqueue import DriverVirtqueue
+from ringblk.engine.frontend.buffer import Buffer
+from ringblk.engine.frontend.request import Completion
+from ringblk.shm.queues.driver_virtqueue import DriverVirtqueue
 
 def queue_bytes(queue_size: int) -> int: ...
 

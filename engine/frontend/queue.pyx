@@ -11,17 +11,17 @@ from libc.errno cimport EINTR, ENOSPC, EPIPE
 from libc.stdint cimport uint32_t, uint64_t
 from libc.stdlib cimport calloc, free
 
-from ringblk.engine.frontend_buffer cimport Buffer
-from ringblk.shm.atomic cimport spin_hint
-from ringblk.shm.clock cimport monotonic_ns
-from ringblk.shm.driver_virtqueue cimport DriverVirtqueue, Piece
-from ringblk.shm.foreign_eventfd cimport reset_foreign_eventfd, signal_foreign_eventfd
-from ringblk.shm.split_ring cimport UsedElement
+from ringblk.engine.frontend.buffer cimport Buffer
+from ringblk.shm.sync.atomic cimport spin_hint
+from ringblk.shm.sync.clock cimport monotonic_ns
+from ringblk.shm.queues.driver_virtqueue cimport DriverVirtqueue, Piece
+from ringblk.shm.sync.foreign_eventfd cimport reset_foreign_eventfd, signal_foreign_eventfd
+from ringblk.shm.layout.split_ring cimport UsedElement
 
 from itertools import islice
 
-from ringblk.engine.frontend_request import BackendGone, Completion
-from ringblk.shm.driver_virtqueue import DeviceBroken, QueueFull, ring_bytes
+from ringblk.engine.frontend.request import BackendGone, Completion
+from ringblk.shm.queues.driver_virtqueue import DeviceBroken, QueueFull, ring_bytes
 
 cdef extern from "poll.h" nogil:
     struct pollfd:

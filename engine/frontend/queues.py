@@ -1,6 +1,6 @@
 """A front end's queues, for as long as it is open."""
 
-from ringblk.engine.frontend_queue import FrontendQueue
+from ringblk.engine.frontend.queue import FrontendQueue
 
 
 class OpenQueues(dict[int, FrontendQueue]):

@@ -4,7 +4,7 @@ import enum
 
 import msgspec
 
-from ringblk.engine.frontend_buffer import Buffer
+from ringblk.engine.frontend.buffer import Buffer
 
 
 class RequestType(enum.IntEnum):

@@ -7,7 +7,7 @@ import socket
 import time
 from collections.abc import Sequence
 
-from ringblk.engine.block_device import (
+from ringblk.engine.devices.block_device import (
     F_BLK_SIZE,
     F_CONFIG_WCE,
     F_DISCARD,
@@ -22,14 +22,14 @@ from ringblk.engine.block_device import (
     F_WRITE_ZEROES,
     SECTOR_BYTES,
 )
-from ringblk.engine.frontend_backend import STOP_TIMEOUT_S, BackendProcess, connect_to
-from ringblk.engine.frontend_config import CONFIG_BYTES, DiskConfig
-from ringblk.engine.frontend_connection import FrontendConnection
-from ringblk.engine.frontend_memory import FrontendMemory
-from ringblk.engine.frontend_queue import FrontendQueue
-from ringblk.engine.frontend_request import BackendGone, BackendRefused
-from ringblk.engine.vhost_user_codes import PROTOCOL_FEATURES_BIT, ProtocolFeature
-from ringblk.engine.vhost_user_messages import MAX_TABLE_REGIONS, InflightDescription, VringAddress
+from ringblk.engine.frontend.backend import STOP_TIMEOUT_S, BackendProcess, connect_to
+from ringblk.engine.frontend.config_space import CONFIG_BYTES, DiskConfig
+from ringblk.engine.frontend.connection import FrontendConnection
+from ringblk.engine.frontend.memory import FrontendMemory
+from ringblk.engine.frontend.queue import FrontendQueue
+from ringblk.engine.frontend.request import BackendGone, BackendRefused
+from ringblk.engine.vhost_user.codes import PROTOCOL_FEATURES_BIT, ProtocolFeature
+from ringblk.engine.vhost_user.messages import MAX_TABLE_REGIONS, InflightDescription, VringAddress
 
 BackendSource = str | os.PathLike[str] | Sequence[str]
 

@@ -15,10 +15,12 @@ from typing import Any
 
 import msgspec
 
-from ringblk.engine.file_access import FileAccess, read_access
-from ringblk.engine.image_copy import SECTOR_BYTES, CopyResult, copy_spans, copy_to_file
-from ringblk.engine.image_error import ContainerFound, ImageError
-from ringblk.engine.image_format import (
+from ringblk.engine.base.number_text import parse_size
+from ringblk.engine.base.printable_text import printable, utf8_text
+from ringblk.engine.images.copy import SECTOR_BYTES, CopyResult, copy_spans, copy_to_file
+from ringblk.engine.images.error import ContainerFound, ImageError
+from ringblk.engine.images.file_access import FileAccess, read_access
+from ringblk.engine.images.format import (
     COMPRESSIONS,
     FORMATS,
     QEMU_FORMATS,
@@ -27,15 +29,13 @@ from ringblk.engine.image_format import (
     content_format_of_name,
     format_of_name,
 )
-from ringblk.engine.image_info import ImageInfo, read_image_info
-from ringblk.engine.image_partial import PartialFile
-from ringblk.engine.image_progress import CopyProgress, format_bytes
-from ringblk.engine.image_sink import PipeSink
-from ringblk.engine.image_source import ImageSource, open_raw_source, open_source
-from ringblk.engine.number_text import parse_size
-from ringblk.engine.options import print_help
-from ringblk.engine.printable_text import printable, utf8_text
-from ringblk.workers.image_lock import ImageLocked
+from ringblk.engine.images.info import ImageInfo, read_image_info
+from ringblk.engine.images.partial import PartialFile
+from ringblk.engine.images.progress import CopyProgress, format_bytes
+from ringblk.engine.images.sink import PipeSink
+from ringblk.engine.images.source import ImageSource, open_raw_source, open_source
+from ringblk.engine.options.command_line import print_help
+from ringblk.workers.backends.image_lock import ImageLocked
 
 MAX_IMAGE_BYTES = (1 << 63) - SECTOR_BYTES
 """What an off_t reaches, in whole sectors."""

@@ -7,13 +7,13 @@ from typing import Protocol
 
 import msgspec
 
-from ringblk.engine.file_access import FileAccess
-from ringblk.engine.image_error import ImageError
-from ringblk.engine.image_format import QEMU_FORMATS, ImageFormat
-from ringblk.engine.image_partial import PartialFile
-from ringblk.engine.image_sink import ZEROES, ImageSink, open_sink
-from ringblk.engine.image_source import ImageSource, open_source
-from ringblk.workers.direct_io_reader import Span
+from ringblk.engine.images.direct_io_reader import Span
+from ringblk.engine.images.error import ImageError
+from ringblk.engine.images.file_access import FileAccess
+from ringblk.engine.images.format import QEMU_FORMATS, ImageFormat
+from ringblk.engine.images.partial import PartialFile
+from ringblk.engine.images.sink import ZEROES, ImageSink, open_sink
+from ringblk.engine.images.source import ImageSource, open_source
 
 SECTOR_BYTES = 512
 # Zeroes are looked for in blocks of this size: a hole that is smaller splits writes for little room.

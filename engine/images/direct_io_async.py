@@ -12,9 +12,9 @@ from concurrent.futures import ThreadPoolExecutor
 from types import TracebackType
 from typing import Self, TypeVar
 
-from ringblk.workers.direct_io import DirectMode
-from ringblk.workers.direct_io_file import BUFFER_BYTES, BUFFER_COUNT, DirectIoFile
-from ringblk.workers.direct_io_reader import DirectIoReader, Span
+from ringblk.engine.images.direct_io_file import BUFFER_BYTES, BUFFER_COUNT, DirectIoFile
+from ringblk.engine.images.direct_io_reader import DirectIoReader, Span
+from ringblk.workers.backends.direct_io import DirectMode
 
 T = TypeVar("T")
 

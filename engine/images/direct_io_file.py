@@ -23,8 +23,8 @@ from concurrent.futures import ThreadPoolExecutor
 from types import TracebackType
 from typing import NamedTuple, Self
 
-from ringblk.workers.direct_io import DirectMode, set_direct, unset_direct
-from ringblk.workers.direct_open import open_target, release, size_of
+from ringblk.workers.backends.direct_io import DirectMode, set_direct, unset_direct
+from ringblk.workers.backends.direct_open import open_target, release, size_of
 
 BUFFER_BYTES = 1 << 20
 BUFFER_COUNT = 2

@@ -13,8 +13,8 @@ from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TYPE_CHECKING, NamedTuple
 
-from ringblk.workers.direct_io import DirectMode
-from ringblk.workers.direct_open import open_direct
+from ringblk.workers.backends.direct_io import DirectMode
+from ringblk.workers.backends.direct_open import open_direct
 
 if TYPE_CHECKING:
     from _typeshed import WriteableBuffer

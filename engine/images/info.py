@@ -6,12 +6,12 @@ from pathlib import Path
 
 import msgspec
 
-from ringblk.engine.image_error import ImageError
-from ringblk.engine.image_format import COMPRESSIONS, QEMU_FORMATS, UNREADABLE, ImageFormat, find_container
-from ringblk.engine.image_probe import check_is_image, read_ends, tell_format
-from ringblk.engine.qemu_image import describe_image
-from ringblk.workers.direct_open import open_direct
-from ringblk.workers.image_lock import is_image_locked
+from ringblk.engine.images.error import ImageError
+from ringblk.engine.images.format import COMPRESSIONS, QEMU_FORMATS, UNREADABLE, ImageFormat, find_container
+from ringblk.engine.images.probe import check_is_image, read_ends, tell_format
+from ringblk.engine.images.qemu_image import describe_image
+from ringblk.workers.backends.direct_open import open_direct
+from ringblk.workers.backends.image_lock import is_image_locked
 
 UNKNOWN = "unknown"
 

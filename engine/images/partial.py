@@ -8,15 +8,15 @@ import secrets
 import stat
 from pathlib import Path
 
-from ringblk.engine.file_access import (
+from ringblk.engine.images.error import ImageError
+from ringblk.engine.images.file_access import (
     FileAccess,
     check_owner_can_be_kept,
     keep_access,
     read_access,
     set_new_access,
 )
-from ringblk.engine.image_error import ImageError
-from ringblk.workers.image_lock import ImageLocked, lock_image
+from ringblk.workers.backends.image_lock import ImageLocked, lock_image
 
 PARTIAL_MODE = 0o600
 TOKEN_BYTES = 4

@@ -9,8 +9,8 @@ from mmap import mmap
 from pathlib import Path
 from typing import cast
 
-from ringblk.engine.image_error import ContainerFound, ImageError
-from ringblk.engine.image_format import (
+from ringblk.engine.images.error import ContainerFound, ImageError
+from ringblk.engine.images.format import (
     CONTAINER_HEAD_BYTES,
     HEAD_BYTES,
     TAIL_BYTES,

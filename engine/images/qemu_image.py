@@ -15,10 +15,10 @@ from typing import Any
 
 import msgspec
 
-from ringblk.engine.image_error import ImageError
-from ringblk.engine.image_format import QEMU_NAMES
-from ringblk.engine.nbd_client import NbdClient, NbdError
-from ringblk.engine.qcow_end import qcow_end_bytes
+from ringblk.engine.images.error import ImageError
+from ringblk.engine.images.format import QEMU_NAMES
+from ringblk.engine.images.nbd_client import NbdClient, NbdError
+from ringblk.engine.images.qcow_end import qcow_end_bytes
 
 INFO_TIMEOUT_S = 30.0
 """How long `qemu-img info` may take: it reads headers only, but opens whatever files an image names."""

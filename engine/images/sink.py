@@ -5,14 +5,14 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import BinaryIO, Protocol, cast
 
-from ringblk.engine.image_error import ImageError
-from ringblk.engine.image_format import QEMU_FORMATS, ImageFormat
-from ringblk.engine.image_zstd import open_zstd_compressor
-from ringblk.engine.nbd_client import CMD_FLUSH, CMD_WRITE, NbdError
-from ringblk.engine.pipe_io import write_fully
-from ringblk.engine.qemu_image import QemuNbd, create_qemu_image
-from ringblk.workers.direct_io_file import DirectIoFile
-from ringblk.workers.direct_open import LARGE_BUFFER_BYTES, open_direct
+from ringblk.engine.base.pipe_io import write_fully
+from ringblk.engine.images.direct_io_file import DirectIoFile
+from ringblk.engine.images.error import ImageError
+from ringblk.engine.images.format import QEMU_FORMATS, ImageFormat
+from ringblk.engine.images.nbd_client import CMD_FLUSH, CMD_WRITE, NbdError
+from ringblk.engine.images.qemu_image import QemuNbd, create_qemu_image
+from ringblk.engine.images.zstd import open_zstd_compressor
+from ringblk.workers.backends.direct_open import LARGE_BUFFER_BYTES, open_direct
 
 ZEROES = memoryview(bytes(1 << 20))
 WRITES_UNDER_WAY = 4

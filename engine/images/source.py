@@ -11,8 +11,10 @@ from mmap import mmap
 from pathlib import Path
 from typing import BinaryIO, Protocol, cast
 
-from ringblk.engine.image_error import ImageError
-from ringblk.engine.image_format import (
+from ringblk.engine.base.pipe_io import PipeReader
+from ringblk.engine.images.direct_io_reader import BUFFER_BYTES, DirectIoReader, Span
+from ringblk.engine.images.error import ImageError
+from ringblk.engine.images.format import (
     COMPRESSIONS,
     CONTAINER_HEAD_BYTES,
     QEMU_FORMATS,
@@ -20,14 +22,12 @@ from ringblk.engine.image_format import (
     ImageFormat,
     find_container,
 )
-from ringblk.engine.image_probe import ContentProbe, check_is_image, read_ends, refuse_container, tell_format
-from ringblk.engine.image_stream import CompressedReader, StreamError
-from ringblk.engine.nbd_client import CMD_READ, NbdError
-from ringblk.engine.pipe_io import PipeReader
-from ringblk.engine.qemu_image import QemuNbd, describe_image, map_extents
-from ringblk.workers.direct_io_reader import BUFFER_BYTES, DirectIoReader, Span
-from ringblk.workers.direct_open import LARGE_BUFFER_BYTES
-from ringblk.workers.image_lock import check_not_written, lock_image
+from ringblk.engine.images.nbd_client import CMD_READ, NbdError
+from ringblk.engine.images.probe import ContentProbe, check_is_image, read_ends, refuse_container, tell_format
+from ringblk.engine.images.qemu_image import QemuNbd, describe_image, map_extents
+from ringblk.engine.images.stream import CompressedReader, StreamError
+from ringblk.workers.backends.direct_open import LARGE_BUFFER_BYTES
+from ringblk.workers.backends.image_lock import check_not_written, lock_image
 
 READS_UNDER_WAY = 4
 

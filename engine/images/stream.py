@@ -15,8 +15,8 @@ import zlib
 from collections.abc import Callable
 from typing import TYPE_CHECKING, BinaryIO, Protocol
 
-from ringblk.engine.image_error import ImageError
-from ringblk.engine.image_zstd import open_zstd_decompressor, zstd_error
+from ringblk.engine.images.error import ImageError
+from ringblk.engine.images.zstd import open_zstd_decompressor, zstd_error
 
 if TYPE_CHECKING:
     from _typeshed import WriteableBuffer

@@ -5,7 +5,7 @@ import sys
 from types import ModuleType
 from typing import Any, BinaryIO, cast
 
-from ringblk.engine.image_error import ImageError
+from ringblk.engine.images.error import ImageError
 
 _MODULE = "compression.zstd" if sys.version_info >= (3, 14) else "backports.zstd"
 

@@ -12,12 +12,12 @@ import threading
 import time
 from collections.abc import Sequence
 
-from ringblk.engine.cpu_clock import CpuTimes, cpu_times
-from ringblk.engine.frontend import Frontend
-from ringblk.engine.frontend_buffer import Buffer
-from ringblk.engine.load import Load, LoadFigures
-from ringblk.engine.load_queue import LoadQueue
-from ringblk.shm.histogram import Histogram
+from ringblk.engine.frontend.buffer import Buffer
+from ringblk.engine.frontend.frontend import Frontend
+from ringblk.engine.load.cpu_clock import CpuTimes, cpu_times
+from ringblk.engine.load.load import Load, LoadFigures
+from ringblk.engine.load.queue import LoadQueue
+from ringblk.shm.layout.histogram import Histogram
 
 _NS_PER_S = 1_000_000_000
 _SEED = 0x9E3779B97F4A7C15

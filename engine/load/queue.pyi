@@ -1,6 +1,6 @@
-from ringblk.engine.frontend_buffer import Buffer
-from ringblk.engine.frontend_queue import FrontendQueue
-from ringblk.shm.histogram import Histogram
+from ringblk.engine.frontend.buffer import Buffer
+from ringblk.engine.frontend.queue import FrontendQueue
+from ringblk.shm.layout.histogram import Histogram
 
 class LoadQueue:
     """One queue's share of a load."""

@@ -10,14 +10,14 @@ from libc.errno cimport EINTR, EPIPE, EPROTO
 from libc.stdint cimport uint32_t, uint64_t
 from libc.stdlib cimport calloc, free
 
-from ringblk.engine.frontend_queue cimport FrontendQueue
-from ringblk.shm.histogram cimport Histogram
-from ringblk.shm.clock cimport monotonic_ns
-from ringblk.shm.split_ring cimport UsedElement
+from ringblk.engine.frontend.queue cimport FrontendQueue
+from ringblk.shm.layout.histogram cimport Histogram
+from ringblk.shm.sync.clock cimport monotonic_ns
+from ringblk.shm.layout.split_ring cimport UsedElement
 
-from ringblk.engine.frontend_request import BackendGone
-from ringblk.engine.load import LoadFailed
-from ringblk.shm.driver_virtqueue import DeviceBroken
+from ringblk.engine.frontend.request import BackendGone
+from ringblk.engine.load.load import LoadFailed
+from ringblk.shm.queues.driver_virtqueue import DeviceBroken
 
 cdef enum:
     TYPE_IN = 0

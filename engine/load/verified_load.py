@@ -10,12 +10,12 @@ from collections.abc import Callable
 
 import msgspec
 
-from ringblk.engine.block_device import F_DISCARD, F_FLUSH, F_RO, F_WRITE_ZEROES
-from ringblk.engine.disk_model import DiskModel
-from ringblk.engine.frontend import Frontend
-from ringblk.engine.frontend_buffer import Buffer
-from ringblk.engine.frontend_request import Completion, RequestStatus, RequestType
-from ringblk.shm.histogram import Histogram
+from ringblk.engine.devices.block_device import F_DISCARD, F_FLUSH, F_RO, F_WRITE_ZEROES
+from ringblk.engine.frontend.buffer import Buffer
+from ringblk.engine.frontend.frontend import Frontend
+from ringblk.engine.frontend.request import Completion, RequestStatus, RequestType
+from ringblk.engine.load.disk_model import DiskModel
+from ringblk.shm.layout.histogram import Histogram
 
 MAX_FAULTS = 20
 """Faults that are described; all are counted."""

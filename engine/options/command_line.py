@@ -11,9 +11,15 @@ from typing import TYPE_CHECKING, Any, Literal, NoReturn, get_args, get_origin
 
 import msgspec
 
-from ringblk.engine.config import BLOCK_SIZES, ConfigError, EngineConfig, make_config, read_config_file
-from ringblk.engine.number_text import parse_size
-from ringblk.engine.rate_limiter_config import BYTE_LIMITS, RateLimitOptions
+from ringblk.engine.base.number_text import parse_size
+from ringblk.engine.options.config import (
+    BLOCK_SIZES,
+    ConfigError,
+    EngineConfig,
+    make_config,
+    read_config_file,
+)
+from ringblk.engine.options.rate_limiter_config import BYTE_LIMITS, RateLimitOptions
 
 if TYPE_CHECKING:
     from _typeshed import SupportsWrite
@@ -88,7 +94,7 @@ class _PrintVersion(argparse.Action):
         super().__init__(option_strings, dest, nargs=0, default=argparse.SUPPRESS, help=help)
 
     def __call__(self, parser: argparse.ArgumentParser, *_: object) -> NoReturn:
-        from ringblk.engine.version import package_version
+        from ringblk.engine.base.version import package_version
 
         print(f"ringblk {package_version()}")
         parser.exit()

@@ -6,9 +6,9 @@ from typing import Annotated, Literal
 
 import msgspec
 
-from ringblk.engine.number_text import read_sizes
-from ringblk.engine.printable_text import printable
-from ringblk.engine.rate_limiter_config import (
+from ringblk.engine.base.number_text import read_sizes
+from ringblk.engine.base.printable_text import printable
+from ringblk.engine.options.rate_limiter_config import (
     RateLimiterError,
     RateLimitOptions,
     decode_rate_limiter,
@@ -16,9 +16,9 @@ from ringblk.engine.rate_limiter_config import (
     settings_from_config,
     settings_from_options,
 )
-from ringblk.shm.rate_group import group_name_fault
-from ringblk.shm.rate_limit_settings import RateLimitSettings
-from ringblk.workers.direct_open import descriptor_of
+from ringblk.shm.rates.group import group_name_fault
+from ringblk.shm.rates.limit_settings import RateLimitSettings
+from ringblk.workers.backends.direct_open import descriptor_of
 
 Count = Annotated[int, msgspec.Meta(ge=1)]
 PowerOfTwo = Annotated[int, msgspec.Meta(ge=2, le=32768)]

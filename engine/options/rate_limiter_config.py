@@ -5,9 +5,9 @@ from typing import Annotated, Any
 
 import msgspec
 
-from ringblk.engine.number_text import read_sizes
-from ringblk.shm.bucket_settings import MAX_TOKENS, BucketSettings, BucketSettingsError
-from ringblk.shm.rate_limit_settings import RateLimitSettings
+from ringblk.engine.base.number_text import read_sizes
+from ringblk.shm.rates.bucket_settings import MAX_TOKENS, BucketSettings, BucketSettingsError
+from ringblk.shm.rates.limit_settings import RateLimitSettings
 
 Count = Annotated[int, msgspec.Meta(ge=0, le=MAX_TOKENS)]
 PositiveCount = Annotated[int, msgspec.Meta(ge=1, le=MAX_TOKENS)]

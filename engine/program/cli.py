@@ -7,17 +7,17 @@ import sys
 from collections.abc import Callable
 from functools import partial
 
-from ringblk.engine.asyncio_import import import_asyncio_without_tls
-from ringblk.engine.config import ConfigError
-from ringblk.engine.log_format import start_logging
-from ringblk.engine.options import (
+from ringblk.engine.base.asyncio_import import import_asyncio_without_tls
+from ringblk.engine.base.log_format import start_logging
+from ringblk.engine.base.printable_text import printable
+from ringblk.engine.base.standard_streams import open_standard_streams
+from ringblk.engine.options.command_line import (
     OptionParser,
     add_engine_options,
     config_from,
     print_help,
 )
-from ringblk.engine.printable_text import printable
-from ringblk.engine.standard_streams import open_standard_streams
+from ringblk.engine.options.config import ConfigError
 
 CAPABILITIES = '{"type": "block", "features": ["read-only", "blk-file"]}'
 """What --print-capabilities prints (QEMU, vhost-user "Backend program conventions")."""
@@ -40,10 +40,10 @@ def _run_subcommand(arguments: list[str]) -> int:
     parser.set_defaults(run=partial(print_help, parser))  # where no command is given
     subparsers = parser.add_subparsers(dest="command", metavar="COMMAND")
     subparsers.add_parser("serve", help="serve a drive to a hypervisor (vhost-user)")
-    from ringblk.engine import (
-        image_command,
-        statistics_commands,
-    )  # not for a backend program that only serves
+    from ringblk.engine.images import command as image_command
+    from ringblk.engine.statistics import (
+        commands as statistics_commands,  # not for a backend program that only serves
+    )
 
     image_command.add_parser(subparsers)
     statistics_commands.add_parsers(subparsers)
@@ -65,7 +65,7 @@ def _serve(program: str, arguments: list[str]) -> int:
     start_logging(config.log_format)
     if config.runs_own_code_only:
         import_asyncio_without_tls()
-    from ringblk.engine.engine import serve  # asyncio and all that: not for --help
+    from ringblk.engine.program.serve import serve  # asyncio and all that: not for --help
 
     return serve(config)
 

@@ -1,8 +1,8 @@
 """Claiming an image: one engine that writes to it, and none before its predecessor's last process is gone.
 
-The claim is a lock on the image's open file description (workers/image_lock.py), which the children inherit.
-So it is the fence between engines: whatever a killed engine still has on its way to the disk, one of its
-processes, or a request of its io_uring, holds the image open until it has landed.
+The claim is a lock on the image's open file description (workers/backends/image_lock.py), which the children
+inherit. So it is the fence between engines: whatever a killed engine still has on its way to the disk, one of
+its processes, or a request of its io_uring, holds the image open until it has landed.
 
 Who holds an image can be read from the state segments of the engines on this machine: a holder whose
 supervisor lives is in use; one whose supervisor is gone is about to end, and is waited for.
@@ -16,12 +16,12 @@ import signal
 import stat
 import time
 
-from ringblk.engine.config import ConfigError
-from ringblk.engine.engine_segments import EngineSegment, engine_segments, named_segments, process_id
-from ringblk.engine.takeover import Takeover, is_engine
-from ringblk.shm.segment import SegmentError, is_segment_held, remove_orphan, segment_names
-from ringblk.shm.state import SEGMENT_PREFIX
-from ringblk.workers.image_lock import ImageLocked, lock_image, locked_inodes
+from ringblk.engine.drives.engine_segments import EngineSegment, engine_segments, named_segments, process_id
+from ringblk.engine.options.config import ConfigError
+from ringblk.engine.program.takeover import Takeover, is_engine
+from ringblk.shm.segments.segment import SegmentError, is_segment_held, remove_orphan, segment_names
+from ringblk.shm.state.segment import SEGMENT_PREFIX
+from ringblk.workers.backends.image_lock import ImageLocked, lock_image, locked_inodes
 
 REFUSAL_S = 1.0
 """How long a holder is watched before it counts as alive: one that was just killed needs a moment to go."""

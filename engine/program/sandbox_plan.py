@@ -2,9 +2,9 @@
 
 import logging
 
-from ringblk.engine.config import ConfigError, EngineConfig
-from ringblk.workers.process_user import ProcessUser, UnknownUser
-from ringblk.workers.sandbox import Sandbox
+from ringblk.engine.options.config import ConfigError, EngineConfig
+from ringblk.workers.sandbox.process_user import ProcessUser, UnknownUser
+from ringblk.workers.sandbox.sandbox import Sandbox
 
 _log = logging.getLogger(__name__)
 

@@ -9,31 +9,25 @@ from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from ringblk.engine.block_device import MAX_PHYSICAL_BLOCK_BYTES, BlockDevice, BlockDeviceConfig
-from ringblk.engine.child import open_fds
-from ringblk.engine.config import ConfigError, EngineConfig
-from ringblk.engine.descriptor_seal import has_hung_up, is_read_by_peer
-from ringblk.engine.drive_limits import open_limits
-from ringblk.engine.drive_record import (
+from ringblk.engine.base.open_files import reserve_open_files
+from ringblk.engine.devices.block_device import MAX_PHYSICAL_BLOCK_BYTES, BlockDevice, BlockDeviceConfig
+from ringblk.engine.devices.io_plan import plan_io
+from ringblk.engine.drives.engine_facts import engine_facts
+from ringblk.engine.drives.engine_segments import create_engine_segment, user_ids
+from ringblk.engine.drives.limits import open_limits
+from ringblk.engine.drives.record import (
     FoundRecord,
     clear_records,
     find_predecessor,
     identify,
     record_of_process,
 )
-from ringblk.engine.engine_facts import engine_facts
-from ringblk.engine.engine_segments import create_engine_segment, user_ids
-from ringblk.engine.image_claim import claim_image, engines_on, image_identity, remove_dead_engines
-from ringblk.engine.io_plan import plan_io
-from ringblk.engine.listener import Listener
-from ringblk.engine.open_files import reserve_open_files
-from ringblk.engine.running_drive import RunningDrive, take_settings
-from ringblk.engine.running_settings import DriveIdentity, RunningSettings
-from ringblk.engine.sandbox_plan import plan_sandbox, plan_user
-from ringblk.engine.served_format import check_served_format
-from ringblk.engine.session import Session
-from ringblk.engine.supervisor import EngineFailed, Supervisor
-from ringblk.engine.takeover import (
+from ringblk.engine.drives.running_drive import RunningDrive, take_settings
+from ringblk.engine.options.config import ConfigError, EngineConfig
+from ringblk.engine.program.image_claim import claim_image, engines_on, image_identity, remove_dead_engines
+from ringblk.engine.program.sandbox_plan import plan_sandbox, plan_user
+from ringblk.engine.program.served_format import check_served_format
+from ringblk.engine.program.takeover import (
     CONTROL_HINT,
     check_same_drive,
     check_takeover,
@@ -41,16 +35,22 @@ from ringblk.engine.takeover import (
     peer_process_id,
     take_over_socket,
 )
-from ringblk.shm.process import crash_point
-from ringblk.shm.segment import SegmentError
-from ringblk.workers.backend import BackendError
-from ringblk.workers.file_backend import FileBackend
-from ringblk.workers.native_backend import NativeBackend
-from ringblk.workers.process_user import ProcessUser
-from ringblk.workers.sandbox import Sandbox
+from ringblk.engine.supervisor.child import open_fds
+from ringblk.engine.supervisor.running_settings import DriveIdentity, RunningSettings
+from ringblk.engine.supervisor.supervisor import EngineFailed, Supervisor
+from ringblk.engine.vhost_user.descriptor_seal import has_hung_up, is_read_by_peer
+from ringblk.engine.vhost_user.listener import Listener
+from ringblk.engine.vhost_user.session import Session
+from ringblk.shm.segments.segment import SegmentError
+from ringblk.shm.sync.process import crash_point
+from ringblk.workers.backends.file import FileBackend
+from ringblk.workers.backends.interface import BackendError
+from ringblk.workers.backends.native import NativeBackend
+from ringblk.workers.sandbox.process_user import ProcessUser
+from ringblk.workers.sandbox.sandbox import Sandbox
 
 if TYPE_CHECKING:
-    from ringblk.engine.control_server import ControlServer
+    from ringblk.engine.control.server import ControlServer
 
 _log = logging.getLogger(__name__)
 
@@ -191,7 +191,7 @@ def open_backend(config: EngineConfig) -> NativeBackend:
     """The drive's storage. Raises `ConfigError`, `BackendError` or `OSError`."""
     if config.blk_file is None:
         assert config.backend is not None  # EngineConfig.check: one of the two is given
-        from ringblk.workers.backend_loader import load_backend  # and the backends that it knows
+        from ringblk.workers.backends.loader import load_backend  # and the backends that it knows
 
         return load_backend(config.backend, config.backend_arg)
     try:
@@ -315,8 +315,8 @@ async def _open_control(drive: RunningDrive) -> "ControlServer | None":
     if drive.config.control is None:
         return None
     try:
-        from ringblk.engine.control_server import serve_control
-        from ringblk.engine.engine_control import EngineControl
+        from ringblk.engine.control.engine_control import EngineControl
+        from ringblk.engine.control.server import serve_control
 
         return await serve_control(EngineControl(drive), drive.config.control)
     except ImportError as error:

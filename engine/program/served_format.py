@@ -7,10 +7,10 @@ that one served the image raw.
 
 import logging
 
-from ringblk.engine.config import ConfigError, EngineConfig
-from ringblk.engine.image_claim import engines_on
-from ringblk.engine.image_format import CONTAINER_HEAD_BYTES, TAIL_BYTES, UNREADABLE, find_container
-from ringblk.workers.file_backend import FileBackend
+from ringblk.engine.images.format import CONTAINER_HEAD_BYTES, TAIL_BYTES, UNREADABLE, find_container
+from ringblk.engine.options.config import ConfigError, EngineConfig
+from ringblk.engine.program.image_claim import engines_on
+from ringblk.workers.backends.file import FileBackend
 
 _log = logging.getLogger(__name__)
 

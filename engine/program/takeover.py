@@ -10,11 +10,11 @@ import stat
 import struct
 import time
 
-from ringblk.engine.config import ConfigError, EngineConfig
-from ringblk.engine.drive_record import record_of_process
-from ringblk.engine.engine_segments import segments_of, user_ids
-from ringblk.engine.listener import check_listening_at
-from ringblk.engine.running_settings import DriveIdentity
+from ringblk.engine.drives.engine_segments import segments_of, user_ids
+from ringblk.engine.drives.record import record_of_process
+from ringblk.engine.options.config import ConfigError, EngineConfig
+from ringblk.engine.supervisor.running_settings import DriveIdentity
+from ringblk.engine.vhost_user.listener import check_listening_at
 
 CONTROL_PACKAGES = ("aiohttp", "prometheus_client")
 CONTROL_HINT = "it needs the packages aiohttp and prometheus_client: pip install 'ringblk[control]'"

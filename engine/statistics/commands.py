@@ -22,13 +22,13 @@ def add_parsers(subparsers: Any) -> None:
 
 
 def _run_stat(arguments: argparse.Namespace) -> int:
-    from ringblk.engine.stat_command import run_stat  # reads segments: not for --help
+    from ringblk.engine.statistics.stat_command import run_stat  # reads segments: not for --help
 
     return run_stat(arguments.engine, arguments.json)
 
 
 def _run_top(arguments: argparse.Namespace) -> int:
-    from ringblk.engine.top_command import run_top
+    from ringblk.engine.statistics.top_command import run_top
 
     return run_top(arguments.engine, arguments.interval, arguments.frames)
 

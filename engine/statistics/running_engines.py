@@ -3,18 +3,18 @@
 import os
 from pathlib import Path
 
-from ringblk.engine.config import ConfigError
-from ringblk.engine.engine_segments import (
+from ringblk.engine.base.printable_text import utf8_text
+from ringblk.engine.drives.engine_segments import (
     EngineSegment,
     engine_segments,
     engines_of_others,
     process_id,
     user_ids,
 )
-from ringblk.engine.printable_text import utf8_text
-from ringblk.engine.statistics import StatisticsSnapshot, take_snapshot
-from ringblk.shm.segment import SegmentError
-from ringblk.shm.state import SEGMENT_PREFIX
+from ringblk.engine.options.config import ConfigError
+from ringblk.engine.statistics.statistics import StatisticsSnapshot, take_snapshot
+from ringblk.shm.segments.segment import SegmentError
+from ringblk.shm.state.segment import SEGMENT_PREFIX
 
 
 class RunningEngines:

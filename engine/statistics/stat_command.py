@@ -2,10 +2,10 @@
 
 import sys
 
-from ringblk.engine.number_text import count_text, duration_text, size_text, time_text
-from ringblk.engine.printable_text import printable
-from ringblk.engine.running_engines import RunningEngines
-from ringblk.engine.statistics import StatisticsSnapshot, encode_json, summarize
+from ringblk.engine.base.number_text import count_text, duration_text, size_text, time_text
+from ringblk.engine.base.printable_text import printable
+from ringblk.engine.statistics.running_engines import RunningEngines
+from ringblk.engine.statistics.statistics import StatisticsSnapshot, encode_json, summarize
 
 
 def run_stat(wanted: str | None, as_json: bool) -> int:

@@ -5,11 +5,11 @@ from typing import Any
 
 import msgspec
 
-from ringblk.shm.histogram import Histogram
-from ringblk.shm.state import StateSegment
-from ringblk.shm.state_reader import read_engine, read_inflight, read_operation, read_queue, read_workers
-from ringblk.shm.virtqueue import BROKEN_REASONS
-from ringblk.workers.block_parser import OPERATION_NAMES
+from ringblk.shm.layout.histogram import Histogram
+from ringblk.shm.queues.virtqueue import BROKEN_REASONS
+from ringblk.shm.state.reader import read_engine, read_inflight, read_operation, read_queue, read_workers
+from ringblk.shm.state.segment import StateSegment
+from ringblk.workers.block.parser import OPERATION_NAMES
 
 SECTOR_BYTES = 512
 

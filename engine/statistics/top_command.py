@@ -2,9 +2,9 @@
 
 import time
 
-from ringblk.engine.config import ConfigError
-from ringblk.engine.running_engines import RunningEngines
-from ringblk.engine.statistics import StatisticsSnapshot
+from ringblk.engine.options.config import ConfigError
+from ringblk.engine.statistics.running_engines import RunningEngines
+from ringblk.engine.statistics.statistics import StatisticsSnapshot
 
 
 def run_top(wanted: str | None, interval_s: float, frames: int | None) -> int:
@@ -13,7 +13,7 @@ def run_top(wanted: str | None, interval_s: float, frames: int | None) -> int:
         from rich.console import Console
         from rich.live import Live
 
-        from ringblk.engine.top_view import render
+        from ringblk.engine.statistics.top_view import render
     except ImportError as error:
         raise ConfigError(
             "top needs the package rich: pip install 'ringblk[tools]'", exit_status=1

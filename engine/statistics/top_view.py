@@ -7,10 +7,10 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from ringblk.engine.number_text import count_text, duration_text, size_text, time_text
-from ringblk.engine.printable_text import printable
-from ringblk.engine.statistics import OperationSnapshot, StatisticsSnapshot
-from ringblk.shm.histogram import Histogram
+from ringblk.engine.base.number_text import count_text, duration_text, size_text, time_text
+from ringblk.engine.base.printable_text import printable
+from ringblk.engine.statistics.statistics import OperationSnapshot, StatisticsSnapshot
+from ringblk.shm.layout.histogram import Histogram
 
 BARS = " ▁▂▃▄▅▆▇█"
 FIRST_EXPONENT = 10

@@ -15,9 +15,9 @@ from typing import Any, Generic, TypeVar
 
 import msgspec
 
-from ringblk.shm.channel import Channel, ChannelClosed
-from ringblk.shm.process import crash_point, die_with_parent, ignore_signal, set_process_name
-from ringblk.workers.sandbox import report_refused
+from ringblk.shm.sync.channel import Channel, ChannelClosed
+from ringblk.shm.sync.process import crash_point, die_with_parent, ignore_signal, set_process_name
+from ringblk.workers.sandbox.sandbox import report_refused
 
 _log = logging.getLogger(__name__)
 RETRY_S = 0.01

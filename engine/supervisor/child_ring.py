@@ -7,9 +7,9 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from ringblk.engine.child import Child, fork_child
-from ringblk.shm.channel import Channel
-from ringblk.workers.uring import Uring
+from ringblk.engine.supervisor.child import Child, fork_child
+from ringblk.shm.sync.channel import Channel
+from ringblk.workers.uring.ring import Uring
 
 FENCE_LOOK_S = 0.001
 FENCE_WARNING_S = 5.0

@@ -13,12 +13,12 @@ from collections.abc import Callable, Sequence
 
 import msgspec
 
-from ringblk.engine.child import Child
-from ringblk.engine.device import DeviceError
-from ringblk.engine.dispatcher_messages import Answer, FromDispatcher, Recover, StartQueue, ToDispatcher
-from ringblk.shm.channel import ChannelClosed, copy_fds
-from ringblk.shm.process import crash_point
-from ringblk.shm.state import StateSegment
+from ringblk.engine.devices.device import DeviceError
+from ringblk.engine.dispatcher.messages import Answer, FromDispatcher, Recover, StartQueue, ToDispatcher
+from ringblk.engine.supervisor.child import Child
+from ringblk.shm.state.segment import StateSegment
+from ringblk.shm.sync.channel import ChannelClosed, copy_fds
+from ringblk.shm.sync.process import crash_point
 
 NUDGE_S = 1.0
 """A dispatcher that does not answer for so long is nudged: it may be stuck in a front end's eventfd."""

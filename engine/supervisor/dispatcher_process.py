@@ -5,13 +5,13 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
-from ringblk.engine.child import Child
-from ringblk.engine.child_ring import ChildRing
-from ringblk.engine.dispatcher import DispatcherSetup, run_dispatcher
-from ringblk.engine.dispatcher_messages import FromDispatcher, ToDispatcher
-from ringblk.engine.restart_limit import RestartLimit
-from ringblk.shm.state import StateSegment
-from ringblk.workers.uring import Uring
+from ringblk.engine.dispatcher.dispatcher import DispatcherSetup, run_dispatcher
+from ringblk.engine.dispatcher.messages import FromDispatcher, ToDispatcher
+from ringblk.engine.supervisor.child import Child
+from ringblk.engine.supervisor.child_ring import ChildRing
+from ringblk.engine.supervisor.restart_limit import RestartLimit
+from ringblk.shm.state.segment import StateSegment
+from ringblk.workers.uring.ring import Uring
 
 URING_ENTRIES = 256
 """Requests that the dispatcher has under way at once through its io_uring."""

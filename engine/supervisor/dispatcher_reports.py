@@ -3,9 +3,9 @@
 import logging
 from collections.abc import Callable
 
-from ringblk.engine.dispatcher_messages import CallUnheard, MemoryLost, QueueBroken, RequestGivenUp
-from ringblk.engine.engine_model import EngineModel
-from ringblk.shm.virtqueue import BROKEN_REASONS
+from ringblk.engine.dispatcher.messages import CallUnheard, MemoryLost, QueueBroken, RequestGivenUp
+from ringblk.engine.supervisor.engine_model import EngineModel
+from ringblk.shm.queues.virtqueue import BROKEN_REASONS
 
 Report = QueueBroken | MemoryLost | CallUnheard | RequestGivenUp
 

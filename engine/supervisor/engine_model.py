@@ -6,8 +6,10 @@ from collections.abc import Sequence
 
 import msgspec
 
-from ringblk.engine.device import DeviceError
-from ringblk.engine.dispatcher_messages import (
+from ringblk.engine.devices.device import DeviceError
+from ringblk.engine.devices.queue_fds import QueueFds
+from ringblk.engine.devices.vring import Vring
+from ringblk.engine.dispatcher.messages import (
     ChangeRegions,
     Pause,
     SetInflight,
@@ -15,17 +17,15 @@ from ringblk.engine.dispatcher_messages import (
     ToDispatcher,
     WorkerUp,
 )
-from ringblk.engine.memory_advice import MemoryAdvice, ring_parts
-from ringblk.engine.queue_fds import QueueFds
-from ringblk.engine.vring import Vring
-from ringblk.shm.channel import MAX_FDS, copy_fds
-from ringblk.shm.inflight import queue_region_bytes
-from ringblk.shm.memory import GuestMemory
-from ringblk.shm.region import MemoryRegion, RegionError, check_overlap, check_region
-from ringblk.workers.worker import MapRegion, MapRegions, ToWorker
+from ringblk.engine.supervisor.memory_advice import MemoryAdvice, ring_parts
+from ringblk.shm.memory.guest_memory import GuestMemory
+from ringblk.shm.memory.region import MemoryRegion, RegionError, check_overlap, check_region
+from ringblk.shm.queues.inflight import queue_region_bytes
+from ringblk.shm.sync.channel import MAX_FDS, copy_fds
+from ringblk.workers.process.worker import MapRegion, MapRegions, ToWorker
 
 REGION_INDEXES = 1024
-"""Region indexes there are; GuestMemory enforces it (REGION_LIMIT in shm/region_set.pxd)."""
+"""Region indexes there are; GuestMemory enforces it (REGION_LIMIT in shm/layout/region_set.pxd)."""
 RECORD_ALIGN_BYTES = 8
 """Of an in-flight region: its counters are of this size."""
 INFLIGHT_VERSION_OFFSET = 8

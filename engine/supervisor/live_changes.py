@@ -7,16 +7,16 @@ from contextlib import asynccontextmanager
 from functools import partial
 from typing import Literal
 
-from ringblk.engine.block_device import SECTOR_BYTES, BlockDevice, CacheMode
-from ringblk.engine.dispatcher_link import DispatcherLink
-from ringblk.engine.dispatcher_messages import Pause, Resume, WorkerRetire, WorkerUp
-from ringblk.engine.engine_model import EngineModel
-from ringblk.engine.published_device import PublishedDevice
-from ringblk.engine.running_settings import RunningSettings
-from ringblk.engine.workforce import Workforce
-from ringblk.shm.state import StateSegment
-from ringblk.workers.backend import BackendError
-from ringblk.workers.native_backend import NativeBackend
+from ringblk.engine.devices.block_device import SECTOR_BYTES, BlockDevice, CacheMode
+from ringblk.engine.devices.published_device import PublishedDevice
+from ringblk.engine.dispatcher.messages import Pause, Resume, WorkerRetire, WorkerUp
+from ringblk.engine.supervisor.dispatcher_link import DispatcherLink
+from ringblk.engine.supervisor.engine_model import EngineModel
+from ringblk.engine.supervisor.running_settings import RunningSettings
+from ringblk.engine.supervisor.workforce import Workforce
+from ringblk.shm.state.segment import StateSegment
+from ringblk.workers.backends.interface import BackendError
+from ringblk.workers.backends.native import NativeBackend
 
 _log = logging.getLogger(__name__)
 

@@ -5,9 +5,9 @@ import logging
 import os
 from collections.abc import Iterable, Sequence
 
-from ringblk.engine.device import DeviceError
-from ringblk.engine.vring import Vring
-from ringblk.shm.region import MemoryRegion
+from ringblk.engine.devices.device import DeviceError
+from ringblk.engine.devices.vring import Vring
+from ringblk.shm.memory.region import MemoryRegion
 
 _SHARED = "-object memory-backend-memfd,id=mem,size=SIZE,share=on -machine memory-backend=mem"
 

@@ -8,15 +8,15 @@ import asyncio
 import logging
 import os
 
-from ringblk.engine.dispatcher_link import DispatcherLink
-from ringblk.engine.dispatcher_messages import ChangeRegions
-from ringblk.engine.dispatcher_process import DispatcherProcess
-from ringblk.engine.engine_model import EngineModel, MappedRegion
-from ringblk.engine.workforce import Workforce
-from ringblk.shm.process import crash_point
-from ringblk.shm.region import MemoryRegion
-from ringblk.shm.state import StateSegment
-from ringblk.workers.worker import MapRegions, UnmapRegions
+from ringblk.engine.dispatcher.messages import ChangeRegions
+from ringblk.engine.supervisor.dispatcher_link import DispatcherLink
+from ringblk.engine.supervisor.dispatcher_process import DispatcherProcess
+from ringblk.engine.supervisor.engine_model import EngineModel, MappedRegion
+from ringblk.engine.supervisor.workforce import Workforce
+from ringblk.shm.memory.region import MemoryRegion
+from ringblk.shm.state.segment import StateSegment
+from ringblk.shm.sync.process import crash_point
+from ringblk.workers.process.worker import MapRegions, UnmapRegions
 
 ROOM_LOOK_S = 0.01
 

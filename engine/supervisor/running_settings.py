@@ -4,9 +4,9 @@ from typing import Literal
 
 import msgspec
 
-from ringblk.engine.block_device import CacheMode
-from ringblk.engine.number_text import size_text
-from ringblk.shm.bucket_settings import BucketSettings
+from ringblk.engine.base.number_text import size_text
+from ringblk.engine.devices.block_device import CacheMode
+from ringblk.shm.rates.bucket_settings import BucketSettings
 
 BUCKET_OPTIONS = {
     "bytes_total": "bps",

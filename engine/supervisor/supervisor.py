@@ -11,13 +11,14 @@ import os
 import time
 from typing import Any
 
-from ringblk.engine.block_device import F_EVENT_IDX, BlockDevice
-from ringblk.engine.child import describe_end, was_own_fault
-from ringblk.engine.config import EngineConfig
-from ringblk.engine.device import DeviceError
-from ringblk.engine.dispatcher import DispatcherSetup
-from ringblk.engine.dispatcher_link import DispatcherGone, DispatcherLink
-from ringblk.engine.dispatcher_messages import (
+from ringblk.engine.base.open_files import mem_slot_count
+from ringblk.engine.devices.block_device import F_EVENT_IDX, BlockDevice
+from ringblk.engine.devices.device import DeviceError
+from ringblk.engine.devices.io_plan import IoPlan
+from ringblk.engine.devices.published_device import PublishedDevice
+from ringblk.engine.devices.vring import MAX_QUEUE_SIZE, Vring
+from ringblk.engine.dispatcher.dispatcher import DispatcherSetup
+from ringblk.engine.dispatcher.messages import (
     Answer,
     EnableQueue,
     FromDispatcher,
@@ -29,25 +30,24 @@ from ringblk.engine.dispatcher_messages import (
     WorkerDown,
     WorkerUp,
 )
-from ringblk.engine.dispatcher_process import DispatcherProcess
-from ringblk.engine.dispatcher_reports import DispatcherReports
-from ringblk.engine.engine_model import EngineModel, ServedQueue, admit_inflight, was_inflight_used
-from ringblk.engine.io_plan import IoPlan
-from ringblk.engine.live_changes import LiveChanges
-from ringblk.engine.open_files import mem_slot_count
-from ringblk.engine.published_device import PublishedDevice
-from ringblk.engine.region_changes import RegionChanges
-from ringblk.engine.running_settings import RunningSettings
-from ringblk.engine.vring import MAX_QUEUE_SIZE, Vring
-from ringblk.engine.workforce import Workforce
-from ringblk.shm.inflight import make_inflight_region, queue_region_bytes
-from ringblk.shm.process import crash_point
-from ringblk.shm.rate_limit import RateLimit
-from ringblk.shm.region import MemoryRegion
-from ringblk.shm.state import StateSegment
-from ringblk.workers.native_backend import NativeBackend
-from ringblk.workers.sandbox import Sandbox
-from ringblk.workers.worker import Stop
+from ringblk.engine.options.config import EngineConfig
+from ringblk.engine.supervisor.child import describe_end, was_own_fault
+from ringblk.engine.supervisor.dispatcher_link import DispatcherGone, DispatcherLink
+from ringblk.engine.supervisor.dispatcher_process import DispatcherProcess
+from ringblk.engine.supervisor.dispatcher_reports import DispatcherReports
+from ringblk.engine.supervisor.engine_model import EngineModel, ServedQueue, admit_inflight, was_inflight_used
+from ringblk.engine.supervisor.live_changes import LiveChanges
+from ringblk.engine.supervisor.region_changes import RegionChanges
+from ringblk.engine.supervisor.running_settings import RunningSettings
+from ringblk.engine.supervisor.workforce import Workforce
+from ringblk.shm.memory.region import MemoryRegion
+from ringblk.shm.queues.inflight import make_inflight_region, queue_region_bytes
+from ringblk.shm.rates.limit import RateLimit
+from ringblk.shm.state.segment import StateSegment
+from ringblk.shm.sync.process import crash_point
+from ringblk.workers.backends.native import NativeBackend
+from ringblk.workers.process.worker import Stop
+from ringblk.workers.sandbox.sandbox import Sandbox
 
 _log = logging.getLogger(__name__)
 

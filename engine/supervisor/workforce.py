@@ -7,16 +7,16 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
-from ringblk.engine.child import Child, was_own_fault
-from ringblk.engine.child_ring import ChildRing
-from ringblk.engine.engine_model import EngineModel
-from ringblk.engine.restart_limit import RestartLimit
-from ringblk.shm.channel import Channel, ChannelClosed
-from ringblk.shm.state import StateSegment
-from ringblk.workers.native_backend import NativeBackend
-from ringblk.workers.sandbox import Sandbox
-from ringblk.workers.uring import Uring
-from ringblk.workers.worker import Stop, ToWorker, WorkerSetup, run_worker
+from ringblk.engine.supervisor.child import Child, was_own_fault
+from ringblk.engine.supervisor.child_ring import ChildRing
+from ringblk.engine.supervisor.engine_model import EngineModel
+from ringblk.engine.supervisor.restart_limit import RestartLimit
+from ringblk.shm.state.segment import StateSegment
+from ringblk.shm.sync.channel import Channel, ChannelClosed
+from ringblk.workers.backends.native import NativeBackend
+from ringblk.workers.process.worker import Stop, ToWorker, WorkerSetup, run_worker
+from ringblk.workers.sandbox.sandbox import Sandbox
+from ringblk.workers.uring.ring import Uring
 
 URING_ENTRIES = 128
 """Requests that one worker has under way at once, and one for its eventfd."""

@@ -5,10 +5,10 @@ import logging
 import os
 import socket
 
-from ringblk.engine.device import DeviceError
-from ringblk.engine.vhost_user_codes import BackendRequest
-from ringblk.engine.vhost_user_messages import encode_message
-from ringblk.engine.vhost_user_socket import VhostUserSocket
+from ringblk.engine.devices.device import DeviceError
+from ringblk.engine.vhost_user.codes import BackendRequest
+from ringblk.engine.vhost_user.message_socket import VhostUserSocket
+from ringblk.engine.vhost_user.messages import encode_message
 
 _log = logging.getLogger(__name__)
 

@@ -18,7 +18,7 @@ import select
 import socket
 import stat
 
-from ringblk.engine.vhost_user_messages import BadMessage
+from ringblk.engine.vhost_user.messages import BadMessage
 
 _SO_PEEK_OFF = getattr(socket, "SO_PEEK_OFF", 42)  # asm-generic/socket.h
 _MAX_FD_COUNT = 253  # SCM_MAX_FD, of one message (unix(7))

@@ -7,10 +7,10 @@ import socket
 import stat
 from collections.abc import AsyncIterator, Callable
 
-from ringblk.engine.config import ConfigError
-from ringblk.engine.descriptor_seal import take_inline
-from ringblk.engine.folder_lock import folder_lock
-from ringblk.engine.waiting_frontends import WaitingFrontends
+from ringblk.engine.options.config import ConfigError
+from ringblk.engine.vhost_user.descriptor_seal import take_inline
+from ringblk.engine.vhost_user.folder_lock import folder_lock
+from ringblk.engine.vhost_user.waiting_frontends import WaitingFrontends
 
 MAX_PATH_BYTES = 107
 """sun_path of struct sockaddr_un, without the zero at its end (unix(7))."""

@@ -16,7 +16,8 @@ from types import TracebackType
 
 import msgspec
 
-from ringblk.engine.descriptor_seal import (
+from ringblk.engine.base.printable_text import printable
+from ringblk.engine.vhost_user.descriptor_seal import (
     has_hung_up,
     is_read_by_peer,
     look_ahead,
@@ -24,8 +25,7 @@ from ringblk.engine.descriptor_seal import (
     seal,
     seal_unread,
 )
-from ringblk.engine.printable_text import printable
-from ringblk.engine.vhost_user_messages import (
+from ringblk.engine.vhost_user.messages import (
     HEADER_BYTES,
     MAX_FD_COUNT,
     BadMessage,

@@ -11,8 +11,8 @@ from typing import TypeAlias
 
 import msgspec
 
-from ringblk.engine.vhost_user_codes import FrontendRequest
-from ringblk.shm.region import MemoryRegion
+from ringblk.engine.vhost_user.codes import FrontendRequest
+from ringblk.shm.memory.region import MemoryRegion
 
 MAX_FD_COUNT = 8
 """The most fds that one message carries."""

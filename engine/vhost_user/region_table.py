@@ -2,9 +2,9 @@
 
 import itertools
 
-from ringblk.engine.device import Device, DeviceError
-from ringblk.engine.vhost_user_socket import FdSet
-from ringblk.shm.region import MemoryRegion
+from ringblk.engine.devices.device import Device, DeviceError
+from ringblk.engine.vhost_user.message_socket import FdSet
+from ringblk.shm.memory.region import MemoryRegion
 
 
 class RegionTable:

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from ringblk.engine.vhost_user_codes import FrontendRequest, ProtocolFeature
+from ringblk.engine.vhost_user.codes import FrontendRequest, ProtocolFeature
 
 
 def expected_fd_counts(request: FrontendRequest, payload: Any) -> tuple[int, ...]:

@@ -13,12 +13,12 @@ from typing import Any, TypeAlias
 
 import msgspec
 
-from ringblk.engine.backend_channel import BackendChannel
-from ringblk.engine.device import ConfigRefused, Device, DeviceError
-from ringblk.engine.region_table import RegionTable
-from ringblk.engine.request_rules import NEEDED_FEATURE, OWN_REPLY, expected_fd_counts
-from ringblk.engine.vhost_user_codes import PROTOCOL_FEATURES_BIT, FrontendRequest, ProtocolFeature
-from ringblk.engine.vhost_user_messages import (
+from ringblk.engine.devices.device import ConfigRefused, Device, DeviceError
+from ringblk.engine.devices.vring import Vring, close_fd, queue_size_fault
+from ringblk.engine.vhost_user.backend_channel import BackendChannel
+from ringblk.engine.vhost_user.codes import PROTOCOL_FEATURES_BIT, FrontendRequest, ProtocolFeature
+from ringblk.engine.vhost_user.message_socket import FdSet, ReceivedMessage, VhostUserSocket
+from ringblk.engine.vhost_user.messages import (
     BadMessage,
     ConfigSpace,
     Header,
@@ -31,10 +31,10 @@ from ringblk.engine.vhost_user_messages import (
     encode_u64,
     encode_vring_state,
 )
-from ringblk.engine.vhost_user_socket import FdSet, ReceivedMessage, VhostUserSocket
-from ringblk.engine.vring import Vring, close_fd, queue_size_fault
-from ringblk.engine.vring_table import VringTable
-from ringblk.shm.process import crash_point
+from ringblk.engine.vhost_user.region_table import RegionTable
+from ringblk.engine.vhost_user.request_rules import NEEDED_FEATURE, OWN_REPLY, expected_fd_counts
+from ringblk.engine.vhost_user.vring_table import VringTable
+from ringblk.shm.sync.process import crash_point
 
 __all__ = ["PROTOCOL_FEATURES", "ConfigRefused", "Device", "DeviceError", "Session", "Vring", "serve_session"]
 

@@ -4,10 +4,10 @@ A ring runs from the moment that it has size, addresses and kick and is enabled 
 or the device is reset (vhost-user, "Ring states"). While it runs, fds and enabling may change, nothing else.
 """
 
-from ringblk.engine.device import Device, DeviceError
-from ringblk.engine.vhost_user_messages import VringAddress, VringFd, VringState
-from ringblk.engine.vhost_user_socket import FdSet
-from ringblk.engine.vring import FdKind, VringSetup, address_fault, close_fd, queue_size_fault
+from ringblk.engine.devices.device import Device, DeviceError
+from ringblk.engine.devices.vring import FdKind, VringSetup, address_fault, close_fd, queue_size_fault
+from ringblk.engine.vhost_user.message_socket import FdSet
+from ringblk.engine.vhost_user.messages import VringAddress, VringFd, VringState
 
 _MAX_BASE = 0xFFFF
 

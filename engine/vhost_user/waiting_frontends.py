@@ -13,8 +13,8 @@ import select
 import socket
 from collections.abc import Callable
 
-from ringblk.engine.descriptor_seal import is_read_by_peer, look_ahead, seal_unread, take_inline
-from ringblk.engine.vhost_user_messages import BadMessage
+from ringblk.engine.vhost_user.descriptor_seal import is_read_by_peer, look_ahead, seal_unread, take_inline
+from ringblk.engine.vhost_user.messages import BadMessage
 
 MAX_WAITING = 8
 """More are turned away."""

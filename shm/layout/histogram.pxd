@@ -5,7 +5,7 @@
 
 from libc.stdint cimport uint32_t, uint64_t
 
-from ringblk.shm.atomic cimport store_relaxed_64
+from ringblk.shm.sync.atomic cimport store_relaxed_64
 
 cdef extern from * nogil:
     """

@@ -8,7 +8,7 @@ behind in some buckets, never wrong by more.
 from libc.stdint cimport uint32_t, uint64_t
 from libc.string cimport memset
 
-from ringblk.shm.atomic cimport load_relaxed_64
+from ringblk.shm.sync.atomic cimport load_relaxed_64
 
 RELATIVE_ERROR = 1.0 / SUB_BUCKETS
 """A value read from a histogram is off by at most this part of itself."""

@@ -1,4 +1,4 @@
-# Sets of region indexes (shm/memory.pxd): a bit for each.
+# Sets of region indexes (shm/memory/guest_memory.pxd): a bit for each.
 
 from libc.stdint cimport uint32_t, uint64_t
 

@@ -34,7 +34,7 @@ cdef struct RequestSlot:
     uint32_t ring_position   # of the submit ring entry
     uint16_t worker_index
     uint16_t death_count     # workers that died holding it
-    # What to do: written by the device kind (workers/block_request.pyx) before the slot is handed over.
+    # What to do: written by the device kind (workers/block/request.pyx) before the slot is handed over.
     uint32_t operation
     uint32_t flags
     uint16_t first_range

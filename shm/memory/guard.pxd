@@ -2,7 +2,7 @@
 
 from libc.stdint cimport uint64_t, uint8_t
 
-from ringblk.shm.state cimport StateHeader
+from ringblk.shm.state.segment cimport StateHeader
 
 cdef enum:
     INFLIGHT_REGION = -1   # in place of a region index: the in-flight region

@@ -1,6 +1,6 @@
 from typing_extensions import Buffer
 
-from ringblk.shm.state import StateSegment
+from ringblk.shm.state.segment import StateSegment
 
 class GuardedInflight(Buffer):
     def __init__(

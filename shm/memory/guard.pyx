@@ -23,9 +23,9 @@ from posix.mman cimport (
 from posix.signal cimport SA_SIGINFO, sigaction, sigaction_t, siginfo_t
 from posix.types cimport off_t
 
-from ringblk.shm.atomic cimport full_fence, set_bits_64
-from ringblk.shm.region_set cimport REGION_LIMIT
-from ringblk.shm.state cimport QUEUE_LIMIT, StateHeader, StateSegment, note_lost_region
+from ringblk.shm.sync.atomic cimport full_fence, set_bits_64
+from ringblk.shm.layout.region_set cimport REGION_LIMIT
+from ringblk.shm.state.segment cimport QUEUE_LIMIT, StateHeader, StateSegment, note_lost_region
 
 import mmap
 import os

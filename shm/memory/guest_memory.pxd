@@ -1,8 +1,8 @@
 from libc.stdint cimport uint32_t, uint64_t, uint8_t
 
-from ringblk.shm.atomic cimport load_relaxed_64
-from ringblk.shm.slot cimport Range
-from ringblk.shm.state cimport StateHeader, StateSegment
+from ringblk.shm.sync.atomic cimport load_relaxed_64
+from ringblk.shm.layout.slot cimport Range
+from ringblk.shm.state.segment cimport StateHeader, StateSegment
 
 
 cdef struct MappedRegion:

@@ -1,5 +1,5 @@
-from ringblk.shm.region import MemoryRegion
-from ringblk.shm.state import StateSegment
+from ringblk.shm.memory.region import MemoryRegion
+from ringblk.shm.state.segment import StateSegment
 
 class GuestMemory:
     def __init__(self, state: StateSegment | None = None) -> None: ...

@@ -19,11 +19,11 @@ from libc.stdlib cimport calloc, free
 from libc.string cimport memmove, memset
 from posix.mman cimport munmap
 
-from ringblk.shm.memory_guard cimport guard_mapping, look_at_byte, map_shared, map_zeroes, unguard_mapping
-from ringblk.shm.region_set cimport REGION_LIMIT
-from ringblk.shm.state cimport StateSegment, note_lost_region
+from ringblk.shm.memory.guard cimport guard_mapping, look_at_byte, map_shared, map_zeroes, unguard_mapping
+from ringblk.shm.layout.region_set cimport REGION_LIMIT
+from ringblk.shm.state.segment cimport StateSegment, note_lost_region
 
-from ringblk.shm.region import RegionError
+from ringblk.shm.memory.region import RegionError
 
 cdef uint64_t ADDRESS_LIMIT = 0xFFFFFFFFFFFFFFFF
 cdef uint64_t PAGE_BYTES = mmap.PAGESIZE

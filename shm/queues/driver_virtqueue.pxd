@@ -1,6 +1,6 @@
 from libc.stdint cimport uint16_t, uint32_t, uint64_t, uint8_t
 
-from ringblk.shm.split_ring cimport Descriptor, UsedElement
+from ringblk.shm.layout.split_ring cimport Descriptor, UsedElement
 
 
 cdef struct Piece:

@@ -2,8 +2,8 @@ from collections.abc import Sequence
 
 from typing_extensions import Buffer
 
-from ringblk.shm.driver_errors import DeviceBroken as DeviceBroken
-from ringblk.shm.driver_errors import QueueFull as QueueFull
+from ringblk.shm.queues.driver_errors import DeviceBroken as DeviceBroken
+from ringblk.shm.queues.driver_errors import QueueFull as QueueFull
 
 def ring_bytes(queue_size: int) -> int: ...
 

@@ -15,14 +15,14 @@ from libc.stdint cimport uint16_t, uint32_t, uint64_t, uint8_t
 from libc.stdlib cimport calloc, free
 from libc.string cimport memset
 
-from ringblk.shm.atomic cimport (
+from ringblk.shm.sync.atomic cimport (
     full_fence,
     load_acquire_16,
     load_relaxed_16,
     store_relaxed_16,
     store_release_16,
 )
-from ringblk.shm.split_ring cimport (
+from ringblk.shm.layout.split_ring cimport (
     AVAIL_F_NO_INTERRUPT,
     DESC_F_INDIRECT,
     DESC_F_NEXT,
@@ -39,7 +39,7 @@ from ringblk.shm.split_ring cimport (
     used_ring_bytes,
 )
 
-from ringblk.shm.driver_errors import DeviceBroken, QueueFull
+from ringblk.shm.queues.driver_errors import DeviceBroken, QueueFull
 
 cdef enum:
     CACHE_LINE_BYTES = 64

@@ -16,9 +16,9 @@ import os
 from libc.stdint cimport uint16_t, uint32_t, uint64_t, uint8_t
 from libc.string cimport memset
 
-from ringblk.shm.atomic cimport store_release_16, store_release_8
-from ringblk.shm.buffer_address cimport address_of
-from ringblk.shm.crash_point cimport crash_point
+from ringblk.shm.sync.atomic cimport store_release_16, store_release_8
+from ringblk.shm.sync.buffer_address cimport address_of
+from ringblk.shm.sync.crash_point cimport crash_point
 
 HEADER_BYTES = sizeof(InflightHeader)
 ENTRY_BYTES = sizeof(InflightEntry)

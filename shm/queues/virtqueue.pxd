@@ -1,7 +1,7 @@
 from libc.stdint cimport uint16_t, uint32_t, uint64_t, uint8_t
 
-from ringblk.shm.memory cimport GuestMemory
-from ringblk.shm.slot cimport Range, RequestSlot
+from ringblk.shm.memory.guest_memory cimport GuestMemory
+from ringblk.shm.layout.slot cimport Range, RequestSlot
 
 cdef enum BrokenReason:
     BROKEN_AVAIL_COUNT = 1   # avail.idx is more than the queue size ahead

@@ -1,6 +1,6 @@
 from collections.abc import Iterable
 
-from ringblk.shm.memory import GuestMemory
+from ringblk.shm.memory.guest_memory import GuestMemory
 
 BROKEN_REASONS: dict[int, str]
 

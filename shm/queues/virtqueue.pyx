@@ -13,16 +13,16 @@ from libc.stdint cimport uint16_t, uint32_t, uint64_t, uint8_t
 from libc.stdlib cimport free, malloc
 from libc.string cimport memcpy
 
-from ringblk.shm.atomic cimport full_fence, load_acquire_16, load_relaxed_16, store_relaxed_16, store_release_16
-from ringblk.shm.crash_point cimport crash_point
-from ringblk.shm.memory cimport GuestMemory
-from ringblk.shm.region_set cimport REGION_LIMIT
-from ringblk.shm.slot cimport Range, RequestSlot
-from ringblk.shm.split_ring cimport (
+from ringblk.shm.sync.atomic cimport full_fence, load_acquire_16, load_relaxed_16, store_relaxed_16, store_release_16
+from ringblk.shm.sync.crash_point cimport crash_point
+from ringblk.shm.memory.guest_memory cimport GuestMemory
+from ringblk.shm.layout.region_set cimport REGION_LIMIT
+from ringblk.shm.layout.slot cimport Range, RequestSlot
+from ringblk.shm.layout.split_ring cimport (
     AVAIL_F_NO_INTERRUPT, DESC_F_INDIRECT, DESC_F_NEXT, DESC_F_WRITE, MAX_QUEUE_SIZE, MIN_QUEUE_SIZE,
     USED_F_NO_NOTIFY, Descriptor, UsedElement, avail_ring_bytes, desc_table_bytes, needs_event, used_ring_bytes,
 )
-from ringblk.shm.state cimport CHAIN_LIMIT
+from ringblk.shm.state.segment cimport CHAIN_LIMIT
 
 BROKEN_REASONS = {
     BROKEN_AVAIL_COUNT: "the avail index is more than the queue size ahead",

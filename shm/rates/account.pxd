@@ -2,7 +2,7 @@
 
 from libc.stdint cimport int64_t, uint32_t, uint64_t
 
-from ringblk.shm.rate_limit cimport BUCKET_COUNT, RateLimit, RateLimitState, amount_for
+from ringblk.shm.rates.limit cimport BUCKET_COUNT, RateLimit, RateLimitState, amount_for
 
 cdef enum:
     AMOUNT_LIMIT = 0x1000000000000   # tokens (2^48); what is more is charged as this

@@ -1,4 +1,4 @@
-from ringblk.shm.rate_limit import RateLimit
+from ringblk.shm.rates.limit import RateLimit
 
 AHEAD_S: int
 

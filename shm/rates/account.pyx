@@ -25,7 +25,7 @@ what it drew, and its credit at the beginning less that at the end. So a group b
 A credit is below `need + quantum` while something waits, and at most a quantum when nothing does (`trim`): 0 in
 a bucket of the drive's own, where a piece is what is missing and no more (up to the bucket's size, or two
 milliseconds' worth if that is more). A debt is at most `cost - need` of the one request that made it, if none
-were let go before their time; the throttle bounds what may be (engine/throttle.pyx). Nothing is less than the
+were let go before their time; the throttle bounds what may be (engine/dispatcher/throttle.pyx). Nothing is less than the
 bucket's rate: while somebody wants tokens, a piece is reserved, so the bucket never overflows.
 
 Deaths. A piece is reserved with one compare-and-swap. The credit lies in the drive's own segment and has one
@@ -39,17 +39,17 @@ New terms (another origin) begin with a full bucket; credit, debt and piece of t
 from libc.stdint cimport int64_t, uint32_t, uint64_t
 from libc.string cimport memset
 
-from ringblk.shm.rate_limit cimport BUCKET_COUNT, RateLimit
-from ringblk.shm.token_bucket cimport BucketView, Draw, bucket_origin, bucket_reserve, bucket_view
-from ringblk.shm.atomic cimport load_acquire_64
+from ringblk.shm.rates.limit cimport BUCKET_COUNT, RateLimit
+from ringblk.shm.rates.token_bucket cimport BucketView, Draw, bucket_origin, bucket_reserve, bucket_view
+from ringblk.shm.sync.atomic cimport load_acquire_64
 
-from ringblk.shm.rate_limit import BUCKET_NAMES
+from ringblk.shm.rates.limit import BUCKET_NAMES
 
 cdef enum:
     QUANTA_A_SECOND = 500
 
 AHEAD_S = 16
-"""A queue's requests are popped before their tokens are there for so many seconds' worth (engine/throttle.pyx)."""
+"""A queue's requests are popped before their tokens are there for so many seconds' worth (engine/dispatcher/throttle.pyx)."""
 
 cdef uint64_t NEVER = <uint64_t>-1
 cdef int64_t AHEAD = AHEAD_S

@@ -25,12 +25,12 @@ from contextlib import contextmanager, suppress
 import msgspec
 import posix_ipc
 
-from ringblk.shm.bucket_settings import BucketSettings
-from ringblk.shm.process import crash_point
-from ringblk.shm.rate_limit import STATE_BYTES, RateLimit
-from ringblk.shm.rate_limit_settings import RateLimitSettings, changed_buckets
-from ringblk.shm.segment import SegmentError, check_segment_file, open_segment
-from ringblk.shm.two_slots import RECORD_BYTES, newest, next_slot
+from ringblk.shm.rates.bucket_settings import BucketSettings
+from ringblk.shm.rates.limit import STATE_BYTES, RateLimit
+from ringblk.shm.rates.limit_settings import RateLimitSettings, changed_buckets
+from ringblk.shm.segments.segment import SegmentError, check_segment_file, open_segment
+from ringblk.shm.segments.two_slots import RECORD_BYTES, newest, next_slot
+from ringblk.shm.sync.process import crash_point
 
 MAGIC = b"RINGRATE"
 VERSION = 2

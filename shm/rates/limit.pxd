@@ -2,8 +2,8 @@
 
 from libc.stdint cimport uint32_t, uint64_t
 
-from ringblk.shm.atomic cimport load_acquire_64
-from ringblk.shm.token_bucket cimport BucketState
+from ringblk.shm.sync.atomic cimport load_acquire_64
+from ringblk.shm.rates.token_bucket cimport BucketState
 
 cdef enum BucketIndex:
     BYTES_TOTAL = 0

@@ -2,8 +2,8 @@ from collections.abc import Mapping
 
 from typing_extensions import Buffer
 
-from ringblk.shm.bucket_settings import BucketSettings
-from ringblk.shm.rate_limit_settings import RateLimitSettings
+from ringblk.shm.rates.bucket_settings import BucketSettings
+from ringblk.shm.rates.limit_settings import RateLimitSettings
 
 BUCKET_NAMES: tuple[str, ...]
 STATE_BYTES: int

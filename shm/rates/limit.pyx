@@ -8,12 +8,12 @@ rate_limit_acquire draws for one request from all of its buckets or from none.
 
 from libc.stdint cimport uint64_t, uint8_t
 
-from ringblk.shm.atomic cimport load_acquire_64, store_release_64
-from ringblk.shm.buffer_address cimport place_in
-from ringblk.shm.token_bucket cimport (
+from ringblk.shm.sync.atomic cimport load_acquire_64, store_release_64
+from ringblk.shm.sync.buffer_address cimport place_in
+from ringblk.shm.rates.token_bucket cimport (
     Draw, TermsWords, bucket_acquire, bucket_configure, bucket_is_limited, bucket_refund, bucket_wait, read_terms,
 )
-from ringblk.shm.bucket_settings import BucketSettingsError
+from ringblk.shm.rates.bucket_settings import BucketSettingsError
 
 BUCKET_NAMES = ("bytes_total", "bytes_read", "bytes_write", "ops_total", "ops_read", "ops_write")
 STATE_BYTES = RATE_LIMIT_STATE_BYTES

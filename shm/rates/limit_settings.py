@@ -2,7 +2,7 @@
 
 import msgspec
 
-from ringblk.shm.bucket_settings import BucketSettings
+from ringblk.shm.rates.bucket_settings import BucketSettings
 
 
 class RateLimitSettings(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):

@@ -3,7 +3,7 @@
 
 from libc.stdint cimport int64_t, uint64_t
 
-from ringblk.shm.atomic cimport load_acquire_64
+from ringblk.shm.sync.atomic cimport load_acquire_64
 
 cdef enum:
     BUCKET_ALIGN_BYTES = 64

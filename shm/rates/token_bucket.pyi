@@ -1,6 +1,6 @@
 from typing_extensions import Buffer
 
-from ringblk.shm.bucket_settings import BucketSettings
+from ringblk.shm.rates.bucket_settings import BucketSettings
 
 STATE_BYTES: int
 ALIGN_BYTES: int

@@ -65,9 +65,9 @@ set has the word from before it in view too. A refusal, which swaps nothing, loo
 from libc.stdint cimport uint64_t, uint8_t
 from libc.string cimport memset
 
-from ringblk.shm.atomic cimport compare_swap_64, full_fence, load_acquire_64, store_release_64
-from ringblk.shm.buffer_address cimport place_in
-from ringblk.shm.bucket_settings import BucketSettings
+from ringblk.shm.sync.atomic cimport compare_swap_64, full_fence, load_acquire_64, store_release_64
+from ringblk.shm.sync.buffer_address cimport place_in
+from ringblk.shm.rates.bucket_settings import BucketSettings
 
 cdef enum:
     NS_PER_SECOND = 1000000000

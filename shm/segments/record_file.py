@@ -1,9 +1,9 @@
 """A record in shared memory that outlives the process that writes it, until the next reboot.
 
-It is a small file of the shared memory file system (`shm/two_slots.py` has its content). Its writer holds a
-`flock` on it, so a record whose lock can be had is one that was left. Names are of no use to a stranger: a
-record counts only where its owner is the reader's own user, or one that the reader names, and it is never
-waited for.
+It is a small file of the shared memory file system (`shm/segments/two_slots.py` has its content). Its writer
+holds a `flock` on it, so a record whose lock can be had is one that was left. Names are of no use to a
+stranger: a record counts only where its owner is the reader's own user, or one that the reader names, and it
+is never waited for.
 """
 
 import contextlib
@@ -15,9 +15,9 @@ import stat
 from collections.abc import Collection
 from typing import NamedTuple
 
-from ringblk.shm.process import crash_point
-from ringblk.shm.segment import is_held
-from ringblk.shm.two_slots import RECORD_BYTES, newest, next_slot
+from ringblk.shm.segments.segment import is_held
+from ringblk.shm.segments.two_slots import RECORD_BYTES, newest, next_slot
+from ringblk.shm.sync.process import crash_point
 
 FOLDER = "/dev/shm"
 _READ_FLAGS = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC  # a lease or a FIFO holds nobody up

@@ -1,5 +1,5 @@
-from ringblk.shm.histogram import Histogram
-from ringblk.shm.state import StateSegment
+from ringblk.shm.layout.histogram import Histogram
+from ringblk.shm.state.segment import StateSegment
 
 MAX_OPERATIONS: int
 

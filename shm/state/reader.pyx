@@ -6,11 +6,11 @@ Nothing is stopped or locked for it. Each number is whole; two of them may be a 
 
 from libc.stdint cimport uint32_t, uint64_t
 
-from ringblk.shm.atomic cimport load_acquire_32, load_relaxed_32, load_relaxed_64
-from ringblk.shm.clock cimport monotonic_ns
-from ringblk.shm.histogram cimport Histogram
-from ringblk.shm.slot cimport SLOT_FREE, RequestSlot
-from ringblk.shm.state cimport (
+from ringblk.shm.sync.atomic cimport load_acquire_32, load_relaxed_32, load_relaxed_64
+from ringblk.shm.sync.clock cimport monotonic_ns
+from ringblk.shm.layout.histogram cimport Histogram
+from ringblk.shm.layout.slot cimport SLOT_FREE, RequestSlot
+from ringblk.shm.state.segment cimport (
     DRIVE_NAME_BYTES, OPERATION_LIMIT, QUEUE_LIMIT, WORKER_LIMIT, OperationStatistics, QueueState, StateSegment,
     WorkerState,
 )

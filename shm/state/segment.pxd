@@ -10,10 +10,10 @@
 
 from libc.stdint cimport uint16_t, uint32_t, uint64_t, uint8_t
 
-from ringblk.shm.atomic cimport set_bits_64
-from ringblk.shm.histogram cimport HistogramState
-from ringblk.shm.region_set cimport REGION_WORDS, RegionSet, add_region, has_region
-from ringblk.shm.slot cimport SLOT_FREE, Range, RequestSlot
+from ringblk.shm.sync.atomic cimport set_bits_64
+from ringblk.shm.layout.histogram cimport HistogramState
+from ringblk.shm.layout.region_set cimport REGION_WORDS, RegionSet, add_region, has_region
+from ringblk.shm.layout.slot cimport SLOT_FREE, Range, RequestSlot
 
 cdef enum:
     STATE_LAYOUT_VERSION = 5
@@ -28,7 +28,7 @@ cdef enum:
 
 
 cdef struct StateHeader:
-    uint8_t segment_header[64]      # shm/segment.py; its subject is the image's device and inode number, or zeroes
+    uint8_t segment_header[64]      # shm/segments/segment.py; its subject is the image's device and inode number, or zeroes
     # sizes, written once at creation
     uint32_t slot_count
     uint32_t ranges_per_slot

@@ -1,5 +1,5 @@
-from ringblk.shm.rate_limit import RateLimit
-from ringblk.shm.segment import Segment
+from ringblk.shm.rates.limit import RateLimit
+from ringblk.shm.segments.segment import Segment
 
 SEGMENT_KIND: str
 LAYOUT_VERSION: int

@@ -10,15 +10,15 @@ from libc.string cimport memcpy, memset
 
 import os
 
-from ringblk.shm.rate_limit import RateLimit
-from ringblk.shm.segment import Segment, SegmentError, checked_size_bytes, is_held
-from ringblk.shm.atomic cimport clear_bits_64, full_fence, load_acquire_64, set_bits_64, store_release_32
-from ringblk.shm.buffer_address cimport address_of
-from ringblk.shm.crash_point cimport crash_point
-from ringblk.shm.rate_limit cimport RATE_LIMIT_STATE_BYTES
-from ringblk.shm.region_set cimport REGION_WORDS, RegionSet, region_mask, region_set
-from ringblk.shm.slot cimport SLOT_ALIGN_BYTES, Range, RequestSlot
-from ringblk.shm.split_ring cimport MAX_QUEUE_SIZE
+from ringblk.shm.rates.limit import RateLimit
+from ringblk.shm.segments.segment import Segment, SegmentError, checked_size_bytes, is_held
+from ringblk.shm.sync.atomic cimport clear_bits_64, full_fence, load_acquire_64, set_bits_64, store_release_32
+from ringblk.shm.sync.buffer_address cimport address_of
+from ringblk.shm.sync.crash_point cimport crash_point
+from ringblk.shm.rates.limit cimport RATE_LIMIT_STATE_BYTES
+from ringblk.shm.layout.region_set cimport REGION_WORDS, RegionSet, region_mask, region_set
+from ringblk.shm.layout.slot cimport SLOT_ALIGN_BYTES, Range, RequestSlot
+from ringblk.shm.layout.split_ring cimport MAX_QUEUE_SIZE
 
 SEGMENT_KIND = "stat"
 LAYOUT_VERSION = STATE_LAYOUT_VERSION
@@ -193,7 +193,7 @@ cdef class StateSegment:
         return self.segment.fd
 
     def set_image(self, uint64_t device, uint64_t inode):
-        """Say which image this engine uses (engine/image_claim.py)."""
+        """Say which image this engine uses (engine/program/image_claim.py)."""
         self.segment.set_subject(device, inode)
 
     @property

@@ -5,7 +5,7 @@ import os
 
 from libc.signal cimport SIG_IGN, SIGKILL, signal
 
-from ringblk.shm.crash_point cimport crash_point as c_crash_point
+from ringblk.shm.sync.crash_point cimport crash_point as c_crash_point
 
 cdef extern from *:
     """

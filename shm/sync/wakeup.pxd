@@ -8,8 +8,8 @@
 from libc.stdint cimport uint32_t, uint64_t
 from posix.unistd cimport read, write
 
-from ringblk.shm.atomic cimport exchange_32, full_fence, load_relaxed_32, store_relaxed_32
-from ringblk.shm.crash_point cimport crash_point
+from ringblk.shm.sync.atomic cimport exchange_32, full_fence, load_relaxed_32, store_relaxed_32
+from ringblk.shm.sync.crash_point cimport crash_point
 
 
 cdef inline void signal_eventfd(int eventfd) noexcept nogil:

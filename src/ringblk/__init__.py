@@ -4,10 +4,10 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from ringblk.engine.frontend import Frontend
-    from ringblk.engine.frontend_backend import engine_command
-    from ringblk.engine.frontend_buffer import Buffer
-    from ringblk.engine.frontend_request import (
+    from ringblk.engine.frontend.backend import engine_command
+    from ringblk.engine.frontend.buffer import Buffer
+    from ringblk.engine.frontend.frontend import Frontend
+    from ringblk.engine.frontend.request import (
         BackendGone,
         BackendRefused,
         Completion,
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
         RequestStatus,
         RequestType,
     )
-    from ringblk.shm.driver_virtqueue import DeviceBroken, QueueFull
+    from ringblk.shm.queues.driver_virtqueue import DeviceBroken, QueueFull
 
     __version__: str
 
@@ -34,23 +34,23 @@ __all__ = [
 ]
 
 _MODULES = {
-    "Buffer": "ringblk.engine.frontend_buffer",
-    "DeviceBroken": "ringblk.shm.driver_virtqueue",
-    "Frontend": "ringblk.engine.frontend",
-    "QueueFull": "ringblk.shm.driver_virtqueue",
-    "engine_command": "ringblk.engine.frontend_backend",
+    "Buffer": "ringblk.engine.frontend.buffer",
+    "DeviceBroken": "ringblk.shm.queues.driver_virtqueue",
+    "Frontend": "ringblk.engine.frontend.frontend",
+    "QueueFull": "ringblk.shm.queues.driver_virtqueue",
+    "engine_command": "ringblk.engine.frontend.backend",
 }
 
 
 def __getattr__(name: str) -> object:
     # Looked up when first asked for, so that the engine starts without the front end.
     if name == "__version__":
-        from ringblk.engine.version import package_version
+        from ringblk.engine.base.version import package_version
 
         return package_version()
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(_MODULES.get(name, "ringblk.engine.frontend_request")), name)
+    return getattr(import_module(_MODULES.get(name, "ringblk.engine.frontend.request")), name)
 
 
 def __dir__() -> list[str]:

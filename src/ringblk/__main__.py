@@ -1,6 +1,6 @@
 """`python -m ringblk` is `ringblk`."""
 
-from ringblk.engine.cli import main
+from ringblk.engine.program.cli import main
 
 if __name__ == "__main__":
     main()

@@ -31,7 +31,7 @@ from tests.bench.report import Report, best_of, machine, print_header, print_rat
 
 _CACHE = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
 _LIBBLKIO_CLIENT = [str(_CACHE / "blkrig" / "bin" / "run-trixie"), "/usr/local/bin/blkbench"]
-_BACKENDS_FOLDER = Path(__file__).parent.parent / "backends"
+_BACKENDS_FOLDER = Path(__file__).parent.parent / "rigs" / "backends"
 _MIB = 1 << 20
 
 

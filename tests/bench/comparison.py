@@ -14,10 +14,10 @@ from pathlib import Path
 
 import msgspec
 
-from ringblk.engine.cpu_clock import cpu_times
-from ringblk.engine.frontend import Frontend
-from ringblk.engine.load import Load, LoadFigures
-from ringblk.engine.load_generator import generate_load
+from ringblk.engine.frontend.frontend import Frontend
+from ringblk.engine.load.cpu_clock import cpu_times
+from ringblk.engine.load.generator import generate_load
+from ringblk.engine.load.load import Load, LoadFigures
 from tests.bench.backends import BackendSpec, RunningBackend
 from tests.bench.loads import load_named
 from tests.bench.processes import descendants

@@ -11,9 +11,9 @@ from pathlib import Path
 
 import msgspec
 
-from ringblk.engine.frontend import Frontend
-from ringblk.engine.load import Load
-from ringblk.engine.load_generator import generate_load
+from ringblk.engine.frontend.frontend import Frontend
+from ringblk.engine.load.generator import generate_load
+from ringblk.engine.load.load import Load
 from tests.bench.backends import BackendSpec, RunningBackend
 from tests.bench.processes import context_switches, descendants, memory_kib
 

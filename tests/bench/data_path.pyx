@@ -8,20 +8,20 @@ move from core to core. So the sum is what a request costs at least.
 
 from libc.stdint cimport uint16_t, uint32_t, uint64_t
 
-from ringblk.engine.frontend_queue cimport FrontendQueue, NativeCompletion
-from ringblk.engine.handover cimport Handover
-from ringblk.shm.atomic cimport load_acquire_32, store_release_32
-from ringblk.shm.clock cimport monotonic_ns
-from ringblk.shm.inflight cimport (
+from ringblk.engine.frontend.queue cimport FrontendQueue, NativeCompletion
+from ringblk.engine.dispatcher.handover cimport Handover
+from ringblk.shm.sync.atomic cimport load_acquire_32, store_release_32
+from ringblk.shm.sync.clock cimport monotonic_ns
+from ringblk.shm.queues.inflight cimport (
     InflightQueue, InflightRecord, inflight_clear, inflight_fetch, inflight_link, inflight_settle, is_inflight,
 )
-from ringblk.shm.memory cimport GuestMemory
-from ringblk.shm.slot cimport NO_WORKER, SLOT_PREPARED, RequestSlot
-from ringblk.shm.state cimport StateSegment, WorkerState
-from ringblk.shm.virtqueue cimport (
+from ringblk.shm.memory.guest_memory cimport GuestMemory
+from ringblk.shm.layout.slot cimport NO_WORKER, SLOT_PREPARED, RequestSlot
+from ringblk.shm.state.segment cimport StateSegment, WorkerState
+from ringblk.shm.queues.virtqueue cimport (
     Rings, Virtqueue, avail_count, needs_call, peek_head, publish_used, push_used, read_chain,
 )
-from ringblk.workers.request cimport RequestExecutor, RequestParser
+from ringblk.workers.requests.request cimport RequestExecutor, RequestParser
 
 cdef enum:
     STEP_COUNT = 12

@@ -8,16 +8,16 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from ringblk.engine.frontend_memory import FrontendMemory
-from ringblk.engine.frontend_queue import FrontendQueue, queue_bytes
-from ringblk.engine.handover import Handover
-from ringblk.shm.inflight import InflightQueue, queue_region_bytes
-from ringblk.shm.memory import GuestMemory
-from ringblk.shm.state import StateSegment
-from ringblk.shm.virtqueue import Virtqueue
-from ringblk.workers.block_executor import BlockExecutor
-from ringblk.workers.block_parser import BlockParser
-from ringblk.workers.null_backend import NullBackend
+from ringblk.engine.dispatcher.handover import Handover
+from ringblk.engine.frontend.memory import FrontendMemory
+from ringblk.engine.frontend.queue import FrontendQueue, queue_bytes
+from ringblk.shm.memory.guest_memory import GuestMemory
+from ringblk.shm.queues.inflight import InflightQueue, queue_region_bytes
+from ringblk.shm.queues.virtqueue import Virtqueue
+from ringblk.shm.state.segment import StateSegment
+from ringblk.workers.backends.null import NullBackend
+from ringblk.workers.block.executor import BlockExecutor
+from ringblk.workers.block.parser import BlockParser
 
 _FOLDER = Path(__file__).parent
 _GPA = 1 << 32
@@ -86,7 +86,7 @@ def _built_module() -> Any:
     """The compiled module; not part of the package, so it is built here."""
     source = _FOLDER / "data_path.pyx"
     built = list(_FOLDER.glob("data_path.*.so"))
-    newest = max(path.stat().st_mtime for path in [source, *(_FOLDER.parent.parent / "shm").glob("*.pxd")])
+    newest = max(path.stat().st_mtime for path in [source, *(_FOLDER.parent.parent / "shm").rglob("*.pxd")])
     if not built or built[0].stat().st_mtime < newest:
         subprocess.run(
             [sys.executable, str(_FOLDER / "build_data_path.py")], check=True, stdout=subprocess.DEVNULL

@@ -5,8 +5,8 @@ import shutil
 import subprocess
 from pathlib import Path
 
-from ringblk.engine.cpu_clock import cpu_times
-from ringblk.engine.load import Load, LoadFigures
+from ringblk.engine.load.cpu_clock import cpu_times
+from ringblk.engine.load.load import Load, LoadFigures
 from tests.bench.comparison import RunLoad, RunSettings
 
 FIO_ENGINES = ("psync", "io_uring")

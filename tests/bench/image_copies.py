@@ -15,7 +15,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from tests.page_cache import cached_bytes
+from tests.rigs.page_cache import cached_bytes
 
 COMMANDS = {
     "ringblk image import": [

@@ -9,7 +9,7 @@ import subprocess
 from collections.abc import Sequence
 from pathlib import Path
 
-from ringblk.engine.load import Load, LoadFigures
+from ringblk.engine.load.load import Load, LoadFigures
 from tests.bench.backends import BackendFailed, BackendSpec, RunningBackend
 from tests.bench.comparison import RunLoad, RunSettings
 from tests.bench.processes import descendants

@@ -4,7 +4,7 @@ import itertools
 
 import msgspec
 
-from ringblk.engine.load import Load
+from ringblk.engine.load.load import Load
 
 WORKER_COUNTS = (1, 2, 4, 8)
 GROUP_SIZE = 3

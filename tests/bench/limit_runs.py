@@ -18,12 +18,12 @@ from pathlib import Path
 
 import msgspec
 
-from ringblk.engine.cpu_clock import cpu_times
-from ringblk.engine.frontend import Frontend
-from ringblk.engine.load import Load
-from ringblk.engine.load_queue import LoadQueue
-from ringblk.shm.state import SEGMENT_PREFIX, StateSegment
-from ringblk.shm.state_reader import read_queue
+from ringblk.engine.frontend.frontend import Frontend
+from ringblk.engine.load.cpu_clock import cpu_times
+from ringblk.engine.load.load import Load
+from ringblk.engine.load.queue import LoadQueue
+from ringblk.shm.state.reader import read_queue
+from ringblk.shm.state.segment import SEGMENT_PREFIX, StateSegment
 from tests.bench.backends import RunningBackend, engine_spec
 from tests.bench.limit_cases import LimitCase
 from tests.bench.processes import descendants

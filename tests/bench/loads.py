@@ -2,7 +2,7 @@
 
 import re
 
-from ringblk.engine.load import Load
+from ringblk.engine.load.load import Load
 
 STANDARD_LOADS = (
     "randread-4k-qd1",

@@ -10,15 +10,15 @@ from collections.abc import Callable
 
 import msgspec
 
-from ringblk.engine.request_recorder import RequestRecorder
-from ringblk.engine.statistics import take_snapshot
-from ringblk.shm.bucket_settings import MAX_TOKENS, BucketSettings
-from ringblk.shm.memory import GuestMemory
-from ringblk.shm.rate_limit import BUCKET_NAMES, READ, RateLimit
-from ringblk.shm.rate_limit_settings import RateLimitSettings
-from ringblk.shm.state import StateSegment
-from ringblk.shm.token_bucket import TokenBucket
-from ringblk.workers.block_parser import BlockParser
+from ringblk.engine.dispatcher.request_recorder import RequestRecorder
+from ringblk.engine.statistics.statistics import take_snapshot
+from ringblk.shm.memory.guest_memory import GuestMemory
+from ringblk.shm.rates.bucket_settings import MAX_TOKENS, BucketSettings
+from ringblk.shm.rates.limit import BUCKET_NAMES, READ, RateLimit
+from ringblk.shm.rates.limit_settings import RateLimitSettings
+from ringblk.shm.rates.token_bucket import TokenBucket
+from ringblk.shm.state.segment import StateSegment
+from ringblk.workers.block.parser import BlockParser
 from tests.bench.data_path_bench import step_times_ns
 
 ROUNDS = 5

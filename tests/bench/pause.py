@@ -19,9 +19,9 @@ from pathlib import Path
 
 import msgspec
 
-from ringblk.engine.frontend import Frontend
-from ringblk.engine.frontend_backend import engine_command
-from ringblk.engine.frontend_request import BackendGone
+from ringblk.engine.frontend.backend import engine_command
+from ringblk.engine.frontend.frontend import Frontend
+from ringblk.engine.frontend.request import BackendGone
 
 DEPTH = 16
 BLOCK_BYTES = 4096

@@ -3,7 +3,7 @@ from pathlib import Path
 
 import pytest
 
-from ringblk.engine.load import Load, LoadFigures
+from ringblk.engine.load.load import Load, LoadFigures
 from tests.bench.comparison import RunSettings, interleave, summarize
 from tests.bench.loads import MORE_LOADS, STANDARD_LOADS, load_named
 from tests.bench.picture import draw

@@ -7,7 +7,7 @@ import os
 import re
 from pathlib import Path
 
-from tests.separate_build import ROOT, SeparateBuild, module_name, package_files
+from tests.rigs.separate_build import ROOT, SeparateBuild, module_name, package_files
 
 __all__ = ["ROOT", "crash_build", "crash_environment", "modules_with_points"]
 

@@ -1,4 +1,4 @@
-"""Planned deaths: the file that shm/crash_point.pxd reads, written by the test that wants them."""
+"""Planned deaths: the file that shm/sync/crash_point.pxd reads, written by the test that wants them."""
 
 import mmap
 import struct

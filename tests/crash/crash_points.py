@@ -2,21 +2,21 @@
 
 import re
 
-from tests.separate_build import package_files
+from tests.rigs.separate_build import package_files
 
 PROTOCOL_FILES = (
-    "engine/dispatch_loop.pyx",
-    "engine/dispatcher_ring.pyx",
-    "engine/give_back.pyx",
-    "engine/handover.pyx",
-    "engine/queue_table.pyx",
-    "engine/recovery.pyx",
-    "shm/inflight.pyx",
-    "shm/state.pyx",
-    "shm/virtqueue.pyx",
-    "shm/wakeup.pxd",
-    "workers/pump.pyx",
-    "workers/uring_pump.pyx",
+    "engine/dispatcher/dispatch_loop.pyx",
+    "engine/dispatcher/ring.pyx",
+    "engine/dispatcher/give_back.pyx",
+    "engine/dispatcher/handover.pyx",
+    "engine/dispatcher/queue_table.pyx",
+    "engine/dispatcher/recovery.pyx",
+    "shm/queues/inflight.pyx",
+    "shm/state/segment.pyx",
+    "shm/queues/virtqueue.pyx",
+    "shm/sync/wakeup.pxd",
+    "workers/process/pump.pyx",
+    "workers/process/uring_pump.pyx",
 )
 NO_STEPS = {
     "request_count": "a statistic",

@@ -9,10 +9,10 @@ meanwhile would be lost: that is a sector with an older stamp.
 import random
 from collections.abc import Callable
 
-from ringblk.engine.frontend import Frontend
-from ringblk.engine.frontend_buffer import Buffer
-from ringblk.engine.frontend_request import BackendGone, RequestType
-from tests.crash.verified_load import BLOCK_BYTES, SECTOR_BYTES, pattern
+from ringblk.engine.frontend.buffer import Buffer
+from ringblk.engine.frontend.frontend import Frontend
+from ringblk.engine.frontend.request import BackendGone, RequestType
+from tests.rigs.crash_load import BLOCK_BYTES, SECTOR_BYTES, pattern
 
 SECTORS = BLOCK_BYTES // SECTOR_BYTES
 ZEROES = 0

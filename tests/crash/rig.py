@@ -5,11 +5,11 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from ringblk.engine.frontend import Frontend
-from ringblk.engine.frontend_request import BackendGone
+from ringblk.engine.frontend.frontend import Frontend
+from ringblk.engine.frontend.request import BackendGone
 from tests.crash.crash_plan import CrashPlan
-from tests.crash.engine_process import EngineProcess
-from tests.crash.verified_load import BLOCK_BYTES, VerifiedLoad
+from tests.rigs.crash_load import BLOCK_BYTES, VerifiedLoad
+from tests.rigs.engine_process import EngineProcess
 
 NUM_BLOCKS = 256
 NUM_QUEUES = 3

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from tests.crash.rig import Rig
-from tests.engine.control_client import ControlClient
+from tests.rigs.control_client import ControlClient
 
 COUNT = 6
 

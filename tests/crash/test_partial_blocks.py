@@ -12,14 +12,14 @@ from pathlib import Path
 
 import pytest
 
-from ringblk.engine.frontend import Frontend
-from ringblk.engine.frontend_request import BackendGone
-from ringblk.engine.running_engines import RunningEngines
+from ringblk.engine.frontend.frontend import Frontend
+from ringblk.engine.frontend.request import BackendGone
+from ringblk.engine.statistics.running_engines import RunningEngines
 from tests.crash.crash_plan import CrashPlan
 from tests.crash.crash_points import point_names
-from tests.crash.engine_process import EngineProcess
 from tests.crash.partial_load import PartialLoad
-from tests.crash.stalling_file import StallingFile
+from tests.rigs.engine_process import EngineProcess
+from tests.rigs.stalling_file import StallingFile
 
 IO_ENGINES = ["psync", "io_uring", "sync", "io_uring_inline", "auto"]
 NUM_BLOCKS = 16

@@ -7,13 +7,13 @@ from pathlib import Path
 
 import pytest
 
-from ringblk.engine.frontend import Frontend
-from ringblk.engine.frontend_request import BackendGone, RequestFailed, RequestStatus
-from ringblk.engine.statistics import take_snapshot
-from ringblk.shm.state import SEGMENT_PREFIX, StateSegment
-from tests.crash.backends.killer_disk import DEADLY
-from tests.crash.engine_process import EngineProcess, wait_gone
+from ringblk.engine.frontend.frontend import Frontend
+from ringblk.engine.frontend.request import BackendGone, RequestFailed, RequestStatus
+from ringblk.engine.statistics.statistics import take_snapshot
+from ringblk.shm.state.segment import SEGMENT_PREFIX, StateSegment
 from tests.crash.rig import Rig
+from tests.rigs.backends.killer_disk import DEADLY
+from tests.rigs.engine_process import EngineProcess, wait_gone
 
 BLOCK = bytes(range(256)) * 16
 DEADLY_BLOCK = DEADLY.ljust(4096, b".")

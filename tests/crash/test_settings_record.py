@@ -10,12 +10,12 @@ from pathlib import Path
 import posix_ipc
 import pytest
 
-from ringblk.shm.record_file import FOLDER
+from ringblk.shm.segments.record_file import FOLDER
 from tests.crash.crash_plan import CrashPlan
-from tests.crash.engine_process import EngineProcess
 from tests.crash.test_walk import RECORD_POINTS
-from tests.engine.control_client import ControlClient
-from tests.engine.engine_rig import eventually
+from tests.rigs.control_client import ControlClient
+from tests.rigs.engine_process import EngineProcess
+from tests.rigs.engine_rig import eventually
 
 LIMITS = [1_000_000, 2_000_000, 3_000_000]
 START_POINTS = {

@@ -12,10 +12,10 @@ from pathlib import Path
 import pytest
 
 from ringblk import RequestStatus
-from tests.crash.engine_process import EngineProcess, wait_gone
 from tests.crash.rig import NUM_BLOCKS, Rig
-from tests.crash.stalling_file import StallingFile
-from tests.crash.verified_load import BLOCK_BYTES
+from tests.rigs.crash_load import BLOCK_BYTES
+from tests.rigs.engine_process import EngineProcess, wait_gone
+from tests.rigs.stalling_file import StallingFile
 
 OLD, NEW = b"old" + b"." * 4093, b"new" + b"!" * 4093
 PLACE = NUM_BLOCKS * BLOCK_BYTES

@@ -10,16 +10,16 @@ from pathlib import Path
 
 import pytest
 
-from ringblk.shm.segment import segment_names
-from ringblk.shm.state import SEGMENT_PREFIX
-from tests.crash.engine_process import EngineProcess, wait_gone
+from ringblk.shm.segments.segment import segment_names
+from ringblk.shm.state.segment import SEGMENT_PREFIX
 from tests.crash.rig import Rig
+from tests.rigs.engine_process import EngineProcess, wait_gone
 
-_MAIN = "from ringblk.engine.cli import backend_program; backend_program()"
+_MAIN = "from ringblk.engine.program.cli import backend_program; backend_program()"
 _PIDFD_GETFD = 438
 _LOCKER = """
 import os, sys
-from ringblk.workers.image_lock import lock_image
+from ringblk.workers.backends.image_lock import lock_image
 lock_image(os.open(sys.argv[1], os.O_RDWR), read_only=False)
 print("locked", flush=True)
 sys.stdin.read()

@@ -12,8 +12,8 @@ import subprocess
 import sys
 from pathlib import Path
 
-from tests.sanitizer_build import fuzz_build, sanitizer_environment
-from tests.separate_build import ROOT
+from tests.rigs.sanitizer_build import fuzz_build, sanitizer_environment
+from tests.rigs.separate_build import ROOT
 
 TARGETS = ("chain", "session")
 CORPUS = Path(__file__).parent / "corpus"

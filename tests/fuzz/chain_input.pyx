@@ -13,7 +13,7 @@ import struct
 from libc.stdint cimport int16_t, int64_t, uint16_t, uint32_t, uint64_t, uint8_t
 from libc.string cimport memcpy, memset
 
-from ringblk.shm.region import MemoryRegion
+from ringblk.shm.memory.region import MemoryRegion
 
 cdef enum:
     RAM_BYTES = 0x10000

@@ -18,37 +18,37 @@ from libc.string cimport memset
 from posix.uio cimport iovec
 
 from chain_input cimport ChainInput
-from ringblk.engine.dispatch_loop cimport DispatchLoop
-from ringblk.shm.inflight cimport InflightQueue
-from ringblk.shm.memory cimport GuestMemory, MappedRegion
-from ringblk.shm.rate_limit cimport CHARGE_OTHER, CHARGE_READ, CHARGE_WRITE
-from ringblk.shm.region_set cimport REGION_LIMIT, RegionSet, add_region
-from ringblk.shm.slot cimport Range, RequestSlot
-from ringblk.shm.state cimport LONG_RANGES, StateSegment
-from ringblk.shm.virtqueue cimport Virtqueue
-from ringblk.workers.block_request cimport (
+from ringblk.engine.dispatcher.dispatch_loop cimport DispatchLoop
+from ringblk.shm.queues.inflight cimport InflightQueue
+from ringblk.shm.memory.guest_memory cimport GuestMemory, MappedRegion
+from ringblk.shm.rates.limit cimport CHARGE_OTHER, CHARGE_READ, CHARGE_WRITE
+from ringblk.shm.layout.region_set cimport REGION_LIMIT, RegionSet, add_region
+from ringblk.shm.layout.slot cimport Range, RequestSlot
+from ringblk.shm.state.segment cimport LONG_RANGES, StateSegment
+from ringblk.shm.queues.virtqueue cimport Virtqueue
+from ringblk.workers.block.request cimport (
     DRIVE_ID_BYTES, OPERATION_DISCARD, OPERATION_FLUSH, OPERATION_GET_ID, OPERATION_READ, OPERATION_WRITE,
     OPERATION_WRITE_ZEROES, SECTOR_BYTES, SEGMENT_LIMIT, STATUS_UNSUPP, Segment,
 )
-from ringblk.workers.native_backend cimport NativeBackend
-from ringblk.workers.request cimport (
+from ringblk.workers.backends.native cimport NativeBackend
+from ringblk.workers.requests.request cimport (
     OPERATION_COMPLETE, SLOT_BRIEF, SLOT_CHANGES, SLOT_DURABLE, SLOT_PARTIAL, RequestExecutor, RequestParser,
 )
 
-from ringblk.engine.cpu_placement import CpuPlacement
-from ringblk.engine.dispatcher_ring import DispatcherRing
-from ringblk.engine.handover import Handover
-from ringblk.engine.idle_poll import IdlePoll
-from ringblk.engine.inline_gate import InlineGate
-from ringblk.engine.io_plan import EVERYTHING_NS
-from ringblk.engine.queue_fds import QueueFds
-from ringblk.engine.queue_table import QueueTable
-from ringblk.engine.recovery import Recovery
-from ringblk.engine.throttle import Throttle
-from ringblk.shm.inflight import InflightError, queue_region_bytes
-from ringblk.shm.virtqueue import RingError
-from ringblk.workers.block_executor import BlockExecutor
-from ringblk.workers.block_parser import BlockParser
+from ringblk.engine.dispatcher.cpu_placement import CpuPlacement
+from ringblk.engine.dispatcher.ring import DispatcherRing
+from ringblk.engine.dispatcher.handover import Handover
+from ringblk.engine.dispatcher.idle_poll import IdlePoll
+from ringblk.engine.dispatcher.inline_gate import InlineGate
+from ringblk.engine.devices.io_plan import EVERYTHING_NS
+from ringblk.engine.devices.queue_fds import QueueFds
+from ringblk.engine.dispatcher.queue_table import QueueTable
+from ringblk.engine.dispatcher.recovery import Recovery
+from ringblk.engine.dispatcher.throttle import Throttle
+from ringblk.shm.queues.inflight import InflightError, queue_region_bytes
+from ringblk.shm.queues.virtqueue import RingError
+from ringblk.workers.block.executor import BlockExecutor
+from ringblk.workers.block.parser import BlockParser
 
 cdef extern from "sanitizer/asan_interface.h" nogil:
     void __asan_poison_memory_region(const void *address, size_t size_bytes)

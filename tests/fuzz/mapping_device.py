@@ -1,21 +1,21 @@
 """A device for fuzzing the session: it checks and maps memory, rings and in-flight records as an engine.
 
 Everything happens in this process. Beside what the engine checks, it asserts what a session owes to its
-device (engine/device.py): order of calls, fds that are open, queues that run once.
+device (engine/devices/device.py): order of calls, fds that are open, queues that run once.
 """
 
 import mmap
 import os
 
-from ringblk.engine.block_device import BlockDevice
-from ringblk.engine.device import DeviceError
-from ringblk.engine.dispatcher_messages import SetInflight
-from ringblk.engine.engine_model import EngineModel, MappedRegion, ServedQueue, admit_inflight
-from ringblk.engine.vring import MAX_QUEUE_SIZE, MIN_QUEUE_SIZE, Vring
-from ringblk.shm.inflight import InflightError, InflightQueue, make_inflight_region, queue_region_bytes
-from ringblk.shm.memory import GuestMemory
-from ringblk.shm.region import MemoryRegion, RegionError
-from ringblk.shm.virtqueue import RingError, Virtqueue
+from ringblk.engine.devices.block_device import BlockDevice
+from ringblk.engine.devices.device import DeviceError
+from ringblk.engine.devices.vring import MAX_QUEUE_SIZE, MIN_QUEUE_SIZE, Vring
+from ringblk.engine.dispatcher.messages import SetInflight
+from ringblk.engine.supervisor.engine_model import EngineModel, MappedRegion, ServedQueue, admit_inflight
+from ringblk.shm.memory.guest_memory import GuestMemory
+from ringblk.shm.memory.region import MemoryRegion, RegionError
+from ringblk.shm.queues.inflight import InflightError, InflightQueue, make_inflight_region, queue_region_bytes
+from ringblk.shm.queues.virtqueue import RingError, Virtqueue
 
 CHAIN_LIMIT = 128
 MAX_POPS = 64

@@ -11,8 +11,8 @@ import struct
 
 import msgspec
 
-from ringblk.engine.vhost_user_codes import FrontendRequest
-from ringblk.engine.vhost_user_messages import encode_message
+from ringblk.engine.vhost_user.codes import FrontendRequest
+from ringblk.engine.vhost_user.messages import encode_message
 
 MESSAGE_LIMIT = 48
 MEMORY_BYTES = 0x10000

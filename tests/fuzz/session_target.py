@@ -14,10 +14,10 @@ import socket
 from collections.abc import Iterator
 from typing import Any
 
-from ringblk.engine.block_device import BlockDevice, BlockDeviceConfig
-from ringblk.engine.session import PROTOCOL_FEATURES, Session
-from ringblk.engine.vhost_user_codes import FrontendRequest
-from ringblk.engine.vhost_user_messages import HEADER_BYTES, decode_header, encode_message, encode_u64
+from ringblk.engine.devices.block_device import BlockDevice, BlockDeviceConfig
+from ringblk.engine.vhost_user.codes import FrontendRequest
+from ringblk.engine.vhost_user.messages import HEADER_BYTES, decode_header, encode_message, encode_u64
+from ringblk.engine.vhost_user.session import PROTOCOL_FEATURES, Session
 
 from .mapping_device import MappingDevice
 from .session_input import Begin, Part, SessionInput, open_fd_kinds

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.sanitizer_build import fuzz_build, sanitizer_environment
+from tests.rigs.sanitizer_build import fuzz_build, sanitizer_environment
 
 from .__main__ import CORPUS_BYTES, TARGETS, command, corpus_file, corpus_folder, fuzz, replay
 

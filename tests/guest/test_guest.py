@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 
 from scripts.guest_machine import Drive, Machine, MemoryBackend, find_program
-from tests.engine.control_client import ControlClient
-from tests.guest.backend import serve
-from tests.guest.guest import Guest
+from tests.rigs.control_client import ControlClient
+from tests.rigs.guest import Guest
+from tests.rigs.guest_backend import serve
 
 pytestmark = pytest.mark.guest
 

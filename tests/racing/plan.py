@@ -10,9 +10,9 @@ import struct
 from collections.abc import Iterable
 from typing import NamedTuple
 
-from ringblk.shm.region import MemoryRegion
-from tests.inline_device import DISCARD, GPA, IN, OUT, UVA_OFFSET, WRITE_ZEROES
-from tests.mock_driver import DESC_F_INDIRECT, DESC_F_NEXT, DESC_F_WRITE, MockDriver
+from ringblk.shm.memory.region import MemoryRegion
+from tests.rigs.inline_device import DISCARD, GPA, IN, OUT, UVA_OFFSET, WRITE_ZEROES
+from tests.rigs.mock_driver import DESC_F_INDIRECT, DESC_F_NEXT, DESC_F_WRITE, MockDriver
 
 RAM_BYTES = 0x20000
 QUEUE_SIZE = 16

@@ -7,7 +7,7 @@ from libc.stdint cimport uint64_t, uint8_t
 from libc.string cimport memset
 from posix.uio cimport iovec
 
-from ringblk.workers.native_backend cimport NativeBackend
+from ringblk.workers.backends.native cimport NativeBackend
 
 cdef enum:
     SECTOR_BYTES = 512

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from tests.separate_build import SeparateBuild
+from tests.rigs.separate_build import SeparateBuild
 
 
 def racing_build() -> Path:

@@ -14,7 +14,7 @@ from libc.stdint cimport uint16_t, uint32_t, uint64_t, uint8_t
 from posix.time cimport CLOCK_MONOTONIC, clock_gettime, timespec
 from posix.unistd cimport write
 
-from ringblk.shm.atomic cimport load_acquire_16, store_release_16
+from ringblk.shm.sync.atomic cimport load_acquire_16, store_release_16
 
 cdef enum:
     WORD_LIMIT = 256

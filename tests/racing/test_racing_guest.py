@@ -19,8 +19,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.engine.engine_rig import DEADLINE_S, Engine, RawFrontend
-from tests.inline_device import IN, OK
+from tests.rigs.engine_rig import DEADLINE_S, Engine, RawFrontend
+from tests.rigs.inline_device import IN, OK
 
 from .plan import (
     AVAIL,

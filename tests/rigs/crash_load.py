@@ -10,8 +10,8 @@ import struct
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from ringblk.engine.frontend import Frontend
-from ringblk.engine.frontend_request import Completion, RequestStatus
+from ringblk.engine.frontend.frontend import Frontend
+from ringblk.engine.frontend.request import Completion, RequestStatus
 
 SECTOR_BYTES = 512
 BLOCK_BYTES = 4096

@@ -11,14 +11,14 @@ from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
 
-from tests.child_process import ends_with_tests
 from tests.crash.crash_build import crash_environment
+from tests.rigs.child_process import ends_with_tests
 
 START_TIMEOUT_S = 60.0
 END_TIMEOUT_S = 30.0
-_BACKENDS = str(Path(__file__).parent / "backends")
+_BACKENDS = str(Path(__file__).with_name("backends"))
 _POLL_S = 0.002
-_MAIN = "from ringblk.engine.cli import backend_program; backend_program()"
+_MAIN = "from ringblk.engine.program.cli import backend_program; backend_program()"
 
 
 class EngineProcess:

@@ -13,18 +13,18 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from types import TracebackType
 
-from ringblk.engine.drive_record import record_of_process
-from ringblk.engine.frontend_connection import FrontendConnection
-from ringblk.engine.vhost_user_codes import ProtocolFeature
-from ringblk.engine.vhost_user_messages import VringAddress
-from ringblk.shm.segment import segment_names
-from ringblk.shm.state import SEGMENT_PREFIX
-from tests.child_process import ends_with_tests, environment_with_path
-from tests.inline_device import GPA, UVA_OFFSET, GuestRam
-from tests.mock_driver import MockDriver
+from ringblk.engine.drives.record import record_of_process
+from ringblk.engine.frontend.connection import FrontendConnection
+from ringblk.engine.vhost_user.codes import ProtocolFeature
+from ringblk.engine.vhost_user.messages import VringAddress
+from ringblk.shm.segments.segment import segment_names
+from ringblk.shm.state.segment import SEGMENT_PREFIX
+from tests.rigs.child_process import ends_with_tests, environment_with_path
+from tests.rigs.inline_device import GPA, UVA_OFFSET, GuestRam
+from tests.rigs.mock_driver import MockDriver
 
 PROGRAM = str(Path(sys.executable).with_name("vhost-user-ringblk"))
-BACKENDS = str(Path(__file__).parents[1] / "backends")
+BACKENDS = str(Path(__file__).with_name("backends"))
 NOBODY = 65534
 DEADLINE_S = 30.0  # how long anything may take before a test fails; nothing waits for it to pass
 PROTOCOL_FEATURES_BIT = 1 << 30

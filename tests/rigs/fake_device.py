@@ -4,9 +4,9 @@ import asyncio
 import os
 from typing import Any
 
-from ringblk.engine.device import ConfigRefused, DeviceError
-from ringblk.engine.vring import Vring
-from ringblk.shm.region import MemoryRegion
+from ringblk.engine.devices.device import ConfigRefused, DeviceError
+from ringblk.engine.devices.vring import Vring
+from ringblk.shm.memory.region import MemoryRegion
 
 VERSION_1 = 1 << 32
 EVENT_IDX = 1 << 29

@@ -13,7 +13,7 @@ from pathlib import Path
 from types import TracebackType
 
 from scripts.guest_machine import Machine, guest_image, qemu_command
-from tests.child_process import ends_with_tests
+from tests.rigs.child_process import ends_with_tests
 
 # Guards against a guest that hangs; a boot takes three seconds on a quiet machine, a command less.
 BOOT_GUARD_S = 120.0

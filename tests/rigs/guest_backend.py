@@ -11,7 +11,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-from tests.child_process import ends_with_tests
+from tests.rigs.child_process import ends_with_tests
 
 # A guard against a backend that does not end; it takes milliseconds.
 END_GUARD_S = 30.0

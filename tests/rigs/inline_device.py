@@ -11,26 +11,26 @@ import uuid
 from collections.abc import Sequence
 from types import TracebackType
 
-from ringblk.engine.cpu_placement import CpuPlacement
-from ringblk.engine.dispatch_loop import BROKEN, DispatchLoop
-from ringblk.engine.dispatcher_ring import DispatcherRing
-from ringblk.engine.handover import Handover
-from ringblk.engine.idle_poll import IdlePoll
-from ringblk.engine.inline_gate import InlineGate
-from ringblk.engine.io_plan import EVERYTHING_NS
-from ringblk.engine.queue_fds import QueueFds
-from ringblk.engine.queue_table import QueueTable
-from ringblk.engine.recovery import Recovery
-from ringblk.engine.throttle import Throttle
-from ringblk.shm.inflight import InflightQueue, queue_region_bytes
-from ringblk.shm.memory import GuestMemory
-from ringblk.shm.region import MemoryRegion
-from ringblk.shm.state import StateSegment
-from ringblk.shm.virtqueue import Virtqueue
-from ringblk.workers.block_executor import BlockExecutor
-from ringblk.workers.block_parser import BlockParser
-from ringblk.workers.native_backend import NativeBackend
-from tests.mock_driver import MockDriver
+from ringblk.engine.devices.io_plan import EVERYTHING_NS
+from ringblk.engine.devices.queue_fds import QueueFds
+from ringblk.engine.dispatcher.cpu_placement import CpuPlacement
+from ringblk.engine.dispatcher.dispatch_loop import BROKEN, DispatchLoop
+from ringblk.engine.dispatcher.handover import Handover
+from ringblk.engine.dispatcher.idle_poll import IdlePoll
+from ringblk.engine.dispatcher.inline_gate import InlineGate
+from ringblk.engine.dispatcher.queue_table import QueueTable
+from ringblk.engine.dispatcher.recovery import Recovery
+from ringblk.engine.dispatcher.ring import DispatcherRing
+from ringblk.engine.dispatcher.throttle import Throttle
+from ringblk.shm.memory.guest_memory import GuestMemory
+from ringblk.shm.memory.region import MemoryRegion
+from ringblk.shm.queues.inflight import InflightQueue, queue_region_bytes
+from ringblk.shm.queues.virtqueue import Virtqueue
+from ringblk.shm.state.segment import StateSegment
+from ringblk.workers.backends.native import NativeBackend
+from ringblk.workers.block.executor import BlockExecutor
+from ringblk.workers.block.parser import BlockParser
+from tests.rigs.mock_driver import MockDriver
 
 GPA = 0x4000_0000
 UVA_OFFSET = 0x7000_0000_0000

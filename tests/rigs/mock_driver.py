@@ -1,8 +1,8 @@
 """The tests' driver: writes rings and descriptors of any shape, correct or corrupt, into guest memory.
 
-Plain Python and struct, with nothing taken from the product's own driver (ringblk.shm.driver_virtqueue),
-so that the two sides of a ring are never checked against themselves. It remembers nothing of what the
-device does except how much of the used ring has been read.
+Plain Python and struct, with nothing taken from the product's own driver
+(ringblk.shm.queues.driver_virtqueue), so that the two sides of a ring are never checked against
+themselves. It remembers nothing of what the device does except how much of the used ring has been read.
 """
 
 import struct

@@ -6,10 +6,10 @@ import uuid
 from collections import deque
 from collections.abc import Iterator, Sequence
 
-from ringblk.engine.throttle import Throttle
-from ringblk.shm.rate_limit import RateLimit
-from ringblk.shm.rate_limit_settings import RateLimitSettings
-from ringblk.shm.state import StateSegment
+from ringblk.engine.dispatcher.throttle import Throttle
+from ringblk.shm.rates.limit import RateLimit
+from ringblk.shm.rates.limit_settings import RateLimitSettings
+from ringblk.shm.state.segment import StateSegment
 
 SLOTS = 64
 NEVER = (1 << 64) - 1

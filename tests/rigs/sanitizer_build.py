@@ -11,7 +11,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from tests.separate_build import ROOT, SeparateBuild, compiled_modules
+from tests.rigs.separate_build import ROOT, SeparateBuild, compiled_modules
 
 FLAGS = (
     "-O1",
@@ -31,14 +31,14 @@ OPTIONS = {
     "PYTHONMALLOC": "malloc",  # so that Python objects are guarded as well
 }
 FUZZED = (
-    "ringblk.engine.dispatch_loop",
-    "ringblk.engine.handover",
-    "ringblk.engine.recovery",
-    "ringblk.shm.inflight",
-    "ringblk.shm.memory",
-    "ringblk.shm.virtqueue",
-    "ringblk.workers.block_executor",
-    "ringblk.workers.block_parser",
+    "ringblk.engine.dispatcher.dispatch_loop",
+    "ringblk.engine.dispatcher.handover",
+    "ringblk.engine.dispatcher.recovery",
+    "ringblk.shm.queues.inflight",
+    "ringblk.shm.memory.guest_memory",
+    "ringblk.shm.queues.virtqueue",
+    "ringblk.workers.block.executor",
+    "ringblk.workers.block.parser",
 )
 TESTS = ("tests/shm", "tests/workers", "tests/engine", "tests/racing")
 FINDINGS = ("ERROR: AddressSanitizer", "runtime error")

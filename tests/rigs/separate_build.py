@@ -13,7 +13,7 @@ import msgspec
 from setup import FLOORS
 from setup import compiled_modules as modules_below
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 _COMPILE = """
 import json, os, sys
 from Cython.Build import cythonize

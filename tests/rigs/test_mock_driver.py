@@ -4,7 +4,7 @@ import struct
 
 import pytest
 
-from tests.mock_driver import DESC_F_INDIRECT, DESC_F_NEXT, DESC_F_WRITE, MockDescriptor, MockDriver
+from tests.rigs.mock_driver import DESC_F_INDIRECT, DESC_F_NEXT, DESC_F_WRITE, MockDescriptor, MockDriver
 
 GPA = 0x10000
 

@@ -7,9 +7,9 @@ import os
 import socket
 from collections.abc import AsyncIterator, Iterator
 
-from ringblk.engine.session import PROTOCOL_FEATURES, Session
-from ringblk.engine.vhost_user_codes import FrontendRequest
-from ringblk.engine.vhost_user_messages import (
+from ringblk.engine.vhost_user.codes import FrontendRequest
+from ringblk.engine.vhost_user.message_socket import VhostUserSocket
+from ringblk.engine.vhost_user.messages import (
     ConfigSpace,
     InflightDescription,
     Payload,
@@ -27,8 +27,8 @@ from ringblk.engine.vhost_user_messages import (
     encode_vring_fd,
     encode_vring_state,
 )
-from ringblk.engine.vhost_user_socket import VhostUserSocket
-from ringblk.shm.region import MemoryRegion
+from ringblk.engine.vhost_user.session import PROTOCOL_FEATURES, Session
+from ringblk.shm.memory.region import MemoryRegion
 
 from .fake_device import VERSION_1, FakeDevice
 

@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from ringblk.engine.verified_load import VerifiedLoad
-from ringblk.shm.segment import segment_names
-from ringblk.shm.state import SEGMENT_PREFIX
+from ringblk.engine.load.verified_load import VerifiedLoad
+from ringblk.shm.segments.segment import segment_names
+from ringblk.shm.state.segment import SEGMENT_PREFIX
 from scripts import run_engine
 
 PROGRAM = Path(run_engine.__file__)

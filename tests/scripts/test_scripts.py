@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.separate_build import ROOT
+from tests.rigs.separate_build import ROOT
 
 FOLDER = ROOT / "scripts"
 SCRIPTS = sorted(path for path in FOLDER.iterdir() if path.is_file() and "." not in path.name)

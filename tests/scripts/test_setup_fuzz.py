@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.separate_build import ROOT
+from tests.rigs.separate_build import ROOT
 
 CLANG = """\
 #!/bin/sh

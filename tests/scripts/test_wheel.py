@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.separate_build import ROOT, package_files
+from tests.rigs.separate_build import ROOT, package_files
 
 OTHERS = ("LICENSE", "README.md", "pyproject.toml", "setup.py", "share/qemu/vhost-user/50-ringblk.json")
 

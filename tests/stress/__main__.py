@@ -17,13 +17,13 @@ from hypothesis.stateful import RuleBasedStateMachine, run_state_machine_as_test
 
 from tests.crash.storm import storm
 from tests.crash.test_machine import EngineLife
-from tests.engine.test_control_machine import ControlMachine
-from tests.engine.test_engine_model_machine import EngineMachine, engines_in
-from tests.engine.test_session_machine import SessionMachine
+from tests.engine.control.test_machine import ControlMachine
+from tests.engine.images.test_direct_io_machine import DirectIoMachine
+from tests.engine.supervisor.test_engine_model_machine import EngineMachine, engines_in
+from tests.engine.vhost_user.test_session_machine import SessionMachine
 from tests.stress.counts import counts
 from tests.stress.guest_machine import GuestMachine, first_failure
 from tests.stress.limit_machine import LimitMachine
-from tests.workers.test_direct_io_machine import DirectIoMachine
 
 LINE_S = 60.0
 STORM_S = 4.0
@@ -54,7 +54,7 @@ def run_frontend(seed: int) -> None:
 
 def run_direct_io(seed: int) -> None:
     """The file that image copies are written through, with failing and short writes."""
-    logging.getLogger("ringblk.workers.direct_io_file").setLevel(
+    logging.getLogger("ringblk.engine.images.direct_io_file").setLevel(
         logging.ERROR
     )  # each refused write is a line
     run_machine(DirectIoMachine, 200, seed, Phase.generate, Phase.shrink)

@@ -6,11 +6,11 @@ from multiprocessing.connection import Connection
 
 import msgspec
 
-from ringblk.engine.throttle import Throttle
-from ringblk.shm.rate_group import RateGroup
-from ringblk.shm.rate_limit_settings import RateLimitSettings
-from ringblk.shm.state import StateSegment
-from tests.rate_rig import Drive, Guest
+from ringblk.engine.dispatcher.throttle import Throttle
+from ringblk.shm.rates.group import RateGroup
+from ringblk.shm.rates.limit_settings import RateLimitSettings
+from ringblk.shm.state.segment import StateSegment
+from tests.rigs.rate_rig import Drive, Guest
 
 _FORK = multiprocessing.get_context("fork")
 

@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, rule
 
 from tests.crash.crash_points import point_names
-from tests.inline_device import DISCARD, FLUSH, GET_ID, IN, OUT, WRITE_ZEROES
+from tests.rigs.inline_device import DISCARD, FLUSH, GET_ID, IN, OUT, WRITE_ZEROES
 from tests.stress.counts import counts
 from tests.stress.hostile_guest import CORRUPTIONS, MAX_SECTORS, HostileGuest
 from tests.stress.request_shape import Shape

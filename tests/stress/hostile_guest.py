@@ -5,11 +5,11 @@ import os
 import random
 from collections import deque
 
-from ringblk.engine.vhost_user_messages import InflightDescription
-from tests.crash.verified_load import SECTOR_BYTES, SectorModel, check_sector
-from tests.engine.engine_rig import F_EVENT_IDX, RINGS_BYTES, RawFrontend
-from tests.inline_device import GPA, IN, IOERR, OK
-from tests.mock_driver import DESC_F_NEXT
+from ringblk.engine.vhost_user.messages import InflightDescription
+from tests.rigs.crash_load import SECTOR_BYTES, SectorModel, check_sector
+from tests.rigs.engine_rig import F_EVENT_IDX, RINGS_BYTES, RawFrontend
+from tests.rigs.inline_device import GPA, IN, IOERR, OK
+from tests.rigs.mock_driver import DESC_F_NEXT
 from tests.stress.counts import counts
 from tests.stress.request_shape import Layout, Shape, lay_out
 from tests.stress.stress_engine import NUM_SECTORS, StressEngine

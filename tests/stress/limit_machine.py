@@ -20,11 +20,11 @@ from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from ringblk.shm.bucket_settings import BucketSettings
-from ringblk.shm.rate_account import AHEAD_S
-from ringblk.shm.rate_limit import READ, WRITE
-from ringblk.shm.rate_limit_settings import RateLimitSettings
-from tests.rate_rig import MIB, SECOND
+from ringblk.shm.rates.account import AHEAD_S
+from ringblk.shm.rates.bucket_settings import BucketSettings
+from ringblk.shm.rates.limit import READ, WRITE
+from ringblk.shm.rates.limit_settings import RateLimitSettings
+from tests.rigs.rate_rig import MIB, SECOND
 from tests.stress.counts import counts
 from tests.stress.group_member import Habits, Member
 

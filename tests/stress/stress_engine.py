@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tests.crash.crash_plan import CrashPlan
-from tests.crash.engine_process import EngineProcess, wait_gone
-from tests.crash.verified_load import SECTOR_BYTES
-from tests.engine.control_client import ControlClient
+from tests.rigs.control_client import ControlClient
+from tests.rigs.crash_load import SECTOR_BYTES
+from tests.rigs.engine_process import EngineProcess, wait_gone
 
 NUM_SECTORS = 512
 _DRIVE = "--drive-id=stress"

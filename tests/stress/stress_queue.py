@@ -4,7 +4,7 @@ import os
 import select
 from collections import deque
 
-from tests.engine.engine_rig import RawQueue
+from tests.rigs.engine_rig import RawQueue
 from tests.stress.request_shape import write_descriptors
 from tests.stress.stress_request import StressRequest
 

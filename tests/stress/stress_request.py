@@ -3,9 +3,9 @@
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from tests.crash.verified_load import SECTOR_BYTES, Read, SectorModel, Write, check_sector, pattern
-from tests.inline_device import DISCARD, FLUSH, GET_ID, IN, IOERR, OK, OUT, UNSUPP, WRITE_ZEROES
-from tests.mock_driver import MockDriver
+from tests.rigs.crash_load import SECTOR_BYTES, Read, SectorModel, Write, check_sector, pattern
+from tests.rigs.inline_device import DISCARD, FLUSH, GET_ID, IN, IOERR, OK, OUT, UNSUPP, WRITE_ZEROES
+from tests.rigs.mock_driver import MockDriver
 from tests.stress.request_shape import Layout
 
 DRIVE_ID = b"stress"

@@ -14,7 +14,7 @@ import struct
 import sys
 from typing import Literal, NamedTuple
 
-from ringblk.workers import host_device
+from ringblk.workers.backends import host_device
 
 DirectMode = Literal["auto", "on", "off"]
 

@@ -8,8 +8,8 @@ import re
 import stat
 from typing import NamedTuple
 
-from ringblk.workers import host_device
-from ringblk.workers.direct_io import DirectMode, set_direct, unset_direct
+from ringblk.workers.backends import host_device
+from ringblk.workers.backends.direct_io import DirectMode, set_direct, unset_direct
 
 CREATED_MODE = 0o666  # less the umask, as any program that writes a file for its user
 CACHED_ALIGNMENT_BYTES = 4096  # not needed through the page cache; whole pages are cheaper

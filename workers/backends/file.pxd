@@ -1,7 +1,7 @@
 from libc.stdint cimport uint8_t, uint32_t, uint64_t
 from posix.uio cimport iovec
 
-from ringblk.workers.native_backend cimport NativeBackend
+from ringblk.workers.backends.native cimport NativeBackend
 
 
 cdef class FileBackend(NativeBackend):

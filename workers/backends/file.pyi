@@ -1,7 +1,7 @@
 import os
 
-from ringblk.workers.direct_io import DirectMode
-from ringblk.workers.native_backend import NativeBackend
+from ringblk.workers.backends.direct_io import DirectMode
+from ringblk.workers.backends.native import NativeBackend
 
 class FileBackend(NativeBackend):
     """A regular file or a block device."""

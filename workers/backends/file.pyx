@@ -20,15 +20,16 @@ from posix.stdlib cimport posix_memalign
 from posix.uio cimport iovec, preadv, pwritev
 from posix.unistd cimport close as close_fd
 
-from ringblk.workers.file_calls cimport (
+from ringblk.workers.backends.file_calls cimport (
     device_discard, device_zero, punch_hole, pwritev_durable, sync_data, zero_range,
 )
-from ringblk.workers.native_backend cimport NativeBackend
+from ringblk.workers.backends.native cimport NativeBackend
 
-from ringblk.workers import direct_io, host_device
-from ringblk.workers.backend import BackendError
-from ringblk.workers.block_topology import device_topology, file_topology
-from ringblk.workers.image_open import name_of, open_image
+from ringblk.workers.backends import direct_io
+from ringblk.workers.backends import host_device
+from ringblk.workers.backends.interface import BackendError
+from ringblk.workers.backends.topology import device_topology, file_topology
+from ringblk.workers.backends.image_open import name_of, open_image
 
 logger = logging.getLogger(__name__)
 

@@ -2,8 +2,8 @@
 
 import os
 
-from ringblk.workers.backend import BackendError
-from ringblk.workers.direct_open import descriptor_of, open_again
+from ringblk.workers.backends.direct_open import descriptor_of, open_again
+from ringblk.workers.backends.interface import BackendError
 
 
 def name_of(path: str | os.PathLike[str] | int) -> str:

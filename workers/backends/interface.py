@@ -1,6 +1,6 @@
 """What a block backend is: where a drive's bytes are kept.
 
-`BlockBackend` is all that a user's own class has to offer; `ringblk.workers.backend_loader` finds it by
+`BlockBackend` is all that a user's own class has to offer; `ringblk.workers.backends.loader` finds it by
 name. The backends that come with ringblk are compiled (`native_backend.pyx`) and fulfil it too.
 """
 

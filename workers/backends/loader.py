@@ -11,11 +11,11 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from ringblk.workers.backend import BackendError, BlockBackend
-from ringblk.workers.memory_backend import MemoryBackend
-from ringblk.workers.native_backend import NativeBackend
-from ringblk.workers.null_backend import NullBackend
-from ringblk.workers.python_backend import PythonBackend
+from ringblk.workers.backends.interface import BackendError, BlockBackend
+from ringblk.workers.backends.memory import MemoryBackend
+from ringblk.workers.backends.native import NativeBackend
+from ringblk.workers.backends.null import NullBackend
+from ringblk.workers.backends.python import PythonBackend
 
 TRUE_WORDS = ("true", "yes", "on", "1")
 FALSE_WORDS = ("false", "no", "off", "0")

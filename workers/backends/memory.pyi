@@ -1,4 +1,4 @@
-from ringblk.workers.native_backend import NativeBackend
+from ringblk.workers.backends.native import NativeBackend
 
 class MemoryBackend(NativeBackend):
     """A drive in memory that all workers share."""

@@ -8,10 +8,10 @@ from libc.stdint cimport uint8_t, uint64_t
 from libc.string cimport memcpy, memset
 from posix.uio cimport iovec
 
-from ringblk.shm.buffer_address cimport address_of
-from ringblk.workers.native_backend cimport NativeBackend
+from ringblk.shm.sync.buffer_address cimport address_of
+from ringblk.workers.backends.native cimport NativeBackend
 
-from ringblk.workers.backend import BackendError
+from ringblk.workers.backends.interface import BackendError
 
 cdef extern from * nogil:
     """

@@ -2,7 +2,7 @@ from collections.abc import Iterable
 
 from typing_extensions import Buffer
 
-from ringblk.workers.block_topology import BlockTopology
+from ringblk.workers.backends.topology import BlockTopology
 
 class NativeBackend:
     """The base of every block backend that the pump calls."""

@@ -15,8 +15,8 @@ from libc.errno cimport EOPNOTSUPP, EROFS
 from libc.stdint cimport uint8_t, uint64_t
 from posix.uio cimport iovec
 
-from ringblk.workers.backend import BackendError
-from ringblk.workers.block_topology import BlockTopology
+from ringblk.workers.backends.interface import BackendError
+from ringblk.workers.backends.topology import BlockTopology
 
 cdef extern from * nogil:
     """
@@ -38,7 +38,7 @@ cdef class NativeBackend:
     `size_bytes` is a multiple of 512. `block_size_bytes` is what requests should be multiples of, in
     offset and length; others are carried out too, but a write of a part of a block may be done by reading
     the block, changing it and writing it back. Nothing else may change such a block meanwhile: the dispatcher
-    sees to that (engine/overlap_list.pyx), no backend locks. `topology` is what the guest is told of the storage.
+    sees to that (engine/dispatcher/overlap_list.pyx), no backend locks. `topology` is what the guest is told of the storage.
     """
 
     def __cinit__(self):

@@ -1,4 +1,4 @@
-from ringblk.workers.native_backend import NativeBackend
+from ringblk.workers.backends.native import NativeBackend
 
 class NullBackend(NativeBackend):
     """A drive that keeps nothing."""

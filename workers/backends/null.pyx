@@ -5,9 +5,9 @@ from libc.stdint cimport uint64_t
 from libc.string cimport memset
 from posix.uio cimport iovec
 
-from ringblk.workers.native_backend cimport NativeBackend
+from ringblk.workers.backends.native cimport NativeBackend
 
-from ringblk.workers.backend import BackendError
+from ringblk.workers.backends.interface import BackendError
 
 
 cdef class NullBackend(NativeBackend):

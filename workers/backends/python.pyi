@@ -1,5 +1,5 @@
-from ringblk.workers.backend import BlockBackend
-from ringblk.workers.native_backend import NativeBackend
+from ringblk.workers.backends.interface import BlockBackend
+from ringblk.workers.backends.native import NativeBackend
 
 class PythonBackend(NativeBackend):
     """A user's Python object as a native backend."""

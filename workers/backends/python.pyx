@@ -16,9 +16,9 @@ from libc.errno cimport EIO
 from libc.stdint cimport uint64_t
 from posix.uio cimport iovec
 
-from ringblk.workers.native_backend cimport NativeBackend
+from ringblk.workers.backends.native cimport NativeBackend
 
-from ringblk.workers.backend import BackendError
+from ringblk.workers.backends.interface import BackendError
 
 logger = logging.getLogger(__name__)
 

@@ -4,7 +4,7 @@ import os
 
 import msgspec
 
-from ringblk.workers import host_device
+from ringblk.workers.backends import host_device
 
 SECTOR_BYTES = 512
 USUAL_PAGE_BYTES = 4096

@@ -1,7 +1,7 @@
-from ringblk.shm.memory import GuestMemory
-from ringblk.shm.state import StateSegment
-from ringblk.workers.native_backend import NativeBackend
-from ringblk.workers.request import RequestExecutor
+from ringblk.shm.memory.guest_memory import GuestMemory
+from ringblk.shm.state.segment import StateSegment
+from ringblk.workers.backends.native import NativeBackend
+from ringblk.workers.requests.request import RequestExecutor
 
 class BlockExecutor(RequestExecutor):
     def __init__(

@@ -6,17 +6,17 @@ from libc.stdint cimport uint32_t, uint64_t, uint8_t
 from libc.string cimport memcpy, memset
 from posix.uio cimport iovec
 
-from ringblk.shm.memory cimport GuestMemory
-from ringblk.shm.slot cimport Range, RequestSlot
-from ringblk.shm.state cimport StateSegment
-from ringblk.workers.block_request cimport (
+from ringblk.shm.memory.guest_memory cimport GuestMemory
+from ringblk.shm.layout.slot cimport Range, RequestSlot
+from ringblk.shm.state.segment cimport StateSegment
+from ringblk.workers.block.request cimport (
     DRIVE_ID_BYTES, OPERATION_DISCARD, OPERATION_FLUSH, OPERATION_GET_ID, OPERATION_READ, OPERATION_WRITE,
     OPERATION_WRITE_ZEROES, SECTOR_BYTES, SEGMENT_F_UNMAP, STATUS_IOERR, STATUS_OK, Segment,
 )
-from ringblk.workers.file_backend cimport FileBackend
-from ringblk.workers.native_backend cimport NativeBackend
-from ringblk.workers.request cimport SLOT_DURABLE, SLOT_PARTIAL, RequestExecutor
-from ringblk.workers.uring cimport (
+from ringblk.workers.backends.file cimport FileBackend
+from ringblk.workers.backends.native cimport NativeBackend
+from ringblk.workers.requests.request cimport SLOT_DURABLE, SLOT_PARTIAL, RequestExecutor
+from ringblk.workers.uring.ring cimport (
     IORING_FSYNC_DATASYNC, IORING_OP_FSYNC, IORING_OP_READ, IORING_OP_READV, IORING_OP_WRITE, IORING_OP_WRITEV,
     io_uring_sqe,
 )

@@ -1,6 +1,6 @@
-from ringblk.shm.memory import GuestMemory
-from ringblk.shm.state import StateSegment
-from ringblk.workers.request import RequestParser
+from ringblk.shm.memory.guest_memory import GuestMemory
+from ringblk.shm.state.segment import StateSegment
+from ringblk.workers.requests.request import RequestParser
 
 OPERATION_NAMES: dict[int, str]
 MAX_SEGMENTS: int

@@ -9,17 +9,17 @@ made here, on the slot's copy; the executor trusts the slot.
 from libc.stdint cimport uint32_t, uint64_t, uint8_t
 from libc.string cimport memcpy
 
-from ringblk.shm.memory cimport GuestMemory
-from ringblk.shm.rate_limit cimport CHARGE_OTHER, CHARGE_READ, CHARGE_WRITE
-from ringblk.shm.slot cimport Range, RequestSlot
-from ringblk.shm.state cimport StateSegment
-from ringblk.workers.block_request cimport (
+from ringblk.shm.memory.guest_memory cimport GuestMemory
+from ringblk.shm.rates.limit cimport CHARGE_OTHER, CHARGE_READ, CHARGE_WRITE
+from ringblk.shm.layout.slot cimport Range, RequestSlot
+from ringblk.shm.state.segment cimport StateSegment
+from ringblk.workers.block.request cimport (
     DISCARD_SECTOR_LIMIT, DRIVE_ID_BYTES, HEADER_BYTES, OPERATION_DISCARD, OPERATION_FLUSH, OPERATION_GET_ID,
     OPERATION_READ, OPERATION_WRITE, OPERATION_WRITE_ZEROES, SECTOR_BYTES, SEGMENT_F_UNMAP, SEGMENT_LIMIT, STATUS_IOERR,
     STATUS_OK, STATUS_UNSUPP, TYPE_DISCARD, TYPE_FLUSH, TYPE_GET_ID, TYPE_IN, TYPE_OUT, TYPE_WRITE_ZEROES,
     WRITE_ZEROES_SECTOR_LIMIT, BlockHeader, Segment,
 )
-from ringblk.workers.request cimport (
+from ringblk.workers.requests.request cimport (
     OPERATION_COMPLETE, SLOT_BRIEF, SLOT_CHANGES, SLOT_DURABLE, SLOT_PARTIAL, RequestParser,
 )
 

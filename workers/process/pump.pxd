@@ -1,8 +1,8 @@
 from libc.stdint cimport uint32_t, uint64_t
 
-from ringblk.shm.memory cimport GuestMemory
-from ringblk.shm.state cimport StateSegment, WorkerState
-from ringblk.workers.request cimport RequestExecutor
+from ringblk.shm.memory.guest_memory cimport GuestMemory
+from ringblk.shm.state.segment cimport StateSegment, WorkerState
+from ringblk.workers.requests.request cimport RequestExecutor
 
 cdef class Pump:
     cdef StateSegment state

@@ -1,6 +1,6 @@
-from ringblk.shm.memory import GuestMemory
-from ringblk.shm.state import StateSegment
-from ringblk.workers.request import RequestExecutor
+from ringblk.shm.memory.guest_memory import GuestMemory
+from ringblk.shm.state.segment import StateSegment
+from ringblk.workers.requests.request import RequestExecutor
 
 class Pump:
     def __init__(

@@ -8,15 +8,15 @@ into the done ring is done again by another.
 
 from libc.stdint cimport int32_t, uint32_t, uint64_t
 
-from ringblk.shm.atomic cimport load_acquire_32, load_relaxed_32, spin_hint, store_relaxed_32, store_relaxed_64
-from ringblk.shm.atomic cimport store_release_32
-from ringblk.shm.clock cimport monotonic_ns
-from ringblk.shm.crash_point cimport crash_point
-from ringblk.shm.memory cimport GuestMemory
-from ringblk.shm.slot cimport RequestSlot
-from ringblk.shm.state cimport StateHeader, StateSegment, WorkerState
-from ringblk.shm.wakeup cimport drain_eventfd, end_sleep, prepare_sleep, wake
-from ringblk.workers.request cimport RequestExecutor
+from ringblk.shm.sync.atomic cimport load_acquire_32, load_relaxed_32, spin_hint, store_relaxed_32, store_relaxed_64
+from ringblk.shm.sync.atomic cimport store_release_32
+from ringblk.shm.sync.clock cimport monotonic_ns
+from ringblk.shm.sync.crash_point cimport crash_point
+from ringblk.shm.memory.guest_memory cimport GuestMemory
+from ringblk.shm.layout.slot cimport RequestSlot
+from ringblk.shm.state.segment cimport StateHeader, StateSegment, WorkerState
+from ringblk.shm.sync.wakeup cimport drain_eventfd, end_sleep, prepare_sleep, wake
+from ringblk.workers.requests.request cimport RequestExecutor
 
 cdef enum:
     # A completion waits at most this long for others to share its wake-up of the dispatcher.

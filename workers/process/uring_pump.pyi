@@ -1,8 +1,8 @@
-from ringblk.shm.memory import GuestMemory
-from ringblk.shm.state import StateSegment
-from ringblk.workers.pump import Pump
-from ringblk.workers.request import RequestExecutor
-from ringblk.workers.uring import Uring
+from ringblk.shm.memory.guest_memory import GuestMemory
+from ringblk.shm.state.segment import StateSegment
+from ringblk.workers.process.pump import Pump
+from ringblk.workers.requests.request import RequestExecutor
+from ringblk.workers.uring.ring import Uring
 
 class UringPump(Pump):
     def __init__(

@@ -8,14 +8,14 @@ for completions and new requests alike.
 
 from libc.stdint cimport uint32_t, uint64_t
 
-from ringblk.shm.atomic cimport load_acquire_32, store_relaxed_32, store_relaxed_64
-from ringblk.shm.clock cimport monotonic_ns
-from ringblk.shm.crash_point cimport crash_point
-from ringblk.shm.slot cimport RequestSlot
-from ringblk.shm.wakeup cimport end_sleep, prepare_sleep, wake
-from ringblk.workers.pump cimport Pump
-from ringblk.workers.request_ring cimport RequestRing
-from ringblk.workers.uring cimport IORING_OP_READ, Uring, io_uring_cqe, io_uring_sqe
+from ringblk.shm.sync.atomic cimport load_acquire_32, store_relaxed_32, store_relaxed_64
+from ringblk.shm.sync.clock cimport monotonic_ns
+from ringblk.shm.sync.crash_point cimport crash_point
+from ringblk.shm.layout.slot cimport RequestSlot
+from ringblk.shm.sync.wakeup cimport end_sleep, prepare_sleep, wake
+from ringblk.workers.process.pump cimport Pump
+from ringblk.workers.requests.request_ring cimport RequestRing
+from ringblk.workers.uring.ring cimport IORING_OP_READ, Uring, io_uring_cqe, io_uring_sqe
 
 cdef uint64_t WAKE_MARK = <uint64_t>-1   # user data of the read of the eventfd
 

@@ -5,18 +5,18 @@ import os
 
 import msgspec
 
-from ringblk.shm.channel import Channel, ChannelClosed
-from ringblk.shm.memory import GuestMemory
-from ringblk.shm.region import MemoryRegion
-from ringblk.shm.state import StateSegment
-from ringblk.workers.block_executor import BlockExecutor
-from ringblk.workers.host_errors import HostErrors
-from ringblk.workers.native_backend import NativeBackend
-from ringblk.workers.pump import Pump
-from ringblk.workers.sandbox import Sandbox, report_refused
-from ringblk.workers.syscall_filter import URING_CALLS
-from ringblk.workers.uring import Uring
-from ringblk.workers.uring_pump import UringPump
+from ringblk.shm.memory.guest_memory import GuestMemory
+from ringblk.shm.memory.region import MemoryRegion
+from ringblk.shm.state.segment import StateSegment
+from ringblk.shm.sync.channel import Channel, ChannelClosed
+from ringblk.workers.backends.native import NativeBackend
+from ringblk.workers.block.executor import BlockExecutor
+from ringblk.workers.process.host_errors import HostErrors
+from ringblk.workers.process.pump import Pump
+from ringblk.workers.process.uring_pump import UringPump
+from ringblk.workers.sandbox.sandbox import Sandbox, report_refused
+from ringblk.workers.sandbox.syscall_filter import URING_CALLS
+from ringblk.workers.uring.ring import Uring
 
 _log = logging.getLogger(__name__)
 

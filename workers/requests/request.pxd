@@ -3,15 +3,15 @@
 from libc.stdint cimport uint32_t, uint64_t
 from posix.uio cimport iovec
 
-from ringblk.shm.slot cimport RequestSlot
-from ringblk.workers.uring cimport io_uring_sqe
+from ringblk.shm.layout.slot cimport RequestSlot
+from ringblk.workers.uring.ring cimport io_uring_sqe
 
 cdef enum:
     OPERATION_COMPLETE = 0    # nothing to carry out: the slot's status is its outcome
 
 cdef enum SlotFlags:
     SLOT_DURABLE = 1          # on stable storage before it is done
-    SLOT_PARTIAL = 2          # it changes a part of a block (engine/overlap_list.pyx)
+    SLOT_PARTIAL = 2          # it changes a part of a block (engine/dispatcher/overlap_list.pyx)
     SLOT_BRIEF = 4            # as quick as the backend is: the dispatcher may carry it out itself
     SLOT_CHANGES = 8          # it changes what is stored
     SLOT_ADMITTED = 16        # set by the dispatcher: no request stands in its way any more

@@ -9,8 +9,8 @@ once a request. An executor carries the operation out from the slot alone. Block
 from libc.stdint cimport uint32_t, uint64_t
 from posix.uio cimport iovec
 
-from ringblk.shm.slot cimport RequestSlot
-from ringblk.workers.uring cimport io_uring_sqe
+from ringblk.shm.layout.slot cimport RequestSlot
+from ringblk.workers.uring.ring cimport io_uring_sqe
 
 
 cdef class RequestParser:

@@ -1,8 +1,8 @@
 from libc.stdint cimport uint32_t
 from posix.uio cimport iovec
 
-from ringblk.workers.request cimport RequestExecutor
-from ringblk.workers.uring cimport Uring, io_uring_cqe
+from ringblk.workers.requests.request cimport RequestExecutor
+from ringblk.workers.uring.ring cimport Uring, io_uring_cqe
 
 
 cdef class RequestRing:

@@ -1,5 +1,5 @@
-from ringblk.workers.request import RequestExecutor
-from ringblk.workers.uring import Uring
+from ringblk.workers.requests.request import RequestExecutor
+from ringblk.workers.uring.ring import Uring
 
 class RequestRing:
     @property

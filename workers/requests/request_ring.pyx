@@ -5,8 +5,8 @@ from libc.stdint cimport uint32_t, uint64_t
 from libc.stdlib cimport calloc, free
 from posix.uio cimport iovec
 
-from ringblk.workers.request cimport RequestExecutor
-from ringblk.workers.uring cimport Uring, io_uring_cqe, io_uring_sqe
+from ringblk.workers.requests.request cimport RequestExecutor
+from ringblk.workers.uring.ring cimport Uring, io_uring_cqe, io_uring_sqe
 
 cdef enum:
     VECTOR_LIMIT = 128    # ranges of a request that goes through the ring

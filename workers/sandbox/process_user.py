@@ -6,7 +6,7 @@ import stat
 
 import msgspec
 
-from ringblk.workers import sandbox_calls
+from ringblk.workers.sandbox import calls as sandbox_calls
 
 
 class UnknownUser(Exception):  # noqa: N818

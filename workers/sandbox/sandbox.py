@@ -14,9 +14,9 @@ import stat
 import struct
 from collections.abc import Iterable
 
-from ringblk.workers import sandbox_calls
-from ringblk.workers.process_user import ProcessUser
-from ringblk.workers.syscall_filter import (
+from ringblk.workers.sandbox import calls as sandbox_calls
+from ringblk.workers.sandbox.process_user import ProcessUser
+from ringblk.workers.sandbox.syscall_filter import (
     COMMON,
     DISPATCHER_CALLS,
     FILE_CALLS,

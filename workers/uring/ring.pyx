@@ -15,7 +15,7 @@ from libc.string cimport memset
 from posix.mman cimport MAP_FAILED, MAP_SHARED, PROT_READ, PROT_WRITE, mmap, munmap
 from posix.unistd cimport close
 
-from ringblk.shm.atomic cimport load_acquire_32, store_release_32
+from ringblk.shm.sync.atomic cimport load_acquire_32, store_release_32
 
 cdef extern from "sys/mman.h" nogil:
     int madvise(void *address, size_t length, int advice)

@@ -45,7 +45,7 @@ def test_control_api_has_asyncio_with_tls(tmp_path: Path) -> None:
 @pytest.mark.parametrize("earlier", ["", "import asyncio", "import ssl"])
 def test_ssl_can_be_imported_afterwards(earlier: str) -> None:
     program = f"""{earlier}
-from ringblk.engine.asyncio_import import import_asyncio_without_tls
+from ringblk.engine.base.asyncio_import import import_asyncio_without_tls
 import_asyncio_without_tls()
 import asyncio, asyncio.sslproto, ssl
 print(asyncio.sslproto.ssl is not None, ssl.OPENSSL_VERSION != "")

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from ringblk.engine.log_format import (
+from ringblk.engine.base.log_format import (
     FREE_LINES,
     MAX_MESSAGES,
     QUIET_S,

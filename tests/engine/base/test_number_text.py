@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from ringblk.engine.config import ConfigError, EngineConfig
-from ringblk.engine.number_text import parse_size
-from ringblk.engine.options import OptionParser, add_engine_options, config_from
+from ringblk.engine.base.number_text import parse_size
+from ringblk.engine.options.command_line import OptionParser, add_engine_options, config_from
+from ringblk.engine.options.config import ConfigError, EngineConfig
 
 BASE = ["--socket-path=/s", "--backend=null", "--backend-arg=size_bytes=512"]
 

@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from ringblk.engine import pipe_io
-from ringblk.engine.pipe_io import PipeReader, write_fully
+from ringblk.engine.base import pipe_io
+from ringblk.engine.base.pipe_io import PipeReader, write_fully
 
 COMMAND = [sys.executable, "-m", "ringblk", "image"]
 UNBUFFERED = {**os.environ, "PYTHONUNBUFFERED": "1"}

@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 
 from ringblk import Frontend
-from tests.child_process import ends_with_tests
+from tests.rigs.child_process import ends_with_tests
 
 from .engine_rig import DEADLINE_S, PROGRAM, eventually
 

@@ -15,10 +15,10 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from ringblk import Frontend, RequestStatus, engine_command
-from ringblk.engine.config import ConfigError, EngineConfig
-from ringblk.engine.engine import serve
-from ringblk.engine.top_command import run_top
-from tests.child_process import ends_with_tests
+from ringblk.engine.options.config import ConfigError, EngineConfig
+from ringblk.engine.program.serve import serve
+from ringblk.engine.statistics.top_command import run_top
+from tests.rigs.child_process import ends_with_tests
 
 from .control_client import (
     DISK_BYTES,
@@ -452,7 +452,7 @@ def test_an_engine_without_control_loads_none_of_it(tmp_path: Path) -> None:
 
 
 def test_control_says_which_packages_it_needs(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setitem(sys.modules, "ringblk.engine.control_server", None)
+    monkeypatch.setitem(sys.modules, "ringblk.engine.control.server", None)
     config = EngineConfig(
         backend="null",
         backend_arg={"size_bytes": "512"},

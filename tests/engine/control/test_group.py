@@ -10,9 +10,9 @@ from pathlib import Path
 import posix_ipc
 import pytest
 
-from ringblk.shm.segment import segment_names
-from tests.engine.control_client import ControlClient
-from tests.engine.engine_rig import Engine
+from ringblk.shm.segments.segment import segment_names
+from tests.rigs.control_client import ControlClient
+from tests.rigs.engine_rig import Engine
 
 WHOLE_FILE = struct.pack("hhqqi", fcntl.F_WRLCK, os.SEEK_SET, 0, 0, 0)
 

@@ -13,11 +13,11 @@ import msgspec
 import posix_ipc
 import pytest
 
-from ringblk.engine.control_messages import DriveBody
-from ringblk.engine.rate_limiter_config import RateLimitOptions
-from tests.engine.control_client import DISK_BYTES, ControlClient, ControlledEngine
-from tests.engine.engine_rig import Engine
-from tests.engine.test_control_group import lock_group
+from ringblk.engine.control.messages import DriveBody
+from ringblk.engine.options.rate_limiter_config import RateLimitOptions
+from tests.engine.control.test_group import lock_group
+from tests.rigs.control_client import DISK_BYTES, ControlClient, ControlledEngine
+from tests.rigs.engine_rig import Engine
 
 NAMES = DriveBody.__struct_fields__
 CHANGES: dict[str, object] = {

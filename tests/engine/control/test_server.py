@@ -9,9 +9,9 @@ from typing import Any, cast
 
 import pytest
 
-from ringblk.engine.control_server import serve_control
-from ringblk.engine.engine_control import EngineControl
-from ringblk.engine.log_format import HumanFormatter
+from ringblk.engine.base.log_format import HumanFormatter
+from ringblk.engine.control.engine_control import EngineControl
+from ringblk.engine.control.server import serve_control
 
 from .control_client import TIMEOUT_S
 

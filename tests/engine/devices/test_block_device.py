@@ -4,7 +4,7 @@ from typing import Literal, TypeAlias, TypedDict, Unpack
 import msgspec
 import pytest
 
-from ringblk.engine.block_device import (
+from ringblk.engine.devices.block_device import (
     CONFIG_BYTES,
     F_CONFIG_WCE,
     F_DISCARD,
@@ -16,7 +16,7 @@ from ringblk.engine.block_device import (
     BlockDevice,
     BlockDeviceConfig,
 )
-from ringblk.engine.device import ConfigRefused
+from ringblk.engine.devices.device import ConfigRefused
 
 WRITEBACK = 32
 

@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from ringblk.engine.frontend import Frontend
-from ringblk.engine.frontend_backend import engine_command
-from ringblk.engine.frontend_config import DiskConfig
-from ringblk.workers.direct_io import read_statx_alignment
+from ringblk.engine.frontend.backend import engine_command
+from ringblk.engine.frontend.config_space import DiskConfig
+from ringblk.engine.frontend.frontend import Frontend
+from ringblk.workers.backends.direct_io import read_statx_alignment
 
 MIB = 1 << 20
 

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from ringblk.engine.io_plan import _uring_refusal, plan_io
-from ringblk.workers.file_backend import FileBackend
-from tests.crash.stalling_file import StallingFile
+from ringblk.engine.devices.io_plan import _uring_refusal, plan_io
+from ringblk.workers.backends.file import FileBackend
+from tests.rigs.stalling_file import StallingFile
 
 
 @pytest.mark.parametrize(

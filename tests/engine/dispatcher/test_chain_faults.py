@@ -7,10 +7,10 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from ringblk.shm.state import MAX_CHAIN_DESCRIPTORS
-from ringblk.workers.memory_backend import MemoryBackend
-from tests.inline_device import GET_ID, GPA, IN, IOERR, OK, OUT, InlineDevice
-from tests.mock_driver import DESC_F_INDIRECT, DESC_F_NEXT, DESC_F_WRITE, MockDriver
+from ringblk.shm.state.segment import MAX_CHAIN_DESCRIPTORS
+from ringblk.workers.backends.memory import MemoryBackend
+from tests.rigs.inline_device import GET_ID, GPA, IN, IOERR, OK, OUT, InlineDevice
+from tests.rigs.mock_driver import DESC_F_INDIRECT, DESC_F_NEXT, DESC_F_WRITE, MockDriver
 
 DISK_BYTES = 1 << 20
 QUEUE_SIZE = 8

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from ringblk.engine.cpu_placement import CpuPlacement
+from ringblk.engine.dispatcher.cpu_placement import CpuPlacement
 
 CPUS = sorted(os.sched_getaffinity(0))
 

@@ -7,19 +7,19 @@ from collections.abc import Iterator
 
 import pytest
 
-from ringblk.engine.dispatch_loop import CONTROL, PROGRESS
-from ringblk.engine.queue_fds import QueueFds
-from ringblk.engine.recovery import Recovery
-from ringblk.shm.bucket_settings import BucketSettings
-from ringblk.shm.inflight import InflightQueue, queue_region_bytes
-from ringblk.shm.rate_account import RateAccount
-from ringblk.shm.rate_limit_settings import RateLimitSettings
-from ringblk.shm.state import StateSegment
-from ringblk.shm.virtqueue import Virtqueue
-from ringblk.workers.memory_backend import MemoryBackend
-from ringblk.workers.python_backend import PythonBackend
-from tests.inline_device import GPA, IN, UVA_OFFSET, InlineDevice
-from tests.mock_driver import MockDriver
+from ringblk.engine.devices.queue_fds import QueueFds
+from ringblk.engine.dispatcher.dispatch_loop import CONTROL, PROGRESS
+from ringblk.engine.dispatcher.recovery import Recovery
+from ringblk.shm.queues.inflight import InflightQueue, queue_region_bytes
+from ringblk.shm.queues.virtqueue import Virtqueue
+from ringblk.shm.rates.account import RateAccount
+from ringblk.shm.rates.bucket_settings import BucketSettings
+from ringblk.shm.rates.limit_settings import RateLimitSettings
+from ringblk.shm.state.segment import StateSegment
+from ringblk.workers.backends.memory import MemoryBackend
+from ringblk.workers.backends.python import PythonBackend
+from tests.rigs.inline_device import GPA, IN, UVA_OFFSET, InlineDevice
+from tests.rigs.mock_driver import MockDriver
 
 from .engine_rig import DEADLINE_S
 

@@ -12,8 +12,8 @@ import threading
 from collections.abc import Iterator
 from pathlib import Path
 
-from tests.inline_device import FLUSH, GET_ID, IN, OK, OUT
-from tests.mock_driver import DESC_F_INDIRECT
+from tests.rigs.inline_device import FLUSH, GET_ID, IN, OK, OUT
+from tests.rigs.mock_driver import DESC_F_INDIRECT
 
 from .control_client import ControlClient, kill_and_reap
 from .engine_rig import Engine, Gate, RawFrontend, eventually, raw_frontend

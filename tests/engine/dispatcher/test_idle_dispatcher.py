@@ -3,9 +3,9 @@
 import time
 from pathlib import Path
 
-from ringblk.shm.state import StateSegment
-from ringblk.shm.state_reader import read_workers
-from tests.inline_device import IN, OK
+from ringblk.shm.state.reader import read_workers
+from ringblk.shm.state.segment import StateSegment
+from tests.rigs.inline_device import IN, OK
 
 from .engine_rig import Engine, raw_frontend
 

@@ -9,10 +9,10 @@ import signal
 from collections.abc import Iterator
 from pathlib import Path
 
-from ringblk.shm.state import MAX_LONG_CHAINS, StateSegment
-from ringblk.shm.state_reader import read_queue
-from tests.inline_device import GPA, IN, OK, UNSUPP
-from tests.mock_driver import MockDriver
+from ringblk.shm.state.reader import read_queue
+from ringblk.shm.state.segment import MAX_LONG_CHAINS, StateSegment
+from tests.rigs.inline_device import GPA, IN, OK, UNSUPP
+from tests.rigs.mock_driver import MockDriver
 
 from .control_client import ControlClient
 from .engine_rig import Engine, RawFrontend, RawQueue, eventually, raw_frontend

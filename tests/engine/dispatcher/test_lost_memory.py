@@ -15,9 +15,9 @@ from pathlib import Path
 
 import pytest
 
-from ringblk.engine.frontend_request import BackendRefused
-from ringblk.shm.region import MemoryRegion
-from tests.inline_device import GPA, IN, IOERR, OK, OUT, UVA_OFFSET
+from ringblk.engine.frontend.request import BackendRefused
+from ringblk.shm.memory.region import MemoryRegion
+from tests.rigs.inline_device import GPA, IN, IOERR, OK, OUT, UVA_OFFSET
 
 from .engine_rig import Engine, RawFrontend, RawQueue, eventually, raw_frontend
 

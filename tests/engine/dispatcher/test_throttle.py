@@ -2,12 +2,12 @@
 
 import pytest
 
-from ringblk.engine.throttle import Throttle
-from ringblk.shm.bucket_settings import BucketSettings
-from ringblk.shm.rate_account import AHEAD_S
-from ringblk.shm.rate_limit import OTHER, READ, WRITE
-from ringblk.shm.rate_limit_settings import RateLimitSettings
-from tests.rate_rig import MIB, NEVER, SECOND, SLOTS, Guest, group_of, one_drive, play
+from ringblk.engine.dispatcher.throttle import Throttle
+from ringblk.shm.rates.account import AHEAD_S
+from ringblk.shm.rates.bucket_settings import BucketSettings
+from ringblk.shm.rates.limit import OTHER, READ, WRITE
+from ringblk.shm.rates.limit_settings import RateLimitSettings
+from tests.rigs.rate_rig import MIB, NEVER, SECOND, SLOTS, Guest, group_of, one_drive, play
 
 MS = 1_000_000
 FAST = BucketSettings(tokens=100_000_000)

@@ -10,12 +10,12 @@ from pathlib import Path
 
 import pytest
 
-from ringblk.engine.dispatch_loop import PROGRESS
-from ringblk.shm.bucket_settings import BucketSettings
-from ringblk.shm.rate_limit_settings import RateLimitSettings
-from ringblk.shm.state import MAX_LONG_CHAINS
-from ringblk.workers.file_backend import FileBackend
-from tests.inline_device import GET_ID, IN, OK, OUT, InlineDevice
+from ringblk.engine.dispatcher.dispatch_loop import PROGRESS
+from ringblk.shm.rates.bucket_settings import BucketSettings
+from ringblk.shm.rates.limit_settings import RateLimitSettings
+from ringblk.shm.state.segment import MAX_LONG_CHAINS
+from ringblk.workers.backends.file import FileBackend
+from tests.rigs.inline_device import GET_ID, IN, OK, OUT, InlineDevice
 
 DISK_BYTES = 4 << 20
 QUEUE_SIZE = 128

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.engine.engine_rig import Engine
+from tests.rigs.engine_rig import Engine
 
 
 @pytest.mark.parametrize(

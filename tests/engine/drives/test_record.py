@@ -9,15 +9,20 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from ringblk.engine import drive_record
-from ringblk.engine.config import EngineConfig
-from ringblk.engine.drive_record import RecordKeeper, clear_records, socket_digest
-from ringblk.engine.running_settings import BUCKET_OPTIONS, DriveIdentity, DriveRecord, RunningSettings
-from ringblk.shm.bucket_settings import BucketSettings
-from ringblk.shm.record_file import FOLDER, record_names
-from ringblk.shm.two_slots import MAX_PAYLOAD_BYTES
-from tests.child_process import ends_with_tests
-from tests.engine.engine_rig import DEADLINE_S, PROGRAM, environment, run_program
+from ringblk.engine.drives import record as drive_record
+from ringblk.engine.drives.record import RecordKeeper, clear_records, socket_digest
+from ringblk.engine.options.config import EngineConfig
+from ringblk.engine.supervisor.running_settings import (
+    BUCKET_OPTIONS,
+    DriveIdentity,
+    DriveRecord,
+    RunningSettings,
+)
+from ringblk.shm.rates.bucket_settings import BucketSettings
+from ringblk.shm.segments.record_file import FOLDER, record_names
+from ringblk.shm.segments.two_slots import MAX_PAYLOAD_BYTES
+from tests.rigs.child_process import ends_with_tests
+from tests.rigs.engine_rig import DEADLINE_S, PROGRAM, environment, run_program
 
 NOBODY = 65534
 DISK_BYTES = 1 << 20

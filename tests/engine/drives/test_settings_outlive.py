@@ -12,10 +12,10 @@ from typing import Any
 
 import pytest
 
-from ringblk.engine.drive_record import PREFIX, record_of_process
-from ringblk.shm.record_file import FOLDER, record_names, remove_record
-from tests.engine.control_client import ControlClient
-from tests.engine.engine_rig import DEADLINE_S, NOBODY, Engine, RawFrontend, RawQueue, eventually
+from ringblk.engine.drives.record import PREFIX, record_of_process
+from ringblk.shm.segments.record_file import FOLDER, record_names, remove_record
+from tests.rigs.control_client import ControlClient
+from tests.rigs.engine_rig import DEADLINE_S, NOBODY, Engine, RawFrontend, RawQueue, eventually
 
 OUT, WRITEBACK = 1, 32
 DISK_BYTES = 1 << 20
@@ -359,7 +359,9 @@ def test_readers_of_one_image_have_a_record_each(image: Path) -> None:
 
 
 AS_NOBODY = (  # imported before: this user may not read where Python is
-    "import os, sys; from ringblk.engine import cli, control_server, engine, engine_control, statistics\n"
+    "import os, sys; from ringblk.engine.program import cli, serve\n"
+    "from ringblk.engine.control import engine_control, server\n"
+    "from ringblk.engine.statistics import statistics\n"
     f"os.setgroups([]); os.setgid({NOBODY}); os.setuid({NOBODY}); cli.backend_program()"
 )
 

@@ -14,13 +14,13 @@ from pathlib import Path
 
 import pytest
 
-from ringblk.engine.engine_segments import create_engine_segment, engine_segments, segments_of
-from ringblk.engine.image_claim import engines_on, remove_dead_engines
-from ringblk.engine.takeover import is_engine
-from ringblk.shm.rate_group import RateGroup, RateGroupError
-from ringblk.shm.rate_limit_settings import RateLimitSettings
-from ringblk.shm.segment import segment_names
-from ringblk.shm.state import SEGMENT_PREFIX, StateSegment
+from ringblk.engine.drives.engine_segments import create_engine_segment, engine_segments, segments_of
+from ringblk.engine.program.image_claim import engines_on, remove_dead_engines
+from ringblk.engine.program.takeover import is_engine
+from ringblk.shm.rates.group import RateGroup, RateGroupError
+from ringblk.shm.rates.limit_settings import RateLimitSettings
+from ringblk.shm.segments.segment import segment_names
+from ringblk.shm.state.segment import SEGMENT_PREFIX, StateSegment
 
 from .engine_rig import DEADLINE_S, PROGRAM, Engine, eventually
 
@@ -281,8 +281,9 @@ def test_a_segment_without_a_name_is_looked_at_once() -> None:
 
 def ringblk_as_another_user(*arguments: str) -> "subprocess.CompletedProcess[str]":
     code = (  # imported before: this user may not read where Python is
-        "import os, sys; from ringblk.engine import cli, image_command, statistics_commands, stat_command\n"
-        "from ringblk.engine import top_command, top_view; import rich.console, rich.live\n"
+        "import os, sys, rich.console, rich.live; from ringblk.engine.program import cli\n"
+        "from ringblk.engine.images import command\n"
+        "from ringblk.engine.statistics import commands, stat_command, top_command, top_view\n"
         f"sys.argv[0] = 'ringblk'; os.setgroups([]); os.setgid({NOBODY}); os.setuid({NOBODY}); cli.main()"
     )
     return subprocess.run(

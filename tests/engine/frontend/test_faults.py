@@ -20,8 +20,8 @@ from pathlib import Path
 import pytest
 
 from ringblk import BackendRefused
-from ringblk.engine.vhost_user_codes import FrontendRequest, ProtocolFeature
-from ringblk.engine.vhost_user_messages import (
+from ringblk.engine.vhost_user.codes import FrontendRequest, ProtocolFeature
+from ringblk.engine.vhost_user.messages import (
     ConfigSpace,
     InflightDescription,
     Payload,
@@ -29,9 +29,9 @@ from ringblk.engine.vhost_user_messages import (
     VringState,
     encode_message,
 )
-from ringblk.shm.inflight import queue_region_bytes
-from ringblk.shm.region import MemoryRegion
-from tests.inline_device import IN, OK
+from ringblk.shm.memory.region import MemoryRegion
+from ringblk.shm.queues.inflight import queue_region_bytes
+from tests.rigs.inline_device import IN, OK
 
 from .engine_rig import DEADLINE_S, Engine, eventually, raw_frontend
 from .vhost_user_client import PROTOCOL_FEATURES_BIT, encode, ring_address

@@ -24,8 +24,8 @@ from ringblk import (
     RequestType,
     engine_command,
 )
-from ringblk.engine.frontend_config import DiskConfig
-from tests.child_process import ends_with_tests
+from ringblk.engine.frontend.config_space import DiskConfig
+from tests.rigs.child_process import ends_with_tests
 
 DISK_BYTES = 8 << 20
 TIMEOUT_S = 30.0

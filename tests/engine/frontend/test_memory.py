@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ringblk.engine.frontend_buffer import Buffer
-from ringblk.engine.frontend_memory import PAGE_BYTES, FrontendMemory
+from ringblk.engine.frontend.buffer import Buffer
+from ringblk.engine.frontend.memory import PAGE_BYTES, FrontendMemory
 
 GPA = 0x1_0000_0000
 

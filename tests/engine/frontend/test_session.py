@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 
 from ringblk import BackendGone, BackendRefused, Frontend
-from ringblk.engine.vhost_user_codes import FrontendRequest, ProtocolFeature
-from ringblk.engine.vhost_user_messages import (
+from ringblk.engine.vhost_user.codes import FrontendRequest, ProtocolFeature
+from ringblk.engine.vhost_user.messages import (
     HEADER_BYTES,
     ConfigSpace,
     InflightDescription,
@@ -28,7 +28,7 @@ from ringblk.engine.vhost_user_messages import (
     encode_u64,
     encode_vring_state,
 )
-from ringblk.shm.region import MemoryRegion
+from ringblk.shm.memory.region import MemoryRegion
 
 VERSION_1 = 1 << 32
 OFFERED = VERSION_1 | 1 << 30 | 1 << 29 | 1 << 28 | 1 << 26

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from ringblk import BackendGone, Frontend, RequestType, engine_command
-from ringblk.engine.frontend_memory import FrontendMemory
+from ringblk.engine.frontend.memory import FrontendMemory
 
 from .engine_rig import DEADLINE_S, eventually
 

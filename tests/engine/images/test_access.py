@@ -11,10 +11,10 @@ from pathlib import Path
 
 import pytest
 
-from ringblk.engine.file_access import FileAccess
-from ringblk.engine.image_command import add_parser, run
-from ringblk.engine.image_partial import PartialFile
-from ringblk.workers.direct_io_file import DirectIoFile
+from ringblk.engine.images.command import add_parser, run
+from ringblk.engine.images.direct_io_file import DirectIoFile
+from ringblk.engine.images.file_access import FileAccess
+from ringblk.engine.images.partial import PartialFile
 
 as_root = pytest.mark.skipif(os.geteuid() != 0, reason="gives files to other users: needs root")
 needs_qemu = pytest.mark.skipif(shutil.which("qemu-nbd") is None, reason="qemu-nbd is not installed")

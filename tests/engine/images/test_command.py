@@ -15,12 +15,12 @@ from pathlib import Path
 
 import pytest
 
-from ringblk.engine import qemu_image
-from ringblk.engine.image_command import add_parser, parse_size_bytes, run
-from ringblk.engine.image_stream import CompressedReader
-from ringblk.workers.direct_io_file import DirectIoFile
-from ringblk.workers.direct_io_reader import DirectIoReader
-from ringblk.workers.image_lock import lock_image
+from ringblk.engine.images import qemu_image
+from ringblk.engine.images.command import add_parser, parse_size_bytes, run
+from ringblk.engine.images.direct_io_file import DirectIoFile
+from ringblk.engine.images.direct_io_reader import DirectIoReader
+from ringblk.engine.images.stream import CompressedReader
+from ringblk.workers.backends.image_lock import lock_image
 
 COMMAND = [sys.executable, "-m", "ringblk", "image"]
 

@@ -15,20 +15,20 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ringblk.engine.image_copy import SPARSE_BLOCK_BYTES, CopyResult, copy_to_file, split_zeroes
-from ringblk.engine.image_error import ImageError
-from ringblk.engine.image_format import (
+from ringblk.engine.images.copy import SPARSE_BLOCK_BYTES, CopyResult, copy_to_file, split_zeroes
+from ringblk.engine.images.direct_io_file import DirectIoFile
+from ringblk.engine.images.direct_io_reader import Span
+from ringblk.engine.images.error import ImageError
+from ringblk.engine.images.format import (
     QEMU_FORMATS,
     WRITTEN_FORMATS,
     ImageFormat,
     content_format_of_name,
     format_of_name,
 )
-from ringblk.engine.image_probe import read_ends, tell_format
-from ringblk.engine.image_source import open_source
-from ringblk.engine.qemu_image import describe_image
-from ringblk.workers.direct_io_file import DirectIoFile
-from ringblk.workers.direct_io_reader import Span
+from ringblk.engine.images.probe import read_ends, tell_format
+from ringblk.engine.images.qemu_image import describe_image
+from ringblk.engine.images.source import open_source
 
 SIZE_BYTES = 6 << 20
 needs_qemu = pytest.mark.skipif(shutil.which("qemu-nbd") is None, reason="qemu-nbd is not installed")
@@ -163,7 +163,8 @@ def test_verifying_notices_a_target_that_differs(
         return write_at(file, memoryview(bytes(part[:-1]) + bytes([part[-1] ^ 1])), offset_bytes)
 
     monkeypatch.setattr(DirectIoFile, "_write_at", flip)
-    monkeypatch.setattr("ringblk.workers.direct_open.set_direct", refuse)  # the flipped copy is not aligned
+    # The flipped copy is not aligned.
+    monkeypatch.setattr("ringblk.workers.backends.direct_open.set_direct", refuse)
     with pytest.raises(ImageError, match="read back"):
         copy(raw, tmp_path / "target.raw", "raw")
     assert [path.name for path in tmp_path.iterdir()] == ["source.raw"]

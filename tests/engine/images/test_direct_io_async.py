@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from ringblk.workers.direct_io_async import AsyncDirectIoFile, AsyncDirectIoReader
+from ringblk.engine.images.direct_io_async import AsyncDirectIoFile, AsyncDirectIoReader
 
 BUFFER_BYTES = 16384
 

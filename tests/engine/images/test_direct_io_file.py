@@ -12,8 +12,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ringblk.workers.direct_io import DirectMode
-from ringblk.workers.direct_io_file import DirectIoFile, DirectIoFileFailed
+from ringblk.engine.images.direct_io_file import DirectIoFile, DirectIoFileFailed
+from ringblk.workers.backends.direct_io import DirectMode
 
 BUFFER_BYTES = 16384  # four blocks: few bytes make many buffers
 SIZES = st.one_of(
@@ -231,7 +231,7 @@ def test_a_refused_flag_falls_back(
     def refuse(fd: int) -> None:
         raise OSError(errno.EINVAL, "Invalid argument")
 
-    monkeypatch.setattr("ringblk.workers.direct_open.set_direct", refuse)
+    monkeypatch.setattr("ringblk.workers.backends.direct_open.set_direct", refuse)
     with DirectIoFile(tmp_path / "target", buffer_bytes=BUFFER_BYTES) as file:
         assert not file.direct
         file.write(b"i" * 5)

@@ -14,9 +14,9 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
-from ringblk.workers.direct_io import DirectMode
-from ringblk.workers.direct_io_file import DirectIoFile, DirectIoFileFailed
-from ringblk.workers.direct_io_reader import DirectIoReader
+from ringblk.engine.images.direct_io_file import DirectIoFile, DirectIoFileFailed
+from ringblk.engine.images.direct_io_reader import DirectIoReader
+from ringblk.workers.backends.direct_io import DirectMode
 from tests.stress.counts import counts
 
 BUFFER_BYTES = 16384

@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ringblk.workers.direct_io import DirectMode
-from ringblk.workers.direct_io_reader import DirectIoReader
+from ringblk.engine.images.direct_io_reader import DirectIoReader
+from ringblk.workers.backends.direct_io import DirectMode
 
 BUFFER_BYTES = 16384
 PIECES = st.lists(st.tuples(st.booleans(), st.integers(1, 5 * BUFFER_BYTES)), max_size=8)

@@ -18,9 +18,9 @@ from pathlib import Path
 
 import pytest
 
-from ringblk.engine.image_command import add_parser, run
-from ringblk.engine.image_format import QEMU_FORMATS, UNREADABLE, find_container, is_disk
-from ringblk.engine.image_probe import read_ends
+from ringblk.engine.images.command import add_parser, run
+from ringblk.engine.images.format import QEMU_FORMATS, UNREADABLE, find_container, is_disk
+from ringblk.engine.images.probe import read_ends
 
 COMMAND = [sys.executable, "-m", "ringblk", "image"]
 needs_qemu = pytest.mark.skipif(shutil.which("qemu-img") is None, reason="qemu-img is not installed")

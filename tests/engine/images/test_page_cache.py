@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from ringblk.engine.image_copy import copy_to_file
-from ringblk.engine.image_source import open_source
-from tests.page_cache import cached_bytes
+from ringblk.engine.images.copy import copy_to_file
+from ringblk.engine.images.source import open_source
+from tests.rigs.page_cache import cached_bytes
 
 SIZE_MIB = int(os.environ.get("RINGBLK_TEST_IMAGE_MIB", "128"))
 SIZE_BYTES = SIZE_MIB << 20

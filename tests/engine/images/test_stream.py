@@ -14,8 +14,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ringblk.engine.image_stream import CompressedReader, StreamError
-from ringblk.engine.image_zstd import open_zstd_compressor
+from ringblk.engine.images.stream import CompressedReader, StreamError
+from ringblk.engine.images.zstd import open_zstd_compressor
 
 
 def zstd(data: bytes) -> bytes:

@@ -4,7 +4,7 @@ import itertools
 
 import pytest
 
-from ringblk.engine.disk_model import DiskModel
+from ringblk.engine.load.disk_model import DiskModel
 
 BLOCK_BYTES = 512
 

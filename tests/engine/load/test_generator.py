@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 
 from ringblk import BackendGone, Frontend, engine_command
-from ringblk.engine.load import Load, LoadFigures
-from ringblk.engine.load_generator import generate_load
-from ringblk.engine.load_queue import LoadQueue
+from ringblk.engine.load.generator import generate_load
+from ringblk.engine.load.load import Load, LoadFigures
+from ringblk.engine.load.queue import LoadQueue
 
 DISK_BYTES = 256 << 10
 SECONDS = 0.2

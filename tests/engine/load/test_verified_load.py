@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from ringblk import Frontend, RequestType, engine_command
-from ringblk.engine.verified_load import LoadSettings, VerifiedLoad
+from ringblk.engine.load.verified_load import LoadSettings, VerifiedLoad
 
 DISK_BYTES = 2 << 20
 SETTINGS = LoadSettings(block_bytes=512, max_blocks=8, depth=8, seed=7)

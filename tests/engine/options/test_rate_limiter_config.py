@@ -5,7 +5,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from ringblk.engine.rate_limiter_config import (
+from ringblk.engine.options.rate_limiter_config import (
     RateLimiterConfig,
     RateLimiterError,
     RateLimitOptions,
@@ -15,8 +15,8 @@ from ringblk.engine.rate_limiter_config import (
     settings_from_config,
     settings_from_options,
 )
-from ringblk.shm.bucket_settings import BucketSettings
-from ringblk.shm.rate_limit_settings import RateLimitSettings
+from ringblk.shm.rates.bucket_settings import BucketSettings
+from ringblk.shm.rates.limit_settings import RateLimitSettings
 
 
 def test_firecrackers_form() -> None:

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from ringblk import Frontend
-from tests.inline_device import OUT
+from tests.rigs.inline_device import OUT
 
 from .control_client import ControlClient
 from .engine_rig import DEADLINE_S, Engine, environment, eventually, raw_frontend, run_program

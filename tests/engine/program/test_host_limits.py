@@ -15,10 +15,10 @@ from pathlib import Path
 
 import pytest
 
-from ringblk.engine.frontend_request import BackendGone, BackendRefused
-from tests.child_process import ends_with_tests
-from tests.crash.stalling_file import StallingFile
-from tests.inline_device import DISCARD, FLUSH, IN, IOERR, OK, OUT
+from ringblk.engine.frontend.request import BackendGone, BackendRefused
+from tests.rigs.child_process import ends_with_tests
+from tests.rigs.inline_device import DISCARD, FLUSH, IN, IOERR, OK, OUT
+from tests.rigs.stalling_file import StallingFile
 
 from .engine_rig import PROGRAM, Engine, RawFrontend, RawQueue, eventually, raw_frontend
 

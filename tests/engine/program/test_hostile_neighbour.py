@@ -12,8 +12,8 @@ from collections import deque
 
 import pytest
 
-from ringblk.engine.frontend import Frontend
-from tests.inline_device import GPA, IN
+from ringblk.engine.frontend.frontend import Frontend
+from tests.rigs.inline_device import GPA, IN
 
 from .engine_rig import Engine, RawFrontend
 

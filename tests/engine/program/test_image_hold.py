@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from ringblk import Frontend, engine_command
-from ringblk.workers.image_lock import is_image_locked
+from ringblk.workers.backends.image_lock import is_image_locked
 
 
 @pytest.fixture

@@ -11,10 +11,10 @@ from pathlib import Path
 
 import pytest
 
-from ringblk.engine.running_engines import RunningEngines
-from ringblk.shm.segment import segment_names
-from tests.child_process import ends_with_tests
-from tests.inline_device import FLUSH, IN, OK, OUT
+from ringblk.engine.statistics.running_engines import RunningEngines
+from ringblk.shm.segments.segment import segment_names
+from tests.rigs.child_process import ends_with_tests
+from tests.rigs.inline_device import FLUSH, IN, OK, OUT
 
 from .engine_rig import (
     DEADLINE_S,

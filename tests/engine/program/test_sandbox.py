@@ -15,8 +15,8 @@ from pathlib import Path
 import pytest
 
 from ringblk import Frontend
-from ringblk.workers import sandbox_calls
-from tests.inline_device import IN, IOERR, OK, OUT
+from ringblk.workers.sandbox import calls as sandbox_calls
+from tests.rigs.inline_device import IN, IOERR, OK, OUT
 
 from .control_client import ControlClient
 from .engine_rig import Engine, eventually, raw_frontend, run_program

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from ringblk.engine.config import ConfigError, make_config
-from ringblk.engine.served_format import check_served_format
-from ringblk.workers.file_backend import FileBackend
-from tests.inline_device import IN, OK, OUT
+from ringblk.engine.options.config import ConfigError, make_config
+from ringblk.engine.program.served_format import check_served_format
+from ringblk.workers.backends.file import FileBackend
+from tests.rigs.inline_device import IN, OK, OUT
 
 from .engine_rig import Engine, raw_frontend, run_program
 

@@ -17,8 +17,8 @@ from pathlib import Path
 
 import pytest
 
-from ringblk.engine.config import ConfigError
-from ringblk.engine.listener import Listener, listen_at
+from ringblk.engine.options.config import ConfigError
+from ringblk.engine.vhost_user.listener import Listener, listen_at
 
 from .engine_rig import DEADLINE_S, PROGRAM, Engine, run_program
 
@@ -139,8 +139,8 @@ def test_a_dead_socket_of_another_user_is_an_error_in_one_line(tmp_path: Path) -
     for folder in tmp_path.parents[:-2]:
         folder.chmod(0o755)
     code = (
-        "import os, sys; from ringblk.engine.listener import listen_at\n"
-        "from ringblk.engine.config import ConfigError\n"
+        "import os, sys; from ringblk.engine.vhost_user.listener import listen_at\n"
+        "from ringblk.engine.options.config import ConfigError\n"
         "os.setgroups([]); os.setgid(65534); os.setuid(65534)\n"
         f"try: listen_at('--socket-path', {str(path)!r})\n"
         "except ConfigError as error: sys.exit(str(error))"

@@ -14,15 +14,15 @@ from typing import TypeAlias
 
 import pytest
 
-from ringblk.engine import image_claim, takeover
-from ringblk.engine.config import ConfigError, EngineConfig
-from ringblk.engine.image_claim import claim_image, engines_on, image_identity, remove_dead_engines
-from ringblk.engine.takeover import is_engine
-from ringblk.shm.segment import HEADER_BYTES, MAGIC, remove_orphan, segment_names
-from ringblk.shm.state import LAYOUT_VERSION, SEGMENT_PREFIX, StateSegment
-from ringblk.workers.image_lock import lock_image
-from tests.engine.control_client import ControlClient, stop_process
-from tests.engine.engine_rig import DEADLINE_S, PROGRAM, Engine, eventually, run_program
+from ringblk.engine.options.config import ConfigError, EngineConfig
+from ringblk.engine.program import image_claim, takeover
+from ringblk.engine.program.image_claim import claim_image, engines_on, image_identity, remove_dead_engines
+from ringblk.engine.program.takeover import is_engine
+from ringblk.shm.segments.segment import HEADER_BYTES, MAGIC, remove_orphan, segment_names
+from ringblk.shm.state.segment import LAYOUT_VERSION, SEGMENT_PREFIX, StateSegment
+from ringblk.workers.backends.image_lock import lock_image
+from tests.rigs.control_client import ControlClient, stop_process
+from tests.rigs.engine_rig import DEADLINE_S, PROGRAM, Engine, eventually, run_program
 
 NOBODY = 65534
 Process: TypeAlias = "subprocess.Popen[bytes]"

@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from ringblk.engine.drive_record import record_of_process
-from ringblk.shm.record_file import FOLDER
-from tests.engine.engine_rig import DEADLINE_S, Engine, RawFrontend, run_program
+from ringblk.engine.drives.record import record_of_process
+from ringblk.shm.segments.record_file import FOLDER
+from tests.rigs.engine_rig import DEADLINE_S, Engine, RawFrontend, run_program
 
 DISK_BYTES = 1 << 20
 MEMORY = ["--backend=memory", f"--backend-arg=size_bytes={DISK_BYTES}"]

@@ -10,16 +10,21 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 from rich.console import Console
 
-from ringblk.engine.metrics import exposition
-from ringblk.engine.number_text import count_text, duration_text, size_text, time_text
-from ringblk.engine.request_recorder import RequestRecorder
-from ringblk.engine.stat_command import describe
-from ringblk.engine.statistics import OperationSnapshot, StatisticsSnapshot, encode_json, take_snapshot
-from ringblk.engine.top_view import BARS, bars, render
-from ringblk.shm.histogram import RELATIVE_ERROR, Histogram
-from ringblk.shm.state import StateSegment
-from ringblk.workers.block_parser import OPERATION_NAMES
-from ringblk.workers.request import RequestParser
+from ringblk.engine.base.number_text import count_text, duration_text, size_text, time_text
+from ringblk.engine.control.metrics import exposition
+from ringblk.engine.dispatcher.request_recorder import RequestRecorder
+from ringblk.engine.statistics.stat_command import describe
+from ringblk.engine.statistics.statistics import (
+    OperationSnapshot,
+    StatisticsSnapshot,
+    encode_json,
+    take_snapshot,
+)
+from ringblk.engine.statistics.top_view import BARS, bars, render
+from ringblk.shm.layout.histogram import RELATIVE_ERROR, Histogram
+from ringblk.shm.state.segment import StateSegment
+from ringblk.workers.block.parser import OPERATION_NAMES
+from ringblk.workers.requests.request import RequestParser
 
 READ, WRITE, OTHER = (
     next(operation for operation, name in OPERATION_NAMES.items() if name == wanted)

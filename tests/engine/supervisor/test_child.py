@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from ringblk.engine.child import Child, fork_child, open_fds
-from ringblk.shm.channel import Channel
+from ringblk.engine.supervisor.child import Child, fork_child, open_fds
+from ringblk.shm.sync.channel import Channel
 
 from .engine_rig import DEADLINE_S
 

@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 
 from ringblk import BackendGone
-from ringblk.shm.segment import segment_names
-from tests.inline_device import FLUSH, GPA, IN, IOERR, OK, OUT, UNSUPP
-from tests.mock_driver import DESC_F_NEXT, MockDriver
+from ringblk.shm.segments.segment import segment_names
+from tests.rigs.inline_device import FLUSH, GPA, IN, IOERR, OK, OUT, UNSUPP
+from tests.rigs.mock_driver import DESC_F_NEXT, MockDriver
 
 from .engine_rig import Engine, Gate, RawFrontend, eventually, is_alive, raw_frontend
 

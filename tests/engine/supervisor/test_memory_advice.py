@@ -9,11 +9,11 @@ import subprocess
 import msgspec
 import pytest
 
-from ringblk.engine.frontend_request import BackendGone, BackendRefused
-from ringblk.engine.memory_advice import MemoryAdvice, is_mapped_at, private_mappings
-from ringblk.engine.vhost_user_codes import ProtocolFeature
-from ringblk.shm.region import MemoryRegion
-from tests.child_process import ends_with_tests
+from ringblk.engine.frontend.request import BackendGone, BackendRefused
+from ringblk.engine.supervisor.memory_advice import MemoryAdvice, is_mapped_at, private_mappings
+from ringblk.engine.vhost_user.codes import ProtocolFeature
+from ringblk.shm.memory.region import MemoryRegion
+from tests.rigs.child_process import ends_with_tests
 
 from .engine_rig import PROTOCOL_FEATURES_BIT, Engine, RawFrontend, eventually
 

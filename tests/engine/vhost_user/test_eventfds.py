@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 
 from ringblk import BackendRefused
-from ringblk.engine.vhost_user_codes import FrontendRequest
-from ringblk.engine.vhost_user_messages import VringFd, encode_vring_fd
-from tests.inline_device import IN, OK
+from ringblk.engine.vhost_user.codes import FrontendRequest
+from ringblk.engine.vhost_user.messages import VringFd, encode_vring_fd
+from tests.rigs.inline_device import IN, OK
 
 from .engine_rig import Engine, RawFrontend, eventually, raw_frontend
 

@@ -9,11 +9,11 @@ from pathlib import Path
 
 import pytest
 
-from ringblk.engine.descriptor_seal import is_read_by_peer, look_ahead, seal, seal_unread
-from ringblk.engine.vhost_user_codes import FrontendRequest
-from ringblk.engine.vhost_user_messages import BadMessage, encode_message
-from ringblk.engine.waiting_frontends import MAX_WAITING
-from ringblk.workers.uring import Uring
+from ringblk.engine.vhost_user.codes import FrontendRequest
+from ringblk.engine.vhost_user.descriptor_seal import is_read_by_peer, look_ahead, seal, seal_unread
+from ringblk.engine.vhost_user.messages import BadMessage, encode_message
+from ringblk.engine.vhost_user.waiting_frontends import MAX_WAITING
+from ringblk.workers.uring.ring import Uring
 
 from .engine_rig import DEADLINE_S, Engine, RawFrontend, eventually
 

@@ -16,13 +16,13 @@ from pathlib import Path
 import pytest
 
 from ringblk import BackendGone, BackendRefused
-from ringblk.engine.dispatch_loop import PROGRESS
-from ringblk.engine.queue_fds import QueueFds
-from ringblk.engine.recovery import Recovery
-from ringblk.engine.vhost_user_messages import InflightDescription
-from ringblk.shm.inflight import InflightQueue, queue_region_bytes
-from ringblk.workers.memory_backend import MemoryBackend
-from tests.inline_device import FLUSH, IN, InlineDevice
+from ringblk.engine.devices.queue_fds import QueueFds
+from ringblk.engine.dispatcher.dispatch_loop import PROGRESS
+from ringblk.engine.dispatcher.recovery import Recovery
+from ringblk.engine.vhost_user.messages import InflightDescription
+from ringblk.shm.queues.inflight import InflightQueue, queue_region_bytes
+from ringblk.workers.backends.memory import MemoryBackend
+from tests.rigs.inline_device import FLUSH, IN, InlineDevice
 
 from .engine_rig import Engine, Gate, RawFrontend, eventually, raw_frontend
 

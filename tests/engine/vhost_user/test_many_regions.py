@@ -14,11 +14,11 @@ from pathlib import Path
 import pytest
 
 from ringblk import BackendGone
-from ringblk.engine.frontend_request import BackendRefused
-from ringblk.shm.region import MemoryRegion
-from ringblk.shm.state import StateSegment
-from ringblk.shm.state_reader import read_queue
-from tests.inline_device import IN, OK, OUT, UVA_OFFSET
+from ringblk.engine.frontend.request import BackendRefused
+from ringblk.shm.memory.region import MemoryRegion
+from ringblk.shm.state.reader import read_queue
+from ringblk.shm.state.segment import StateSegment
+from tests.rigs.inline_device import IN, OK, OUT, UVA_OFFSET
 
 from .engine_rig import Engine, RawFrontend, eventually, raw_frontend
 

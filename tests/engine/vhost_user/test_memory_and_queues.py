@@ -7,10 +7,10 @@ from pathlib import Path
 import pytest
 
 from ringblk import BackendRefused
-from ringblk.engine.vhost_user_codes import FrontendRequest, ProtocolFeature
-from ringblk.engine.vhost_user_messages import VringState, encode_message, encode_vring_state
-from ringblk.shm.region import MemoryRegion
-from tests.inline_device import FLUSH, GPA, IN, OK, OUT, UVA_OFFSET
+from ringblk.engine.vhost_user.codes import FrontendRequest, ProtocolFeature
+from ringblk.engine.vhost_user.messages import VringState, encode_message, encode_vring_state
+from ringblk.shm.memory.region import MemoryRegion
+from tests.rigs.inline_device import FLUSH, GPA, IN, OK, OUT, UVA_OFFSET
 
 from .control_client import ControlClient, kill_and_reap, stop_process
 from .engine_rig import Engine, Gate, RawFrontend, eventually, raw_frontend

@@ -17,9 +17,9 @@ from pathlib import Path
 import pytest
 
 from ringblk import BackendGone
-from ringblk.shm.channel import MAX_FDS
-from ringblk.shm.region import MemoryRegion
-from tests.inline_device import IN, OK, UVA_OFFSET
+from ringblk.shm.memory.region import MemoryRegion
+from ringblk.shm.sync.channel import MAX_FDS
+from tests.rigs.inline_device import IN, OK, UVA_OFFSET
 
 from .engine_rig import Engine, RawFrontend, eventually, raw_frontend
 

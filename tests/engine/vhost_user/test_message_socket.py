@@ -6,9 +6,9 @@ from collections.abc import Awaitable, Callable
 
 import pytest
 
-from ringblk.engine.vhost_user_codes import FrontendRequest
-from ringblk.engine.vhost_user_messages import BadMessage, encode_message
-from ringblk.engine.vhost_user_socket import ReceivedMessage, VhostUserSocket
+from ringblk.engine.vhost_user.codes import FrontendRequest
+from ringblk.engine.vhost_user.message_socket import ReceivedMessage, VhostUserSocket
+from ringblk.engine.vhost_user.messages import BadMessage, encode_message
 
 from .vhost_user_client import REGION, WAIT_SECONDS, encode, event_fd, no_fd_left
 

@@ -4,8 +4,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ringblk.engine.vhost_user_codes import FrontendRequest, ProtocolFeature
-from ringblk.engine.vhost_user_messages import (
+from ringblk.engine.vhost_user.codes import FrontendRequest, ProtocolFeature
+from ringblk.engine.vhost_user.messages import (
     HEADER_BYTES,
     MAX_PAYLOAD_BYTES,
     BadMessage,
@@ -20,7 +20,7 @@ from ringblk.engine.vhost_user_messages import (
     decode_request,
     encode_message,
 )
-from ringblk.shm.region import MemoryRegion
+from ringblk.shm.memory.region import MemoryRegion
 
 from .vhost_user_client import REGION, encode
 

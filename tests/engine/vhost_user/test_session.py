@@ -7,9 +7,9 @@ from collections.abc import Awaitable, Callable
 
 import pytest
 
-from ringblk.engine.session import PROTOCOL_FEATURES
-from ringblk.engine.vhost_user_codes import BackendRequest, FrontendRequest, ProtocolFeature
-from ringblk.engine.vhost_user_messages import (
+from ringblk.engine.vhost_user.codes import BackendRequest, FrontendRequest, ProtocolFeature
+from ringblk.engine.vhost_user.message_socket import VhostUserSocket
+from ringblk.engine.vhost_user.messages import (
     ConfigSpace,
     InflightDescription,
     Payload,
@@ -17,8 +17,8 @@ from ringblk.engine.vhost_user_messages import (
     VringState,
     decode_inflight,
 )
-from ringblk.engine.vhost_user_socket import VhostUserSocket
-from ringblk.shm.region import MemoryRegion
+from ringblk.engine.vhost_user.session import PROTOCOL_FEATURES
+from ringblk.shm.memory.region import MemoryRegion
 
 from .fake_device import EVENT_IDX, VERSION_1, FakeDevice
 from .vhost_user_client import (

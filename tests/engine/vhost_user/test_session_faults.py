@@ -7,9 +7,8 @@ from collections.abc import Awaitable, Callable
 
 import pytest
 
-from ringblk.engine.session import serve_session
-from ringblk.engine.vhost_user_codes import FrontendRequest, ProtocolFeature
-from ringblk.engine.vhost_user_messages import (
+from ringblk.engine.vhost_user.codes import FrontendRequest, ProtocolFeature
+from ringblk.engine.vhost_user.messages import (
     ConfigSpace,
     InflightDescription,
     Payload,
@@ -18,6 +17,7 @@ from ringblk.engine.vhost_user_messages import (
     VringState,
     encode_message,
 )
+from ringblk.engine.vhost_user.session import serve_session
 
 from .fake_device import VERSION_1, FakeDevice
 from .vhost_user_client import (

@@ -8,10 +8,10 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from ringblk import BackendRefused
-from ringblk.engine.frontend_connection import FrontendConnection
-from ringblk.engine.vhost_user_codes import FrontendRequest, ProtocolFeature
-from ringblk.engine.vhost_user_messages import VringAddress
-from tests.inline_device import IN, OK, OUT, UVA_OFFSET
+from ringblk.engine.frontend.connection import FrontendConnection
+from ringblk.engine.vhost_user.codes import FrontendRequest, ProtocolFeature
+from ringblk.engine.vhost_user.messages import VringAddress
+from tests.rigs.inline_device import IN, OK, OUT, UVA_OFFSET
 from tests.stress.counts import counts
 
 from .engine_rig import F_EVENT_IDX, Engine, RawFrontend

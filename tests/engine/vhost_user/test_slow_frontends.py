@@ -12,9 +12,9 @@ from pathlib import Path
 
 import pytest
 
-from ringblk.engine.vhost_user_codes import FrontendRequest
-from ringblk.engine.vhost_user_messages import encode_message
-from tests.inline_device import IN, OK
+from ringblk.engine.vhost_user.codes import FrontendRequest
+from ringblk.engine.vhost_user.messages import encode_message
+from tests.rigs.inline_device import IN, OK
 
 from .control_client import ControlClient
 from .engine_rig import DEADLINE_S, PROGRAM, Engine, RawFrontend, environment, eventually, raw_frontend

@@ -3,9 +3,9 @@
 import os
 from pathlib import Path
 
-from ringblk.workers import direct_io
-from ringblk.workers.direct_io import Alignment
-from ringblk.workers.file_backend import FileBackend
+from ringblk.workers.backends import direct_io
+from ringblk.workers.backends.direct_io import Alignment
+from ringblk.workers.backends.file import FileBackend
 
 
 def coarse_disk(path: Path) -> FileBackend:

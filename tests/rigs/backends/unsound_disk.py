@@ -11,7 +11,7 @@ from typing import Any
 
 from ram_disk import RamDisk  # type: ignore[import-not-found]  # beside this file, on the engine's path
 
-from ringblk.engine.dispatcher import Dispatcher
+from ringblk.engine.dispatcher.dispatcher import Dispatcher
 
 
 class UnsoundDisk(RamDisk):  # type: ignore[misc]

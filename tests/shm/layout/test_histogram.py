@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ringblk.shm.histogram import BUCKETS, RELATIVE_ERROR, Histogram
+from ringblk.shm.layout.histogram import BUCKETS, RELATIVE_ERROR, Histogram
 
 LONGEST_NS = (1 << 39) - 1
 TIMES = st.lists(st.one_of(st.integers(0, 300), st.integers(0, LONGEST_NS)), min_size=1, max_size=200)

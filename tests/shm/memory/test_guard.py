@@ -9,11 +9,11 @@ from collections.abc import Iterator
 
 import pytest
 
-from ringblk.shm.memory import GuestMemory
-from ringblk.shm.memory_guard import GuardedInflight
-from ringblk.shm.region import MemoryRegion, RegionError
-from ringblk.shm.state import SEGMENT_PREFIX, StateSegment
-from ringblk.shm.virtqueue import Virtqueue
+from ringblk.shm.memory.guard import GuardedInflight
+from ringblk.shm.memory.guest_memory import GuestMemory
+from ringblk.shm.memory.region import MemoryRegion, RegionError
+from ringblk.shm.queues.virtqueue import Virtqueue
+from ringblk.shm.state.segment import SEGMENT_PREFIX, StateSegment
 
 PAGE = 4096
 
@@ -91,8 +91,8 @@ def test_mappings_come_and_go_without_end(state: StateSegment, fd: int) -> None:
 
 GUARDED = """
 import mmap, os, signal, sys
-from ringblk.shm.memory_guard import GuardedInflight
-from ringblk.shm.state import StateSegment
+from ringblk.shm.memory.guard import GuardedInflight
+from ringblk.shm.state.segment import StateSegment
 fd = os.memfd_create("memory")
 os.ftruncate(fd, 8192)
 state = StateSegment.create(sys.argv[1], 2, 2)

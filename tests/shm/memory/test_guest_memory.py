@@ -10,8 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from ringblk.shm.memory import GuestMemory
-from ringblk.shm.region import MemoryRegion, RegionError, check_overlap, check_region
+from ringblk.shm.memory.guest_memory import GuestMemory
+from ringblk.shm.memory.region import MemoryRegion, RegionError, check_overlap, check_region
 
 FILE_BYTES = 1 << 20
 UVA = 0x7F00_0000_0000

@@ -8,7 +8,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from ringblk.shm.driver_virtqueue import DeviceBroken, DriverVirtqueue, QueueFull, ring_bytes
+from ringblk.shm.queues.driver_virtqueue import DeviceBroken, DriverVirtqueue, QueueFull, ring_bytes
 
 GPA = 0x1_0000_0000
 Piece = tuple[int, int, bool]

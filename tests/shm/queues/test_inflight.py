@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ringblk.shm.inflight import (
+from ringblk.shm.queues.inflight import (
     ENTRY_BYTES,
     HEADER_BYTES,
     InflightError,

@@ -9,11 +9,11 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from ringblk.shm.memory import GuestMemory
-from ringblk.shm.region import MemoryRegion
-from ringblk.shm.virtqueue import BROKEN_REASONS, RingError, Virtqueue
-from tests.inline_device import GPA, UVA_OFFSET, GuestRam
-from tests.mock_driver import (
+from ringblk.shm.memory.guest_memory import GuestMemory
+from ringblk.shm.memory.region import MemoryRegion
+from ringblk.shm.queues.virtqueue import BROKEN_REASONS, RingError, Virtqueue
+from tests.rigs.inline_device import GPA, UVA_OFFSET, GuestRam
+from tests.rigs.mock_driver import (
     AVAIL_F_NO_INTERRUPT,
     DESC_F_INDIRECT,
     DESC_F_NEXT,

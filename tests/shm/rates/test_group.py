@@ -9,12 +9,12 @@ from collections.abc import Callable, Iterator
 import posix_ipc
 import pytest
 
-from ringblk.shm import rate_group as rate_group_module
-from ringblk.shm.bucket_settings import BucketSettings, BucketSettingsError
-from ringblk.shm.rate_group import HEADER_BYTES, RateGroup, RateGroupBusy, RateGroupError
-from ringblk.shm.rate_limit import READ
-from ringblk.shm.rate_limit_settings import RateLimitSettings
-from ringblk.shm.segment import remove_orphan
+from ringblk.shm.rates import group as rate_group_module
+from ringblk.shm.rates.bucket_settings import BucketSettings, BucketSettingsError
+from ringblk.shm.rates.group import HEADER_BYTES, RateGroup, RateGroupBusy, RateGroupError
+from ringblk.shm.rates.limit import READ
+from ringblk.shm.rates.limit_settings import RateLimitSettings
+from ringblk.shm.segments.segment import remove_orphan
 
 SETTINGS = RateLimitSettings(ops_total=BucketSettings(tokens=1000, burst=100))
 

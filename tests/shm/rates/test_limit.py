@@ -6,10 +6,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ringblk.shm.bucket_settings import BucketSettings, BucketSettingsError
-from ringblk.shm.rate_limit import BUCKET_NAMES, OTHER, READ, STATE_BYTES, WRITE, RateLimit
-from ringblk.shm.rate_limit_settings import RateLimitSettings
-from ringblk.shm.token_bucket import NEVER
+from ringblk.shm.rates.bucket_settings import BucketSettings, BucketSettingsError
+from ringblk.shm.rates.limit import BUCKET_NAMES, OTHER, READ, STATE_BYTES, WRITE, RateLimit
+from ringblk.shm.rates.limit_settings import RateLimitSettings
+from ringblk.shm.rates.token_bucket import NEVER
 
 MS = 1_000_000
 SLOW = BucketSettings(tokens=1000, burst=10)  # one token a millisecond

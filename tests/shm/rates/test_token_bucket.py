@@ -7,8 +7,8 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from ringblk.shm.bucket_settings import MAX_TOKENS, NS_PER_SECOND, BucketSettings, BucketSettingsError
-from ringblk.shm.token_bucket import ALIGN_BYTES, NEVER, STATE_BYTES, TokenBucket
+from ringblk.shm.rates.bucket_settings import MAX_TOKENS, NS_PER_SECOND, BucketSettings, BucketSettingsError
+from ringblk.shm.rates.token_bucket import ALIGN_BYTES, NEVER, STATE_BYTES, TokenBucket
 
 steady = settings(deadline=None, derandomize=True)
 YEAR_NS = 365 * 86400 * NS_PER_SECOND

@@ -18,11 +18,11 @@ from collections.abc import Callable
 
 import pytest
 
-from ringblk.shm.bucket_settings import BucketSettings
-from ringblk.shm.rate_limit import READ, RateLimit
-from ringblk.shm.rate_limit import STATE_BYTES as LIMIT_BYTES
-from ringblk.shm.rate_limit_settings import RateLimitSettings
-from ringblk.shm.token_bucket import STATE_BYTES, TokenBucket
+from ringblk.shm.rates.bucket_settings import BucketSettings
+from ringblk.shm.rates.limit import READ, RateLimit
+from ringblk.shm.rates.limit import STATE_BYTES as LIMIT_BYTES
+from ringblk.shm.rates.limit_settings import RateLimitSettings
+from ringblk.shm.rates.token_bucket import STATE_BYTES, TokenBucket
 
 PTRACE_TRACEME, PTRACE_SINGLESTEP = 0, 9
 COUNTERS_OFFSET = 2048  # results of children, behind the bucket, 8 bytes each

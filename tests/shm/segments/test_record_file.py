@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from ringblk.shm.record_file import (
+from ringblk.shm.segments.record_file import (
     FOLDER,
     RecordFile,
     read_record,
@@ -17,7 +17,7 @@ from ringblk.shm.record_file import (
     remove_empty_records,
     remove_record,
 )
-from ringblk.shm.two_slots import RECORD_BYTES
+from ringblk.shm.segments.two_slots import RECORD_BYTES
 
 NOBODY = 65534
 

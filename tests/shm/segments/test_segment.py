@@ -13,8 +13,15 @@ from collections.abc import Iterator
 import posix_ipc
 import pytest
 
-from ringblk.shm import segment as segment_module
-from ringblk.shm.segment import HEADER, HEADER_BYTES, Segment, SegmentError, remove_orphan, segment_names
+from ringblk.shm.segments import segment as segment_module
+from ringblk.shm.segments.segment import (
+    HEADER,
+    HEADER_BYTES,
+    Segment,
+    SegmentError,
+    remove_orphan,
+    segment_names,
+)
 
 SIZE = 8192
 
@@ -31,7 +38,7 @@ def name() -> Iterator[str]:
 def owner_process(name: str) -> Iterator[subprocess.Popen[str]]:
     """Another process that owns a segment until it is killed."""
     program = (
-        "import sys\nfrom ringblk.shm.segment import Segment\n"
+        "import sys\nfrom ringblk.shm.segments.segment import Segment\n"
         f"segment = Segment.create({name!r}, 'test', 1, {SIZE})\nprint('up', flush=True)\nsys.stdin.read()\n"
     )
     process = subprocess.Popen(

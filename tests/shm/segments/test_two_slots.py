@@ -2,7 +2,7 @@
 
 import pytest
 
-from ringblk.shm.two_slots import MAX_PAYLOAD_BYTES, RECORD_BYTES, newest, next_slot
+from ringblk.shm.segments.two_slots import MAX_PAYLOAD_BYTES, RECORD_BYTES, newest, next_slot
 
 
 def written(data: bytes, payload: bytes) -> bytes:

@@ -7,8 +7,14 @@ from collections.abc import Iterator
 
 import pytest
 
-from ringblk.shm.segment import HEADER, HEADER_BYTES, MAGIC, Segment, SegmentError, segment_names
-from ringblk.shm.state import LAYOUT_VERSION, MAX_RANGES_PER_SLOT, MAX_SLOTS, SEGMENT_KIND, StateSegment
+from ringblk.shm.segments.segment import HEADER, HEADER_BYTES, MAGIC, Segment, SegmentError, segment_names
+from ringblk.shm.state.segment import (
+    LAYOUT_VERSION,
+    MAX_RANGES_PER_SLOT,
+    MAX_SLOTS,
+    SEGMENT_KIND,
+    StateSegment,
+)
 
 
 @pytest.fixture

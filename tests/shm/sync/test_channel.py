@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import msgspec
 import pytest
 
-from ringblk.shm.channel import MAX_FDS, Channel, ChannelClosed
+from ringblk.shm.sync.channel import MAX_FDS, Channel, ChannelClosed
 
 
 class Word(msgspec.Struct, tag=True, frozen=True):

@@ -10,13 +10,13 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from ringblk.workers import direct_io
-from ringblk.workers.direct_io import Alignment, DirectMode
-from ringblk.workers.file_backend import FileBackend
-from ringblk.workers.memory_backend import MemoryBackend
-from ringblk.workers.native_backend import NativeBackend
-from ringblk.workers.null_backend import NullBackend
-from ringblk.workers.python_backend import PythonBackend
+from ringblk.workers.backends import direct_io
+from ringblk.workers.backends.direct_io import Alignment, DirectMode
+from ringblk.workers.backends.file import FileBackend
+from ringblk.workers.backends.memory import MemoryBackend
+from ringblk.workers.backends.native import NativeBackend
+from ringblk.workers.backends.null import NullBackend
+from ringblk.workers.backends.python import PythonBackend
 
 SIZE_BYTES = 96 << 10
 ARENA_BYTES = 128 << 10
@@ -170,7 +170,7 @@ def test_memory() -> None:
 
 
 def test_python_example() -> None:
-    path = Path(__file__).parents[1] / "backends" / "ram_disk.py"
+    path = Path(__file__).parents[2] / "rigs" / "backends" / "ram_disk.py"
     spec = importlib.util.spec_from_file_location("ram_disk", path)
     assert spec is not None
     assert spec.loader is not None

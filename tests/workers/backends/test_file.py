@@ -13,12 +13,12 @@ from pathlib import Path
 
 import pytest
 
-from ringblk.workers import direct_io
-from ringblk.workers.backend import BackendError
-from ringblk.workers.block_topology import BlockTopology
-from ringblk.workers.direct_io import Alignment, DirectMode
-from ringblk.workers.file_backend import FileBackend
-from ringblk.workers.image_lock import ImageLocked, lock_image
+from ringblk.workers.backends import direct_io
+from ringblk.workers.backends.direct_io import Alignment, DirectMode
+from ringblk.workers.backends.file import FileBackend
+from ringblk.workers.backends.image_lock import ImageLocked, lock_image
+from ringblk.workers.backends.interface import BackendError
+from ringblk.workers.backends.topology import BlockTopology
 
 MIB = 1 << 20
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from ringblk.workers.image_lock import ImageLocked, is_image_locked, lock_image
+from ringblk.workers.backends.image_lock import ImageLocked, is_image_locked, lock_image
 
 needs_qemu = pytest.mark.skipif(shutil.which("qemu-io") is None, reason="qemu-io is not installed")
 

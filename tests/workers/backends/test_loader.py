@@ -5,19 +5,19 @@ from pathlib import Path
 
 import pytest
 
-from ringblk.workers.backend import BackendError, BlockBackend
-from ringblk.workers.backend_loader import load_backend
-from ringblk.workers.file_backend import FileBackend
-from ringblk.workers.memory_backend import MemoryBackend
-from ringblk.workers.null_backend import NullBackend
-from ringblk.workers.python_backend import PythonBackend
+from ringblk.workers.backends.file import FileBackend
+from ringblk.workers.backends.interface import BackendError, BlockBackend
+from ringblk.workers.backends.loader import load_backend
+from ringblk.workers.backends.memory import MemoryBackend
+from ringblk.workers.backends.null import NullBackend
+from ringblk.workers.backends.python import PythonBackend
 
 MODULE = """
 from __future__ import annotations
 import functools
 from pathlib import Path
-from ringblk.workers.backend import BackendError
-from ringblk.workers.memory_backend import MemoryBackend
+from ringblk.workers.backends.interface import BackendError
+from ringblk.workers.backends.memory import MemoryBackend
 
 class Disk:
     read_only = False

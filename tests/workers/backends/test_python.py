@@ -9,7 +9,7 @@ from collections.abc import Callable
 
 import pytest
 
-from ringblk.workers.python_backend import PythonBackend
+from ringblk.workers.backends.python import PythonBackend
 
 SIZE_BYTES = 1 << 20
 
@@ -256,7 +256,7 @@ def test_log_handler_that_raises(caplog: pytest.LogCaptureFixture, monkeypatch: 
     def fail(*args: object, **kwargs: object) -> None:
         raise RuntimeError("log is full")
 
-    monkeypatch.setattr(logging.getLogger("ringblk.workers.python_backend"), "error", fail)
+    monkeypatch.setattr(logging.getLogger("ringblk.workers.backends.python"), "error", fail)
     backend = PythonBackend(FailingDisk(OSError(errno.ENOSPC, "full")))
     with pytest.raises(OSError, match="No space left"):
         backend.flush()

@@ -11,15 +11,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ringblk.shm.bucket_settings import BucketSettings
-from ringblk.shm.rate_limit import WRITE
-from ringblk.shm.rate_limit_settings import RateLimitSettings
-from ringblk.workers.block_parser import MAX_DISCARD_SECTORS, MAX_SEGMENTS, MAX_WRITE_ZEROES_SECTORS
-from ringblk.workers.file_backend import FileBackend
-from ringblk.workers.memory_backend import MemoryBackend
-from ringblk.workers.null_backend import NullBackend
-from ringblk.workers.python_backend import PythonBackend
-from tests.inline_device import (
+from ringblk.shm.rates.bucket_settings import BucketSettings
+from ringblk.shm.rates.limit import WRITE
+from ringblk.shm.rates.limit_settings import RateLimitSettings
+from ringblk.workers.backends.file import FileBackend
+from ringblk.workers.backends.memory import MemoryBackend
+from ringblk.workers.backends.null import NullBackend
+from ringblk.workers.backends.python import PythonBackend
+from ringblk.workers.block.parser import MAX_DISCARD_SECTORS, MAX_SEGMENTS, MAX_WRITE_ZEROES_SECTORS
+from tests.rigs.inline_device import (
     DISCARD,
     FLUSH,
     GET_ID,

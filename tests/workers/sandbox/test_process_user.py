@@ -1,4 +1,4 @@
-"""Whom to run as: what a user's name comes to. (That it is taken on: tests/engine/test_sandbox.py.)"""
+"""Whom to run as: what a user's name comes to. (tests/engine/program/test_sandbox.py: it is taken on.)"""
 
 import grp
 import os
@@ -6,7 +6,7 @@ import pwd
 
 import pytest
 
-from ringblk.workers.process_user import ProcessUser, UnknownUser
+from ringblk.workers.sandbox.process_user import ProcessUser, UnknownUser
 
 NOBODY = pwd.getpwnam("nobody")
 

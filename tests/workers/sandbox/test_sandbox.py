@@ -1,6 +1,6 @@
 """The sandbox of the backends that come with the engine, tried from a child; and older kernels' Landlock.
 
-What a user's own backend finds, and whole engines: tests/engine/test_sandbox.py.
+What a user's own backend finds, and whole engines: tests/engine/program/test_sandbox.py.
 """
 
 import errno
@@ -14,8 +14,8 @@ from pathlib import Path
 
 import pytest
 
-from ringblk.workers import sandbox_calls
-from ringblk.workers.sandbox import Sandbox
+from ringblk.workers.sandbox import calls as sandbox_calls
+from ringblk.workers.sandbox.sandbox import Sandbox
 
 TIOCSTI = 0x5412
 

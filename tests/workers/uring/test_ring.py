@@ -6,7 +6,7 @@ import mmap
 import os
 import struct
 
-from ringblk.workers.uring import Uring
+from ringblk.workers.uring.ring import Uring
 
 IO_URING_ENTER, IO_URING_REGISTER = 426, 427
 REGISTER_EVENTFD = 4

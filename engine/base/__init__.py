@@ -1,0 +1,1 @@
+"""What all rooms use: text, numbers, logs, standard streams, descriptors."""

@@ -1,0 +1,1 @@
+"""The control API: HTTP with JSON bodies on a unix socket."""

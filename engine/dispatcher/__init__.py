@@ -1,0 +1,1 @@
+"""The dispatcher process: the one owner of every virtqueue."""

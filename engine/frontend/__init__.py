@@ -1,0 +1,1 @@
+"""The front end: a virtio block driver for Python programs."""

@@ -1,0 +1,1 @@
+"""The programs: command line, one engine from start to end, taking over from another."""

@@ -1,0 +1,1 @@
+"""The processes of one drive: started, watched, told of changes, replaced."""

@@ -1,0 +1,1 @@
+"""The vhost-user protocol: messages, sockets, sessions."""

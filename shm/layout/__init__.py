@@ -1,0 +1,1 @@
+"""How what is shared lies in memory: slots, rings, histograms, sets of regions."""

@@ -1,0 +1,1 @@
+"""Guest memory: regions, translation of addresses, and what happens when a front end takes some away."""

@@ -1,0 +1,1 @@
+"""What processes that share memory do to each other: order, sleep, wake, watch, send."""

@@ -1,0 +1,1 @@
+"""Where a drive's bytes are kept."""

@@ -1,0 +1,1 @@
+"""Block requests: from chain to operation to outcome."""
