@@ -6,7 +6,7 @@ what a front end does. It is looked at again before more workers are started.
 
 import resource
 
-from ringblk.engine.options.config import ConfigError, EngineConfig
+from ringblk.engine.base.program_error import ProgramError
 
 MAX_MEM_SLOTS = 509
 """As many memory regions as others take (rust-vmm); QEMU plugs up to 256 for one virtio-mem device."""
@@ -23,19 +23,19 @@ _REGION_COUNT = 3
 """Its own, that of one that has gone while requests still use it, and a copy on its way to a child."""
 
 
-def reserve_open_files(config: EngineConfig, worker_count: int) -> None:
-    """Raise the soft limit on open files to what this engine can need with so many workers.
+def reserve_open_files(worker_count: int, num_queues: int) -> None:
+    """Raise the soft limit on open files to what an engine with so many workers and queues can need.
 
-    Raises `ConfigError` where the hard limit is too low even for few memory slots; nothing was changed then.
+    Raises `ProgramError` where the hard limit is too low even for few memory slots; nothing was changed then.
     """
-    wanted = _count_without_regions(config, worker_count) + _REGION_COUNT * LEAST_MEM_SLOTS
+    wanted = _count_without_regions(worker_count, num_queues) + _REGION_COUNT * LEAST_MEM_SLOTS
     most = wanted + _REGION_COUNT * (MAX_MEM_SLOTS - LEAST_MEM_SLOTS)
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft == resource.RLIM_INFINITY or soft >= most:
         return
     if hard != resource.RLIM_INFINITY and hard < wanted:
-        raise ConfigError(
-            f"only {hard} files may be open, {worker_count} workers and {config.num_queues} queues can need"
+        raise ProgramError(
+            f"only {hard} files may be open, {worker_count} workers and {num_queues} queues can need"
             f" {wanted}: raise the limit (ulimit -Hn, LimitNOFILE=), or ask for fewer",
             exit_status=1,
         )
@@ -43,14 +43,14 @@ def reserve_open_files(config: EngineConfig, worker_count: int) -> None:
     resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 
 
-def mem_slot_count(config: EngineConfig, worker_count: int) -> int:
-    """How many memory slots an engine with so many workers has the descriptors for."""
+def mem_slot_count(worker_count: int, num_queues: int) -> int:
+    """How many memory slots an engine with so many workers and queues has the descriptors for."""
     soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft == resource.RLIM_INFINITY:
         return MAX_MEM_SLOTS
-    room = (soft - _count_without_regions(config, worker_count)) // _REGION_COUNT
+    room = (soft - _count_without_regions(worker_count, num_queues)) // _REGION_COUNT
     return max(LEAST_MEM_SLOTS, min(MAX_MEM_SLOTS, room))
 
 
-def _count_without_regions(config: EngineConfig, worker_count: int) -> int:
-    return _BASE_COUNT + _WORKER_COUNT * worker_count + _QUEUE_COUNT * config.num_queues
+def _count_without_regions(worker_count: int, num_queues: int) -> int:
+    return _BASE_COUNT + _WORKER_COUNT * worker_count + _QUEUE_COUNT * num_queues

@@ -11,10 +11,10 @@ from msgspec import UNSET
 
 from ringblk.engine.base.open_files import reserve_open_files
 from ringblk.engine.base.printable_text import printable
+from ringblk.engine.base.program_error import ProgramError
 from ringblk.engine.base.version import package_version
 from ringblk.engine.control.messages import DriveBody, DriveDescription, EngineDescription, WorkersBody
 from ringblk.engine.drives.running_drive import RunningDrive
-from ringblk.engine.options.config import ConfigError
 from ringblk.engine.options.rate_limiter_config import (
     RateLimiterError,
     buckets_from_config,
@@ -124,8 +124,8 @@ class EngineControl:
         changes = self._supervisor.changes
         if 0 < changes.worker_count < body.count:
             try:
-                reserve_open_files(self._drive.config, body.count)
-            except ConfigError as error:
+                reserve_open_files(body.count, self._drive.config.num_queues)
+            except ProgramError as error:
                 raise ChangeRefused("count", str(error)) from error
         try:
             await changes.set_worker_count(body.count)

@@ -134,7 +134,7 @@ def _json(body: bytes, *, status: int = 200, headers: dict[str, str] | None = No
 
 
 async def serve_control(control: EngineControl, socket_path: str) -> ControlServer:
-    """Open the socket and serve. Raises `ConfigError`."""
+    """Open the socket and serve. Raises `ProgramError`."""
     server = ControlServer(control, socket_path)
     await server.start()
     return server

@@ -7,7 +7,7 @@ import time
 
 import msgspec
 
-from ringblk.engine.options.config import ConfigError
+from ringblk.engine.base.program_error import ProgramError
 from ringblk.workers.backends.file import FileBackend
 from ringblk.workers.backends.native import NativeBackend
 from ringblk.workers.backends.python import PythonBackend
@@ -39,7 +39,7 @@ class IoPlan(msgspec.Struct, frozen=True):
 
 
 def plan_io(io_engine: str, backend: NativeBackend) -> IoPlan:
-    """What an `--io-engine` means for this backend. Raises `ConfigError` where it cannot be had.
+    """What an `--io-engine` means for this backend. Raises `ProgramError` where it cannot be had.
 
     `auto` lets the dispatcher carry out what it measures to be quicker than a wake-up, where that is to be
     expected (a file in memory, or one that reads as fast). Another file that bypasses the page cache goes
@@ -83,11 +83,11 @@ def _plan_file(backend: FileBackend) -> IoPlan:
 
 
 def _check_uring(io_engine: str, backend: NativeBackend) -> None:
-    """Raises `ConfigError` where there is no io_uring for this backend."""
+    """Raises `ProgramError` where there is no io_uring for this backend."""
     if not isinstance(backend, FileBackend):
-        raise ConfigError(f"--io-engine {io_engine}: only for --blk-file")
+        raise ProgramError(f"--io-engine {io_engine}: only for --blk-file")
     if (problem := _uring_problem()) is not None:
-        raise ConfigError(f"--io-engine {io_engine}: {problem}", exit_status=1)
+        raise ProgramError(f"--io-engine {io_engine}: {problem}", exit_status=1)
 
 
 def _file_system(fd: int) -> str:

@@ -1,19 +1,11 @@
-"""One ring as a front end sets it up, piece by piece (vhost-user, "Ring states")."""
+"""A ring as a device is given it."""
 
 import os
-from typing import Literal, TypeAlias
 
 import msgspec
 
-from ringblk.engine.vhost_user.messages import VringAddress
-
 MIN_QUEUE_SIZE = 2
 MAX_QUEUE_SIZE = 32768
-
-# Alignment of the three parts of a split ring in bytes (virtio 1.2, 2.7).
-_DESC_ALIGN_BYTES = 16
-_AVAIL_ALIGN_BYTES = 2
-_USED_ALIGN_BYTES = 4
 
 
 class Vring(msgspec.Struct, frozen=True):
@@ -39,80 +31,6 @@ def queue_size_fault(queue_size: int) -> str | None:
     if not MIN_QUEUE_SIZE <= queue_size <= MAX_QUEUE_SIZE or queue_size & (queue_size - 1):
         return f"queue size {queue_size} is no power of two from {MIN_QUEUE_SIZE} to {MAX_QUEUE_SIZE}"
     return None
-
-
-def address_fault(address: VringAddress) -> str | None:
-    """What is wrong with a ring's addresses, or None."""
-    for name, uva, align_bytes in (
-        ("descriptor table", address.desc_uva, _DESC_ALIGN_BYTES),
-        ("available ring", address.avail_uva, _AVAIL_ALIGN_BYTES),
-        ("used ring", address.used_uva, _USED_ALIGN_BYTES),
-    ):
-        if uva % align_bytes:
-            return f"{name} at {uva:#x} is not aligned to {align_bytes} bytes"
-    return None
-
-
-FdKind: TypeAlias = Literal["kick", "call", "err"]
-
-
-class VringSetup:
-    """What the front end has said about one ring so far. Owns the ring's fds."""
-
-    def __init__(self, queue_index: int) -> None:
-        self.queue_index = queue_index
-        self.queue_size: int | None = None
-        self.address: VringAddress | None = None
-        self.base = 0
-        self.has_kick = False  # a kick fd, or the word that the ring is to be polled
-        self.enabled = False
-        self.running = False
-        self._fds: dict[FdKind, int | None] = {"kick": None, "call": None, "err": None}
-
-    @property
-    def is_ready(self) -> bool:
-        """It has size, addresses and kick, and is enabled."""
-        return self.queue_size is not None and self.address is not None and self.has_kick and self.enabled
-
-    def replace_fd(self, kind: FdKind, fd: int | None) -> int | None:
-        """Put `fd` in place; the old one is the caller's to close."""
-        old_fd, self._fds[kind] = self._fds[kind], fd
-        return old_fd
-
-    def describe(self) -> Vring:
-        """The ring as a device wants it; only a ring that is ready or runs can be described."""
-        assert self.queue_size is not None
-        assert self.address is not None
-        return Vring(
-            queue_index=self.queue_index,
-            queue_size=self.queue_size,
-            desc_uva=self.address.desc_uva,
-            avail_uva=self.address.avail_uva,
-            used_uva=self.address.used_uva,
-            base=self.base,
-            kick_fd=self._fds["kick"],
-            call_fd=self._fds["call"],
-            err_fd=self._fds["err"],
-        )
-
-    def mark_stopped(self, next_avail: int) -> None:
-        """The device has stopped it: only a new kick starts it again, from where it was."""
-        self.running = False
-        self.base = next_avail
-        self.has_kick = False
-        close_fd(self.replace_fd("kick", None))
-
-    def clear(self) -> None:
-        """Back to the initial state, but for call and err fd: front ends do not send those again."""
-        self.mark_stopped(0)
-        self.queue_size = None
-        self.address = None
-        self.enabled = False
-
-    def close(self) -> None:
-        """Close the ring's fds. May be called again."""
-        for kind in self._fds:
-            close_fd(self.replace_fd(kind, None))
 
 
 def close_fd(fd: int | None) -> None:

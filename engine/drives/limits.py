@@ -7,7 +7,8 @@ from collections.abc import Callable, Collection, Iterator, Mapping
 
 import msgspec
 
-from ringblk.engine.options.config import ConfigError, EngineConfig
+from ringblk.engine.base.program_error import ProgramError
+from ringblk.engine.options.config import EngineConfig
 from ringblk.engine.supervisor.running_settings import limit_words
 from ringblk.shm.rates.bucket_settings import BucketSettings
 from ringblk.shm.rates.group import RateGroup, RateGroupError
@@ -80,7 +81,7 @@ class DriveLimits:
 def open_limits(
     config: EngineConfig, state: StateSegment, carried: Buckets, trusted_users: Collection[int]
 ) -> DriveLimits:
-    """The drive's own limits, or its group's, which the engine joins. Raises `ConfigError`.
+    """The drive's own limits, or its group's, which the engine joins. Raises `ProgramError`.
 
     A group's segment may be root's, this process's user's, or one of `trusted_users`'.
     """
@@ -96,7 +97,7 @@ def open_limits(
             forgets_changes=config.forget_changes,
         )
     except RateGroupError as error:
-        raise ConfigError(f"--rate-group: {error}", exit_status=1) from error
+        raise ProgramError(f"--rate-group: {error}", exit_status=1) from error
     if group.carried:
         _log.info(
             "rate group %s: set while it was there before, and taken over: %s"

@@ -6,12 +6,13 @@ import os
 import msgspec
 
 from ringblk.engine.base.open_files import reserve_open_files
+from ringblk.engine.base.program_error import ProgramError
 from ringblk.engine.devices.block_device import SECTOR_BYTES, BlockDevice
 from ringblk.engine.devices.io_plan import IoPlan
 from ringblk.engine.drives.engine_facts import EngineFacts, first_line
 from ringblk.engine.drives.limits import DriveLimits
 from ringblk.engine.drives.record import FoundRecord, RecordKeeper, now_ns, socket_digest
-from ringblk.engine.options.config import ConfigError, EngineConfig
+from ringblk.engine.options.config import EngineConfig
 from ringblk.engine.supervisor.running_settings import (
     DriveIdentity,
     DriveRecord,
@@ -39,7 +40,7 @@ class RunningDrive:
         identity: DriveIdentity,
         settings: RunningSettings,
     ) -> None:
-        """Make the record, with what is taken over. Raises `ConfigError` where there is no room for it."""
+        """Make the record, with what is taken over. Raises `ProgramError` where there is no room for it."""
         self.config = config
         self.state = state
         self.limits = limits
@@ -55,7 +56,7 @@ class RunningDrive:
         try:
             self._keeper = RecordKeeper(self._record())
         except OSError as error:
-            raise ConfigError(f"no room for the drive's record in shared memory: {error}", 1) from error
+            raise ProgramError(f"no room for the drive's record in shared memory: {error}", 1) from error
 
     @property
     def supervisor(self) -> Supervisor:
@@ -159,8 +160,8 @@ def _workers_problem(config: EngineConfig, plan: IoPlan, count: int) -> str:
     if not plan.uses_workers:
         return "this engine has none"
     try:
-        reserve_open_files(config, count)
-    except ConfigError as error:
+        reserve_open_files(count, config.num_queues)
+    except ProgramError as error:
         return str(error)
     return ""
 

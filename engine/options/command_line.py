@@ -14,8 +14,8 @@ import msgspec
 from ringblk.engine.base.number_text import parse_size
 from ringblk.engine.options.config import (
     BLOCK_SIZES,
-    ConfigError,
     EngineConfig,
+    ProgramError,
     make_config,
     read_config_file,
 )
@@ -101,7 +101,7 @@ class _PrintVersion(argparse.Action):
 
 
 class OptionParser(argparse.ArgumentParser):
-    """Raises `ConfigError` with one line instead of printing a usage text and exiting."""
+    """Raises `ProgramError` with one line instead of printing a usage text and exiting."""
 
     def __init__(self, **settings: Any) -> None:
         super().__init__(formatter_class=_HelpFormatter, **settings)
@@ -109,7 +109,7 @@ class OptionParser(argparse.ArgumentParser):
 
     def error(self, message: str) -> None:  # type: ignore[override]  # argparse says NoReturn
         """Called by argparse for a wrong command line."""
-        raise ConfigError(message)
+        raise ProgramError(message)
 
     def _print_message(self, message: str, file: "SupportsWrite[str] | None" = None) -> None:
         """argparse's own passes over what cannot be written."""
@@ -138,7 +138,7 @@ def add_engine_options(parser: argparse.ArgumentParser) -> None:
 
 
 def config_from(arguments: argparse.Namespace) -> EngineConfig:
-    """The engine's configuration; options stand over the file. Raises `ConfigError`."""
+    """The engine's configuration; options stand over the file. Raises `ProgramError`."""
     fields = read_config_file(arguments.config) if arguments.config else {}
     for field in msgspec.structs.fields(EngineConfig):
         value = getattr(arguments, field.name)
@@ -154,7 +154,7 @@ def config_from(arguments: argparse.Namespace) -> EngineConfig:
             value = _size(field.name, value)
         elif get_origin(field.type) is Literal and value not in get_args(field.type):
             choices = ", ".join(get_args(field.type))
-            raise ConfigError(f"--{field.name.replace('_', '-')}: {value} is none of {choices}")
+            raise ProgramError(f"--{field.name.replace('_', '-')}: {value} is none of {choices}")
         fields[field.name] = value
     return make_config(fields)
 
@@ -163,25 +163,25 @@ def _integer(name: str, text: str) -> int:
     try:
         return int(text, 0)
     except ValueError:
-        raise ConfigError(f"--{name.replace('_', '-')}: {text} is not a whole number") from None
+        raise ProgramError(f"--{name.replace('_', '-')}: {text} is not a whole number") from None
 
 
 def _size(name: str, text: str) -> int:
     try:
         return parse_size(text)
     except ValueError as error:
-        raise ConfigError(f"--{name.replace('_', '-')}: {error}") from None
+        raise ProgramError(f"--{name.replace('_', '-')}: {error}") from None
 
 
 def _json(name: str, text: str) -> object:
     try:
         return msgspec.json.decode(text)
     except msgspec.DecodeError as error:
-        raise ConfigError(f"--{name.replace('_', '-')}: {error}") from None
+        raise ProgramError(f"--{name.replace('_', '-')}: {error}") from None
 
 
 def _key_and_value(text: str) -> tuple[str, str]:
     key, equals, value = text.partition("=")
     if not key or not equals:
-        raise ConfigError(f"--backend-arg {text}: not of the form key=value")
+        raise ProgramError(f"--backend-arg {text}: not of the form key=value")
     return key, value

@@ -8,6 +8,7 @@ import msgspec
 
 from ringblk.engine.base.number_text import read_sizes
 from ringblk.engine.base.printable_text import printable
+from ringblk.engine.base.program_error import ProgramError
 from ringblk.engine.options.rate_limiter_config import (
     RateLimiterError,
     RateLimitOptions,
@@ -27,17 +28,6 @@ PartitionId = Annotated[str, msgspec.Meta(pattern=r"^[!-~]{1,64}\Z")]
 
 BLOCK_SIZES = ("logical_block_size", "physical_block_size")
 """Options that are bytes and no limits."""
-
-
-class ConfigError(Exception):
-    """The configuration cannot be honoured; the message is one line that names the option.
-
-    `exit_status` is 2 where the command line or file is wrong, 1 where the system says no.
-    """
-
-    def __init__(self, message: str, exit_status: int = 2) -> None:
-        super().__init__(message)
-        self.exit_status = exit_status
 
 
 class EngineConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -102,35 +92,35 @@ class EngineConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     """None: what the storage prefers."""
 
     def check(self) -> None:
-        """Raise `ConfigError` for what the types cannot say."""
+        """Raise `ProgramError` for what the types cannot say."""
         if (self.socket_path is None) == (self.fd is None):
-            raise ConfigError("give one of --socket-path and --fd")
+            raise ProgramError("give one of --socket-path and --fd")
         if "" in (self.socket_path, self.control):  # Linux would listen on a name of its own choice
-            raise ConfigError(f"--{'control' if self.control == '' else 'socket-path'} is empty")
+            raise ProgramError(f"--{'control' if self.control == '' else 'socket-path'} is empty")
         if (self.blk_file is None) == (self.backend is None):
-            raise ConfigError("give one of --blk-file and --backend")
+            raise ProgramError("give one of --blk-file and --backend")
         if self.takeover and self.blk_file is None and self.socket_path is None:
-            raise ConfigError("--takeover needs --blk-file or --socket-path, to find the other engine by")
+            raise ProgramError("--takeover needs --blk-file or --socket-path, to find the other engine by")
         if self.replace_image and not (self.takeover and self.socket_path):
-            raise ConfigError("--replace-image needs --takeover and --socket-path")
+            raise ProgramError("--replace-image needs --takeover and --socket-path")
         if self.backend_arg and self.backend is None:
-            raise ConfigError("--backend-arg needs --backend")
+            raise ProgramError("--backend-arg needs --backend")
         if self.sandbox_allow and self.sandbox == "off":
-            raise ConfigError("--sandbox-allow needs a sandbox, and --sandbox is off")
+            raise ProgramError("--sandbox-allow needs a sandbox, and --sandbox is off")
         if self.direct == "on" and self.blk_file is None:
-            raise ConfigError("--direct on: only for --blk-file")
+            raise ProgramError("--direct on: only for --blk-file")
         if not self.drive_id.isprintable():
-            raise ConfigError(f"--drive-id {printable(self.drive_id)}: not of printable characters")
+            raise ProgramError(f"--drive-id {printable(self.drive_id)}: not of printable characters")
         if self.format == "raw" and self.blk_file is None:
-            raise ConfigError("--format raw: only for --blk-file")
+            raise ProgramError("--format raw: only for --blk-file")
         if self.queue_size & (self.queue_size - 1):
-            raise ConfigError(f"--queue-size {self.queue_size} is not a power of two")
+            raise ProgramError(f"--queue-size {self.queue_size} is not a power of two")
         for name in ("logical_block_size", "physical_block_size"):
             block_size = getattr(self, name) or 1
             if block_size & (block_size - 1):
-                raise ConfigError(f"{_option(name)} {block_size} is not a power of two")
+                raise ProgramError(f"{_option(name)} {block_size} is not a power of two")
         if self.rate_group is not None and (fault := group_name_fault(self.rate_group)):
-            raise ConfigError(f"--rate-group {self.rate_group!r}: {fault}")
+            raise ProgramError(f"--rate-group {self.rate_group!r}: {fault}")
         self.rate_limits()
 
     @property
@@ -152,44 +142,44 @@ class EngineConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
         return self.control is None and ":" not in (self.backend or "")
 
     def rate_limits(self) -> RateLimitSettings:
-        """The limits of the drive or its group. Raises `ConfigError`."""
+        """The limits of the drive or its group. Raises `ProgramError`."""
         names = [field.name for field in msgspec.structs.fields(RateLimitOptions)]
         plain = {name: getattr(self, name) for name in names if getattr(self, name) is not None}
         try:
             if self.rate_limiter is None:
                 return settings_from_options(RateLimitOptions(**plain))
             if plain:
-                raise ConfigError(f"give one of --rate-limiter and {_option(next(iter(plain)))}")
+                raise ProgramError(f"give one of --rate-limiter and {_option(next(iter(plain)))}")
             return settings_from_config(decode_rate_limiter(self.rate_limiter))
         except RateLimiterError as error:
-            raise ConfigError(_with_limit_names(str(error), names)) from error
+            raise ProgramError(_with_limit_names(str(error), names)) from error
 
 
 def read_config_file(path: str) -> dict[str, object]:
-    """The fields that a JSON configuration file sets. Raises `ConfigError` naming a wrong key or value."""
+    """The fields that a JSON configuration file sets. Raises `ProgramError` naming a wrong key or value."""
     try:
         with open(path, "rb") as file:
             data = file.read()
     except OSError as error:
-        raise ConfigError(f"--config {path}: {error.strerror or error}", exit_status=1) from error
+        raise ProgramError(f"--config {path}: {error.strerror or error}", exit_status=1) from error
     try:
         fields = msgspec.json.decode(data)
         if not isinstance(fields, dict):
-            raise ConfigError(f"--config {path}: not a JSON object")
+            raise ProgramError(f"--config {path}: not a JSON object")
         _check_hyphens(path, fields)
         fields = read_config_sizes(fields)
         msgspec.convert(fields, EngineConfig)
     except msgspec.DecodeError as error:
-        raise ConfigError(f"--config {path}: {error}") from error
+        raise ProgramError(f"--config {path}: {error}") from error
     return fields
 
 
 def _check_hyphens(path: str, fields: dict[str, object]) -> None:
-    """Raise `ConfigError` for a key that is written as on the command line."""
+    """Raise `ProgramError` for a key that is written as on the command line."""
     for name in fields:
         key = name.lstrip("-").replace("-", "_")
         if key != name and key in EngineConfig.__struct_fields__:
-            raise ConfigError(f"--config {path}: `{name}` is written `{key}` here")
+            raise ProgramError(f"--config {path}: `{name}` is written `{key}` here")
 
 
 def read_config_sizes(fields: dict[str, object]) -> dict[str, object]:
@@ -198,11 +188,11 @@ def read_config_sizes(fields: dict[str, object]) -> dict[str, object]:
 
 
 def make_config(fields: dict[str, object]) -> EngineConfig:
-    """Check everything. Raises `ConfigError`."""
+    """Check everything. Raises `ProgramError`."""
     try:
         config = msgspec.convert(read_config_sizes(fields), EngineConfig)
     except msgspec.ValidationError as error:
-        raise ConfigError(_with_option_name(str(error))) from error
+        raise ProgramError(_with_option_name(str(error))) from error
     config.check()
     return config
 

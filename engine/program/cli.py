@@ -10,6 +10,7 @@ from functools import partial
 from ringblk.engine.base.asyncio_import import import_asyncio_without_tls
 from ringblk.engine.base.log_format import start_logging
 from ringblk.engine.base.printable_text import printable
+from ringblk.engine.base.program_error import ProgramError
 from ringblk.engine.base.standard_streams import open_standard_streams
 from ringblk.engine.options.command_line import (
     OptionParser,
@@ -17,7 +18,6 @@ from ringblk.engine.options.command_line import (
     config_from,
     print_help,
 )
-from ringblk.engine.options.config import ConfigError
 
 CAPABILITIES = '{"type": "block", "features": ["read-only", "blk-file"]}'
 """What --print-capabilities prints (QEMU, vhost-user "Backend program conventions")."""
@@ -78,7 +78,7 @@ def _exit_with(program: str, run: Callable[[], int]) -> None:
         finally:
             if sys.stdout is not None:
                 sys.stdout.flush()  # at the interpreter's end nobody could say what is wrong with it
-    except ConfigError as error:
+    except ProgramError as error:
         print(f"{program}: {printable(str(error))}", file=sys.stderr)
         status = error.exit_status
     except KeyboardInterrupt:

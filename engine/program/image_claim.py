@@ -16,8 +16,8 @@ import signal
 import stat
 import time
 
+from ringblk.engine.base.program_error import ProgramError
 from ringblk.engine.drives.engine_segments import EngineSegment, engine_segments, named_segments, process_id
-from ringblk.engine.options.config import ConfigError
 from ringblk.engine.program.takeover import Takeover, is_engine
 from ringblk.shm.segments.segment import SegmentError, is_segment_held, remove_orphan, segment_names
 from ringblk.shm.state.segment import SEGMENT_PREFIX
@@ -37,7 +37,8 @@ _log = logging.getLogger(__name__)
 def claim_image(path: str, fd: int, *, read_only: bool, takes_over: bool) -> None:
     """Lock the image behind `fd`, for as long as any process has it open; waits for an engine that is ending.
 
-    With `takes_over`, an engine that uses it is told to end. Raises `ConfigError` when somebody else uses it.
+    With `takes_over`, an engine that uses it is told to end. Raises `ProgramError` when somebody else uses
+    it.
     """
     refused_s: float | None = None
     # A segment left by a dead engine may name an image that was since deleted, and this one got its number.
@@ -63,7 +64,7 @@ def claim_image(path: str, fd: int, *, read_only: bool, takes_over: bool) -> Non
             refused_s = refused_s or time.monotonic() + REFUSAL_S
             if time.monotonic() > refused_s:
                 holder = f"another engine (process {alive[0]})" if alive else "another program"
-                raise ConfigError(f"--blk-file {path}: in use by {holder}", exit_status=1)
+                raise ProgramError(f"--blk-file {path}: in use by {holder}", exit_status=1)
         elif not waits:
             waits = True
             _log.info("waiting for the last process of the engine before this one (process %d)", holders[0])

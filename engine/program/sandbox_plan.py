@@ -2,7 +2,8 @@
 
 import logging
 
-from ringblk.engine.options.config import ConfigError, EngineConfig
+from ringblk.engine.base.program_error import ProgramError
+from ringblk.engine.options.config import EngineConfig
 from ringblk.workers.sandbox.process_user import ProcessUser, UnknownUser
 from ringblk.workers.sandbox.sandbox import Sandbox
 
@@ -10,20 +11,20 @@ _log = logging.getLogger(__name__)
 
 
 def plan_user(config: EngineConfig) -> ProcessUser | None:
-    """Whom the processes are to run as, if that was said. Raises `ConfigError`."""
+    """Whom the processes are to run as, if that was said. Raises `ProgramError`."""
     if config.user is None:
         return None
     try:
         return ProcessUser.named(config.user)
     except UnknownUser as error:
-        raise ConfigError(f"--user {config.user}: {error}", exit_status=1) from error
+        raise ProgramError(f"--user {config.user}: {error}", exit_status=1) from error
 
 
 def plan_sandbox(config: EngineConfig, user: ProcessUser | None) -> Sandbox:
-    """Make it. Raises `ConfigError` where it cannot be had as asked for."""
+    """Make it. Raises `ProgramError` where it cannot be had as asked for."""
     runs_user_code = config.backend is not None and ":" in config.backend  # package.module:Class
     if config.sandbox_allow and not runs_user_code:
-        raise ConfigError("--sandbox-allow: only for a --backend=package.module:Class; others open nothing")
+        raise ProgramError("--sandbox-allow: only for a --backend=package.module:Class; others open nothing")
     try:
         sandbox = Sandbox(
             confines=config.sandbox != "off",
@@ -33,10 +34,10 @@ def plan_sandbox(config: EngineConfig, user: ProcessUser | None) -> Sandbox:
         )
     except OSError as error:
         where = f"--sandbox-allow {error.filename}" if error.filename else "--sandbox"
-        raise ConfigError(f"{where}: {error.strerror or error}", exit_status=1) from error
+        raise ProgramError(f"{where}: {error.strerror or error}", exit_status=1) from error
     if sandbox.missing:
         missing = " and no ".join(sandbox.missing)
         if config.sandbox == "on":
-            raise ConfigError(f"--sandbox on: this kernel has no {missing}", exit_status=1)
+            raise ProgramError(f"--sandbox on: this kernel has no {missing}", exit_status=1)
         _log.warning("sandbox: this kernel has no %s; going on without", missing)
     return sandbox

@@ -10,6 +10,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from ringblk.engine.base.open_files import reserve_open_files
+from ringblk.engine.base.program_error import ProgramError
 from ringblk.engine.devices.block_device import MAX_PHYSICAL_BLOCK_BYTES, BlockDevice, BlockDeviceConfig
 from ringblk.engine.devices.io_plan import plan_io
 from ringblk.engine.drives.engine_facts import engine_facts
@@ -23,7 +24,7 @@ from ringblk.engine.drives.record import (
     record_of_process,
 )
 from ringblk.engine.drives.running_drive import RunningDrive, take_settings
-from ringblk.engine.options.config import ConfigError, EngineConfig
+from ringblk.engine.options.config import EngineConfig
 from ringblk.engine.program.image_claim import claim_image, engines_on, image_identity, remove_dead_engines
 from ringblk.engine.program.sandbox_plan import plan_sandbox, plan_user
 from ringblk.engine.program.served_format import check_served_format
@@ -70,15 +71,15 @@ HELD_SIGNALS = (*END_SIGNALS, signal.SIGUSR2)
 
 
 def serve(config: EngineConfig) -> int:
-    """Run an engine until it is told to end; returns the exit status. Raises `ConfigError`."""
+    """Run an engine until it is told to end; returns the exit status. Raises `ProgramError`."""
     user = plan_user(config)
-    reserve_open_files(config, config.workers)
+    reserve_open_files(config.workers, config.num_queues)
     try:
         backend = open_backend(config)
     except (BackendError, ValueError) as error:
-        raise ConfigError(str(error), exit_status=1) from error
+        raise ProgramError(str(error), exit_status=1) from error
     except OSError as error:
-        raise ConfigError(f"--blk-file {config.blk_file}: {error.strerror or error}", 1) from error
+        raise ProgramError(f"--blk-file {config.blk_file}: {error.strerror or error}", 1) from error
     try:
         status = _serve_backend(config, user, backend)
     finally:
@@ -87,7 +88,7 @@ def serve(config: EngineConfig) -> int:
 
 
 def _serve_backend(config: EngineConfig, user: ProcessUser | None, backend: NativeBackend) -> int:
-    """Make the drive of an open backend and serve it. Raises `ConfigError`."""
+    """Make the drive of an open backend and serve it. Raises `ProgramError`."""
     device = _make_device(config, backend)
     sandbox = plan_sandbox(config, user)
     plan = plan_io(config.io_engine, backend)
@@ -99,7 +100,7 @@ def _serve_backend(config: EngineConfig, user: ProcessUser | None, backend: Nati
     try:
         state = create_engine_segment(slot_count(config), config.queue_size)
     except SegmentError as error:
-        raise ConfigError(str(error), exit_status=1) from error
+        raise ProgramError(str(error), exit_status=1) from error
     if isinstance(backend, FileBackend):
         state.set_image(*image_identity(backend.fileno()))
     goes_on = found is not None  # should the start fail: what was taken over waits for the next attempt
@@ -138,7 +139,7 @@ def _make_device(config: EngineConfig, backend: NativeBackend) -> BlockDevice:
     try:
         device = BlockDevice(device_config(config, backend))
     except ValueError as error:
-        raise ConfigError(str(error), exit_status=1) from error
+        raise ProgramError(str(error), exit_status=1) from error
     if device.bytes_out_of_reach:
         _log.warning(
             "the guest does not see the last %d bytes: no whole logical block of %d",
@@ -153,7 +154,7 @@ def _make_device(config: EngineConfig, backend: NativeBackend) -> BlockDevice:
 def _claim(
     config: EngineConfig, backend: NativeBackend, identity: DriveIdentity, user: ProcessUser | None
 ) -> FoundRecord | None:
-    """Be the only one on this drive; what the engine before has left. Raises `ConfigError`.
+    """Be the only one on this drive; what the engine before has left. Raises `ProgramError`.
 
     An engine that is to be taken over from is told to end when nothing that can be refused is left.
     """
@@ -188,7 +189,7 @@ def _claim(
 
 
 def open_backend(config: EngineConfig) -> NativeBackend:
-    """The drive's storage. Raises `ConfigError`, `BackendError` or `OSError`."""
+    """The drive's storage. Raises `ProgramError`, `BackendError` or `OSError`."""
     if config.blk_file is None:
         assert config.backend is not None  # EngineConfig.check: one of the two is given
         from ringblk.workers.backends.loader import load_backend  # and the backends that it knows
@@ -197,7 +198,7 @@ def open_backend(config: EngineConfig) -> NativeBackend:
     try:
         return FileBackend(config.blk_file, read_only=config.read_only, direct=config.direct)
     except BackendError as error:
-        raise ConfigError(f"--blk-file {error}", exit_status=1) from error
+        raise ProgramError(f"--blk-file {error}", exit_status=1) from error
 
 
 def close_backend(backend: NativeBackend) -> bool:
@@ -211,13 +212,13 @@ def close_backend(backend: NativeBackend) -> bool:
 
 
 def device_config(config: EngineConfig, backend: NativeBackend) -> BlockDeviceConfig:
-    """The device as the driver is to see it. Raises `ConfigError` for blocks that don't fit it."""
+    """The device as the driver is to see it. Raises `ProgramError` for blocks that don't fit it."""
     topology = backend.topology
     logical_bytes = config.logical_block_size or topology.logical_block_bytes
     preferred_bytes = min(topology.physical_block_bytes, MAX_PHYSICAL_BLOCK_BYTES)
     physical_bytes = config.physical_block_size or max(logical_bytes, preferred_bytes)
     if physical_bytes < logical_bytes:
-        raise ConfigError(
+        raise ProgramError(
             f"--physical-block-size {physical_bytes} is less than a logical block, {logical_bytes} bytes"
         )
     is_striped = topology.minimum_io_bytes > topology.physical_block_bytes
@@ -266,7 +267,7 @@ async def _serve(
     try:
         control = await _open_control(drive)
         _drop_privileges(config, sandbox)
-    except ConfigError:
+    except ProgramError:
         listener.close()
         await supervisor.stop()
         raise
@@ -320,7 +321,7 @@ async def _open_control(drive: RunningDrive) -> "ControlServer | None":
 
         return await serve_control(EngineControl(drive), drive.config.control)
     except ImportError as error:
-        raise ConfigError(f"--control: {CONTROL_HINT}", exit_status=1) from error
+        raise ProgramError(f"--control: {CONTROL_HINT}", exit_status=1) from error
 
 
 class _EndSignal:

@@ -7,8 +7,9 @@ that one served the image raw.
 
 import logging
 
+from ringblk.engine.base.program_error import ProgramError
 from ringblk.engine.images.format import CONTAINER_HEAD_BYTES, TAIL_BYTES, UNREADABLE, find_container
-from ringblk.engine.options.config import ConfigError, EngineConfig
+from ringblk.engine.options.config import EngineConfig
 from ringblk.engine.program.image_claim import engines_on
 from ringblk.workers.backends.file import FileBackend
 
@@ -16,7 +17,7 @@ _log = logging.getLogger(__name__)
 
 
 def check_served_format(config: EngineConfig, backend: FileBackend) -> None:
-    """Raise `ConfigError` if the image is in a format that is not served, and nobody insists."""
+    """Raise `ProgramError` if the image is in a format that is not served, and nobody insists."""
     if config.format == "raw":
         return
     try:
@@ -32,7 +33,7 @@ def check_served_format(config: EngineConfig, backend: FileBackend) -> None:
         _log.warning("%s: looks like a %s file, and goes on as raw", config.blk_file, container)
         return
     advice = UNREADABLE.get(container, "`ringblk image import` makes a raw image of it")
-    raise ConfigError(
+    raise ProgramError(
         f"--blk-file {config.blk_file}: this is a {container} file, and only raw images are served: "
         f"{advice}; --format=raw serves it as it is",
         exit_status=1,

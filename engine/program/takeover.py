@@ -10,9 +10,10 @@ import stat
 import struct
 import time
 
+from ringblk.engine.base.program_error import ProgramError
 from ringblk.engine.drives.engine_segments import segments_of, user_ids
 from ringblk.engine.drives.record import record_of_process
-from ringblk.engine.options.config import ConfigError, EngineConfig
+from ringblk.engine.options.config import EngineConfig
 from ringblk.engine.supervisor.running_settings import DriveIdentity
 from ringblk.engine.vhost_user.listener import check_listening_at
 
@@ -36,7 +37,7 @@ class Takeover:
     def tell(self, pid: int) -> None:
         """Have an engine finish what is in flight and end; its front end is to connect to this one.
 
-        To be called again for as long as it runs. Raises `ConfigError`.
+        To be called again for as long as it runs. Raises `ProgramError`.
         """
         if pid in self._told:
             self._mention(pid)
@@ -49,7 +50,7 @@ class Takeover:
         except ProcessLookupError:
             return
         except PermissionError as error:
-            raise ConfigError(
+            raise ProgramError(
                 f"--takeover: process {pid}: {error.strerror or error}", exit_status=1
             ) from error
 
@@ -60,7 +61,7 @@ class Takeover:
 
 
 def check_takeover(config: EngineConfig, image_users: list[int]) -> None:
-    """Look at what is opened only when the other engine has ended. Raises `ConfigError`.
+    """Look at what is opened only when the other engine has ended. Raises `ProgramError`.
 
     `image_users` are the engines that have the same image: they are to end, like the one at the socket.
     """
@@ -70,15 +71,17 @@ def check_takeover(config: EngineConfig, image_users: list[int]) -> None:
             continue
         check_listening_at(option, path)
         if (pid := _listening_pid(path)) is not None and (pid not in ending or not is_engine(pid)):
-            raise ConfigError(f"{option} {path}: in use by process {pid}, which is not to end", exit_status=1)
+            raise ProgramError(
+                f"{option} {path}: in use by process {pid}, which is not to end", exit_status=1
+            )
     if config.control is not None and not all(map(importlib.util.find_spec, CONTROL_PACKAGES)):
-        raise ConfigError(f"--control: {CONTROL_HINT}", exit_status=1)
+        raise ProgramError(f"--control: {CONTROL_HINT}", exit_status=1)
 
 
 def check_same_drive(
     config: EngineConfig, drive: DriveIdentity, image_fd: int | None, *, is_read_only: bool
 ) -> int | None:
-    """See that an engine at the socket has the drive that its guest is to go on with. Raises `ConfigError`.
+    """See that an engine at the socket has the drive that its guest is to go on with. Raises `ProgramError`.
 
     Returns its process id, if there is such an engine.
     """
@@ -92,11 +95,11 @@ def check_same_drive(
     how = "--replace-image does so all the same"
     if found is not None:
         if not found.record.drive.is_same(drive):
-            raise ConfigError(f"{where} has another drive, which its guest would lose; {how}", 1)
+            raise ProgramError(f"{where} has another drive, which its guest would lose; {how}", 1)
         if is_read_only and not found.record.is_read_only:
-            raise ConfigError(f"{where} lets its guest write, and this one would not; {how}", 1)
+            raise ProgramError(f"{where} lets its guest write, and this one would not; {how}", 1)
     elif image_fd is None or not _has_open(pid, image_fd):
-        raise ConfigError(f"{where} cannot be seen to have the same drive; {how}", 1)
+        raise ProgramError(f"{where} cannot be seen to have the same drive; {how}", 1)
     return pid
 
 
@@ -117,7 +120,7 @@ def _identity(info: os.stat_result) -> tuple[int, int]:
 
 
 def take_over_socket(socket_path: str | None) -> None:
-    """Have an engine that listens on this socket end, and wait for its last process. Raises `ConfigError`."""
+    """Have an engine that listens there end, and wait for its last process. Raises `ProgramError`."""
     pid = _listening_pid(socket_path)
     if pid is None or not is_engine(pid):
         return

@@ -4,6 +4,7 @@ import os
 from pathlib import Path
 
 from ringblk.engine.base.printable_text import utf8_text
+from ringblk.engine.base.program_error import ProgramError
 from ringblk.engine.drives.engine_segments import (
     EngineSegment,
     engine_segments,
@@ -11,7 +12,6 @@ from ringblk.engine.drives.engine_segments import (
     process_id,
     user_ids,
 )
-from ringblk.engine.options.config import ConfigError
 from ringblk.engine.statistics.statistics import StatisticsSnapshot, take_snapshot
 from ringblk.shm.segments.segment import SegmentError
 from ringblk.shm.state.segment import SEGMENT_PREFIX
@@ -29,7 +29,7 @@ class RunningEngines:
         """The users whose engines run here too and may not be looked at, as of the last look."""
 
     def snapshots(self) -> list[StatisticsSnapshot]:
-        """One of each engine that lives now. Raises `ConfigError` when the wanted one does not."""
+        """One of each engine that lives now. Raises `ProgramError` when the wanted one does not."""
         others = engines_of_others()
         self.hidden_owners = set(others.values())
         found = [snapshot for segment in engine_segments() if (snapshot := self._look_at(segment))]
@@ -39,11 +39,11 @@ class RunningEngines:
         if not found:
             for name, owner in others.items():
                 if self._wanted in (name, name.removeprefix(SEGMENT_PREFIX), str(process_id(name))):
-                    raise ConfigError(
+                    raise ProgramError(
                         f"engine {self._wanted} is another user's ({user_name(owner)})", exit_status=1
                     )
             hint = f", or it is another user's: {self.hidden_text}" if others else ""
-            raise ConfigError(f"no engine {self._wanted} runs here{hint}", exit_status=1)
+            raise ProgramError(f"no engine {self._wanted} runs here{hint}", exit_status=1)
         return found
 
     @property
@@ -60,7 +60,7 @@ class RunningEngines:
             state = segment.copy()
         except SegmentError as error:
             if self._wanted in (segment.name, segment.name.removeprefix(SEGMENT_PREFIX)):
-                raise ConfigError(str(error), exit_status=1) from error
+                raise ProgramError(str(error), exit_status=1) from error
             return None
         try:
             return take_snapshot(state)

@@ -9,7 +9,7 @@ from ringblk.engine.statistics.statistics import StatisticsSnapshot, encode_json
 
 
 def run_stat(wanted: str | None, as_json: bool) -> int:
-    """Print; a JSON array of snapshots if asked for. Raises `ConfigError` when `wanted` is not found."""
+    """Print; a JSON array of snapshots if asked for. Raises `ProgramError` when `wanted` is not found."""
     engines = RunningEngines(wanted)
     snapshots = engines.snapshots()
     if as_json:

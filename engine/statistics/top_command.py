@@ -2,20 +2,20 @@
 
 import time
 
-from ringblk.engine.options.config import ConfigError
+from ringblk.engine.base.program_error import ProgramError
 from ringblk.engine.statistics.running_engines import RunningEngines
 from ringblk.engine.statistics.statistics import StatisticsSnapshot
 
 
 def run_top(wanted: str | None, interval_s: float, frames: int | None) -> int:
-    """Show until interrupted, or `frames` times. Raises `ConfigError`."""
+    """Show until interrupted, or `frames` times. Raises `ProgramError`."""
     try:
         from rich.console import Console
         from rich.live import Live
 
         from ringblk.engine.statistics.top_view import render
     except ImportError as error:
-        raise ConfigError(
+        raise ProgramError(
             "top needs the package rich: pip install 'ringblk[tools]'", exit_status=1
         ) from error
     engines = RunningEngines(wanted)
@@ -23,7 +23,7 @@ def run_top(wanted: str | None, interval_s: float, frames: int | None) -> int:
     try:
         before = _by_name(engines.snapshots())
         if engines.hidden_owners and not before:
-            raise ConfigError(engines.hidden_text, exit_status=1)
+            raise ProgramError(engines.hidden_text, exit_status=1)
         with Live(console=console, auto_refresh=False, screen=console.is_terminal and frames is None) as live:
             while frames is None or frames > 0:
                 time.sleep(interval_s)

@@ -283,7 +283,7 @@ class Supervisor:
     @property
     def max_mem_slots(self) -> int:
         """How many memory regions may be added one by one."""
-        return mem_slot_count(self._config, self._workers.wanted_count)
+        return mem_slot_count(self._workers.wanted_count, self._config.num_queues)
 
     @property
     def device_features(self) -> int:

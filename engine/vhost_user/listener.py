@@ -7,7 +7,7 @@ import socket
 import stat
 from collections.abc import AsyncIterator, Callable
 
-from ringblk.engine.options.config import ConfigError
+from ringblk.engine.base.program_error import ProgramError
 from ringblk.engine.vhost_user.descriptor_seal import take_inline
 from ringblk.engine.vhost_user.folder_lock import folder_lock
 from ringblk.engine.vhost_user.waiting_frontends import WaitingFrontends
@@ -28,20 +28,20 @@ class Listener:
 
     @classmethod
     def at_path(cls, socket_path: str) -> "Listener":
-        """Listen on a unix socket, in place of one whose owner is gone. Raises `ConfigError`."""
+        """Listen on a unix socket, in place of one whose owner is gone. Raises `ProgramError`."""
         return cls(listen_at("--socket-path", socket_path), socket_path)
 
     @classmethod
     def from_fd(cls, fd: int) -> "Listener":
-        """Use an inherited unix stream socket. Raises `ConfigError`."""
+        """Use an inherited unix stream socket. Raises `ProgramError`."""
         try:
             if not stat.S_ISSOCK(os.fstat(fd).st_mode):
-                raise ConfigError(f"--fd {fd}: not a socket", 1)
+                raise ProgramError(f"--fd {fd}: not a socket", 1)
             end = socket.socket(fileno=fd)
         except OSError as error:
-            raise ConfigError(f"--fd {fd}: {error.strerror or error}", 1) from error
+            raise ProgramError(f"--fd {fd}: {error.strerror or error}", 1) from error
         if end.family != socket.AF_UNIX or end.type != socket.SOCK_STREAM:
-            raise ConfigError(f"--fd {fd}: not a unix stream socket", 1)
+            raise ProgramError(f"--fd {fd}: not a unix stream socket", 1)
         end.set_inheritable(False)
         return cls(end)
 
@@ -83,7 +83,7 @@ class Listener:
 def listen_at(option: str, socket_path: str, *, mode_mask: int | None = None) -> socket.socket:
     """Listen on a unix socket, in place of one whose owner is gone.
 
-    Raises `ConfigError`, naming the option. `mode_mask` is a umask for the socket's name.
+    Raises `ProgramError`, naming the option. `mode_mask` is a umask for the socket's name.
     """
     with folder_lock(socket_path):  # else another's new socket might be taken for the dead one
         end = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
@@ -96,7 +96,7 @@ def listen_at(option: str, socket_path: str, *, mode_mask: int | None = None) ->
             end.close()
             obstacle = _obstacle(socket_path) if error.errno == errno.EADDRINUSE else None
             reason = f"{obstacle} is in the way" if obstacle else error.strerror or error
-            raise ConfigError(f"{option} {socket_path}: {reason}", 1) from error
+            raise ProgramError(f"{option} {socket_path}: {reason}", 1) from error
         finally:
             if former_mask is not None:
                 os.umask(former_mask)
@@ -117,15 +117,15 @@ def socket_identity(path: str) -> tuple[int, int]:
 
 
 def check_listening_at(option: str, socket_path: str) -> None:
-    """Look whether `listen_at` will work once nobody listens there any more. Raises `ConfigError`."""
+    """Look whether `listen_at` will work once nobody listens there any more. Raises `ProgramError`."""
     if len(os.fsencode(socket_path)) > MAX_PATH_BYTES:
-        raise ConfigError(f"{option} {socket_path}: longer than {MAX_PATH_BYTES} bytes", 1)
+        raise ProgramError(f"{option} {socket_path}: longer than {MAX_PATH_BYTES} bytes", 1)
     if obstacle := _obstacle(socket_path):
-        raise ConfigError(f"{option} {socket_path}: {obstacle} is in the way", 1)
+        raise ProgramError(f"{option} {socket_path}: {obstacle} is in the way", 1)
     try:
         _try_binding_in(os.path.dirname(socket_path) or ".")
     except OSError as error:
-        raise ConfigError(f"{option} {socket_path}: {error.strerror or error}", 1) from error
+        raise ProgramError(f"{option} {socket_path}: {error.strerror or error}", 1) from error
 
 
 def _try_binding_in(folder: str) -> None:

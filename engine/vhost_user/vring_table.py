@@ -5,9 +5,10 @@ or the device is reset (vhost-user, "Ring states"). While it runs, fds and enabl
 """
 
 from ringblk.engine.devices.device import Device, DeviceError
-from ringblk.engine.devices.vring import FdKind, VringSetup, address_fault, close_fd, queue_size_fault
+from ringblk.engine.devices.vring import close_fd, queue_size_fault
 from ringblk.engine.vhost_user.message_socket import FdSet
 from ringblk.engine.vhost_user.messages import VringAddress, VringFd, VringState
+from ringblk.engine.vhost_user.vring_setup import FdKind, VringSetup, address_fault
 
 _MAX_BASE = 0xFFFF
 

@@ -7,8 +7,9 @@ from pathlib import Path
 import pytest
 
 from ringblk.engine.base.number_text import parse_size
+from ringblk.engine.base.program_error import ProgramError
 from ringblk.engine.options.command_line import OptionParser, add_engine_options, config_from
-from ringblk.engine.options.config import ConfigError, EngineConfig
+from ringblk.engine.options.config import EngineConfig
 
 BASE = ["--socket-path=/s", "--backend=null", "--backend-arg=size_bytes=512"]
 
@@ -66,7 +67,7 @@ def test_a_configuration_file_takes_them_as_well(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("option", ["--iops=5K", "--workers=1K", "--bps=fast", "--queue-size=1K"])
 def test_what_is_no_number_of_bytes_takes_none(option: str) -> None:
-    with pytest.raises(ConfigError, match=option.partition("=")[0]):
+    with pytest.raises(ProgramError, match=option.partition("=")[0]):
         config_of(option)
 
 

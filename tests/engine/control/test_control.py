@@ -15,7 +15,8 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from ringblk import Frontend, RequestStatus, engine_command
-from ringblk.engine.options.config import ConfigError, EngineConfig
+from ringblk.engine.base.program_error import ProgramError
+from ringblk.engine.options.config import EngineConfig
 from ringblk.engine.program.serve import serve
 from ringblk.engine.statistics.top_command import run_top
 from tests.rigs.child_process import ends_with_tests
@@ -459,12 +460,12 @@ def test_control_says_which_packages_it_needs(monkeypatch: pytest.MonkeyPatch, t
         socket_path=str(tmp_path / "s"),
         control=str(tmp_path / "c"),
     )
-    with pytest.raises(ConfigError, match=re.escape("pip install 'ringblk[control]'")):
+    with pytest.raises(ProgramError, match=re.escape("pip install 'ringblk[control]'")):
         serve(config)
     assert not list(tmp_path.iterdir())
 
 
 def test_top_says_which_package_it_needs(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "rich.console", None)
-    with pytest.raises(ConfigError, match=re.escape("pip install 'ringblk[tools]'")):
+    with pytest.raises(ProgramError, match=re.escape("pip install 'ringblk[tools]'")):
         run_top(None, 1.0, 1)

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from ringblk.engine.options.config import ConfigError, make_config
+from ringblk.engine.base.program_error import ProgramError
+from ringblk.engine.options.config import make_config
 from ringblk.engine.program.served_format import check_served_format
 from ringblk.workers.backends.file import FileBackend
 from tests.rigs.inline_device import IN, OK, OUT
@@ -51,7 +52,7 @@ def test_a_container_is_refused(
     options = {"blk_file": str(path), "socket_path": "/x", "direct": direct, "read_only": read_only}
     backend = FileBackend(path, read_only=read_only, direct=direct)  # type: ignore[arg-type]
     with pytest.raises(
-        ConfigError, match=f"this is a {name} file, and only raw images are served"
+        ProgramError, match=f"this is a {name} file, and only raw images are served"
     ) as refused:
         check_served_format(make_config({**options}), backend)
     assert "--format=raw" in str(refused.value)
@@ -68,7 +69,7 @@ def test_a_raw_image_is_served(make_image: Callable[[int, bytes], Path], content
 def test_an_image_of_one_sector_is_looked_at(tmp_path: Path) -> None:
     path = tmp_path / "disk.img"
     path.write_bytes(QCOW2)
-    with pytest.raises(ConfigError):
+    with pytest.raises(ProgramError):
         check_served_format(make_config({"blk_file": str(path), "socket_path": "/x"}), FileBackend(path))
 
 

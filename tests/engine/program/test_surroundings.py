@@ -17,7 +17,7 @@ from pathlib import Path
 
 import pytest
 
-from ringblk.engine.options.config import ConfigError
+from ringblk.engine.base.program_error import ProgramError
 from ringblk.engine.vhost_user.listener import Listener, listen_at
 
 from .engine_rig import DEADLINE_S, PROGRAM, Engine, run_program
@@ -82,7 +82,7 @@ def start_listening(path: str, barrier: Barrier, pipe: "Connection[bool, bool]")
         barrier.wait()
         try:
             end = listen_at("--socket-path", path)
-        except ConfigError:
+        except ProgramError:
             end = None
         pipe.send(end is not None)
         barrier.wait()  # nobody lets go before all have tried
@@ -140,10 +140,10 @@ def test_a_dead_socket_of_another_user_is_an_error_in_one_line(tmp_path: Path) -
         folder.chmod(0o755)
     code = (
         "import os, sys; from ringblk.engine.vhost_user.listener import listen_at\n"
-        "from ringblk.engine.options.config import ConfigError\n"
+        "from ringblk.engine.base.program_error import ProgramError\n"
         "os.setgroups([]); os.setgid(65534); os.setuid(65534)\n"
         f"try: listen_at('--socket-path', {str(path)!r})\n"
-        "except ConfigError as error: sys.exit(str(error))"
+        "except ProgramError as error: sys.exit(str(error))"
     )
     path.chmod(0o777)
     result = run(sys.executable, "-c", code)

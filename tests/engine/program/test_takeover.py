@@ -14,7 +14,8 @@ from typing import TypeAlias
 
 import pytest
 
-from ringblk.engine.options.config import ConfigError, EngineConfig
+from ringblk.engine.base.program_error import ProgramError
+from ringblk.engine.options.config import EngineConfig
 from ringblk.engine.program import image_claim, takeover
 from ringblk.engine.program.image_claim import claim_image, engines_on, image_identity, remove_dead_engines
 from ringblk.engine.program.takeover import is_engine
@@ -122,7 +123,7 @@ def test_a_segment_of_another_user_ends_nobody(
     assert is_engine(victim.pid)
     os.fchown(forged.fileno(), NOBODY, -1)
     assert engines_on(image_fd) == [victim.pid]
-    with pytest.raises(ConfigError, match="in use by another program"):
+    with pytest.raises(ProgramError, match="in use by another program"):
         claim_image(str(image), image_fd, read_only=False, takes_over=True)
     assert was_spared(victim)
     forged.close()
@@ -133,7 +134,7 @@ def test_who_got_the_process_id_of_a_dead_engine_is_not_ended(
 ) -> None:
     refuse_at_once(monkeypatch)
     leave_orphan(f"{SEGMENT_PREFIX}{victim.pid}", image_fd)
-    with pytest.raises(ConfigError, match="in use by another program"):
+    with pytest.raises(ProgramError, match="in use by another program"):
         claim_image(str(image), image_fd, read_only=False, takes_over=True)
     assert was_spared(victim)
 
@@ -268,5 +269,5 @@ def test_a_package_that_is_missing_is_said_before(monkeypatch: pytest.MonkeyPatc
     config = EngineConfig(
         socket_path=str(tmp_path / "s"), blk_file="x", control=str(tmp_path / "c"), takeover=True
     )
-    with pytest.raises(ConfigError, match="it needs the packages"):
+    with pytest.raises(ProgramError, match="it needs the packages"):
         takeover.check_takeover(config, [])
