@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING, Any, Literal, NoReturn, get_args, get_origin
 import msgspec
 
 from ringblk.engine.base.number_text import parse_size
+from ringblk.engine.base.program_error import ProgramError
 from ringblk.engine.options.config import (
     BLOCK_SIZES,
     EngineConfig,
-    ProgramError,
     make_config,
     read_config_file,
 )

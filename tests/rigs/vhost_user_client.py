@@ -29,8 +29,7 @@ from ringblk.engine.vhost_user.messages import (
 )
 from ringblk.engine.vhost_user.session import PROTOCOL_FEATURES, Session
 from ringblk.shm.memory.region import MemoryRegion
-
-from .fake_device import VERSION_1, FakeDevice
+from tests.rigs.fake_device import VERSION_1, FakeDevice
 
 WAIT_SECONDS = 20  # how long anything may take before a test fails; nothing waits for it to pass
 PROTOCOL_FEATURES_BIT = 1 << 30

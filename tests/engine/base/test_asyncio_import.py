@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from .engine_rig import Engine
+from tests.rigs.engine_rig import Engine
 
 OPENSSL = "libcrypto"
 MEMORY = ("--backend=memory", "--backend-arg=size_bytes=1048576")

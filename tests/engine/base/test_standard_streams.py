@@ -17,8 +17,7 @@ import pytest
 
 from ringblk import Frontend
 from tests.rigs.child_process import ends_with_tests
-
-from .engine_rig import DEADLINE_S, PROGRAM, eventually
+from tests.rigs.engine_rig import DEADLINE_S, PROGRAM, eventually
 
 SIZE = 1 << 20
 CLOSED = [fds for count in (1, 2, 3) for fds in itertools.combinations((0, 1, 2), count)]

@@ -20,8 +20,7 @@ from ringblk.engine.options.config import EngineConfig
 from ringblk.engine.program.serve import serve
 from ringblk.engine.statistics.top_command import run_top
 from tests.rigs.child_process import ends_with_tests
-
-from .control_client import (
+from tests.rigs.control_client import (
     DISK_BYTES,
     TIMEOUT_S,
     ControlClient,

@@ -9,9 +9,8 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from ringblk import RequestStatus
+from tests.rigs.control_client import DISK_BYTES, TIMEOUT_S, ControlledEngine
 from tests.stress.counts import counts
-
-from .control_client import DISK_BYTES, TIMEOUT_S, ControlledEngine
 
 MAX_BYTES = 2 * DISK_BYTES
 BUCKETS = {

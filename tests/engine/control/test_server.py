@@ -12,8 +12,7 @@ import pytest
 from ringblk.engine.base.log_format import HumanFormatter
 from ringblk.engine.control.engine_control import EngineControl
 from ringblk.engine.control.server import serve_control
-
-from .control_client import TIMEOUT_S
+from tests.rigs.control_client import TIMEOUT_S
 
 HEAD = b"PATCH /drive HTTP/1.1\r\nHost: localhost\r\n"
 BROKEN_GZIP = HEAD + b"Content-Encoding: gzip\r\nContent-Length: 3\r\n\r\nabc"

@@ -12,8 +12,8 @@ from typing import Any
 
 import pytest
 
-from .control_client import TIMEOUT_S, ControlClient, ControlledEngine
-from .engine_rig import eventually
+from tests.rigs.control_client import TIMEOUT_S, ControlClient, ControlledEngine
+from tests.rigs.engine_rig import eventually
 
 OPEN_FILES = 400  # more than six workers can need
 WORKER_FDS = 3  # eventfd, pidfd and channel, with --io-engine=psync

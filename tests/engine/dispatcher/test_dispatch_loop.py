@@ -18,10 +18,9 @@ from ringblk.shm.rates.limit_settings import RateLimitSettings
 from ringblk.shm.state.segment import StateSegment
 from ringblk.workers.backends.memory import MemoryBackend
 from ringblk.workers.backends.python import PythonBackend
+from tests.rigs.engine_rig import DEADLINE_S
 from tests.rigs.inline_device import GPA, IN, UVA_OFFSET, InlineDevice
 from tests.rigs.mock_driver import MockDriver
-
-from .engine_rig import DEADLINE_S
 
 DISK_BYTES = 1 << 16
 QUEUE_SIZE = 16

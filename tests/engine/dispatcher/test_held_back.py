@@ -12,11 +12,10 @@ import threading
 from collections.abc import Iterator
 from pathlib import Path
 
+from tests.rigs.control_client import ControlClient, kill_and_reap
+from tests.rigs.engine_rig import Engine, Gate, RawFrontend, eventually, raw_frontend
 from tests.rigs.inline_device import FLUSH, GET_ID, IN, OK, OUT
 from tests.rigs.mock_driver import DESC_F_INDIRECT
-
-from .control_client import ControlClient, kill_and_reap
-from .engine_rig import Engine, Gate, RawFrontend, eventually, raw_frontend
 
 DISK_BYTES = 1 << 20
 RING_SIZE = 1024

@@ -5,9 +5,8 @@ from pathlib import Path
 
 from ringblk.shm.state.reader import read_workers
 from ringblk.shm.state.segment import StateSegment
+from tests.rigs.engine_rig import Engine, raw_frontend
 from tests.rigs.inline_device import IN, OK
-
-from .engine_rig import Engine, raw_frontend
 
 READS = 20
 APART_S = 0.005

@@ -11,11 +11,10 @@ from pathlib import Path
 
 from ringblk.shm.state.reader import read_queue
 from ringblk.shm.state.segment import MAX_LONG_CHAINS, StateSegment
+from tests.rigs.control_client import ControlClient
+from tests.rigs.engine_rig import Engine, RawFrontend, RawQueue, eventually, raw_frontend
 from tests.rigs.inline_device import GPA, IN, OK, UNSUPP
 from tests.rigs.mock_driver import MockDriver
-
-from .control_client import ControlClient
-from .engine_rig import Engine, RawFrontend, RawQueue, eventually, raw_frontend
 
 DISK_BYTES = 1 << 20
 QUEUE_SIZE = 64

@@ -17,9 +17,8 @@ import pytest
 
 from ringblk.engine.frontend.request import BackendRefused
 from ringblk.shm.memory.region import MemoryRegion
+from tests.rigs.engine_rig import Engine, RawFrontend, RawQueue, eventually, raw_frontend
 from tests.rigs.inline_device import GPA, IN, IOERR, OK, OUT, UVA_OFFSET
-
-from .engine_rig import Engine, RawFrontend, RawQueue, eventually, raw_frontend
 
 PAGE = 4096
 DISK_BYTES = 1 << 20

@@ -21,8 +21,7 @@ from ringblk.shm.rates.group import RateGroup, RateGroupError
 from ringblk.shm.rates.limit_settings import RateLimitSettings
 from ringblk.shm.segments.segment import segment_names
 from ringblk.shm.state.segment import SEGMENT_PREFIX, StateSegment
-
-from .engine_rig import DEADLINE_S, PROGRAM, Engine, eventually
+from tests.rigs.engine_rig import DEADLINE_S, PROGRAM, Engine, eventually
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="only root can be other users as well")
 

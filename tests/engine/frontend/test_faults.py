@@ -31,10 +31,9 @@ from ringblk.engine.vhost_user.messages import (
 )
 from ringblk.shm.memory.region import MemoryRegion
 from ringblk.shm.queues.inflight import queue_region_bytes
+from tests.rigs.engine_rig import DEADLINE_S, Engine, eventually, raw_frontend
 from tests.rigs.inline_device import IN, OK
-
-from .engine_rig import DEADLINE_S, Engine, eventually, raw_frontend
-from .vhost_user_client import PROTOCOL_FEATURES_BIT, encode, ring_address
+from tests.rigs.vhost_user_client import PROTOCOL_FEATURES_BIT, encode, ring_address
 
 R = FrontendRequest
 MEMORY_BYTES = 0x10000

@@ -13,8 +13,7 @@ import pytest
 
 from ringblk import BackendGone, Frontend, RequestType, engine_command
 from ringblk.engine.frontend.memory import FrontendMemory
-
-from .engine_rig import DEADLINE_S, eventually
+from tests.rigs.engine_rig import DEADLINE_S, eventually
 
 DISK_BYTES = 4 << 20
 CHUNK_BYTES = 4096

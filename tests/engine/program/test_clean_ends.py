@@ -11,10 +11,9 @@ from typing import Any
 import pytest
 
 from ringblk import Frontend
+from tests.rigs.control_client import ControlClient
+from tests.rigs.engine_rig import DEADLINE_S, Engine, environment, eventually, raw_frontend, run_program
 from tests.rigs.inline_device import OUT
-
-from .control_client import ControlClient
-from .engine_rig import DEADLINE_S, Engine, environment, eventually, raw_frontend, run_program
 
 IMAGE_BYTES = 4 << 20
 DISK_BYTES = 1 << 20

@@ -17,10 +17,9 @@ import pytest
 
 from ringblk.engine.frontend.request import BackendGone, BackendRefused
 from tests.rigs.child_process import ends_with_tests
+from tests.rigs.engine_rig import PROGRAM, Engine, RawFrontend, RawQueue, eventually, raw_frontend
 from tests.rigs.inline_device import DISCARD, FLUSH, IN, IOERR, OK, OUT
 from tests.rigs.stalling_file import StallingFile
-
-from .engine_rig import PROGRAM, Engine, RawFrontend, RawQueue, eventually, raw_frontend
 
 DISK_BYTES = 4 << 20
 IO_ENGINES = pytest.mark.parametrize("io_engine", ["psync", "io_uring", "sync"])

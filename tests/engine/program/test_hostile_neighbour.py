@@ -13,9 +13,8 @@ from collections import deque
 import pytest
 
 from ringblk.engine.frontend.frontend import Frontend
+from tests.rigs.engine_rig import Engine, RawFrontend
 from tests.rigs.inline_device import GPA, IN
-
-from .engine_rig import Engine, RawFrontend
 
 SMALL_BYTES = 65536
 HUGE_BYTES = 8 << 20

@@ -14,9 +14,7 @@ import pytest
 from ringblk.engine.statistics.running_engines import RunningEngines
 from ringblk.shm.segments.segment import segment_names
 from tests.rigs.child_process import ends_with_tests
-from tests.rigs.inline_device import FLUSH, IN, OK, OUT
-
-from .engine_rig import (
+from tests.rigs.engine_rig import (
     DEADLINE_S,
     PROGRAM,
     Engine,
@@ -27,6 +25,7 @@ from .engine_rig import (
     raw_frontend,
     run_program,
 )
+from tests.rigs.inline_device import FLUSH, IN, OK, OUT
 
 SIZE = 1 << 20
 MEMORY = ("--backend=memory", f"--backend-arg=size_bytes={SIZE}")

@@ -16,10 +16,9 @@ import pytest
 
 from ringblk import Frontend
 from ringblk.workers.sandbox import calls as sandbox_calls
+from tests.rigs.control_client import ControlClient
+from tests.rigs.engine_rig import Engine, eventually, raw_frontend, run_program
 from tests.rigs.inline_device import IN, IOERR, OK, OUT
-
-from .control_client import ControlClient
-from .engine_rig import Engine, eventually, raw_frontend, run_program
 
 SIZE = 1 << 20
 MEMORY = ("--backend=memory", f"--backend-arg=size_bytes={SIZE}")

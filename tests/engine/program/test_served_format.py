@@ -11,9 +11,8 @@ from ringblk.engine.base.program_error import ProgramError
 from ringblk.engine.options.config import make_config
 from ringblk.engine.program.served_format import check_served_format
 from ringblk.workers.backends.file import FileBackend
+from tests.rigs.engine_rig import Engine, raw_frontend, run_program
 from tests.rigs.inline_device import IN, OK, OUT
-
-from .engine_rig import Engine, raw_frontend, run_program
 
 QCOW2 = b"QFI\xfb\0\0\0\3" + bytes(504)
 SIZE_BYTES = 1 << 20

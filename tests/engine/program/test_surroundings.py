@@ -19,8 +19,7 @@ import pytest
 
 from ringblk.engine.base.program_error import ProgramError
 from ringblk.engine.vhost_user.listener import Listener, listen_at
-
-from .engine_rig import DEADLINE_S, PROGRAM, Engine, run_program
+from tests.rigs.engine_rig import DEADLINE_S, PROGRAM, Engine, run_program
 
 RINGBLK = str(Path(sys.executable).with_name("ringblk"))
 SIZE = 1 << 20

@@ -11,8 +11,7 @@ import pytest
 
 from ringblk.engine.supervisor.child import Child, fork_child, open_fds
 from ringblk.shm.sync.channel import Channel
-
-from .engine_rig import DEADLINE_S
+from tests.rigs.engine_rig import DEADLINE_S
 
 
 async def lived(body: Callable[[Channel[Any]], None]) -> tuple[list[int], int]:

@@ -11,9 +11,8 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
 from ringblk import Frontend, RequestStatus, RequestType
+from tests.rigs.engine_rig import Engine
 from tests.stress.counts import counts
-
-from .engine_rig import Engine
 
 DISK_BYTES = 128 << 10
 SECTORS = DISK_BYTES // 512

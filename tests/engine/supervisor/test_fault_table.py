@@ -9,10 +9,9 @@ import pytest
 
 from ringblk import BackendGone
 from ringblk.shm.segments.segment import segment_names
+from tests.rigs.engine_rig import Engine, Gate, RawFrontend, eventually, is_alive, raw_frontend
 from tests.rigs.inline_device import FLUSH, GPA, IN, IOERR, OK, OUT, UNSUPP
 from tests.rigs.mock_driver import DESC_F_NEXT, MockDriver
-
-from .engine_rig import Engine, Gate, RawFrontend, eventually, is_alive, raw_frontend
 
 DISK_BYTES = 1 << 20
 MEMORY = ("--backend=memory", f"--backend-arg=size_bytes={DISK_BYTES}", "--num-queues=2")

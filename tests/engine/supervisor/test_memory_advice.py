@@ -14,8 +14,7 @@ from ringblk.engine.supervisor.memory_advice import MemoryAdvice, is_mapped_at, 
 from ringblk.engine.vhost_user.codes import ProtocolFeature
 from ringblk.shm.memory.region import MemoryRegion
 from tests.rigs.child_process import ends_with_tests
-
-from .engine_rig import PROTOCOL_FEATURES_BIT, Engine, RawFrontend, eventually
+from tests.rigs.engine_rig import PROTOCOL_FEATURES_BIT, Engine, RawFrontend, eventually
 
 MEMORY = ("--backend=memory", f"--backend-arg=size_bytes={1 << 20}", "--workers=1")
 NOTHING_SHARED = (

@@ -12,9 +12,8 @@ import pytest
 from ringblk import BackendRefused
 from ringblk.engine.vhost_user.codes import FrontendRequest
 from ringblk.engine.vhost_user.messages import VringFd, encode_vring_fd
+from tests.rigs.engine_rig import Engine, RawFrontend, eventually, raw_frontend
 from tests.rigs.inline_device import IN, OK
-
-from .engine_rig import Engine, RawFrontend, eventually, raw_frontend
 
 FULL = 2**64 - 2  # what the counter of an eventfd holds at most (eventfd(2))
 NO_FD = encode_vring_fd(VringFd(0, has_fd=False))

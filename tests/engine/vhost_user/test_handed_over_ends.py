@@ -14,8 +14,7 @@ from ringblk.engine.vhost_user.descriptor_seal import is_read_by_peer, look_ahea
 from ringblk.engine.vhost_user.messages import BadMessage, encode_message
 from ringblk.engine.vhost_user.waiting_frontends import MAX_WAITING
 from ringblk.workers.uring.ring import Uring
-
-from .engine_rig import DEADLINE_S, Engine, RawFrontend, eventually
+from tests.rigs.engine_rig import DEADLINE_S, Engine, RawFrontend, eventually
 
 SET_BACKEND_REQ_FD = FrontendRequest.SET_BACKEND_REQ_FD
 SocketPair = tuple[socket.socket, socket.socket]

@@ -22,9 +22,8 @@ from ringblk.engine.dispatcher.recovery import Recovery
 from ringblk.engine.vhost_user.messages import InflightDescription
 from ringblk.shm.queues.inflight import InflightQueue, queue_region_bytes
 from ringblk.workers.backends.memory import MemoryBackend
+from tests.rigs.engine_rig import Engine, Gate, RawFrontend, eventually, raw_frontend
 from tests.rigs.inline_device import FLUSH, IN, InlineDevice
-
-from .engine_rig import Engine, Gate, RawFrontend, eventually, raw_frontend
 
 MEMORY = ("--backend=memory", "--backend-arg=size_bytes=1048576", "--num-queues=2", "--workers=2")
 QUEUE_SIZE = 16

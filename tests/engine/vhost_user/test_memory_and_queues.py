@@ -10,10 +10,9 @@ from ringblk import BackendRefused
 from ringblk.engine.vhost_user.codes import FrontendRequest, ProtocolFeature
 from ringblk.engine.vhost_user.messages import VringState, encode_message, encode_vring_state
 from ringblk.shm.memory.region import MemoryRegion
+from tests.rigs.control_client import ControlClient, kill_and_reap, stop_process
+from tests.rigs.engine_rig import Engine, Gate, RawFrontend, eventually, raw_frontend
 from tests.rigs.inline_device import FLUSH, GPA, IN, OK, OUT, UVA_OFFSET
-
-from .control_client import ControlClient, kill_and_reap, stop_process
-from .engine_rig import Engine, Gate, RawFrontend, eventually, raw_frontend
 
 PAGE = 4096
 GET_VRING_BASE_OF_QUEUE_0 = encode_message(

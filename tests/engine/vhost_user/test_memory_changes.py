@@ -19,9 +19,8 @@ import pytest
 from ringblk import BackendGone
 from ringblk.shm.memory.region import MemoryRegion
 from ringblk.shm.sync.channel import MAX_FDS
+from tests.rigs.engine_rig import Engine, RawFrontend, eventually, raw_frontend
 from tests.rigs.inline_device import IN, OK, UVA_OFFSET
-
-from .engine_rig import Engine, RawFrontend, eventually, raw_frontend
 
 MEMORY = ("--backend=memory", "--backend-arg=size_bytes=1048576", "--io-engine=psync", "--workers=2")
 GPA = 0x100000000

@@ -9,8 +9,7 @@ import pytest
 from ringblk.engine.vhost_user.codes import FrontendRequest
 from ringblk.engine.vhost_user.message_socket import ReceivedMessage, VhostUserSocket
 from ringblk.engine.vhost_user.messages import BadMessage, encode_message
-
-from .vhost_user_client import REGION, WAIT_SECONDS, encode, event_fd, no_fd_left
+from tests.rigs.vhost_user_client import REGION, WAIT_SECONDS, encode, event_fd, no_fd_left
 
 MESSAGE = encode_message(FrontendRequest.ADD_MEM_REG, encode(REGION))
 

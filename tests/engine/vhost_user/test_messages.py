@@ -21,8 +21,7 @@ from ringblk.engine.vhost_user.messages import (
     encode_message,
 )
 from ringblk.shm.memory.region import MemoryRegion
-
-from .vhost_user_client import REGION, encode
+from tests.rigs.vhost_user_client import REGION, encode
 
 u16 = st.integers(0, 2**16 - 1)
 u32 = st.integers(0, 2**32 - 1)

@@ -19,9 +19,8 @@ from ringblk.engine.vhost_user.messages import (
 )
 from ringblk.engine.vhost_user.session import PROTOCOL_FEATURES
 from ringblk.shm.memory.region import MemoryRegion
-
-from .fake_device import EVENT_IDX, VERSION_1, FakeDevice
-from .vhost_user_client import (
+from tests.rigs.fake_device import EVENT_IDX, VERSION_1, FakeDevice
+from tests.rigs.vhost_user_client import (
     HIGH_REGION,
     PROTOCOL_FEATURES_BIT,
     REGION,

@@ -18,9 +18,8 @@ from ringblk.engine.vhost_user.messages import (
     encode_message,
 )
 from ringblk.engine.vhost_user.session import serve_session
-
-from .fake_device import VERSION_1, FakeDevice
-from .vhost_user_client import (
+from tests.rigs.fake_device import VERSION_1, FakeDevice
+from tests.rigs.vhost_user_client import (
     PROTOCOL_FEATURES_BIT,
     REGION,
     Client,

@@ -11,10 +11,9 @@ from ringblk import BackendRefused
 from ringblk.engine.frontend.connection import FrontendConnection
 from ringblk.engine.vhost_user.codes import FrontendRequest, ProtocolFeature
 from ringblk.engine.vhost_user.messages import VringAddress
+from tests.rigs.engine_rig import F_EVENT_IDX, Engine, RawFrontend
 from tests.rigs.inline_device import IN, OK, OUT, UVA_OFFSET
 from tests.stress.counts import counts
-
-from .engine_rig import F_EVENT_IDX, Engine, RawFrontend
 
 SET_STATUS, GET_STATUS = FrontendRequest.SET_STATUS, FrontendRequest.GET_STATUS
 NUM_QUEUES = 2

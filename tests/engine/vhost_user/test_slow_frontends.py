@@ -14,10 +14,17 @@ import pytest
 
 from ringblk.engine.vhost_user.codes import FrontendRequest
 from ringblk.engine.vhost_user.messages import encode_message
+from tests.rigs.control_client import ControlClient
+from tests.rigs.engine_rig import (
+    DEADLINE_S,
+    PROGRAM,
+    Engine,
+    RawFrontend,
+    environment,
+    eventually,
+    raw_frontend,
+)
 from tests.rigs.inline_device import IN, OK
-
-from .control_client import ControlClient
-from .engine_rig import DEADLINE_S, PROGRAM, Engine, RawFrontend, environment, eventually, raw_frontend
 
 
 def silent(connected: socket.socket) -> None:
