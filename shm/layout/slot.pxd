@@ -46,7 +46,7 @@ cdef struct RequestSlot:
     # second cache line
     uint16_t readable_count  # of the whole chain; readable ranges stand before writable ones. 0 and 0: overwritten
     uint16_t writable_count
-    uint16_t charge_kind     # which token buckets it draws from (rate_limit.pxd), with length_bytes
+    uint16_t charge_kind     # which token buckets it draws from (shm/rates/limit.pxd), with length_bytes
     uint16_t has_status      # whether there is a place for a status byte
     Range status_range
     # Outcome: written by whoever executes it, before the slot's index enters a done ring.

@@ -1,4 +1,4 @@
-# Mappings that may be lost: see memory_guard.pyx.
+# Mappings that may be lost: see guard.pyx.
 
 from libc.stdint cimport uint64_t, uint8_t
 

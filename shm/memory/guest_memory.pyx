@@ -6,7 +6,7 @@ index and offset. A region that leaves the table is no longer translated to, but
 index until the last request that uses it is done. `epoch` counts additions: a request carries the epoch it
 was resolved with, and a process that has not come that far yet reads its channel first.
 
-Where a state segment is given, the mappings are guarded (memory_guard.pyx): memory that the front end takes from
+Where a state segment is given, the mappings are guarded (guard.pyx): memory that the front end takes from
 under them reads as zeroes, and `is_lost` tells.
 """
 

@@ -1,4 +1,4 @@
-# What a drive has drawn from its limit and not used; meaning and derivation are told in rate_account.pyx.
+# What a drive has drawn from its limit and not used; meaning and derivation are told in account.pyx.
 
 from libc.stdint cimport int64_t, uint32_t, uint64_t
 

@@ -1,4 +1,4 @@
-# A drive's six token buckets in shared memory; meaning and use are told in rate_limit.pyx.
+# A drive's six token buckets in shared memory; meaning and use are told in limit.pyx.
 
 from libc.stdint cimport uint32_t, uint64_t
 
@@ -28,7 +28,7 @@ cdef enum:
 cdef struct RateLimitState:
     # 1216 bytes, aligned to 64. All zero is no limit.
     uint64_t limited_mask    # 1 << index of each bucket that has a limit
-    uint64_t debt_mask       # of a drive's own segment alone: where it owes for what was let go (rate_account.pyx)
+    uint64_t debt_mask       # of a drive's own segment alone: where it owes for what was let go (account.pyx)
     uint64_t reserved[6]
     BucketState buckets[6]
 

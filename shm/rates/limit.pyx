@@ -2,7 +2,7 @@
 """The rate limit of a drive, or of a group of drives: six token buckets in shared memory.
 
 Bytes and operations, each for reads, for writes and for all. A request draws from those that apply to its
-kind (a CHARGE_ mask). Dispatchers draw through an account of their drive's (rate_account.pyx);
+kind (a CHARGE_ mask). Dispatchers draw through an account of their drive's (account.pyx);
 rate_limit_acquire draws for one request from all of its buckets or from none.
 """
 

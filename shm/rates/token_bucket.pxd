@@ -26,7 +26,7 @@ cdef struct TermsWords:
 cdef struct BucketState:
     # 192 bytes, aligned to 64. All zero is a bucket without a limit.
     uint64_t word            # bit 0: which terms are in use; bits 1..63: the position
-    # Of a drive's own segment alone: what the drive has drawn and not used (rate_account.pyx). Its dispatcher writes.
+    # Of a drive's own segment alone: what the drive has drawn and not used (account.pyx). Its dispatcher writes.
     int64_t credit
     uint64_t credit_origin   # the terms that it was drawn under
     uint64_t reserved[5]

@@ -41,7 +41,7 @@ cdef struct StateHeader:
     uint32_t is_discard_offered
     uint32_t control_pending        # the supervisor has sent the dispatcher a message
     uint32_t skips_flush            # a FLUSH is done when it is asked for (cache=unsafe)
-    # shared memory that could not be reached (memory_guard.pyx): set by who found it so, cleared by the dispatcher
+    # shared memory that could not be reached (shm/memory/guard.pyx): set by who found it so, cleared by the dispatcher
     uint64_t lost_words             # which words of lost_regions are not zero
     uint64_t lost_inflight          # 1: the in-flight region
     uint32_t reserved_device[4]

@@ -3,7 +3,7 @@
 
 A parser turns the copied chain of a slot into an operation with checked ranges; it runs in the dispatcher,
 once a request. An executor carries the operation out from the slot alone. Block is the first kind
-(block_parser.pyx, block_executor.pyx).
+(workers/block/parser.pyx, workers/block/executor.pyx).
 """
 
 from libc.stdint cimport uint32_t, uint64_t

@@ -22,8 +22,8 @@ def test_an_image_needs_neither_openssl_nor_other_backends_nor_the_control_api(t
     image.write_bytes(bytes(1 << 20))
     with Engine(f"--blk-file={image}") as engine:
         loaded = libraries(engine.process.pid)
-    assert "file_backend" in loaded
-    for name in (OPENSSL, "memory_backend", "aiohttp", "frontend"):
+    assert "backends/file." in loaded
+    for name in (OPENSSL, "backends/memory.", "aiohttp", "/frontend/"):
         assert name not in loaded
 
 
