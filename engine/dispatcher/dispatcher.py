@@ -54,7 +54,7 @@ from ringblk.workers.backends.native import NativeBackend
 from ringblk.workers.block.executor import BlockExecutor
 from ringblk.workers.block.parser import BlockParser
 from ringblk.workers.process.host_errors import HostErrors
-from ringblk.workers.process.worker import Stop
+from ringblk.workers.process.messages import Stop
 from ringblk.workers.sandbox.sandbox import Sandbox, report_refused
 from ringblk.workers.sandbox.syscall_filter import DISPATCHER_CALLS, URING_CALLS
 from ringblk.workers.uring.ring import Uring

@@ -2,7 +2,7 @@
 
 import msgspec
 
-from ringblk.workers.process.worker import MapRegion, Stop
+from ringblk.workers.process.messages import MapRegion, Stop
 
 
 class ChangeRegions(msgspec.Struct, tag=True, frozen=True):

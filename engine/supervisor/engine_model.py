@@ -22,7 +22,7 @@ from ringblk.shm.memory.guest_memory import GuestMemory
 from ringblk.shm.memory.region import MemoryRegion, RegionError, check_overlap, check_region
 from ringblk.shm.queues.inflight import queue_region_bytes
 from ringblk.shm.sync.channel import MAX_FDS, copy_fds
-from ringblk.workers.process.worker import MapRegion, MapRegions, ToWorker
+from ringblk.workers.process.messages import MapRegion, MapRegions, ToWorker
 
 REGION_INDEXES = 1024
 """Region indexes there are; GuestMemory enforces it (REGION_LIMIT in shm/layout/region_set.pxd)."""

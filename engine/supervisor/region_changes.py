@@ -16,7 +16,7 @@ from ringblk.engine.supervisor.workforce import Workforce
 from ringblk.shm.memory.region import MemoryRegion
 from ringblk.shm.state.segment import StateSegment
 from ringblk.shm.sync.process import crash_point
-from ringblk.workers.process.worker import MapRegions, UnmapRegions
+from ringblk.workers.process.messages import MapRegions, UnmapRegions
 
 ROOM_LOOK_S = 0.01
 

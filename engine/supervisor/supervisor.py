@@ -46,7 +46,7 @@ from ringblk.shm.rates.limit import RateLimit
 from ringblk.shm.state.segment import StateSegment
 from ringblk.shm.sync.process import crash_point
 from ringblk.workers.backends.native import NativeBackend
-from ringblk.workers.process.worker import Stop
+from ringblk.workers.process.messages import Stop
 from ringblk.workers.sandbox.sandbox import Sandbox
 
 _log = logging.getLogger(__name__)

@@ -14,7 +14,8 @@ from ringblk.engine.supervisor.restart_limit import RestartLimit
 from ringblk.shm.state.segment import StateSegment
 from ringblk.shm.sync.channel import Channel, ChannelClosed
 from ringblk.workers.backends.native import NativeBackend
-from ringblk.workers.process.worker import Stop, ToWorker, WorkerSetup, run_worker
+from ringblk.workers.process.messages import Stop, ToWorker
+from ringblk.workers.process.worker import WorkerSetup, run_worker
 from ringblk.workers.sandbox.sandbox import Sandbox
 from ringblk.workers.uring.ring import Uring
 

@@ -1,4 +1,4 @@
-"""The worker process: a pump on one pair of rings, and the few messages that the supervisor sends it."""
+"""The worker process: a pump on one pair of rings."""
 
 import logging
 import os
@@ -6,12 +6,12 @@ import os
 import msgspec
 
 from ringblk.shm.memory.guest_memory import GuestMemory
-from ringblk.shm.memory.region import MemoryRegion
 from ringblk.shm.state.segment import StateSegment
 from ringblk.shm.sync.channel import Channel, ChannelClosed
 from ringblk.workers.backends.native import NativeBackend
 from ringblk.workers.block.executor import BlockExecutor
 from ringblk.workers.process.host_errors import HostErrors
+from ringblk.workers.process.messages import MapRegions, Stop, ToWorker, UnmapRegions
 from ringblk.workers.process.pump import Pump
 from ringblk.workers.process.uring_pump import UringPump
 from ringblk.workers.sandbox.sandbox import Sandbox, report_refused
@@ -19,33 +19,6 @@ from ringblk.workers.sandbox.syscall_filter import URING_CALLS
 from ringblk.workers.uring.ring import Uring
 
 _log = logging.getLogger(__name__)
-
-
-class MapRegion(msgspec.Struct, frozen=True):
-    """A region to be mapped under this index; requests of this epoch use it."""
-
-    region_index: int
-    region: MemoryRegion
-    epoch: int
-
-
-class MapRegions(msgspec.Struct, tag=True, frozen=True):
-    """Map these regions, whose fds come along."""
-
-    regions: list[MapRegion]
-
-
-class UnmapRegions(msgspec.Struct, tag=True, frozen=True):
-    """No request uses these regions any more."""
-
-    region_indexes: list[int]
-
-
-class Stop(msgspec.Struct, tag=True, frozen=True):
-    """End; nothing is in flight."""
-
-
-ToWorker = MapRegions | UnmapRegions | Stop
 
 
 class WorkerSetup(msgspec.Struct, frozen=True):
