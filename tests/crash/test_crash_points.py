@@ -17,7 +17,7 @@ def test_each_step_of_a_protocol_has_a_point(name: str) -> None:
 
 
 def test_a_new_step_without_a_point_is_found() -> None:
-    text = (ROOT / "engine" / "handover.pyx").read_text()
+    text = (ROOT / "engine" / "dispatcher" / "handover.pyx").read_text()
     new_step = "        store_release_32(&self.state.workers[0].done_head, 7)\n" + "        pass\n" * 3
     place = text.index("        cdef uint32_t index\n")
     assert len(steps_without_point(text[:place] + new_step + text[place:])) == 1
