@@ -35,7 +35,9 @@ from ringblk.shm.queues.virtqueue cimport (
     BROKEN_HEAD_IN_FLIGHT, BROKEN_MEMORY, Virtqueue, arm_kick, avail_count, disarm_kick, peek_head, set_broken,
 )
 from ringblk.shm.sync.wakeup cimport end_sleep, prepare_sleep
-from ringblk.workers.requests.request cimport OPERATION_COMPLETE, SLOT_ADMITTED, SLOT_PARTIAL, RequestExecutor, RequestParser
+from ringblk.workers.requests.request cimport (
+    OPERATION_COMPLETE, OUTCOME_PENDING, SLOT_ADMITTED, SLOT_PARTIAL, RequestExecutor, RequestParser,
+)
 
 cdef enum:
     EVENT_CONTROL = 1      # a message waits on the channel
@@ -206,7 +208,7 @@ cdef class DispatchLoop:
                 self.ring.idle_ns = monotonic_ns()   # what it has slept was no time without a moment to spare
 
     cdef void collect(self) noexcept nogil:
-        """Publish what the workers and the ring have done."""
+        """Publish what the workers have done, and what was pending here."""
         self.handover.collect()
         self.ring.reap(self.handover)
         self.complete()
@@ -371,8 +373,9 @@ cdef class DispatchLoop:
         store_release_32(&slot.state, SLOT_HANDED)
         crash_point("dispatcher: inline request begun")
         slot.started_ns = monotonic_ns()
-        if slot.operation != OPERATION_COMPLETE:
-            self.executor.execute(slot_index)
+        if slot.operation != OPERATION_COMPLETE and self.executor.execute(slot_index) == OUTCOME_PENDING:
+            self.ring.keep_pending(slot)
+            return
         self.executor.finish(slot_index)
         slot.done_ns = monotonic_ns()
         if slot.operation != OPERATION_COMPLETE:

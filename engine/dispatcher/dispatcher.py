@@ -91,6 +91,8 @@ class Dispatcher:
         self._table = QueueTable(setup.state, setup.own_eventfd)
         if setup.uring is not None:
             self._table.watch(setup.uring.fileno())
+        if self._executor.outcome_fd >= 0:
+            self._table.watch(self._executor.outcome_fd)
         self._handover = Handover(setup.state)
         self._loop = DispatchLoop(
             setup.state,

@@ -15,7 +15,7 @@ from ringblk.shm.sync.atomic cimport store_release_32
 from ringblk.shm.sync.clock cimport monotonic_ns
 from ringblk.shm.sync.crash_point cimport crash_point
 from ringblk.shm.queues.inflight cimport InflightQueue, inflight_mark, is_inflight
-from ringblk.shm.layout.slot cimport DISPATCHER_RING, SLOT_HANDED, SLOT_PREPARED, RequestSlot
+from ringblk.shm.layout.slot cimport DISPATCHER_PENDING, SLOT_HANDED, SLOT_PREPARED, RequestSlot
 from ringblk.shm.state.segment cimport QUEUE_LIMIT
 from ringblk.workers.requests.request cimport OPERATION_COMPLETE, SLOT_ADMITTED
 
@@ -26,8 +26,8 @@ cdef enum:
 
 
 cdef inline bint is_carried_out(RequestSlot *slot) noexcept nogil:
-    """Whether the dispatcher itself was at it. What is under way in its io_uring is the kernel's to do."""
-    return slot.state == SLOT_HANDED and slot.worker_index != DISPATCHER_RING and is_begun(slot)
+    """Whether the dispatcher itself was at it. What it had begun and was waiting for is somebody else's to do."""
+    return slot.state == SLOT_HANDED and slot.worker_index != DISPATCHER_PENDING and is_begun(slot)
 
 
 cdef class Recovery:

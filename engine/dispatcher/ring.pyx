@@ -1,13 +1,13 @@
 # cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True
-"""What the dispatcher has under way itself, through an io_uring.
+"""What the dispatcher has under way itself: through an io_uring, and what its executor has left pending.
 
 A disk's requests take the kernel and the disk their time, not the process that asks for them. So as long as
 the dispatcher has time to spare it asks by itself: a request then costs no wake-up of a worker, and none of
 the dispatcher by a worker. When it is busy all the time, workers take what is more.
 
 The supervisor holds the ring as well, and starts another dispatcher only when nothing of a dead one's can
-land any more (`Uring.is_idle`); the requests are then in their slots, HANDED to DISPATCHER_RING, and are
-done again.
+land any more (`Uring.is_idle`); the requests are then in their slots, HANDED to DISPATCHER_PENDING, and are
+done again. So is what was pending.
 """
 
 from libc.stdint cimport uint32_t, uint64_t
@@ -16,7 +16,7 @@ from ringblk.engine.dispatcher.handover cimport Handover
 from ringblk.shm.sync.atomic cimport load_acquire_32, store_release_32
 from ringblk.shm.sync.clock cimport monotonic_ns
 from ringblk.shm.sync.crash_point cimport crash_point
-from ringblk.shm.layout.slot cimport DISPATCHER_RING, SLOT_HANDED, SLOT_PREPARED, RequestSlot
+from ringblk.shm.layout.slot cimport DISPATCHER_PENDING, SLOT_HANDED, SLOT_PREPARED, RequestSlot
 from ringblk.shm.state.segment cimport StateSegment
 from ringblk.workers.requests.request cimport RequestExecutor
 from ringblk.workers.requests.request_ring cimport RequestRing
@@ -27,7 +27,7 @@ cdef enum:
 
 
 cdef class DispatcherRing:
-    """Requests in `uring`, if there is one."""
+    """Requests in `uring`, if there is one, and those that `executor` has left pending."""
 
     def __init__(self, StateSegment state, RequestExecutor executor, Uring uring):
         self.state = state
@@ -41,7 +41,7 @@ cdef class DispatcherRing:
         cdef uint64_t started_ns = slot.popped_ns + slot.throttled_ns
         if self.ring is None or started_ns > self.idle_ns + BUSY_NS or not self.ring.begin(slot_index):
             return False
-        slot.worker_index = DISPATCHER_RING
+        slot.worker_index = DISPATCHER_PENDING
         slot.started_ns = started_ns
         # Release: the owner before the state; recovery reads it after.
         store_release_32(&slot.state, SLOT_HANDED)
@@ -49,8 +49,18 @@ cdef class DispatcherRing:
         self.has_filled = True
         return True
 
+    cdef void keep_pending(self, RequestSlot *slot) noexcept nogil:
+        """A request that was carried out here waits for somebody else."""
+        slot.worker_index = DISPATCHER_PENDING   # a death from now on is not of its doing
+        crash_point("pending: left by the dispatcher")
+        self.pending_count += 1
+        self.has_unsubmitted = True
+
     cdef void submit(self) noexcept nogil:
-        """Let the kernel take what was begun."""
+        """Let the kernel take what was begun, and what is pending go its way."""
+        if self.has_unsubmitted:
+            self.has_unsubmitted = False
+            self.executor.submit()
         if self.has_filled:
             self.ring.uring.enter(0)
             crash_point("dispatcher ring: entries submitted")
@@ -59,15 +69,32 @@ cdef class DispatcherRing:
 
     cdef bint has_done(self) noexcept nogil:
         """Whether something has completed."""
+        if self.pending_count and self.executor.has_outcomes():
+            return True
         return self.ring is not None and self.ring.uring.has_completions()
 
     cdef void reap(self, Handover handover) noexcept nogil:
         """Put what has completed into the batch, and have done elsewhere what failed here."""
+        if self.pending_count:
+            self._reap_pending(handover)
+        if self.ring is not None and self.ring.uring.has_completions():
+            self._reap_ring(handover)
+
+    cdef void _reap_pending(self, Handover handover) noexcept nogil:
+        cdef int slot_index = self.executor.reap()
+        while slot_index >= 0:
+            crash_point("pending: reaped by the dispatcher")
+            self.pending_count -= 1
+            self.executor.finish(<uint32_t>slot_index)
+            self.state.slots[slot_index].done_ns = monotonic_ns()
+            handover.batch[handover.batch_count] = <uint32_t>slot_index
+            handover.batch_count += 1
+            slot_index = self.executor.reap()
+
+    cdef void _reap_ring(self, Handover handover) noexcept nogil:
         cdef io_uring_cqe completion
         cdef uint32_t slot_index
         cdef uint64_t now_ns
-        if not self.has_done():
-            return
         self.ring.uring.enter(0)
         now_ns = monotonic_ns()
         while self.ring.uring.take_completion(&completion):

@@ -13,7 +13,7 @@ cdef enum SlotState:
 
 cdef enum:
     NO_WORKER = 0xFFFF         # nobody, or the dispatcher while it carries the request out
-    DISPATCHER_RING = 0xFFFE   # the dispatcher has it under way through its io_uring
+    DISPATCHER_PENDING = 0xFFFE   # the dispatcher has begun it and waits for somebody else: its io_uring, or whoever it is
     SLOT_ALIGN_BYTES = 128
 
 

@@ -11,6 +11,14 @@ from posix.unistd cimport read, write
 from ringblk.shm.sync.atomic cimport exchange_32, full_fence, load_relaxed_32, store_relaxed_32
 from ringblk.shm.sync.crash_point cimport crash_point
 
+cdef extern from "<poll.h>" nogil:
+    enum: POLLIN
+    struct pollfd:
+        int fd
+        short events
+        short revents
+    int poll(pollfd *waited, unsigned long count, int timeout_ms)
+
 
 cdef inline void signal_eventfd(int eventfd) noexcept nogil:
     cdef uint64_t one = 1
@@ -21,6 +29,16 @@ cdef inline void drain_eventfd(int eventfd) noexcept nogil:
     """Block until the eventfd was written, and reset it. A signal ends the wait early."""
     cdef uint64_t count
     read(eventfd, &count, sizeof(count))
+
+
+cdef inline void wait_either(int eventfd, int fd) noexcept nogil:
+    """Block until the eventfd was written, which resets it, or `fd` is readable. A signal ends the wait early."""
+    cdef pollfd[2] waited
+    waited[0].fd = eventfd
+    waited[1].fd = fd
+    waited[0].events = waited[1].events = POLLIN
+    if poll(waited, 2, -1) > 0 and waited[0].revents & POLLIN:
+        drain_eventfd(eventfd)
 
 
 cdef inline void prepare_sleep(uint32_t *sleeping) noexcept nogil:

@@ -40,6 +40,8 @@ FAILED_DISK_POINTS = ["dispatcher ring: given away"]
 """Reached where a disk fails: tests/crash/test_slow_disk.py."""
 GIVE_BACK_POINTS = [name for name in POINTS if name.startswith("give back:")]
 """Reached where requests wait for tokens: tests/crash/test_give_back.py."""
+PENDING_POINTS = [name for name in POINTS if name.startswith("pending:")]
+"""Reached where requests wait for somebody else, which those of a block device do not."""
 FIRST_START_POINTS = ["recovery: record initialised"]
 RECORD_POINTS = [name for name in POINTS if name.startswith(("record:", "rate group:"))]
 """Reached where something is set: tests/crash/test_settings_record.py."""
@@ -53,6 +55,7 @@ CHILD_POINTS = [
     + RING_POINTS
     + GIVE_BACK_POINTS
     + OVERLAP_POINTS
+    + PENDING_POINTS
     + FIRST_START_POINTS
     + RECORD_POINTS
 ]

@@ -15,7 +15,7 @@ from ringblk.workers.block.request cimport (
 )
 from ringblk.workers.backends.file cimport FileBackend
 from ringblk.workers.backends.native cimport NativeBackend
-from ringblk.workers.requests.request cimport SLOT_DURABLE, SLOT_PARTIAL, RequestExecutor
+from ringblk.workers.requests.request cimport OUTCOME_DONE, SLOT_DURABLE, SLOT_PARTIAL, RequestExecutor
 from ringblk.workers.uring.ring cimport (
     IORING_FSYNC_DATASYNC, IORING_OP_FSYNC, IORING_OP_READ, IORING_OP_READV, IORING_OP_WRITE, IORING_OP_WRITEV,
     io_uring_sqe,
@@ -47,14 +47,14 @@ cdef class BlockExecutor(RequestExecutor):
         memset(self.drive_id, 0, DRIVE_ID_BYTES)
         memcpy(self.drive_id, <const char *>drive_id, min(len(drive_id), DRIVE_ID_BYTES))
 
-    cdef void execute(self, uint32_t slot_index) noexcept nogil:
+    cdef int execute(self, uint32_t slot_index) noexcept nogil:
         cdef RequestSlot *slot = &self.state.slots[slot_index]
         cdef Range *ranges = self.state.slot_ranges(slot_index) + slot.first_range
         cdef int error = 0
         slot.used_length_bytes = 1
         slot.status = STATUS_IOERR
         if self.memory.is_lost():   # what the request was read from may have been zeroes in place of the guest's bytes
-            return
+            return OUTCOME_DONE
         if slot.operation == OPERATION_READ:
             error = self._transfer(slot, ranges)
             if error == 0:
@@ -77,6 +77,7 @@ cdef class BlockExecutor(RequestExecutor):
         else:
             self.last_error = error
             self.last_error_slot = slot_index
+        return OUTCOME_DONE
 
     cdef bint begin(self, uint32_t slot_index, io_uring_sqe *entry, iovec *vectors,
                     uint32_t vector_limit) noexcept nogil:

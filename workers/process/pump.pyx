@@ -3,7 +3,8 @@
 
 One worker owns one pair of rings. It moves two cursors, `submit_head` and `done_tail`; both mean nothing for
 recovery but that a slot in the done ring is done. A worker may die anywhere: what it held and had not put
-into the done ring is done again by another.
+into the done ring is done again by another. That goes for requests that are pending, too
+(workers/requests/request.pyx).
 """
 
 from libc.stdint cimport int32_t, uint32_t, uint64_t
@@ -15,8 +16,8 @@ from ringblk.shm.sync.crash_point cimport crash_point
 from ringblk.shm.memory.guest_memory cimport GuestMemory
 from ringblk.shm.layout.slot cimport RequestSlot
 from ringblk.shm.state.segment cimport StateHeader, StateSegment, WorkerState
-from ringblk.shm.sync.wakeup cimport drain_eventfd, end_sleep, prepare_sleep, wake
-from ringblk.workers.requests.request cimport RequestExecutor
+from ringblk.shm.sync.wakeup cimport drain_eventfd, end_sleep, prepare_sleep, wait_either, wake
+from ringblk.workers.requests.request cimport OUTCOME_PENDING, RequestExecutor
 
 cdef enum:
     # A completion waits at most this long for others to share its wake-up of the dispatcher.
@@ -59,6 +60,10 @@ cdef class Pump:
             # Acquire: pairs with announce_control's release, after the message was sent.
             if load_acquire_32(&self.worker.control_pending):
                 return True
+            if self.pending_count:
+                self._reap()
+                if self.executor.last_error:
+                    return False
             # Acquire: pairs with the dispatcher's release of the tail after slot and entry.
             if head == load_acquire_32(&self.worker.submit_tail):
                 self._sleep(head)
@@ -74,7 +79,7 @@ cdef class Pump:
         cdef uint64_t now_ns = monotonic_ns(), waked_ns = now_ns
         cdef uint32_t slot_index
         cdef RequestSlot *slot
-        cdef bint has_memory = True
+        cdef bint has_memory = True, has_pending = False
         while head[0] != tail:
             slot_index = self.submit_entries[head[0] & self.index_mask]
             slot = &self.state.slots[slot_index]
@@ -83,7 +88,15 @@ cdef class Pump:
                 break
             slot.started_ns = now_ns
             crash_point("worker: taken")
-            self.executor.execute(slot_index)
+            if self.executor.execute(slot_index) == OUTCOME_PENDING:
+                crash_point("pending: left by a worker")
+                self.pending_count += 1
+                has_pending = True
+                head[0] += 1
+                store_relaxed_32(&self.worker.submit_head, head[0])
+                crash_point("pending: head moved")
+                now_ns = monotonic_ns()
+                continue
             crash_point("worker: executed")
             self.executor.finish(slot_index)
             now_ns = monotonic_ns()
@@ -98,8 +111,26 @@ cdef class Pump:
                 waked_ns = now_ns
             if self.executor.last_error or load_relaxed_32(&self.worker.control_pending):
                 break
+        if has_pending:
+            self.executor.submit()
         wake(&self.state.header.dispatcher_sleeping, self.dispatcher_eventfd)
         return has_memory
+
+    cdef uint32_t _reap(self) noexcept nogil:
+        """Give back what is pending no more; returns how many requests that was."""
+        cdef int slot_index = self.executor.reap()
+        cdef uint32_t count = 0
+        while slot_index >= 0:
+            crash_point("pending: reaped by a worker")
+            self.pending_count -= 1
+            self.executor.finish(<uint32_t>slot_index)
+            self.state.slots[slot_index].done_ns = monotonic_ns()
+            self._push_done(<uint32_t>slot_index)
+            count += 1
+            slot_index = self.executor.reap()
+        if count:
+            wake(&self.state.header.dispatcher_sleeping, self.dispatcher_eventfd)
+        return count
 
     cdef bint has_memory_for(self, uint32_t slot_index) noexcept nogil:
         """Whether every region that the slot may name is mapped here; otherwise the channel says where it is."""
@@ -119,5 +150,8 @@ cdef class Pump:
         prepare_sleep(&self.worker.sleeping)
         crash_point("worker: about to sleep")
         if head == load_acquire_32(&self.worker.submit_tail) and not load_acquire_32(&self.worker.control_pending):
-            drain_eventfd(self.own_eventfd)
+            if self.pending_count == 0:
+                drain_eventfd(self.own_eventfd)
+            elif not self.executor.has_outcomes():
+                wait_either(self.own_eventfd, self.executor.outcome_fd)
         end_sleep(&self.worker.sleeping)

@@ -57,7 +57,9 @@ def run_worker(setup: WorkerSetup, channel: Channel[ToWorker]) -> None:
 def make_pump(setup: WorkerSetup, memory: GuestMemory, executor: BlockExecutor) -> Pump:
     """The loop that the worker is to run."""
     own, dispatcher = setup.own_eventfd, setup.dispatcher_eventfd
-    if setup.uring is None:
+    if (
+        setup.uring is None or executor.outcome_fd >= 0
+    ):  # two things to wait for, and the plain one knows both
         return Pump(setup.state, setup.worker_index, memory, executor, own, dispatcher)
     return UringPump(setup.state, setup.worker_index, memory, executor, own, dispatcher, setup.uring)
 

@@ -9,6 +9,10 @@ from ringblk.workers.uring.ring cimport io_uring_sqe
 cdef enum:
     OPERATION_COMPLETE = 0    # nothing to carry out: the slot's status is its outcome
 
+cdef enum Outcome:
+    OUTCOME_DONE = 0          # the slot says what became of it
+    OUTCOME_PENDING = 1       # it waits for somebody else: `reap` will name it
+
 cdef enum SlotFlags:
     SLOT_DURABLE = 1          # on stable storage before it is done
     SLOT_PARTIAL = 2          # it changes a part of a block (engine/dispatcher/overlap_list.pyx)
@@ -27,7 +31,11 @@ cdef class RequestExecutor:
     cdef uint32_t failure_status          # the kind's status of a request that failed here
     cdef readonly int last_error          # negative errno of the last host I/O error, until it is taken
     cdef readonly uint32_t last_error_slot
-    cdef void execute(self, uint32_t slot_index) noexcept nogil
+    cdef readonly int outcome_fd          # readable while `reap` finds something; -1: nothing is ever pending
+    cdef int execute(self, uint32_t slot_index) noexcept nogil
+    cdef void submit(self) noexcept nogil
+    cdef bint has_outcomes(self) noexcept nogil
+    cdef int reap(self) noexcept nogil
     cdef void finish(self, uint32_t slot_index) noexcept nogil
     cdef bint begin(self, uint32_t slot_index, io_uring_sqe *entry, iovec *vectors,
                     uint32_t vector_limit) noexcept nogil

@@ -29,10 +29,41 @@ cdef class RequestParser:
 
 
 cdef class RequestExecutor:
-    """Carries operations out. Subclasses implement `execute` and `finish`."""
+    """Carries operations out. Subclasses implement `execute` and `finish`.
 
-    cdef void execute(self, uint32_t slot_index) noexcept nogil:
-        """Do the operation and set the slot's outcome."""
+    A request may be left *pending*: it waits for somebody else (a disk, a server, another request) and holds
+    nobody up. It stays in flight, as does one that is being carried out: a queue that stops, a pause, a worker
+    that retires, memory that is taken away wait for it; who dies with it leaves it to be done again from the
+    start. An executor that leaves requests pending sets `outcome_fd` when it is made, and implements `submit`,
+    `has_outcomes` and `reap`. Whoever runs it calls
+
+    1. `execute` for each request of a batch, counting those that are pending;
+    2. `submit` once after a batch in which some were;
+    3. `reap` again and again until it returns -1, each time it comes round while something is pending;
+    4. `has_outcomes` before it sleeps, and then waits for `outcome_fd` among others.
+
+    All in one thread. `outcome_fd` may be waited for level-triggered or edge-triggered: it is readable from the
+    moment at which there is an outcome to take, and not any more once `reap` has returned -1. A process that has
+    nothing pending never looks at it.
+    """
+
+    def __cinit__(self):
+        self.outcome_fd = -1
+
+    cdef int execute(self, uint32_t slot_index) noexcept nogil:
+        """Do the operation and set the slot's outcome: OUTCOME_DONE. Or only begin it: OUTCOME_PENDING."""
+        return OUTCOME_DONE
+
+    cdef void submit(self) noexcept nogil:
+        """Let what `execute` has left pending since the last call go its way, if it has not yet."""
+
+    cdef bint has_outcomes(self) noexcept nogil:
+        """Whether `reap` would find something. Asked often while something is pending: no system call."""
+        return False
+
+    cdef int reap(self) noexcept nogil:
+        """The slot of a pending request whose outcome is set now, or -1: there is none at the moment."""
+        return -1
 
     cdef bint begin(self, uint32_t slot_index, io_uring_sqe *entry, iovec *vectors,
                     uint32_t vector_limit) noexcept nogil:
