@@ -27,7 +27,7 @@ class Log:
         self.handler.setFormatter(formatter)
         self.filter = RepeatFilter(lambda: self.now_s)
         self.handler.addFilter(self.filter)
-        self.logger = logging.Logger("ringblk.test_log_format")  # without a parent that shows its lines as well
+        self.logger = logging.Logger("ringblk.test_log_format")  # no parent shows its lines as well
         self.logger.addHandler(self.handler)
         self.logger.setLevel(logging.INFO)
 
