@@ -162,6 +162,35 @@ def test_a_cimport_that_points_upwards_is_found(tmp_path: Path, line: str) -> No
     assert misplaced_imports(imported_modules(source), "shm.memory") != []
 
 
+BACKENDS = ("file", "loader", "memory", "null", "python")
+"""The modules of `workers.backends` that only its own name: whoever has a backend asks it, whatever it is."""
+BACKEND_TYPE_CHECK = re.compile(r"isinstance\([\w.]*backend,|type\([\w.]*backend\)|<\w+>[\w.]*backend\b")
+
+
+def named_backends(modules: set[str]) -> set[str]:
+    parts = [module.split(".") for module in modules if module.startswith("ringblk.workers.backends.")]
+    return {names[3] for names in parts} & set(BACKENDS)
+
+
+@pytest.mark.parametrize("path", IN_ROOMS, ids=name_of)
+def test_only_the_backends_name_a_backend(path: Path) -> None:
+    if room_of(path) == "workers.backends":
+        return
+    assert named_backends(imported_modules(path)) == set()
+    if not path.is_relative_to(ROOT / "engine" / "frontend"):  # whose backend is the vhost-user side
+        assert not BACKEND_TYPE_CHECK.search(path.read_text())
+
+
+def test_a_backend_that_is_named_is_found(tmp_path: Path) -> None:
+    source = tmp_path / "module.pyx"
+    source.write_text("from ringblk.workers.backends.file cimport FileBackend\n")
+    assert named_backends(imported_modules(source)) == {"file"}
+    source.write_text("from ringblk.workers.backends.native cimport NativeBackend\n")
+    assert named_backends(imported_modules(source)) == set()
+    for check in ("isinstance(backend, Known)", "isinstance(self._backend, Known)", "(<Known>self.backend)"):
+        assert BACKEND_TYPE_CHECK.search(check)
+
+
 @pytest.mark.parametrize("path", SOURCES, ids=name_of)
 def test_a_file_is_read_in_one_sitting(path: Path) -> None:
     assert len(path.read_text().splitlines()) <= MAX_LINES

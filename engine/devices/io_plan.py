@@ -1,29 +1,18 @@
 """How requests are carried out: by whom, and with which system calls."""
 
 import errno
-import mmap
-import os
-import time
 
 import msgspec
 
 from ringblk.engine.base.program_error import ProgramError
-from ringblk.workers.backends.file import FileBackend
 from ringblk.workers.backends.native import NativeBackend
-from ringblk.workers.backends.python import PythonBackend
 from ringblk.workers.uring.ring import Uring
 
 EVERYTHING_NS = (1 << 64) - 1
 INLINE_LIMIT_NS = 20_000
 """A request that takes less is done before a worker is awake: half of a wake-up across cores."""
 
-
 _URING_SYSCTL = "/proc/sys/kernel/io_uring_disabled"
-MEMORY_FILE_SYSTEMS = {"tmpfs", "ramfs", "hugetlbfs"}
-WAITING_FILE_SYSTEMS = {"fuse", "fuseblk", "virtiofs"}
-"""Where the kernel carries out what an io_uring is given before it returns, however long that takes."""
-SAMPLE_BYTES = 4096
-SAMPLE_COUNT = 16
 
 
 class IoPlan(msgspec.Struct, frozen=True):
@@ -41,10 +30,10 @@ class IoPlan(msgspec.Struct, frozen=True):
 def plan_io(io_engine: str, backend: NativeBackend) -> IoPlan:
     """What an `--io-engine` means for this backend. Raises `ProgramError` where it cannot be had.
 
-    `auto` lets the dispatcher carry out what it measures to be quicker than a wake-up, where that is to be
-    expected (a file in memory, or one that reads as fast). Another file that bypasses the page cache goes
-    through io_uring, of the dispatcher while it has time and of the workers beyond that. The rest is for
-    workers.
+    `auto` is decided by what the backend says of waiting for it. It lets the dispatcher carry out what it
+    measures to be quicker than a wake-up, where that is to be expected (a backend in memory, or as fast).
+    Another that keeps nobody waiting who only begins goes through io_uring, of the dispatcher while
+    it has time and of the workers beyond that. The rest is for workers.
     """
     match io_engine:
         case "sync":
@@ -57,73 +46,27 @@ def plan_io(io_engine: str, backend: NativeBackend) -> IoPlan:
         case "io_uring_inline":
             _check_uring(io_engine, backend)
             return IoPlan(name=io_engine, uses_worker_uring=True, uses_dispatcher_uring=True)
-    if isinstance(backend, FileBackend):
-        return _plan_file(backend)
-    # A user's code may block, which the dispatcher must not.
-    if isinstance(backend, PythonBackend):
-        return IoPlan(reason="a backend of a user's own may block")
-    return IoPlan(name="inline", reason="the backend is in memory", inline_limit_ns=INLINE_LIMIT_NS)
-
-
-def _plan_file(backend: FileBackend) -> IoPlan:
-    file_system = _file_system(backend.fileno())
-    if file_system in MEMORY_FILE_SYSTEMS:
-        return IoPlan(name="inline", reason="the image is in memory", inline_limit_ns=INLINE_LIMIT_NS)
-    if file_system.split(".")[0] in WAITING_FILE_SYSTEMS:
-        return IoPlan(reason=f"who asks {file_system} waits for it, with io_uring, too")
-    if _reads_quickly(backend):
+    waiting = backend.waiting()
+    if not waiting.may_block:
+        return IoPlan(name="inline", reason=waiting.reason, inline_limit_ns=INLINE_LIMIT_NS)
+    if waiting.sample_ns is not None and waiting.sample_ns < INLINE_LIMIT_NS:
         reason = "the image reads as quickly as memory"
         return IoPlan(name="inline", reason=reason, inline_limit_ns=INLINE_LIMIT_NS)
-    if not backend.direct:
-        return IoPlan(reason="it goes through the page cache, which may block")
+    if not waiting.begins_at_once:
+        return IoPlan(reason=waiting.reason)
     if (problem := _uring_problem()) is not None:
         return IoPlan(reason=f"io_uring is refused: {problem}")
-    reason = "it goes past the page cache"
-    return IoPlan(name="io_uring_inline", reason=reason, uses_worker_uring=True, uses_dispatcher_uring=True)
+    return IoPlan(
+        name="io_uring_inline", reason=waiting.reason, uses_worker_uring=True, uses_dispatcher_uring=True
+    )
 
 
 def _check_uring(io_engine: str, backend: NativeBackend) -> None:
     """Raises `ProgramError` where there is no io_uring for this backend."""
-    if not isinstance(backend, FileBackend):
+    if backend.fd < 0:
         raise ProgramError(f"--io-engine {io_engine}: only for --blk-file")
     if (problem := _uring_problem()) is not None:
         raise ProgramError(f"--io-engine {io_engine}: {problem}", exit_status=1)
-
-
-def _file_system(fd: int) -> str:
-    """The type of the file system that a file is on; empty where it cannot be told."""
-    device = os.fstat(fd).st_dev
-    number = f"{os.major(device)}:{os.minor(device)}"
-    try:
-        with open("/proc/self/mountinfo") as file:
-            mounts = file.read().splitlines()
-    except OSError:
-        return ""
-    for fields in map(str.split, mounts):  # proc(5): field 3 the device, then "-" and the type
-        if fields[2] == number:
-            return fields[fields.index("-") + 1]
-    return ""
-
-
-def _reads_quickly(backend: FileBackend) -> bool:
-    """Whether data of the file, read here and there past the page cache, is as near as memory.
-
-    Holes say nothing of the disk, so only places with data count; with few of them, the answer is no.
-    """
-    if not backend.direct:
-        return False  # what the page cache answers says nothing of the rest
-    buffer = mmap.mmap(-1, SAMPLE_BYTES)  # aligned, as direct I/O wants it
-    took_ns = []
-    for index in range(SAMPLE_COUNT):
-        place = backend.size_bytes * index // SAMPLE_COUNT
-        try:
-            offset_bytes = os.lseek(backend.fileno(), place, os.SEEK_DATA) // SAMPLE_BYTES * SAMPLE_BYTES
-            started_ns = time.perf_counter_ns()
-            if os.preadv(backend.fileno(), [buffer], offset_bytes) == SAMPLE_BYTES:
-                took_ns.append(time.perf_counter_ns() - started_ns)
-        except OSError:  # no data from here on, or no SEEK_DATA
-            continue
-    return len(took_ns) >= SAMPLE_COUNT // 2 and sorted(took_ns)[len(took_ns) // 2] < INLINE_LIMIT_NS
 
 
 def _uring_problem() -> str | None:

@@ -5,7 +5,6 @@ import msgspec
 from ringblk.engine.base.number_text import size_text
 from ringblk.engine.devices.io_plan import IoPlan
 from ringblk.engine.options.config import EngineConfig
-from ringblk.workers.backends.file import FileBackend
 from ringblk.workers.backends.native import NativeBackend
 from ringblk.workers.sandbox.sandbox import Sandbox
 
@@ -24,10 +23,10 @@ class EngineFacts(msgspec.Struct, frozen=True, kw_only=True):
 
 def engine_facts(config: EngineConfig, backend: NativeBackend, plan: IoPlan, sandbox: Sandbox) -> EngineFacts:
     """Put them together."""
-    direct, direct_reason = _direct(config, backend)
+    direct = backend.direct_io()
     return EngineFacts(
-        direct=direct,
-        direct_reason=direct_reason,
+        direct=direct.is_direct,
+        direct_reason=direct.reason,
         io_engine=plan.name,
         io_engine_reason=plan.reason,
         sandbox=_sandbox_level(config, sandbox),
@@ -42,16 +41,6 @@ def first_line(config: EngineConfig, facts: EngineFacts, size_bytes: int, *, is_
         f" {'direct' if facts.direct else 'not direct'} ({facts.direct_reason}),"
         f" I/O engine {facts.io_engine} ({facts.io_engine_reason}), sandbox {facts.sandbox}"
     )
-
-
-def _direct(config: EngineConfig, backend: NativeBackend) -> tuple[bool, str]:
-    if not isinstance(backend, FileBackend):
-        return False, "no image"
-    if backend.direct:
-        return True, "asked for" if config.direct == "on" else "the file system takes it"
-    if config.direct == "off":
-        return False, "not asked for"
-    return False, f"refused: {backend.direct_refusal}"
 
 
 def _sandbox_level(config: EngineConfig, sandbox: Sandbox) -> str:

@@ -8,11 +8,8 @@ A successor writes a record of its own with what it has taken over, and only the
 """
 
 import contextlib
-import ctypes
 import logging
 import os
-import stat
-import struct
 import time
 import zlib
 from collections.abc import Collection
@@ -28,17 +25,11 @@ from ringblk.shm.segments.record_file import (
     remove_empty_records,
     remove_record,
 )
-from ringblk.workers.backends.file import FileBackend
 from ringblk.workers.backends.native import NativeBackend
 
 PREFIX = "ringblk-drive-"
 MAX_LEFT = 4096
 """Records of engines that are gone which a user may have; beyond it the oldest are removed."""
-_AT_EMPTY_PATH = 0x1000
-_STATX_BTIME = 0x800
-_STATX_BYTES = 256
-_BTIME_OFFSET_BYTES = 80  # stx_btime in struct statx
-_FORGETFUL = "memory"  # the backend whose contents are its processes'
 
 _log = logging.getLogger(__name__)
 
@@ -59,19 +50,15 @@ class FoundRecord(msgspec.Struct, frozen=True):
 
 def identify(config: EngineConfig, backend: NativeBackend) -> DriveIdentity:
     """What tells this drive from others."""
-    if not isinstance(backend, FileBackend):
-        arguments = [f"{key}={value}" for key, value in sorted(config.backend_arg.items())]
-        # A path among them may be any bytes.
-        text = _digest("\0".join([config.backend or "", *arguments]).encode(errors="surrogateescape"))
+    storage = backend.identity()
+    if storage is not None:
         return DriveIdentity(
-            kind="backend", backend=text, has_contents_elsewhere=config.backend != _FORGETFUL
+            kind=storage.kind, device=storage.device, inode=storage.inode, generation=storage.generation
         )
-    info = os.fstat(backend.fileno())
-    if stat.S_ISBLK(info.st_mode):
-        return DriveIdentity(kind="device", device=info.st_rdev, generation=_disk_sequence(info.st_rdev))
-    return DriveIdentity(
-        kind="image", device=info.st_dev, inode=info.st_ino, generation=_birth_ns(backend.fileno())
-    )
+    arguments = [f"{key}={value}" for key, value in sorted(config.backend_arg.items())]
+    # A path among them may be any bytes.
+    text = _digest("\0".join([config.backend or "", *arguments]).encode(errors="surrogateescape"))
+    return DriveIdentity(kind="backend", backend=text, has_contents_elsewhere=backend.outlives_engine)
 
 
 def find_predecessor(
@@ -187,29 +174,6 @@ def _read(name: str, trusted_users: Collection[int] = ()) -> FoundRecord | None:
     except msgspec.DecodeError:
         return None
     return FoundRecord(name, record, found.is_held, found.owner)
-
-
-def _birth_ns(fd: int) -> int:
-    """When a file was made (statx(2)); 0 where the C library, kernel or file system doesn't say."""
-    try:
-        statx = ctypes.CDLL(None).statx
-    except AttributeError:
-        return 0
-    answer = ctypes.create_string_buffer(_STATX_BYTES)
-    if statx(fd, b"", _AT_EMPTY_PATH, _STATX_BTIME, answer) != 0:
-        return 0
-    (mask,) = struct.unpack_from("=I", answer)
-    seconds, nanoseconds = struct.unpack_from("=qI", answer, _BTIME_OFFSET_BYTES)
-    return (seconds * 1_000_000_000 + nanoseconds) if mask & _STATX_BTIME else 0
-
-
-def _disk_sequence(device: int) -> int:
-    """A number that no other disk has had since the host started (Linux 5.15); 0 where it cannot be told."""
-    folder = f"/sys/dev/block/{os.major(device)}:{os.minor(device)}"
-    for path in (f"{folder}/diskseq", f"{folder}/../diskseq"):  # the latter is a partition's
-        with contextlib.suppress(OSError, ValueError), open(path) as file:
-            return int(file.read())
-    return 0
 
 
 def now_ns() -> int:

@@ -13,7 +13,6 @@ import logging
 import os
 import select
 import signal
-import stat
 import time
 
 from ringblk.engine.base.program_error import ProgramError
@@ -21,7 +20,8 @@ from ringblk.engine.drives.engine_segments import EngineSegment, engine_segments
 from ringblk.engine.program.takeover import Takeover, is_engine
 from ringblk.shm.segments.segment import SegmentError, is_segment_held, remove_orphan, segment_names
 from ringblk.shm.state.segment import SEGMENT_PREFIX
-from ringblk.workers.backends.image_lock import ImageLocked, lock_image, locked_inodes
+from ringblk.workers.backends.image_lock import ImageLocked, locked_inodes
+from ringblk.workers.backends.native import NativeBackend
 
 REFUSAL_S = 1.0
 """How long a holder is watched before it counts as alive: one that was just killed needs a moment to go."""
@@ -34,12 +34,13 @@ _SIGKILL_BIT = 1 << (signal.SIGKILL - 1)
 _log = logging.getLogger(__name__)
 
 
-def claim_image(path: str, fd: int, *, read_only: bool, takes_over: bool) -> None:
-    """Lock the image behind `fd`, for as long as any process has it open; waits for an engine that is ending.
+def claim_image(path: str, backend: NativeBackend, *, takes_over: bool) -> None:
+    """Lock the image, for as long as any process has it open; waits for an engine that is ending.
 
     With `takes_over`, an engine that uses it is told to end. Raises `ProgramError` when somebody else uses
     it.
     """
+    storage = backend.identity()
     refused_s: float | None = None
     # A segment left by a dead engine may name an image that was since deleted, and this one got its number.
     given_up_s = time.monotonic() + DEAD_HOLDER_S
@@ -47,10 +48,10 @@ def claim_image(path: str, fd: int, *, read_only: bool, takes_over: bool) -> Non
     waits = False
     while True:
         try:
-            lock_image(fd, read_only)
+            backend.lock()
             return
         except ImageLocked:
-            holders = engines_on(fd)
+            holders = engines_on(storage.subject) if storage is not None else []
         except OSError as error:
             _log.warning(
                 "%s: cannot be locked: %s; nothing keeps others off it", path, error.strerror or error
@@ -71,21 +72,14 @@ def claim_image(path: str, fd: int, *, read_only: bool, takes_over: bool) -> Non
         time.sleep(_LOOK_S)
 
 
-def image_identity(fd: int) -> tuple[int, int]:
-    """What tells images apart, whatever path they are opened by; never (0, 0)."""
-    info = os.fstat(fd)
-    return (info.st_rdev, 0) if stat.S_ISBLK(info.st_mode) else (info.st_dev, info.st_ino)
-
-
-def engines_on(fd: int) -> list[int]:
+def engines_on(image: tuple[int, int]) -> list[int]:
     """The supervisors of engines whose image this is, be they alive or not, as far as it can be told.
 
     That is what segments say, and anybody may make one: ask `is_engine` before anything is done to a process.
     """
-    identity = image_identity(fd)
-    found = _users_of(identity, named_segments())
+    found = _users_of(image, named_segments())
     # Those whose names are gone are looked for where nobody else is found: it takes a look at every process.
-    return found or _users_of(identity, engine_segments())
+    return found or _users_of(image, engine_segments())
 
 
 def _users_of(image: tuple[int, int], segments: list[EngineSegment]) -> list[int]:

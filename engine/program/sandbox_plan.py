@@ -4,6 +4,7 @@ import logging
 
 from ringblk.engine.base.program_error import ProgramError
 from ringblk.engine.options.config import EngineConfig
+from ringblk.workers.backends.native import NativeBackend
 from ringblk.workers.sandbox.process_user import ProcessUser, UnknownUser
 from ringblk.workers.sandbox.sandbox import Sandbox
 
@@ -20,7 +21,7 @@ def plan_user(config: EngineConfig) -> ProcessUser | None:
         raise ProgramError(f"--user {config.user}: {error}", exit_status=1) from error
 
 
-def plan_sandbox(config: EngineConfig, user: ProcessUser | None) -> Sandbox:
+def plan_sandbox(config: EngineConfig, backend: NativeBackend, user: ProcessUser | None) -> Sandbox:
     """Make it. Raises `ProgramError` where it cannot be had as asked for."""
     runs_user_code = config.backend is not None and ":" in config.backend  # package.module:Class
     if config.sandbox_allow and not runs_user_code:
@@ -29,7 +30,8 @@ def plan_sandbox(config: EngineConfig, user: ProcessUser | None) -> Sandbox:
         sandbox = Sandbox(
             confines=config.sandbox != "off",
             runs_user_code=runs_user_code,
-            allowed_paths=config.sandbox_allow,
+            storage_calls=backend.system_calls,
+            allowed_paths=(*config.sandbox_allow, *backend.reachable_paths),
             user=user,
         )
     except OSError as error:

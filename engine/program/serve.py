@@ -25,7 +25,7 @@ from ringblk.engine.drives.record import (
 )
 from ringblk.engine.drives.running_drive import RunningDrive, take_settings
 from ringblk.engine.options.config import EngineConfig
-from ringblk.engine.program.image_claim import claim_image, engines_on, image_identity, remove_dead_engines
+from ringblk.engine.program.image_claim import claim_image, engines_on, remove_dead_engines
 from ringblk.engine.program.sandbox_plan import plan_sandbox, plan_user
 from ringblk.engine.program.served_format import check_served_format
 from ringblk.engine.program.takeover import (
@@ -44,9 +44,9 @@ from ringblk.engine.vhost_user.listener import Listener
 from ringblk.engine.vhost_user.session import Session
 from ringblk.shm.segments.segment import SegmentError
 from ringblk.shm.sync.process import crash_point
-from ringblk.workers.backends.file import FileBackend
 from ringblk.workers.backends.interface import BackendError
 from ringblk.workers.backends.native import NativeBackend
+from ringblk.workers.backends.opening import open_image_backend, open_named_backend
 from ringblk.workers.sandbox.process_user import ProcessUser
 from ringblk.workers.sandbox.sandbox import Sandbox
 
@@ -90,7 +90,7 @@ def serve(config: EngineConfig) -> int:
 def _serve_backend(config: EngineConfig, user: ProcessUser | None, backend: NativeBackend) -> int:
     """Make the drive of an open backend and serve it. Raises `ProgramError`."""
     device = _make_device(config, backend)
-    sandbox = plan_sandbox(config, user)
+    sandbox = plan_sandbox(config, backend, user)
     plan = plan_io(config.io_engine, backend)
     inherited = Listener.from_fd(config.fd) if config.fd is not None else None
     identity = identify(config, backend)
@@ -101,8 +101,8 @@ def _serve_backend(config: EngineConfig, user: ProcessUser | None, backend: Nati
         state = create_engine_segment(slot_count(config), config.queue_size)
     except SegmentError as error:
         raise ProgramError(str(error), exit_status=1) from error
-    if isinstance(backend, FileBackend):
-        state.set_image(*image_identity(backend.fileno()))
+    if (storage := backend.identity()) is not None:
+        state.set_image(*storage.subject)
     goes_on = found is not None  # should the start fail: what was taken over waits for the next attempt
     drive = limits = None
     try:
@@ -146,7 +146,7 @@ def _make_device(config: EngineConfig, backend: NativeBackend) -> BlockDevice:
             device.bytes_out_of_reach,
             device.logical_block_size_bytes,
         )
-    if isinstance(backend, FileBackend):
+    if backend.is_image:
         check_served_format(config, backend)
     return device
 
@@ -158,22 +158,22 @@ def _claim(
 
     An engine that is to be taken over from is told to end when nothing that can be refused is left.
     """
-    fd = backend.fileno() if isinstance(backend, FileBackend) else None
+    storage = backend.identity()
+    image = storage.subject if storage is not None else None
     is_read_only = config.read_only or backend.read_only
     ending: list[int] = []
     unknown: list[int] = []
     trusted = {user.uid} if user is not None else set()
     if config.takeover:
-        ending = engines_on(fd) if fd is not None else []
+        ending = engines_on(image) if image is not None else []
         check_takeover(config, ending)
-        at_socket = check_same_drive(config, identity, fd, is_read_only=is_read_only)
+        at_socket = check_same_drive(config, identity, image, is_read_only=is_read_only)
         ending = [pid for pid in {*ending, at_socket} if pid is not None and is_engine(pid)]
         trusted |= {uid for pid in ending for uid in user_ids(pid)}  # who ends one goes on with what it had
         unknown = [pid for pid in ending if record_of_process(pid, trusted) is None]
         take_over_socket(config.socket_path)
-    if fd is not None:
-        image = config.blk_file or config.drive_name  # a backend of a user's own may be a file, too
-        claim_image(image, fd, read_only=backend.read_only, takes_over=config.takeover)
+    name = config.blk_file or config.drive_name  # a backend of a user's own may be a file, too
+    claim_image(name, backend, takes_over=config.takeover)
     found = find_predecessor(config, identity, is_read_only=is_read_only, trusted_users=trusted)
     if found is None and config.replace_image and ending:
         found = record_of_process(ending[0], trusted)
@@ -182,7 +182,7 @@ def _claim(
             "the engine before this one (process %d) has left no record: what was set while it ran is lost",
             unknown[0],
         )
-    orphans = remove_dead_engines(image_identity(fd) if fd is not None else (0, 0))
+    orphans = remove_dead_engines(image or (0, 0))
     if orphans:
         _log.info("removed shared memory of engines that were killed: %s", ", ".join(orphans))
     return found
@@ -192,11 +192,9 @@ def open_backend(config: EngineConfig) -> NativeBackend:
     """The drive's storage. Raises `ProgramError`, `BackendError` or `OSError`."""
     if config.blk_file is None:
         assert config.backend is not None  # EngineConfig.check: one of the two is given
-        from ringblk.workers.backends.loader import load_backend  # and the backends that it knows
-
-        return load_backend(config.backend, config.backend_arg)
+        return open_named_backend(config.backend, config.backend_arg)
     try:
-        return FileBackend(config.blk_file, read_only=config.read_only, direct=config.direct)
+        return open_image_backend(config.blk_file, read_only=config.read_only, direct=config.direct)
     except BackendError as error:
         raise ProgramError(f"--blk-file {error}", exit_status=1) from error
 

@@ -11,12 +11,12 @@ from ringblk.engine.base.program_error import ProgramError
 from ringblk.engine.images.format import CONTAINER_HEAD_BYTES, TAIL_BYTES, UNREADABLE, find_container
 from ringblk.engine.options.config import EngineConfig
 from ringblk.engine.program.image_claim import engines_on
-from ringblk.workers.backends.file import FileBackend
+from ringblk.workers.backends.native import NativeBackend
 
 _log = logging.getLogger(__name__)
 
 
-def check_served_format(config: EngineConfig, backend: FileBackend) -> None:
+def check_served_format(config: EngineConfig, backend: NativeBackend) -> None:
     """Raise `ProgramError` if the image is in a format that is not served, and nobody insists."""
     if config.format == "raw":
         return
@@ -29,7 +29,8 @@ def check_served_format(config: EngineConfig, backend: FileBackend) -> None:
     container = find_container(head, tail)
     if container is None:
         return
-    if engines_on(backend.fileno()):
+    storage = backend.identity()
+    if storage is not None and engines_on(storage.subject):
         _log.warning("%s: looks like a %s file, and goes on as raw", config.blk_file, container)
         return
     advice = UNREADABLE.get(container, "`ringblk image import` makes a raw image of it")
@@ -40,7 +41,7 @@ def check_served_format(config: EngineConfig, backend: FileBackend) -> None:
     )
 
 
-def _read(backend: FileBackend, offset_bytes: int, size_bytes: int) -> bytes:
+def _read(backend: NativeBackend, offset_bytes: int, size_bytes: int) -> bytes:
     buffer = bytearray(size_bytes)
     backend.read_at(offset_bytes, memoryview(buffer))
     return bytes(buffer)

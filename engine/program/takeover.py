@@ -6,7 +6,6 @@ import logging
 import os
 import signal
 import socket
-import stat
 import struct
 import time
 
@@ -16,6 +15,7 @@ from ringblk.engine.drives.record import record_of_process
 from ringblk.engine.options.config import EngineConfig
 from ringblk.engine.supervisor.running_settings import DriveIdentity
 from ringblk.engine.vhost_user.listener import check_listening_at
+from ringblk.workers.backends.file_identity import subject_of
 
 CONTROL_PACKAGES = ("aiohttp", "prometheus_client")
 CONTROL_HINT = "it needs the packages aiohttp and prometheus_client: pip install 'ringblk[control]'"
@@ -79,11 +79,12 @@ def check_takeover(config: EngineConfig, image_users: list[int]) -> None:
 
 
 def check_same_drive(
-    config: EngineConfig, drive: DriveIdentity, image_fd: int | None, *, is_read_only: bool
+    config: EngineConfig, drive: DriveIdentity, image: tuple[int, int] | None, *, is_read_only: bool
 ) -> int | None:
     """See that an engine at the socket has the drive that its guest is to go on with. Raises `ProgramError`.
 
-    Returns its process id, if there is such an engine.
+    `image` is this engine's, if it has one (`StorageIdentity.subject`). Returns the other's process id, if
+    there is such an engine.
     """
     pid = _listening_pid(config.socket_path)
     if pid is None or not is_engine(pid):
@@ -98,25 +99,20 @@ def check_same_drive(
             raise ProgramError(f"{where} has another drive, which its guest would lose; {how}", 1)
         if is_read_only and not found.record.is_read_only:
             raise ProgramError(f"{where} lets its guest write, and this one would not; {how}", 1)
-    elif image_fd is None or not _has_open(pid, image_fd):
+    elif image is None or not _has_open(pid, image):
         raise ProgramError(f"{where} cannot be seen to have the same drive; {how}", 1)
     return pid
 
 
-def _has_open(pid: int, fd: int) -> bool:
+def _has_open(pid: int, image: tuple[int, int]) -> bool:
     """Whether a process has the same file or device open; no where it cannot be told."""
-    own = _identity(os.fstat(fd))
     folder = f"/proc/{pid}/fd"
     with contextlib.suppress(OSError):
         for name in os.listdir(folder):
             with contextlib.suppress(OSError):  # closed meanwhile
-                if _identity(os.stat(f"{folder}/{name}")) == own:
+                if subject_of(os.stat(f"{folder}/{name}")) == image:
                     return True
     return False
-
-
-def _identity(info: os.stat_result) -> tuple[int, int]:
-    return (info.st_rdev, 0) if stat.S_ISBLK(info.st_mode) else (info.st_dev, info.st_ino)
 
 
 def take_over_socket(socket_path: str | None) -> None:

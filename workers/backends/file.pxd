@@ -8,15 +8,12 @@ cdef class FileBackend(NativeBackend):
     cdef readonly bint direct
     cdef readonly str direct_refusal  # why it was asked for and is not so; None: it was not refused
     cdef readonly uint32_t memory_alignment_bytes
-    cdef int fd
+    cdef str direct_mode      # as it was asked for
     cdef bint is_block_device
     cdef bint durable_refused
     cdef uint64_t offset_mask  # 0 where any alignment will do
     cdef uint64_t memory_mask
     cdef uint8_t *bounce
-
-    # Whether a request can go straight between the ranges and the file.
-    cdef bint is_aligned(self, const iovec *ranges, int range_count, uint64_t offset_bytes) noexcept nogil
 
     cdef int transfer(self, const iovec *ranges, int range_count, uint64_t offset_bytes, bint writing,
                       bint durable) noexcept nogil

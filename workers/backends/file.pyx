@@ -27,9 +27,14 @@ from ringblk.workers.backends.native cimport NativeBackend
 
 from ringblk.workers.backends import direct_io
 from ringblk.workers.backends import host_device
+from ringblk.workers.backends.answers import DirectIo
+from ringblk.workers.backends.file_identity import file_identity
+from ringblk.workers.backends.file_waiting import file_waiting
+from ringblk.workers.backends.image_lock import lock_image
 from ringblk.workers.backends.interface import BackendError
 from ringblk.workers.backends.topology import device_topology, file_topology
 from ringblk.workers.backends.image_open import name_of, open_image
+from ringblk.workers.sandbox.syscall_filter import FILE_CALLS
 
 logger = logging.getLogger(__name__)
 
@@ -53,11 +58,9 @@ cdef class FileBackend(NativeBackend):
     Raises BackendError, which names the file, if it can't be opened or used as asked.
     """
 
-    def __cinit__(self):
-        self.fd = -1
-
     def __init__(self, path, *, bint read_only=False, str direct="auto"):
         self.read_only = read_only
+        self.direct_mode = direct
         self.fd = open_image(path, read_only)
         try:
             self.inspect(name_of(path), direct)
@@ -147,6 +150,34 @@ cdef class FileBackend(NativeBackend):
         self.memory_alignment_bytes = alignment.memory_bytes
         self.offset_mask = alignment.offset_bytes - 1
         self.memory_mask = alignment.memory_bytes - 1
+
+    def waiting(self):
+        """By the file system it is on, else by reading a little of it."""
+        return file_waiting(self.fd, self.size_bytes, is_direct=self.direct)
+
+    def direct_io(self):
+        """As it was asked for and granted."""
+        if self.direct:
+            return DirectIo(True, "asked for" if self.direct_mode == "on" else "the file system takes it")
+        return DirectIo(False, "not asked for" if self.direct_mode == "off" else f"refused: {self.direct_refusal}")
+
+    def identity(self):
+        """The file's or the device's."""
+        return file_identity(self.fd)
+
+    def lock(self):
+        """Lock the open file description, which all workers share (image_lock.py)."""
+        lock_image(self.fd, self.read_only)
+
+    @property
+    def is_image(self):
+        """It is one."""
+        return True
+
+    @property
+    def system_calls(self):
+        """All that are made here."""
+        return FILE_CALLS
 
     def fileno(self):
         """The descriptor that all workers share; -1 once closed."""

@@ -11,6 +11,7 @@ from posix.uio cimport iovec
 from ringblk.shm.sync.buffer_address cimport address_of
 from ringblk.workers.backends.native cimport NativeBackend
 
+from ringblk.workers.backends.answers import Waiting
 from ringblk.workers.backends.interface import BackendError
 
 cdef extern from * nogil:
@@ -46,6 +47,15 @@ cdef class MemoryBackend(NativeBackend):
         self.memory = address_of(self.view)
         self.size_bytes = size_bytes
         self.page_mask = mmap.PAGESIZE - 1
+
+    def waiting(self):
+        """Nobody waits for memory."""
+        return Waiting(may_block=False, reason="the backend is in memory")
+
+    @property
+    def outlives_engine(self):
+        """Its processes have the memory."""
+        return False
 
     cdef int readv_at(self, const iovec *ranges, int range_count, uint64_t offset_bytes,
                       uint64_t length_bytes) noexcept nogil:

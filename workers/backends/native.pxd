@@ -7,6 +7,8 @@ cdef class NativeBackend:
     cdef readonly bint read_only
     cdef readonly uint32_t block_size_bytes  # what requests should be multiples of
     cdef readonly object topology  # BlockTopology
+    # A descriptor on which positioned reads and writes and fdatasync(2) do what this backend does; -1: none.
+    cdef readonly int fd
 
     # All of these but the checks give 0 or a negative errno, and do all of it or fail. Ranges lie
     # within size_bytes: the caller has checked that, and that length_bytes is the sum of the ranges' lengths.
@@ -19,6 +21,9 @@ cdef class NativeBackend:
     cdef int discard_at(self, uint64_t offset_bytes, uint64_t length_bytes) noexcept nogil
     cdef int write_zeroes_at(self, uint64_t offset_bytes, uint64_t length_bytes,
                              bint may_unmap) noexcept nogil
+
+    # Whether a request can go straight between these ranges and `fd`.
+    cdef bint is_aligned(self, const iovec *ranges, int range_count, uint64_t offset_bytes) noexcept nogil
 
     cdef int check_range(self, uint64_t offset_bytes, uint64_t length_bytes) except -1  # ValueError
     cdef int check_write(self, uint64_t offset_bytes, uint64_t length_bytes) except -1  # OSError too

@@ -2,8 +2,11 @@
 """The base of every block backend that the pump calls: compiled, without the GIL, negative errno.
 
 Native backends implement the five C methods of the .pxd; `readv_at` and `writev_at` at least. On top of
-them stands the `BlockBackend` protocol of backend.py, so every native backend can be used from Python
+them stands the `BlockBackend` protocol of interface.py, so every native backend can be used from Python
 too. That boundary is the one place where a negative errno becomes an OSError.
+
+Nobody asks what class a backend is: it answers for itself. What a request costs nothing to know is an attribute
+of the .pxd (`fd`, `block_size_bytes`); the rest is asked once, at the start (`waiting`, `identity`, `lock`...).
 """
 
 import os
@@ -15,6 +18,7 @@ from libc.errno cimport EOPNOTSUPP, EROFS
 from libc.stdint cimport uint8_t, uint64_t
 from posix.uio cimport iovec
 
+from ringblk.workers.backends.answers import DirectIo, Waiting
 from ringblk.workers.backends.interface import BackendError
 from ringblk.workers.backends.topology import BlockTopology
 
@@ -37,12 +41,14 @@ cdef class NativeBackend:
 
     `size_bytes` is a multiple of 512. `block_size_bytes` is what requests should be multiples of, in
     offset and length; others are carried out too, but a write of a part of a block may be done by reading
-    the block, changing it and writing it back. Nothing else may change such a block meanwhile: the dispatcher
-    sees to that (engine/dispatcher/overlap_list.pyx), no backend locks. `topology` is what the guest is told of the storage.
+    the block, changing it and writing it back. So that is in which order requests must go: nothing else may
+    change such a block meanwhile. The dispatcher sees to it (engine/dispatcher/overlap_list.pyx), no backend
+    locks. `topology` is what the guest is told of the storage.
     """
 
     def __cinit__(self):
         self.block_size_bytes = 512
+        self.fd = -1
         self.topology = BlockTopology()
 
     cdef int readv_at(self, const iovec *ranges, int range_count, uint64_t offset_bytes,
@@ -84,6 +90,9 @@ cdef class NativeBackend:
             offset_bytes += chunk_bytes
             length_bytes -= chunk_bytes
         return 0
+
+    cdef bint is_aligned(self, const iovec *ranges, int range_count, uint64_t offset_bytes) noexcept nogil:
+        return True
 
     cdef int check_range(self, uint64_t offset_bytes, uint64_t length_bytes) except -1:
         if length_bytes > self.size_bytes or offset_bytes > self.size_bytes - length_bytes:
@@ -130,6 +139,49 @@ cdef class NativeBackend:
         """Make the range read as zeroes."""
         self.check_write(offset_bytes, size_bytes)
         raise_error(self.write_zeroes_at(offset_bytes, size_bytes, may_unmap))
+
+    # What the engine asks at its start.
+
+    def waiting(self):
+        """How long a request may hold up who makes it (`Waiting`); who asks may have to wait for the answer."""
+        return Waiting(reason="the backend may block")
+
+    def direct_io(self):
+        """Whether I/O goes past the host's page cache, and why (`DirectIo`)."""
+        return DirectIo(False, "no image")
+
+    def identity(self):
+        """What tells this storage from other on this host (`StorageIdentity`).
+
+        None where nothing does but what the backend was made with.
+        """
+        return None
+
+    def lock(self):
+        """Keep other programs off the storage, for as long as any process has it open. Returns at once.
+
+        Raises `ImageLocked` where another has it, `OSError` where it cannot be locked.
+        """
+
+    @property
+    def is_image(self):
+        """Whether it serves the bytes of an image that others make, and that may be in a format which is not raw."""
+        return False
+
+    @property
+    def outlives_engine(self):
+        """Whether what was written is there when the engine's processes have ended."""
+        return True
+
+    @property
+    def system_calls(self):
+        """Which system calls requests on it need, besides those of any process; names as in syscalls(2)."""
+        return ""
+
+    @property
+    def reachable_paths(self):
+        """Files and folders that its processes open while they serve; all else they have open before."""
+        return ()
 
     def start_worker(self):
         """Called once in each worker after the fork, before its first request."""

@@ -7,6 +7,7 @@ from posix.uio cimport iovec
 
 from ringblk.workers.backends.native cimport NativeBackend
 
+from ringblk.workers.backends.answers import Waiting
 from ringblk.workers.backends.interface import BackendError
 
 
@@ -23,6 +24,10 @@ cdef class NullBackend(NativeBackend):
         if size_bytes >= 1 << 63:
             raise BackendError(f"null backend: size_bytes is {size_bytes}, not below 2**63")
         self.size_bytes = size_bytes
+
+    def waiting(self):
+        """Nobody waits for memory."""
+        return Waiting(may_block=False, reason="the backend is in memory")
 
     def resize(self, uint64_t size_bytes):
         """There is nothing that could not have another size."""

@@ -18,6 +18,7 @@ from posix.uio cimport iovec
 
 from ringblk.workers.backends.native cimport NativeBackend
 
+from ringblk.workers.backends.answers import Waiting
 from ringblk.workers.backends.interface import BackendError
 
 logger = logging.getLogger(__name__)
@@ -47,6 +48,10 @@ cdef class PythonBackend(NativeBackend):
         self.discard_method = getattr(backend, "discard", None)
         self.write_zeroes_method = getattr(backend, "write_zeroes", None)
         self.failure_counts = {}
+
+    def waiting(self):
+        """Nobody knows what a user's code does."""
+        return Waiting(reason="a backend of a user's own may block")
 
     def start_worker(self):
         """Call the object's own hook, if it has one; what that raises is the worker's to report."""

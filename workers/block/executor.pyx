@@ -13,7 +13,6 @@ from ringblk.workers.block.request cimport (
     DRIVE_ID_BYTES, OPERATION_DISCARD, OPERATION_FLUSH, OPERATION_GET_ID, OPERATION_READ, OPERATION_WRITE,
     OPERATION_WRITE_ZEROES, SECTOR_BYTES, SEGMENT_F_UNMAP, STATUS_IOERR, STATUS_OK, Segment,
 )
-from ringblk.workers.backends.file cimport FileBackend
 from ringblk.workers.backends.native cimport NativeBackend
 from ringblk.workers.requests.request cimport OUTCOME_DONE, SLOT_DURABLE, SLOT_PARTIAL, RequestExecutor
 from ringblk.workers.uring.ring cimport (
@@ -34,7 +33,6 @@ cdef class BlockExecutor(RequestExecutor):
     cdef StateSegment state
     cdef GuestMemory memory
     cdef NativeBackend backend
-    cdef FileBackend file       # the same, where it is one; None otherwise
     cdef uint8_t drive_id[DRIVE_ID_BYTES]
     cdef iovec vectors[IOV_LIMIT]
 
@@ -42,7 +40,6 @@ cdef class BlockExecutor(RequestExecutor):
         self.state = state
         self.memory = memory
         self.backend = backend
-        self.file = backend if isinstance(backend, FileBackend) else None
         self.failure_status = STATUS_IOERR
         memset(self.drive_id, 0, DRIVE_ID_BYTES)
         memcpy(self.drive_id, <const char *>drive_id, min(len(drive_id), DRIVE_ID_BYTES))
@@ -87,7 +84,7 @@ cdef class BlockExecutor(RequestExecutor):
             return False
         if slot.operation == OPERATION_FLUSH:
             entry.opcode = IORING_OP_FSYNC
-            entry.fd = self.file.fd
+            entry.fd = self.backend.fd
             entry.fsync_flags = IORING_FSYNC_DATASYNC
             return True
         if slot.operation != OPERATION_READ and slot.operation != OPERATION_WRITE:
@@ -95,9 +92,9 @@ cdef class BlockExecutor(RequestExecutor):
         if slot.range_count == 0 or slot.range_count > vector_limit or slot.flags & SLOT_PARTIAL:
             return False
         self._fill_vectors(vectors, ranges, slot.range_count)
-        if not self.file.is_aligned(vectors, <int>slot.range_count, slot.offset_bytes):
+        if not self.backend.is_aligned(vectors, <int>slot.range_count, slot.offset_bytes):
             return False
-        entry.fd = self.file.fd
+        entry.fd = self.backend.fd
         entry.off = slot.offset_bytes
         if slot.range_count == 1:
             entry.opcode = IORING_OP_READ if slot.operation == OPERATION_READ else IORING_OP_WRITE

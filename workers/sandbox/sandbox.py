@@ -19,7 +19,6 @@ from ringblk.workers.sandbox.process_user import ProcessUser
 from ringblk.workers.sandbox.syscall_filter import (
     COMMON,
     DISPATCHER_CALLS,
-    FILE_CALLS,
     URING_CALLS,
     USER_CODE_CALLS,
     call_name,
@@ -60,6 +59,7 @@ class SandboxError(Exception):
 class Sandbox:
     """Made in the supervisor, inherited by its children.
 
+    `storage_calls` are the system calls that requests on the storage need (`NativeBackend.system_calls`).
     `user` is whom to run as, where that is asked for. What this kernel lacks is `missing`, in words, and is
     left out. `confines` is False where nothing was asked for but the user. Raises `OSError` for a path of
     `allowed_paths` that cannot be opened.
@@ -69,12 +69,14 @@ class Sandbox:
         self,
         *,
         confines: bool,
+        storage_calls: str = "",
         runs_user_code: bool = False,
         allowed_paths: Iterable[str] = (),
         user: ProcessUser | None = None,
     ) -> None:
         self._confines = confines
         self.user = user
+        self._storage_calls = storage_calls
         self._runs_user_code = runs_user_code
         self._ruleset_fd = -1
         self._has_filters = False
@@ -121,7 +123,7 @@ class Sandbox:
     def _program(self, groups: tuple[str, ...]) -> bytes:
         if groups not in self._programs:
             own_code = USER_CODE_CALLS if self._runs_user_code else ""
-            names = " ".join([COMMON, FILE_CALLS, *groups, own_code])
+            names = " ".join([COMMON, self._storage_calls, *groups, own_code])
             self._programs[groups] = filter_program(names, runs_user_code=self._runs_user_code)
         return self._programs[groups]
 

@@ -34,13 +34,14 @@ COMMON = """
 """The channel, the log, memory, signals, time: what every child needs. Names as in syscalls(2)."""
 
 FILE_CALLS = "pread64 pwrite64 preadv pwritev preadv2 pwritev2 fdatasync fsync fallocate ioctl"
-"""Requests on the image."""
+"""Requests on an image."""
 
 DISPATCHER_CALLS = "epoll_create1 epoll_ctl epoll_wait epoll_pwait epoll_pwait2 sched_setaffinity"
 
 URING_CALLS = "io_uring_enter"
 
-USER_CODE_CALLS = """
+USER_CODE_CALLS = f"""
+    {FILE_CALLS}
     open openat stat lstat statx access faccessat faccessat2 readlink readlinkat getdents64 getcwd statfs
     fstatfs
     rename renameat renameat2 mkdir mkdirat rmdir unlink unlinkat symlinkat linkat ftruncate fchmod

@@ -21,6 +21,7 @@ from ringblk.shm.rates.group import RateGroup, RateGroupError
 from ringblk.shm.rates.limit_settings import RateLimitSettings
 from ringblk.shm.segments.segment import segment_names
 from ringblk.shm.state.segment import SEGMENT_PREFIX, StateSegment
+from ringblk.workers.backends.file_identity import subject_of
 from tests.rigs.engine_rig import DEADLINE_S, PROGRAM, Engine, eventually
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="only root can be other users as well")
@@ -196,18 +197,16 @@ def test_a_segment_that_is_cut_off_in_a_loop_ends_nobody(image: Path, tmp_path: 
         for folder in (tmp_path, *tmp_path.parents[:-2]):
             folder.chmod(0o755)
         path = FOLDER / f"{SEGMENT_PREFIX}{DEAD_PID}"
-        image_fd = os.open(image, os.O_RDWR)
         with another_user(CUT_OFF, path, str(content)) as pid:
             path.rename(FOLDER / f"{SEGMENT_PREFIX}{pid}")  # of a process that can have made it
             try:
                 for _ in range(300):
-                    engines_on(image_fd)
+                    engines_on(subject_of(image.stat()))
                     remove_dead_engines((0, 0))
                 for _ in range(5):
                     assert engine.process.pid in [found["supervisor_pid"] for found in stat_engines()]
             finally:
                 (FOLDER / f"{SEGMENT_PREFIX}{pid}").unlink()
-        os.close(image_fd)
 
 
 def take_own_name() -> None:
@@ -252,9 +251,7 @@ def test_an_engine_whose_segment_lost_its_name_is_found_and_taken_over(image: Pa
         assert [found["supervisor_pid"] for found in stat_engines(str(engine.process.pid))] == [
             engine.process.pid
         ]
-        image_fd = os.open(image, os.O_RDWR)
-        assert engines_on(image_fd) == [engine.process.pid]
-        os.close(image_fd)
+        assert engines_on(subject_of(image.stat())) == [engine.process.pid]
         other_socket = engine.folder / "other"  # found by its image, not by its socket
         with subprocess.Popen(
             [PROGRAM, f"--socket-path={other_socket}", f"--blk-file={image}", "--takeover"]

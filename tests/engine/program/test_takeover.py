@@ -17,10 +17,12 @@ import pytest
 from ringblk.engine.base.program_error import ProgramError
 from ringblk.engine.options.config import EngineConfig
 from ringblk.engine.program import image_claim, takeover
-from ringblk.engine.program.image_claim import claim_image, engines_on, image_identity, remove_dead_engines
+from ringblk.engine.program.image_claim import claim_image, engines_on, remove_dead_engines
 from ringblk.engine.program.takeover import is_engine
 from ringblk.shm.segments.segment import HEADER_BYTES, MAGIC, remove_orphan, segment_names
 from ringblk.shm.state.segment import LAYOUT_VERSION, SEGMENT_PREFIX, StateSegment
+from ringblk.workers.backends.file import FileBackend
+from ringblk.workers.backends.file_identity import subject_of
 from ringblk.workers.backends.image_lock import lock_image
 from tests.rigs.control_client import ControlClient, stop_process
 from tests.rigs.engine_rig import DEADLINE_S, PROGRAM, Engine, eventually, run_program
@@ -80,7 +82,7 @@ def victim() -> Iterator[Process]:
 
 def make_segment(name: str, image_fd: int, version: int = LAYOUT_VERSION) -> StateSegment:
     state = StateSegment.create(name, 64, 128)
-    state.set_image(*image_identity(image_fd))
+    state.set_image(*subject_of(os.fstat(image_fd)))
     if version != LAYOUT_VERSION:
         # Where nothing but its header is as this version has it.
         header = struct.pack("<8sI", MAGIC, version) + os.pread(state.fileno(), HEADER_BYTES, 0)[12:]
@@ -122,9 +124,9 @@ def test_a_segment_of_another_user_ends_nobody(
     forged = make_segment(f"{SEGMENT_PREFIX}{victim.pid}", image_fd)
     assert is_engine(victim.pid)
     os.fchown(forged.fileno(), NOBODY, -1)
-    assert engines_on(image_fd) == [victim.pid]
+    assert engines_on(subject_of(os.fstat(image_fd))) == [victim.pid]
     with pytest.raises(ProgramError, match="in use by another program"):
-        claim_image(str(image), image_fd, read_only=False, takes_over=True)
+        claim_image(str(image), FileBackend(image), takes_over=True)
     assert was_spared(victim)
     forged.close()
 
@@ -135,14 +137,14 @@ def test_who_got_the_process_id_of_a_dead_engine_is_not_ended(
     refuse_at_once(monkeypatch)
     leave_orphan(f"{SEGMENT_PREFIX}{victim.pid}", image_fd)
     with pytest.raises(ProgramError, match="in use by another program"):
-        claim_image(str(image), image_fd, read_only=False, takes_over=True)
+        claim_image(str(image), FileBackend(image), takes_over=True)
     assert was_spared(victim)
 
 
 def test_a_name_without_a_process_id_is_passed_over(image_fd: int) -> None:
     for word in ("abc", "", "1x", "\u0661"):
         state = make_segment(f"{SEGMENT_PREFIX}{word}", image_fd)
-        assert engines_on(image_fd) == []
+        assert engines_on(subject_of(os.fstat(image_fd))) == []
         state.close()
 
 
@@ -170,7 +172,9 @@ def test_a_dead_engine_stays_known_while_its_image_is_locked(
     leave_orphan(dead_name, image_fd)
     assert dead_name not in remove_dead_engines((0, 0))
     assert segment_names(dead_name) == [dead_name]
-    assert dead_name in remove_dead_engines(image_identity(image_fd))  # now the lock is the remover's own
+    assert dead_name in remove_dead_engines(
+        subject_of(os.fstat(image_fd))
+    )  # now the lock is the remover's own
     assert segment_names(dead_name) == []
 
 
@@ -195,7 +199,7 @@ def test_a_dead_engine_of_another_version_stays_known_while_its_image_is_locked(
     leave_orphan(dead_name, image_fd, version)
     assert dead_name not in remove_dead_engines((0, 0))
     assert segment_names(dead_name) == [dead_name]
-    assert (engines_on(image_fd) != []) == (version > LAYOUT_VERSION)
+    assert (engines_on(subject_of(os.fstat(image_fd))) != []) == (version > LAYOUT_VERSION)
     remove_orphan(dead_name)
 
 
@@ -209,7 +213,7 @@ def test_a_dead_engine_of_another_version_whose_image_is_free_is_forgotten(
 
 def test_a_living_engine_of_another_version_is_known_by_its_image(image_fd: int) -> None:
     living = make_segment(f"{SEGMENT_PREFIX}{os.getpid()}", image_fd, LAYOUT_VERSION + 1)
-    assert engines_on(image_fd) == [os.getpid()]
+    assert engines_on(subject_of(os.fstat(image_fd))) == [os.getpid()]
     living.close()
 
 

@@ -1,0 +1,63 @@
+"""How long requests on a file take: by the file system it is on, else by trying."""
+
+import mmap
+import os
+import time
+
+from ringblk.workers.backends.answers import Waiting
+
+_MEMORY_FILE_SYSTEMS = {"tmpfs", "ramfs", "hugetlbfs"}
+_WAITING_FILE_SYSTEMS = {"fuse", "fuseblk", "virtiofs"}
+"""Where the kernel carries out what an io_uring is given before it returns, however long that takes."""
+_SAMPLE_BYTES = 4096
+_SAMPLE_COUNT = 16
+
+
+def file_waiting(fd: int, size_bytes: int, *, is_direct: bool) -> Waiting:
+    """Look at where the file is. One that is read past the page cache is read from, here and there."""
+    file_system = _file_system(fd)
+    if file_system in _MEMORY_FILE_SYSTEMS:
+        return Waiting(may_block=False, reason="the image is in memory")
+    if file_system.split(".")[0] in _WAITING_FILE_SYSTEMS:
+        return Waiting(reason=f"who asks {file_system} waits for it, with io_uring, too")
+    if not is_direct:  # what the page cache answers says nothing of the rest
+        return Waiting(reason="it goes through the page cache, which may block")
+    return Waiting(
+        begins_at_once=True,
+        sample_ns=_sample_ns(fd, size_bytes),
+        reason="it goes past the page cache",
+    )
+
+
+def _file_system(fd: int) -> str:
+    """The type of the file system that a file is on; empty where it cannot be told."""
+    device = os.fstat(fd).st_dev
+    number = f"{os.major(device)}:{os.minor(device)}"
+    try:
+        with open("/proc/self/mountinfo") as file:
+            mounts = file.read().splitlines()
+    except OSError:
+        return ""
+    for fields in map(str.split, mounts):  # proc(5): field 3 the device, then "-" and the type
+        if fields[2] == number:
+            return fields[fields.index("-") + 1]
+    return ""
+
+
+def _sample_ns(fd: int, size_bytes: int) -> int | None:
+    """The median time of reads past the page cache, here and there.
+
+    Holes say nothing of the disk, so only places with data count; with few of them, nothing can be told.
+    """
+    buffer = mmap.mmap(-1, _SAMPLE_BYTES)  # aligned, as direct I/O wants it
+    took_ns = []
+    for index in range(_SAMPLE_COUNT):
+        place = size_bytes * index // _SAMPLE_COUNT
+        try:
+            offset_bytes = os.lseek(fd, place, os.SEEK_DATA) // _SAMPLE_BYTES * _SAMPLE_BYTES
+            started_ns = time.perf_counter_ns()
+            if os.preadv(fd, [buffer], offset_bytes) == _SAMPLE_BYTES:
+                took_ns.append(time.perf_counter_ns() - started_ns)
+        except OSError:  # no data from here on, or no SEEK_DATA
+            continue
+    return sorted(took_ns)[len(took_ns) // 2] if len(took_ns) >= _SAMPLE_COUNT // 2 else None
