@@ -3,36 +3,28 @@
 It knows nothing of rings, processes or files.
 """
 
-import struct
 from typing import Annotated, Literal
 
 import msgspec
 
 from ringblk.engine.devices.device import ConfigRefused
-from ringblk.workers.block.parser import MAX_DISCARD_SECTORS, MAX_SEGMENTS, MAX_WRITE_ZEROES_SECTORS
-
-SECTOR_BYTES = 512
-"""The unit of the config space and of requests, whatever the block size (virtio 1.2, 5.2.6)."""
-
-# Feature bits as masks (virtio 1.2, 5.2.3 and 6).
-F_SEG_MAX = 1 << 2
-F_RO = 1 << 5
-F_BLK_SIZE = 1 << 6
-F_FLUSH = 1 << 9
-F_TOPOLOGY = 1 << 10
-F_CONFIG_WCE = 1 << 11
-F_MQ = 1 << 12
-F_DISCARD = 1 << 13
-F_WRITE_ZEROES = 1 << 14
-F_INDIRECT_DESC = 1 << 28
-F_EVENT_IDX = 1 << 29
-F_VERSION_1 = 1 << 32
-
-# struct virtio_blk_config (virtio 1.2, 5.2.4): capacity, size_max, seg_max, geometry, blk_size,
-# topology, writeback, num_queues, discard, write zeroes, secure erase.
-_CONFIG = struct.Struct("<Q II HBB I BBHI BxH III IIB3x III")
-CONFIG_BYTES = _CONFIG.size
-_WRITEBACK_OFFSET_BYTES = 32
+from ringblk.engine.devices.features import F_EVENT_IDX, F_INDIRECT_DESC, F_VERSION_1
+from ringblk.workers.backends.topology import SECTOR_BYTES
+from ringblk.workers.block.config_space import WRITEBACK_OFFSET_BYTES, BlockConfigSpace
+from ringblk.workers.block.protocol import (
+    F_BLK_SIZE,
+    F_CONFIG_WCE,
+    F_DISCARD,
+    F_FLUSH,
+    F_MQ,
+    F_RO,
+    F_SEG_MAX,
+    F_TOPOLOGY,
+    F_WRITE_ZEROES,
+    MAX_DISCARD_SECTORS,
+    MAX_SEGMENTS,
+    MAX_WRITE_ZEROES_SECTORS,
+)
 
 _MAX_LOGICAL_BLOCK_BYTES = 4096
 MAX_PHYSICAL_BLOCK_BYTES = 32768
@@ -57,7 +49,7 @@ class BlockDeviceConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknow
     cache: Literal["writeback", "unsafe"] = "writeback"
     num_queues: Annotated[int, msgspec.Meta(ge=1, le=64)] = 1
     queue_size: Annotated[int, msgspec.Meta(ge=2, le=32768)] = 128
-    logical_block_size_bytes: int = 512
+    logical_block_size_bytes: int = SECTOR_BYTES
     physical_block_exponent: Annotated[int, msgspec.Meta(ge=0)] = 0
     alignment_offset_bytes: Annotated[int, msgspec.Meta(ge=0)] = 0
     minimum_io_bytes: Annotated[int, msgspec.Meta(ge=0)] | None = None
@@ -250,7 +242,7 @@ class BlockDevice:
 
     def write_config(self, offset_bytes: int, data: bytes) -> None:
         """Write to the config space: only `writeback`, with 0 or 1, and only with CONFIG_WCE."""
-        if (offset_bytes, len(data)) != (_WRITEBACK_OFFSET_BYTES, 1):
+        if (offset_bytes, len(data)) != (WRITEBACK_OFFSET_BYTES, 1):
             raise ConfigRefused(f"{len(data)} bytes of config space at {offset_bytes} are read-only")
         # A front end passes the driver's features on only when the driver is done, after such a write.
         if not (self._features or self.device_features) & F_CONFIG_WCE:
@@ -262,20 +254,22 @@ class BlockDevice:
 
     def _config_space(self) -> bytes:
         config = self._config
-        discard = write_zeroes = (0, 0, 0)
-        if not config.read_only:
-            discard = (MAX_DISCARD_SECTORS, MAX_SEGMENTS, config.discard_sectors)
-            write_zeroes = (MAX_WRITE_ZEROES_SECTORS, MAX_SEGMENTS, 1)
-        return _CONFIG.pack(
-            self.num_sectors,
-            0,  # size_max: not offered
-            max(config.queue_size - 2, 1),  # seg_max: all but header and status
-            *(0, 0, 0),  # geometry: not offered
-            config.logical_block_size_bytes,
-            *config.topology,
-            self._writeback,
-            config.num_queues,
-            *discard,
-            *write_zeroes,
-            *(0, 0, 0),  # secure erase: not offered
-        )
+        has_discard = not config.read_only
+        physical_block_exp, alignment_blocks, minimum_blocks, optimal_blocks = config.topology
+        return BlockConfigSpace(
+            capacity=self.num_sectors,
+            seg_max=max(config.queue_size - 2, 1),  # all but header and status
+            blk_size=config.logical_block_size_bytes,
+            physical_block_exp=physical_block_exp,
+            alignment_offset=alignment_blocks,
+            min_io_size=minimum_blocks,
+            opt_io_size=optimal_blocks,
+            writeback=self._writeback,
+            num_queues=config.num_queues,
+            max_discard_sectors=has_discard * MAX_DISCARD_SECTORS,
+            max_discard_seg=has_discard * MAX_SEGMENTS,
+            discard_sector_alignment=has_discard * config.discard_sectors,
+            max_write_zeroes_sectors=has_discard * MAX_WRITE_ZEROES_SECTORS,
+            max_write_zeroes_seg=has_discard * MAX_SEGMENTS,
+            write_zeroes_may_unmap=has_discard,
+        ).encode()

@@ -2,8 +2,9 @@
 
 from collections.abc import Callable
 
-from ringblk.engine.devices.block_device import F_DISCARD, BlockDevice
+from ringblk.engine.devices.block_device import BlockDevice
 from ringblk.shm.state.segment import StateSegment
+from ringblk.workers.block.protocol import F_DISCARD
 
 
 class PublishedDevice:

@@ -7,7 +7,7 @@ import msgspec
 
 from ringblk.engine.base.open_files import reserve_open_files
 from ringblk.engine.base.program_error import ProgramError
-from ringblk.engine.devices.block_device import SECTOR_BYTES, BlockDevice
+from ringblk.engine.devices.block_device import BlockDevice
 from ringblk.engine.devices.io_plan import IoPlan
 from ringblk.engine.drives.engine_facts import EngineFacts, first_line
 from ringblk.engine.drives.limits import DriveLimits
@@ -23,6 +23,7 @@ from ringblk.engine.supervisor.supervisor import Supervisor
 from ringblk.shm.state.segment import StateSegment
 from ringblk.workers.backends.interface import BackendError
 from ringblk.workers.backends.native import NativeBackend
+from ringblk.workers.backends.topology import SECTOR_BYTES
 
 _log = logging.getLogger(__name__)
 

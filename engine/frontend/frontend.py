@@ -19,24 +19,22 @@ from collections.abc import Iterable, Iterator, Sequence
 from types import TracebackType
 from typing import NoReturn
 
-from ringblk.engine.devices.block_device import F_FLUSH
 from ringblk.engine.frontend.buffer import Buffer
-from ringblk.engine.frontend.config_space import WRITEBACK_OFFSET, DiskConfig
 from ringblk.engine.frontend.memory import FrontendMemory
 from ringblk.engine.frontend.parts import ranges, staged_parts
 from ringblk.engine.frontend.process_bound import abandon_in_forked_child
 from ringblk.engine.frontend.queue import FrontendQueue, queue_bytes
 from ringblk.engine.frontend.queues import OpenQueues
-from ringblk.engine.frontend.request import BackendGone, Completion, RequestFailed, RequestType
+from ringblk.engine.frontend.request import BackendGone, Completion, RequestFailed
 from ringblk.engine.frontend.session import FrontendSession
+from ringblk.workers.backends.topology import SECTOR_BYTES
+from ringblk.workers.block.config_space import WRITEBACK_OFFSET_BYTES, BlockConfigSpace
+from ringblk.workers.block.protocol import DRIVE_ID_BYTES, F_FLUSH, SEGMENT_F_UNMAP, RequestType
 
-SECTOR_BYTES = 512
-DRIVE_ID_BYTES = 20
 GUEST_MEMORY_GPA = 0x1_0000_0000
 MAX_TRANSFER_BYTES = 1 << 20
 """The most that read() and write() move with one request."""
 
-_WRITE_ZEROES_F_UNMAP = 1
 _MAX_RANGE_SECTORS = (1 << 32) - 1
 _NS_PER_S = 1_000_000_000
 
@@ -124,11 +122,11 @@ class Frontend:
     # About the disk.
 
     @property
-    def config(self) -> DiskConfig:
+    def config(self) -> BlockConfigSpace:
         """The config space as it was at the start, or at the last refresh_config()."""
         return self._session.config
 
-    def refresh_config(self) -> DiskConfig:
+    def refresh_config(self) -> BlockConfigSpace:
         """Read the config space again. After a resize the batched form knows the new size only then."""
         self._queues.check_open()
         with self._explained(), self._session.connection.within(self._deadline_s()):
@@ -163,7 +161,7 @@ class Frontend:
         """Turn the disk's write-back cache on or off (CONFIG_WCE). Off, a write that is done is durable."""
         self._queues.check_open()
         with self._explained(), self._session.connection.within(self._deadline_s()):
-            self._session.connection.set_config(WRITEBACK_OFFSET, bytes([enabled]))
+            self._session.connection.set_config(WRITEBACK_OFFSET_BYTES, bytes([enabled]))
             self._session.read_config()
 
     # One thing at a time.
@@ -274,7 +272,7 @@ class Frontend:
         self, offset_bytes: int, size_bytes: int, *, unmap: bool = False, queue_index: int = 0
     ) -> int:
         """Add a write of zeroes to one range; as submit_read()."""
-        flags = _WRITE_ZEROES_F_UNMAP if unmap else 0
+        flags = SEGMENT_F_UNMAP if unmap else 0
         return self._queues[queue_index].start_span(RequestType.WRITE_ZEROES, offset_bytes, size_bytes, flags)
 
     def submit_request(

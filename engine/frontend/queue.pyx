@@ -17,6 +17,9 @@ from ringblk.shm.sync.clock cimport monotonic_ns
 from ringblk.shm.queues.driver_virtqueue cimport DriverVirtqueue, Piece
 from ringblk.shm.sync.foreign_eventfd cimport reset_foreign_eventfd, signal_foreign_eventfd
 from ringblk.shm.layout.split_ring cimport UsedElement
+from ringblk.workers.block.request cimport (
+    HEADER_BYTES, SECTOR_BYTES, STATUS_NOT_WRITTEN, TYPE_IN, TYPE_OUT, Segment,
+)
 
 from itertools import islice
 
@@ -33,10 +36,6 @@ cdef extern from "poll.h" nogil:
     short POLLRDHUP
 
 cdef enum:
-    IN = 0
-    OUT = 1
-    SECTOR_BYTES = 512
-    STATUS_NOT_WRITTEN = 0xFF
     SPINS_PER_CLOCK = 64
     SLICE_NS = 20_000_000       # how long a wait goes on without a look at signals
 
@@ -112,7 +111,7 @@ cdef class FrontendQueue:
         area.range_sector = sector
         area.range_num_sectors = num_sectors
         area.range_flags = flags
-        return self._add(self._area_gpa(head_index) + 16, 16, False)
+        return self._add(self._area_gpa(head_index) + HEADER_BYTES, sizeof(Segment), False)
 
     cdef uint64_t _area_gpa(self, uint32_t head_index) noexcept nogil:
         return self.areas_gpa + head_index * sizeof(RequestArea)
@@ -127,7 +126,7 @@ cdef class FrontendQueue:
         cdef int outcome
         area.status = STATUS_NOT_WRITTEN
         pieces[0].gpa = area_gpa
-        pieces[0].length_bytes = 16
+        pieces[0].length_bytes = HEADER_BYTES
         pieces[0].writable = False
         if length_bytes:
             pieces[1].gpa = gpa
@@ -277,7 +276,7 @@ cdef class FrontendQueue:
     def start_data(self, request_type: int, offset_bytes: int, buffer: Buffer) -> int:
         """Add an IN or OUT of the buffer's bytes; its token. Raises QueueFull, ValueError as check_span()."""
         self._check_span(offset_bytes, buffer.size_bytes)
-        return self.start(request_type, offset_bytes // SECTOR_BYTES, buffer, request_type == IN)
+        return self.start(request_type, offset_bytes // SECTOR_BYTES, buffer, request_type == TYPE_IN)
 
     def start_span(self, request_type: int, offset_bytes: int, size_bytes: int, flags: int) -> int:
         """Add a DISCARD or WRITE_ZEROES of one range; its token. Raises as start_data()."""
@@ -296,12 +295,12 @@ cdef class FrontendQueue:
         """
         chosen = list(islice(requests, self.virtqueue.free_count // (1 if self.indirect else 3)))
         for request_type, offset_bytes, buffer in chosen:
-            if request_type not in (IN, OUT):
+            if request_type not in (TYPE_IN, TYPE_OUT):
                 raise ValueError(f"type {request_type} is neither IN nor OUT")
             self._check_span(offset_bytes, (<Buffer?>buffer).size_bytes)
             if (<Buffer>buffer).released:
                 raise ValueError("the buffer was released")
-        return [self.start(kind, offset // SECTOR_BYTES, buffer, kind == IN) for kind, offset, buffer in chosen]
+        return [self.start(kind, offset // SECTOR_BYTES, buffer, kind == TYPE_IN) for kind, offset, buffer in chosen]
 
     def kick(self, *, always: bool = False) -> None:
         """Let the back end see every request started so far, and kick it if it asked for that, or `always`."""

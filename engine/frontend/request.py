@@ -1,30 +1,9 @@
-"""What the front end asks of a disk and what comes back: request types, statuses, completions, errors."""
-
-import enum
+"""What comes back of a front end's requests: completions and errors."""
 
 import msgspec
 
 from ringblk.engine.frontend.buffer import Buffer
-
-
-class RequestType(enum.IntEnum):
-    """The `type` field of a virtio-blk request (virtio 1.2, 5.2.6)."""
-
-    IN = 0
-    OUT = 1
-    FLUSH = 4
-    GET_ID = 8
-    DISCARD = 11
-    WRITE_ZEROES = 13
-
-
-class RequestStatus(enum.IntEnum):
-    """The status byte of a virtio-blk request (virtio 1.2, 5.2.6), and what stands there before."""
-
-    OK = 0
-    IOERR = 1
-    UNSUPP = 2
-    NOT_WRITTEN = 0xFF
+from ringblk.workers.block.protocol import RequestStatus
 
 
 class Completion(msgspec.Struct, frozen=True, gc=False):

@@ -7,29 +7,27 @@ import socket
 import time
 from collections.abc import Sequence
 
-from ringblk.engine.devices.block_device import (
-    F_BLK_SIZE,
-    F_CONFIG_WCE,
-    F_DISCARD,
-    F_EVENT_IDX,
-    F_FLUSH,
-    F_INDIRECT_DESC,
-    F_MQ,
-    F_RO,
-    F_SEG_MAX,
-    F_TOPOLOGY,
-    F_VERSION_1,
-    F_WRITE_ZEROES,
-    SECTOR_BYTES,
-)
+from ringblk.engine.devices.features import F_EVENT_IDX, F_INDIRECT_DESC, F_VERSION_1
 from ringblk.engine.frontend.backend import STOP_TIMEOUT_S, BackendProcess, connect_to
-from ringblk.engine.frontend.config_space import CONFIG_BYTES, DiskConfig
 from ringblk.engine.frontend.connection import FrontendConnection
 from ringblk.engine.frontend.memory import FrontendMemory
 from ringblk.engine.frontend.queue import FrontendQueue
 from ringblk.engine.frontend.request import BackendGone, BackendRefused
-from ringblk.engine.vhost_user.codes import PROTOCOL_FEATURES_BIT, ProtocolFeature
+from ringblk.engine.vhost_user.codes import F_PROTOCOL_FEATURES, ProtocolFeature
 from ringblk.engine.vhost_user.messages import MAX_TABLE_REGIONS, InflightDescription, VringAddress
+from ringblk.workers.backends.topology import SECTOR_BYTES
+from ringblk.workers.block.config_space import CONFIG_BYTES, BlockConfigSpace
+from ringblk.workers.block.protocol import (
+    F_BLK_SIZE,
+    F_CONFIG_WCE,
+    F_DISCARD,
+    F_FLUSH,
+    F_MQ,
+    F_RO,
+    F_SEG_MAX,
+    F_TOPOLOGY,
+    F_WRITE_ZEROES,
+)
 
 BackendSource = str | os.PathLike[str] | Sequence[str]
 
@@ -72,7 +70,7 @@ class FrontendSession:
         self.indirect = indirect
         self.event_idx = event_idx
         self.features = 0
-        self.config = DiskConfig.decode(bytes(CONFIG_BYTES))
+        self.config = BlockConfigSpace()
         self._process: BackendProcess | None = None
         self._memories: list[FrontendMemory] = []
         self._queues: list[FrontendQueue] = []
@@ -104,7 +102,7 @@ class FrontendSession:
         self.features = self.features or self._wanted_features() & offered
         self.indirect = bool(self.features & F_INDIRECT_DESC)
         self.event_idx = bool(self.features & F_EVENT_IDX)
-        self.connection.set_features(self.features | 1 << PROTOCOL_FEATURES_BIT)
+        self.connection.set_features(self.features | F_PROTOCOL_FEATURES)
         self.read_config()
 
     def _wanted_features(self) -> int:
@@ -118,15 +116,15 @@ class FrontendSession:
     def _check_offer(self, offered: int) -> None:
         if not offered & F_VERSION_1:
             raise BackendRefused("the back end does not offer VERSION_1")
-        if not offered >> PROTOCOL_FEATURES_BIT & 1:
+        if not offered & F_PROTOCOL_FEATURES:
             raise BackendRefused("the back end does not offer protocol features")
         missing = self.features & ~offered
         if missing:
             raise BackendRefused(f"the new back end lacks features that the old one had: {missing:#x}")
 
-    def read_config(self) -> DiskConfig:
+    def read_config(self) -> BlockConfigSpace:
         """Read the config space into `config`."""
-        self.config = DiskConfig.decode(self.connection.get_config(0, CONFIG_BYTES))
+        self.config = BlockConfigSpace.decode(self.connection.get_config(0, CONFIG_BYTES))
         for queue in self._queues:
             queue.capacity_bytes = self.config.capacity * SECTOR_BYTES
         return self.config

@@ -17,7 +17,7 @@ import msgspec
 
 from ringblk.engine.base.number_text import parse_size
 from ringblk.engine.base.printable_text import printable, utf8_text
-from ringblk.engine.images.copy import SECTOR_BYTES, CopyResult, copy_spans, copy_to_file
+from ringblk.engine.images.copy import CopyResult, copy_spans, copy_to_file
 from ringblk.engine.images.error import ContainerFound, ImageError
 from ringblk.engine.images.file_access import FileAccess, read_access
 from ringblk.engine.images.format import (
@@ -36,6 +36,7 @@ from ringblk.engine.images.sink import PipeSink
 from ringblk.engine.images.source import ImageSource, open_raw_source, open_source
 from ringblk.engine.options.command_line import print_help
 from ringblk.workers.backends.image_lock import ImageLocked
+from ringblk.workers.backends.topology import SECTOR_BYTES
 
 MAX_IMAGE_BYTES = (1 << 63) - SECTOR_BYTES
 """What an off_t reaches, in whole sectors."""

@@ -14,8 +14,8 @@ from ringblk.engine.images.format import QEMU_FORMATS, ImageFormat
 from ringblk.engine.images.partial import PartialFile
 from ringblk.engine.images.sink import ZEROES, ImageSink, open_sink
 from ringblk.engine.images.source import ImageSource, open_source
+from ringblk.workers.backends.topology import SECTOR_BYTES
 
-SECTOR_BYTES = 512
 # Zeroes are looked for in blocks of this size: a hole that is smaller splits writes for little room.
 SPARSE_BLOCK_BYTES = 65536
 # A bytearray, because comparing one with a memoryview compares memory; the other way round, item by item.

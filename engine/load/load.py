@@ -4,14 +4,15 @@ from typing import Annotated, Literal
 
 import msgspec
 
-SECTOR_BYTES = 512
+from ringblk.workers.backends.topology import SECTOR_BYTES
+
 MAX_DEPTH = 32768
 
 
 class Load(msgspec.Struct, frozen=True, kw_only=True):
     """A steady load: a fixed number of requests of one size is always in flight."""
 
-    block_bytes: Annotated[int, msgspec.Meta(ge=512)] = 4096
+    block_bytes: Annotated[int, msgspec.Meta(ge=SECTOR_BYTES)] = 4096
     """Size of a request, and what its place on the disk is a multiple of; a multiple of 512."""
     depth: Annotated[int, msgspec.Meta(ge=1, le=MAX_DEPTH)] = 1
     """Requests in flight on each queue; what a ring has no room for waits for it, and its latency runs."""

@@ -14,15 +14,13 @@ from ringblk.engine.frontend.queue cimport FrontendQueue
 from ringblk.shm.layout.histogram cimport Histogram
 from ringblk.shm.sync.clock cimport monotonic_ns
 from ringblk.shm.layout.split_ring cimport UsedElement
+from ringblk.workers.block.request cimport SECTOR_BYTES, TYPE_IN, TYPE_OUT
 
 from ringblk.engine.frontend.request import BackendGone
 from ringblk.engine.load.load import LoadFailed
 from ringblk.shm.queues.driver_virtqueue import DeviceBroken
 
 cdef enum:
-    TYPE_IN = 0
-    TYPE_OUT = 1
-    SECTOR_BYTES = 512
     WAIT_NS = 100_000_000       # how long a wait goes on without a look at `stopping`
 
 cdef uint64_t STALL_NS = <uint64_t>10_000_000_000

@@ -10,12 +10,19 @@ from collections.abc import Callable
 
 import msgspec
 
-from ringblk.engine.devices.block_device import F_DISCARD, F_FLUSH, F_RO, F_WRITE_ZEROES
 from ringblk.engine.frontend.buffer import Buffer
 from ringblk.engine.frontend.frontend import Frontend
-from ringblk.engine.frontend.request import Completion, RequestStatus, RequestType
+from ringblk.engine.frontend.request import Completion
 from ringblk.engine.load.disk_model import DiskModel
 from ringblk.shm.layout.histogram import Histogram
+from ringblk.workers.block.protocol import (
+    F_DISCARD,
+    F_FLUSH,
+    F_RO,
+    F_WRITE_ZEROES,
+    RequestStatus,
+    RequestType,
+)
 
 MAX_FAULTS = 20
 """Faults that are described; all are counted."""

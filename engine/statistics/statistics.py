@@ -9,9 +9,8 @@ from ringblk.shm.layout.histogram import Histogram
 from ringblk.shm.queues.virtqueue import BROKEN_REASONS
 from ringblk.shm.state.reader import read_engine, read_inflight, read_operation, read_queue, read_workers
 from ringblk.shm.state.segment import StateSegment
+from ringblk.workers.backends.topology import SECTOR_BYTES
 from ringblk.workers.block.parser import OPERATION_NAMES
-
-SECTOR_BYTES = 512
 
 
 class OperationSnapshot(msgspec.Struct, frozen=True):

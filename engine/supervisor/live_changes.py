@@ -7,7 +7,7 @@ from contextlib import asynccontextmanager
 from functools import partial
 from typing import Literal
 
-from ringblk.engine.devices.block_device import SECTOR_BYTES, BlockDevice, CacheMode
+from ringblk.engine.devices.block_device import BlockDevice, CacheMode
 from ringblk.engine.devices.published_device import PublishedDevice
 from ringblk.engine.dispatcher.messages import Pause, Resume, WorkerRetire, WorkerUp
 from ringblk.engine.supervisor.dispatcher_link import DispatcherLink
@@ -17,6 +17,7 @@ from ringblk.engine.supervisor.workforce import Workforce
 from ringblk.shm.state.segment import StateSegment
 from ringblk.workers.backends.interface import BackendError
 from ringblk.workers.backends.native import NativeBackend
+from ringblk.workers.backends.topology import SECTOR_BYTES
 
 _log = logging.getLogger(__name__)
 

@@ -12,8 +12,9 @@ import time
 from typing import Any
 
 from ringblk.engine.base.open_files import mem_slot_count
-from ringblk.engine.devices.block_device import F_EVENT_IDX, BlockDevice
+from ringblk.engine.devices.block_device import BlockDevice
 from ringblk.engine.devices.device import DeviceError
+from ringblk.engine.devices.features import F_EVENT_IDX
 from ringblk.engine.devices.io_plan import IoPlan
 from ringblk.engine.devices.published_device import PublishedDevice
 from ringblk.engine.devices.vring import MAX_QUEUE_SIZE, Vring

@@ -5,8 +5,8 @@ Source: QEMU, docs/interop/vhost-user.rst.
 
 import enum
 
-PROTOCOL_FEATURES_BIT = 30
-"""The virtio feature bit that offers protocol features (VHOST_USER_F_PROTOCOL_FEATURES)."""
+F_PROTOCOL_FEATURES = 1 << 30
+"""The virtio feature, as a mask, that offers protocol features (VHOST_USER_F_PROTOCOL_FEATURES)."""
 
 
 class FrontendRequest(enum.IntEnum):

@@ -16,7 +16,7 @@ import msgspec
 from ringblk.engine.devices.device import ConfigRefused, Device, DeviceError
 from ringblk.engine.devices.vring import Vring, close_fd, queue_size_fault
 from ringblk.engine.vhost_user.backend_channel import BackendChannel
-from ringblk.engine.vhost_user.codes import PROTOCOL_FEATURES_BIT, FrontendRequest, ProtocolFeature
+from ringblk.engine.vhost_user.codes import F_PROTOCOL_FEATURES, FrontendRequest, ProtocolFeature
 from ringblk.engine.vhost_user.message_socket import FdSet, ReceivedMessage, VhostUserSocket
 from ringblk.engine.vhost_user.messages import (
     BadMessage,
@@ -50,7 +50,6 @@ PROTOCOL_FEATURES = (
 )
 """What a session offers of the protocol."""
 
-_PROTOCOL_FEATURES_OFFER = 1 << PROTOCOL_FEATURES_BIT
 _ACK_SUCCESS = 0
 _ACK_FAILURE = 1
 _MAX_STATUS = 0xFF
@@ -214,18 +213,18 @@ class Session:
 
     async def get_features(self) -> Reply:
         """The device's features, and the offer of protocol features."""
-        return Reply(encode_u64(self._device.device_features | _PROTOCOL_FEATURES_OFFER))
+        return Reply(encode_u64(self._device.device_features | F_PROTOCOL_FEATURES))
 
     async def set_features(self, features: int) -> None:
         """Accept features; without protocol features all rings are enabled from here on ("Ring states")."""
-        unknown = features & ~(self._device.device_features | _PROTOCOL_FEATURES_OFFER)
+        unknown = features & ~(self._device.device_features | F_PROTOCOL_FEATURES)
         if unknown:
             raise DeviceError(f"features {unknown:#x} are not on offer")
         if self._rings.any_running and features != self._features:
             raise DeviceError("features cannot change while a queue is running")
-        self._device.set_features(features & ~_PROTOCOL_FEATURES_OFFER)
+        self._device.set_features(features & ~F_PROTOCOL_FEATURES)
         self._features = features
-        if not features & _PROTOCOL_FEATURES_OFFER:
+        if not features & F_PROTOCOL_FEATURES:
             await self._rings.set_all_enabled(True)
 
     async def get_protocol_features(self) -> Reply:

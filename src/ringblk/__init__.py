@@ -12,10 +12,9 @@ if TYPE_CHECKING:
         BackendRefused,
         Completion,
         RequestFailed,
-        RequestStatus,
-        RequestType,
     )
     from ringblk.shm.queues.driver_virtqueue import DeviceBroken, QueueFull
+    from ringblk.workers.block.protocol import RequestStatus, RequestType
 
     __version__: str
 
@@ -38,6 +37,8 @@ _MODULES = {
     "DeviceBroken": "ringblk.shm.queues.driver_virtqueue",
     "Frontend": "ringblk.engine.frontend.frontend",
     "QueueFull": "ringblk.shm.queues.driver_virtqueue",
+    "RequestStatus": "ringblk.workers.block.protocol",
+    "RequestType": "ringblk.workers.block.protocol",
     "engine_command": "ringblk.engine.frontend.backend",
 }
 

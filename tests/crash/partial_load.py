@@ -11,8 +11,10 @@ from collections.abc import Callable
 
 from ringblk.engine.frontend.buffer import Buffer
 from ringblk.engine.frontend.frontend import Frontend
-from ringblk.engine.frontend.request import BackendGone, RequestType
-from tests.rigs.crash_load import BLOCK_BYTES, SECTOR_BYTES, pattern
+from ringblk.engine.frontend.request import BackendGone
+from ringblk.workers.backends.topology import SECTOR_BYTES
+from ringblk.workers.block.protocol import RequestType
+from tests.rigs.crash_load import BLOCK_BYTES, pattern
 
 SECTORS = BLOCK_BYTES // SECTOR_BYTES
 ZEROES = 0

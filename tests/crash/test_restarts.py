@@ -8,9 +8,10 @@ from pathlib import Path
 import pytest
 
 from ringblk.engine.frontend.frontend import Frontend
-from ringblk.engine.frontend.request import BackendGone, RequestFailed, RequestStatus
+from ringblk.engine.frontend.request import BackendGone, RequestFailed
 from ringblk.engine.statistics.statistics import take_snapshot
 from ringblk.shm.state.segment import SEGMENT_PREFIX, StateSegment
+from ringblk.workers.block.protocol import RequestStatus
 from tests.crash.rig import Rig
 from tests.rigs.backends.killer_disk import DEADLY
 from tests.rigs.engine_process import EngineProcess, wait_gone

@@ -27,8 +27,8 @@ from ringblk.shm.layout.slot cimport Range, RequestSlot
 from ringblk.shm.state.segment cimport LONG_RANGES, StateSegment
 from ringblk.shm.queues.virtqueue cimport Virtqueue
 from ringblk.workers.block.request cimport (
-    DRIVE_ID_BYTES, OPERATION_DISCARD, OPERATION_FLUSH, OPERATION_GET_ID, OPERATION_READ, OPERATION_WRITE,
-    OPERATION_WRITE_ZEROES, SECTOR_BYTES, SEGMENT_LIMIT, STATUS_UNSUPP, Segment,
+    DRIVE_ID_BYTES, MAX_SEGMENTS, OPERATION_DISCARD, OPERATION_FLUSH, OPERATION_GET_ID, OPERATION_READ, OPERATION_WRITE,
+    OPERATION_WRITE_ZEROES, SECTOR_BYTES, STATUS_UNSUPP, Segment,
 )
 from ringblk.workers.backends.native cimport NativeBackend
 from ringblk.workers.requests.request cimport (
@@ -162,7 +162,7 @@ cdef class CheckingParser(RequestParser):
     cdef int _check_segments(self, RequestSlot *slot, const Segment *segments) noexcept nogil:
         cdef uint32_t index
         check(self.state.header.is_discard_offered and not self.state.header.is_read_only, b"discard is on offer")
-        check(0 < slot.range_count <= SEGMENT_LIMIT and slot.first_range == 0, b"not too many segments")
+        check(0 < slot.range_count <= MAX_SEGMENTS and slot.first_range == 0, b"not too many segments")
         for index in range(slot.range_count):
             check(segments[index].sector <= CAPACITY_SECTORS
                   and segments[index].num_sectors <= CAPACITY_SECTORS - segments[index].sector,

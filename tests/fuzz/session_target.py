@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from ringblk.engine.devices.block_device import BlockDevice, BlockDeviceConfig
-from ringblk.engine.vhost_user.codes import FrontendRequest
+from ringblk.engine.vhost_user.codes import F_PROTOCOL_FEATURES, FrontendRequest
 from ringblk.engine.vhost_user.messages import HEADER_BYTES, decode_header, encode_message, encode_u64
 from ringblk.engine.vhost_user.session import PROTOCOL_FEATURES, Session
 
@@ -23,7 +23,6 @@ from .mapping_device import MappingDevice
 from .session_input import Begin, Part, SessionInput, open_fd_kinds
 
 NUM_QUEUES = 4
-PROTOCOL_FEATURES_BIT = 1 << 30
 LINES_PER_MESSAGE = 2
 LINE_BYTES = 1000
 
@@ -116,7 +115,7 @@ class SessionTarget:
 
 def negotiation(device: MappingDevice) -> list[Part]:
     """How every front end begins."""
-    features = device.device_features | PROTOCOL_FEATURES_BIT
+    features = device.device_features | F_PROTOCOL_FEATURES
     return [
         Part(encode_message(FrontendRequest.SET_FEATURES, encode_u64(features))),
         Part(encode_message(FrontendRequest.SET_PROTOCOL_FEATURES, encode_u64(PROTOCOL_FEATURES))),

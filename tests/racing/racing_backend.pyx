@@ -8,9 +8,9 @@ from libc.string cimport memset
 from posix.uio cimport iovec
 
 from ringblk.workers.backends.native cimport NativeBackend
+from ringblk.workers.block.request cimport SECTOR_BYTES
 
 cdef enum:
-    SECTOR_BYTES = 512
     EIO = 5
     READ_PATTERN = 0x5A
 

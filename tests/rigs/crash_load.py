@@ -11,9 +11,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from ringblk.engine.frontend.frontend import Frontend
-from ringblk.engine.frontend.request import Completion, RequestStatus
+from ringblk.engine.frontend.request import Completion
+from ringblk.workers.backends.topology import SECTOR_BYTES
+from ringblk.workers.block.protocol import RequestStatus
 
-SECTOR_BYTES = 512
 BLOCK_BYTES = 4096
 _SECTORS = BLOCK_BYTES // SECTOR_BYTES
 _MARK = struct.Struct("<QQ")

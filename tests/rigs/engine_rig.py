@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from types import TracebackType
 
+from ringblk.engine.devices.features import F_EVENT_IDX
 from ringblk.engine.drives.record import record_of_process
 from ringblk.engine.frontend.connection import FrontendConnection
 from ringblk.engine.vhost_user.codes import ProtocolFeature
@@ -27,8 +28,6 @@ PROGRAM = str(Path(sys.executable).with_name("vhost-user-ringblk"))
 BACKENDS = str(Path(__file__).with_name("backends"))
 NOBODY = 65534
 DEADLINE_S = 30.0  # how long anything may take before a test fails; nothing waits for it to pass
-PROTOCOL_FEATURES_BIT = 1 << 30
-F_EVENT_IDX = 1 << 29
 RINGS_BYTES = 0x4000  # of guest memory for each queue's rings and requests
 
 

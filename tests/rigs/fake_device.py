@@ -5,18 +5,16 @@ import os
 from typing import Any
 
 from ringblk.engine.devices.device import ConfigRefused, DeviceError
+from ringblk.engine.devices.features import F_EVENT_IDX, F_VERSION_1
 from ringblk.engine.devices.vring import Vring
 from ringblk.shm.memory.region import MemoryRegion
-
-VERSION_1 = 1 << 32
-EVENT_IDX = 1 << 29
 
 
 class FakeDevice:
     def __init__(self, num_queues: int = 4) -> None:
         self.num_queues = num_queues
         self.max_mem_slots = 509
-        self.device_features = VERSION_1 | EVENT_IDX
+        self.device_features = F_VERSION_1 | F_EVENT_IDX
         self.calls: list[tuple[Any, ...]] = []
         self.refuse: set[str] = set()
         self.next_avail = 7

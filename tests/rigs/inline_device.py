@@ -28,15 +28,17 @@ from ringblk.shm.queues.inflight import InflightQueue, queue_region_bytes
 from ringblk.shm.queues.virtqueue import Virtqueue
 from ringblk.shm.state.segment import StateSegment
 from ringblk.workers.backends.native import NativeBackend
+from ringblk.workers.backends.topology import SECTOR_BYTES
 from ringblk.workers.block.executor import BlockExecutor
 from ringblk.workers.block.parser import BlockParser
+from ringblk.workers.block.protocol import RequestStatus, RequestType
 from tests.rigs.mock_driver import MockDriver
 
 GPA = 0x4000_0000
 UVA_OFFSET = 0x7000_0000_0000
 PAGE = mmap.PAGESIZE
-OK, IOERR, UNSUPP = 0, 1, 2
-IN, OUT, FLUSH, GET_ID, DISCARD, WRITE_ZEROES = 0, 1, 4, 8, 11, 13
+OK, IOERR, UNSUPP, UNTOUCHED = RequestStatus
+IN, OUT, FLUSH, GET_ID, DISCARD, WRITE_ZEROES = RequestType
 
 
 class GuestRam:
@@ -88,7 +90,7 @@ class InlineDevice:
         self.driver = MockDriver(self.ram.view, GPA, queue_size, event_idx=event_idx)
         self.state = StateSegment.create(f"ringblk-test-{uuid.uuid4().hex}", 64, chain_limit)
         self.state.set_device(
-            capacity_sectors=backend.size_bytes // 512,
+            capacity_sectors=backend.size_bytes // SECTOR_BYTES,
             is_read_only=is_read_only,
             durable_writes=durable_writes,
             is_flush_offered=is_flush_offered,

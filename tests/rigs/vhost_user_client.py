@@ -7,7 +7,8 @@ import os
 import socket
 from collections.abc import AsyncIterator, Iterator
 
-from ringblk.engine.vhost_user.codes import FrontendRequest
+from ringblk.engine.devices.features import F_VERSION_1
+from ringblk.engine.vhost_user.codes import F_PROTOCOL_FEATURES, FrontendRequest
 from ringblk.engine.vhost_user.message_socket import VhostUserSocket
 from ringblk.engine.vhost_user.messages import (
     ConfigSpace,
@@ -29,10 +30,9 @@ from ringblk.engine.vhost_user.messages import (
 )
 from ringblk.engine.vhost_user.session import PROTOCOL_FEATURES, Session
 from ringblk.shm.memory.region import MemoryRegion
-from tests.rigs.fake_device import VERSION_1, FakeDevice
+from tests.rigs.fake_device import FakeDevice
 
 WAIT_SECONDS = 20  # how long anything may take before a test fails; nothing waits for it to pass
-PROTOCOL_FEATURES_BIT = 1 << 30
 REGION = MemoryRegion(gpa=0, size_bytes=0x10000, uva=0x7F0000000000, mmap_offset_bytes=0x1000)
 HIGH_REGION = MemoryRegion(gpa=1 << 32, size_bytes=0x10000, uva=0x7F8000000000, mmap_offset_bytes=0)
 
@@ -113,7 +113,7 @@ class Client:
     async def negotiate(self, protocol_features: int = PROTOCOL_FEATURES) -> None:
         """Begin as every front end does."""
         await self.tell(FrontendRequest.SET_OWNER)
-        await self.tell(FrontendRequest.SET_FEATURES, VERSION_1 | PROTOCOL_FEATURES_BIT)
+        await self.tell(FrontendRequest.SET_FEATURES, F_VERSION_1 | F_PROTOCOL_FEATURES)
         await self.tell(FrontendRequest.SET_PROTOCOL_FEATURES, protocol_features)
 
     async def set_up_ring(self, queue_index: int = 0, queue_size: int = 128) -> None:

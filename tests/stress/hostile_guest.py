@@ -5,16 +5,18 @@ import os
 import random
 from collections import deque
 
+from ringblk.engine.devices.features import F_EVENT_IDX
 from ringblk.engine.vhost_user.messages import InflightDescription
-from tests.rigs.crash_load import SECTOR_BYTES, SectorModel, check_sector
-from tests.rigs.engine_rig import F_EVENT_IDX, RINGS_BYTES, RawFrontend
-from tests.rigs.inline_device import GPA, IN, IOERR, OK
+from ringblk.workers.backends.topology import SECTOR_BYTES
+from tests.rigs.crash_load import SectorModel, check_sector
+from tests.rigs.engine_rig import RINGS_BYTES, RawFrontend
+from tests.rigs.inline_device import GPA, IN, IOERR, OK, UNTOUCHED
 from tests.rigs.mock_driver import DESC_F_NEXT
 from tests.stress.counts import counts
 from tests.stress.request_shape import Layout, Shape, lay_out
 from tests.stress.stress_engine import NUM_SECTORS, StressEngine
 from tests.stress.stress_queue import StressQueue
-from tests.stress.stress_request import UNTOUCHED, Ask, Expected, StressRequest, good_ask
+from tests.stress.stress_request import Ask, Expected, StressRequest, good_ask
 
 SLAB_BYTES = 12 << 10
 NUM_SLABS = 40

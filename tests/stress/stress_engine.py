@@ -6,9 +6,9 @@ import socket
 from dataclasses import dataclass
 from pathlib import Path
 
+from ringblk.workers.backends.topology import SECTOR_BYTES
 from tests.crash.crash_plan import CrashPlan
 from tests.rigs.control_client import ControlClient
-from tests.rigs.crash_load import SECTOR_BYTES
 from tests.rigs.engine_process import EngineProcess, wait_gone
 
 NUM_SECTORS = 512

@@ -3,15 +3,25 @@
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from tests.rigs.crash_load import SECTOR_BYTES, Read, SectorModel, Write, check_sector, pattern
-from tests.rigs.inline_device import DISCARD, FLUSH, GET_ID, IN, IOERR, OK, OUT, UNSUPP, WRITE_ZEROES
+from ringblk.workers.backends.topology import SECTOR_BYTES
+from ringblk.workers.block.protocol import DRIVE_ID_BYTES, RequestType
+from tests.rigs.crash_load import Read, SectorModel, Write, check_sector, pattern
+from tests.rigs.inline_device import (
+    DISCARD,
+    FLUSH,
+    GET_ID,
+    IN,
+    IOERR,
+    OK,
+    OUT,
+    UNSUPP,
+    UNTOUCHED,
+    WRITE_ZEROES,
+)
 from tests.rigs.mock_driver import MockDriver
 from tests.stress.request_shape import Layout
 
 DRIVE_ID = b"stress"
-_ID_BYTES = 20
-UNTOUCHED = 0xFF
-"""A status byte that nobody has written."""
 
 
 @dataclass
@@ -41,14 +51,14 @@ def segment(sector: int, num_sectors: int, flags: int = 0) -> bytes:
 def good_ask(request_type: int, sector: int, num_sectors: int, stamp: int, flags: int = 0) -> Ask:
     """A request that a correct driver sends."""
     match request_type:
-        case 0:  # IN
+        case RequestType.IN:
             ask = Ask(IN, header(IN, sector), num_sectors * SECTOR_BYTES + 1)
-        case 1:  # OUT
+        case RequestType.OUT:
             data = b"".join(pattern(stamp, sector + index) for index in range(num_sectors))
             ask = Ask(OUT, header(OUT, sector) + data, 1)
-        case 8:  # GET_ID
-            return Ask(GET_ID, header(GET_ID), _ID_BYTES + 1)
-        case 11 | 13:
+        case RequestType.GET_ID:
+            return Ask(GET_ID, header(GET_ID), DRIVE_ID_BYTES + 1)
+        case RequestType.DISCARD | RequestType.WRITE_ZEROES:
             unmap = flags if request_type == WRITE_ZEROES else 0
             ask = Ask(request_type, header(request_type) + segment(sector, num_sectors, unmap), 1)
             stamp = 0  # what it leaves are zeroes
@@ -166,4 +176,4 @@ class StressRequest:
                 piece = written[index * SECTOR_BYTES : (index + 1) * SECTOR_BYTES]
                 check_sector(sector, piece, read.allowed, "read")
         if is_done and self.ask.request_type == GET_ID:
-            assert written[:-1] == DRIVE_ID.ljust(_ID_BYTES, b"\0")
+            assert written[:-1] == DRIVE_ID.ljust(DRIVE_ID_BYTES, b"\0")

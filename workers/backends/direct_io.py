@@ -15,6 +15,7 @@ import sys
 from typing import Literal, NamedTuple
 
 from ringblk.workers.backends import host_device
+from ringblk.workers.backends.topology import SECTOR_BYTES
 
 DirectMode = Literal["auto", "on", "off"]
 
@@ -22,7 +23,6 @@ AT_EMPTY_PATH = 0x1000
 STATX_DIOALIGN = 0x2000
 STATX_BYTES = 256
 DIO_ALIGN_OFFSET_BYTES = 152  # of stx_dio_mem_align and stx_dio_offset_align in struct statx
-SECTOR_BYTES = 512
 
 
 class Alignment(NamedTuple):

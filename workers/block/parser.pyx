@@ -14,10 +14,10 @@ from ringblk.shm.rates.limit cimport CHARGE_OTHER, CHARGE_READ, CHARGE_WRITE
 from ringblk.shm.layout.slot cimport Range, RequestSlot
 from ringblk.shm.state.segment cimport StateSegment
 from ringblk.workers.block.request cimport (
-    DISCARD_SECTOR_LIMIT, DRIVE_ID_BYTES, HEADER_BYTES, OPERATION_DISCARD, OPERATION_FLUSH, OPERATION_GET_ID,
-    OPERATION_READ, OPERATION_WRITE, OPERATION_WRITE_ZEROES, SECTOR_BYTES, SEGMENT_F_UNMAP, SEGMENT_LIMIT, STATUS_IOERR,
-    STATUS_OK, STATUS_UNSUPP, TYPE_DISCARD, TYPE_FLUSH, TYPE_GET_ID, TYPE_IN, TYPE_OUT, TYPE_WRITE_ZEROES,
-    WRITE_ZEROES_SECTOR_LIMIT, BlockHeader, Segment,
+    DRIVE_ID_BYTES, HEADER_BYTES, MAX_DISCARD_SECTORS, MAX_SEGMENTS, MAX_WRITE_ZEROES_SECTORS, OPERATION_DISCARD,
+    OPERATION_FLUSH, OPERATION_GET_ID, OPERATION_READ, OPERATION_WRITE, OPERATION_WRITE_ZEROES, SECTOR_BYTES,
+    SEGMENT_F_UNMAP, STATUS_IOERR, STATUS_OK, STATUS_UNSUPP, TYPE_DISCARD, TYPE_FLUSH, TYPE_GET_ID, TYPE_IN, TYPE_OUT,
+    TYPE_WRITE_ZEROES, BlockHeader, Segment,
 )
 from ringblk.workers.requests.request cimport (
     OPERATION_COMPLETE, SLOT_BRIEF, SLOT_CHANGES, SLOT_DURABLE, SLOT_PARTIAL, RequestParser,
@@ -28,10 +28,6 @@ OPERATION_NAMES = {
     OPERATION_DISCARD: "discard", OPERATION_WRITE_ZEROES: "write_zeroes", OPERATION_COMPLETE: "other",
 }
 """A slot's operation in words; "other" is what was answered without being carried out."""
-MAX_SEGMENTS = SEGMENT_LIMIT
-MAX_DISCARD_SECTORS = DISCARD_SECTOR_LIMIT
-MAX_WRITE_ZEROES_SECTORS = WRITE_ZEROES_SECTOR_LIMIT
-"""What config space says of DISCARD and WRITE_ZEROES, and what they are held to (virtio 1.2, 5.2.4)."""
 
 
 cdef class BlockParser(RequestParser):
@@ -215,8 +211,8 @@ cdef class BlockParser(RequestParser):
 
     cdef void _prepare_segments(self, RequestSlot *slot, Range *ranges, uint32_t request_type) noexcept nogil:
         """DISCARD and WRITE_ZEROES: copy the segments, check them, put them where the ranges were."""
-        cdef Segment segments[SEGMENT_LIMIT]
-        cdef uint64_t most_sectors = DISCARD_SECTOR_LIMIT, written_sectors = 0
+        cdef Segment segments[MAX_SEGMENTS]
+        cdef uint64_t most_sectors = MAX_DISCARD_SECTORS, written_sectors = 0
         cdef uint64_t capacity = self.state.header.capacity_sectors
         cdef uint32_t count, index, allowed_flags = 0
         if self.state.header.is_read_only or not self._measure(slot, ranges):
@@ -228,7 +224,7 @@ cdef class BlockParser(RequestParser):
             return
         if request_type == TYPE_WRITE_ZEROES:
             allowed_flags = SEGMENT_F_UNMAP
-            most_sectors = WRITE_ZEROES_SECTOR_LIMIT
+            most_sectors = MAX_WRITE_ZEROES_SECTORS
             if self.state.header.durable_writes:
                 slot.flags |= SLOT_DURABLE
         for index in range(count):

@@ -1,4 +1,5 @@
-# A virtio block request (virtio 1.2, 5.2.6), as the parser leaves it in a slot for the executor.
+# A virtio block request (virtio 1.2, 5.2.6), as the parser leaves it in a slot for the executor. What `protocol.py`
+# names as well has the same value there: tests/workers/block/test_protocol.py.
 
 from libc.stdint cimport uint32_t, uint64_t
 
@@ -14,6 +15,7 @@ cdef enum RequestStatus:
     STATUS_OK = 0
     STATUS_IOERR = 1
     STATUS_UNSUPP = 2
+    STATUS_NOT_WRITTEN = 0xFF
 
 cdef enum BlockOperation:
     # 0 is OPERATION_COMPLETE
@@ -28,10 +30,10 @@ cdef enum:
     SECTOR_BYTES = 512
     HEADER_BYTES = 16
     DRIVE_ID_BYTES = 20
-    SEGMENT_LIMIT = 16        # of one DISCARD or WRITE_ZEROES request
+    MAX_SEGMENTS = 16         # of one DISCARD or WRITE_ZEROES request
     SEGMENT_F_UNMAP = 1
-    DISCARD_SECTOR_LIMIT = 0x200000       # of one segment: 1 GiB
-    WRITE_ZEROES_SECTOR_LIMIT = 0x20000   # of one segment, which may have to be written: 64 MiB
+    MAX_DISCARD_SECTORS = 0x200000      # of one segment: 1 GiB
+    MAX_WRITE_ZEROES_SECTORS = 0x20000  # of one segment, which may have to be written: 64 MiB
 
 
 cdef packed struct BlockHeader:

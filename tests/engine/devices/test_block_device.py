@@ -4,21 +4,11 @@ from typing import Literal, TypeAlias, TypedDict, Unpack
 import msgspec
 import pytest
 
-from ringblk.engine.devices.block_device import (
-    CONFIG_BYTES,
-    F_CONFIG_WCE,
-    F_DISCARD,
-    F_EVENT_IDX,
-    F_FLUSH,
-    F_RO,
-    F_VERSION_1,
-    F_WRITE_ZEROES,
-    BlockDevice,
-    BlockDeviceConfig,
-)
+from ringblk.engine.devices.block_device import BlockDevice, BlockDeviceConfig
 from ringblk.engine.devices.device import ConfigRefused
-
-WRITEBACK = 32
+from ringblk.engine.devices.features import F_EVENT_IDX, F_VERSION_1
+from ringblk.workers.block.config_space import CONFIG_BYTES, WRITEBACK_OFFSET_BYTES
+from ringblk.workers.block.protocol import F_CONFIG_WCE, F_DISCARD, F_FLUSH, F_RO, F_WRITE_ZEROES
 
 Cache: TypeAlias = Literal["writeback", "unsafe"]
 
@@ -62,8 +52,8 @@ def test_every_field_stands_at_its_offset() -> None:
         logical_block_size_bytes=1024,
         physical_block_exponent=2,
     )
-    assert CONFIG_BYTES == 72
-    assert struct.unpack("<QII4xIBBHIBxHIIIIIB3x12x", device.read_config(0, CONFIG_BYTES)) == (
+    assert CONFIG_BYTES == 60
+    assert struct.unpack("<QII4xIBBHIBxHIIIIIB3x12x", device.read_config(0, 72)) == (
         *(2048, 0, 254),  # capacity, size_max, seg_max
         *(1024, 2, 0, 4, 0),  # blk_size and topology
         *(1, 5),  # writeback, num_queues
@@ -155,12 +145,12 @@ def test_write_through_follows_what_the_driver_accepts(
 def test_the_driver_turns_write_back_off_and_on() -> None:
     device = block_device()
     device.set_features(F_VERSION_1 | F_FLUSH | F_CONFIG_WCE)
-    device.write_config(WRITEBACK, b"\0")
+    device.write_config(WRITEBACK_OFFSET_BYTES, b"\0")
     assert device.write_through
-    assert field(device, WRITEBACK, "B") == 0
-    device.write_config(WRITEBACK, b"\1")
+    assert field(device, WRITEBACK_OFFSET_BYTES, "B") == 0
+    device.write_config(WRITEBACK_OFFSET_BYTES, b"\1")
     assert not device.write_through
-    device.write_config(WRITEBACK, b"\0")
+    device.write_config(WRITEBACK_OFFSET_BYTES, b"\0")
     device.set_features(0)
     device.set_features(F_VERSION_1 | F_FLUSH | F_CONFIG_WCE)
     assert not device.write_through
@@ -168,7 +158,7 @@ def test_the_driver_turns_write_back_off_and_on() -> None:
 
 def test_write_back_may_be_turned_off_before_the_features_are_told() -> None:
     device = block_device()
-    device.write_config(WRITEBACK, b"\0")
+    device.write_config(WRITEBACK_OFFSET_BYTES, b"\0")
     device.set_features(F_VERSION_1 | F_FLUSH | F_CONFIG_WCE)
     assert device.write_through
 
@@ -179,10 +169,10 @@ def test_write_back_may_be_turned_off_before_the_features_are_told() -> None:
         (0, bytes(8), "read-only"),
         (31, b"\1", "read-only"),
         (33, b"\1", "read-only"),
-        (WRITEBACK, b"\1\0", "read-only"),
-        (WRITEBACK, b"", "read-only"),
+        (WRITEBACK_OFFSET_BYTES, b"\1\0", "read-only"),
+        (WRITEBACK_OFFSET_BYTES, b"", "read-only"),
         (1000, b"\1", "read-only"),
-        (WRITEBACK, b"\2", "writeback 2"),
+        (WRITEBACK_OFFSET_BYTES, b"\2", "writeback 2"),
     ],
 )
 def test_other_writes_are_refused(offset_bytes: int, data: bytes, fault: str) -> None:
@@ -199,7 +189,7 @@ def test_write_back_is_not_written_without_config_wce(cache: Cache, accepted: in
     device = block_device(cache=cache)
     device.set_features(F_VERSION_1 | accepted)
     with pytest.raises(ConfigRefused, match="CONFIG_WCE"):
-        device.write_config(WRITEBACK, b"\0")
+        device.write_config(WRITEBACK_OFFSET_BYTES, b"\0")
 
 
 @pytest.mark.parametrize(

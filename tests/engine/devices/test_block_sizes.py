@@ -7,14 +7,14 @@ from pathlib import Path
 import pytest
 
 from ringblk.engine.frontend.backend import engine_command
-from ringblk.engine.frontend.config_space import DiskConfig
 from ringblk.engine.frontend.frontend import Frontend
 from ringblk.workers.backends.direct_io import read_statx_alignment
+from ringblk.workers.block.config_space import BlockConfigSpace
 
 MIB = 1 << 20
 
 
-def blocks(config: DiskConfig) -> tuple[int, int, int, int, int]:
+def blocks(config: BlockConfigSpace) -> tuple[int, int, int, int, int]:
     """blk_size, and physical block, minimum, optimal I/O and granularity of DISCARD in bytes."""
     return (
         config.blk_size,

@@ -12,12 +12,15 @@ from typing import Any
 
 import pytest
 
+from ringblk.engine.devices.features import F_EVENT_IDX
 from ringblk.engine.drives.record import PREFIX, record_of_process
 from ringblk.shm.segments.record_file import FOLDER, record_names, remove_record
+from ringblk.workers.block.config_space import WRITEBACK_OFFSET_BYTES
+from ringblk.workers.block.protocol import F_CONFIG_WCE
 from tests.rigs.control_client import ControlClient
 from tests.rigs.engine_rig import DEADLINE_S, NOBODY, Engine, RawFrontend, RawQueue, eventually
+from tests.rigs.inline_device import OUT
 
-OUT, WRITEBACK = 1, 32
 DISK_BYTES = 1 << 20
 WAYS = ("killed", "told to end", "taken over")
 QUEUE_SIZE = 16
@@ -98,11 +101,11 @@ class Guest(RawFrontend):
         self.start_queue(0)
 
     def write_back(self, value: int) -> None:
-        self.connection.set_config(WRITEBACK, bytes([value]))
+        self.connection.set_config(WRITEBACK_OFFSET_BYTES, bytes([value]))
 
     @property
     def shown_writeback(self) -> int:
-        return self.connection.get_config(WRITEBACK, 1)[0]
+        return self.connection.get_config(WRITEBACK_OFFSET_BYTES, 1)[0]
 
 
 @pytest.mark.parametrize("way", WAYS)
@@ -172,7 +175,7 @@ def test_an_untouched_inflight_region_is_no_sign_of_an_earlier_driver(disk: Noti
 def test_a_driver_that_has_no_say_is_not_held_to_it(disk: NotingDisk) -> None:
     with Engine(*disk.options) as engine, Guest(engine, queue_size=QUEUE_SIZE, start_idx=7) as guest:
         offered = guest.connection.get_features()
-        guest.negotiate(offered & ~(1 << 11 | 1 << 29))  # CONFIG_WCE, EVENT_IDX
+        guest.negotiate(offered & ~(F_CONFIG_WCE | F_EVENT_IDX))
         guest.add_memory()
         guest.start_queue(0)
         assert not disk.is_flushed_by(guest.queues[0])  # it has FLUSH, and always had
@@ -196,7 +199,7 @@ def test_a_virtual_machine_that_is_stopped_and_goes_on_finds_it_off(disk: Noting
         guest.connection.get_vring_base(0)
         features = guest.connection.get_features()
         guest.connection.reset_device()
-        guest.connection.set_features(features & ~(1 << 29))
+        guest.connection.set_features(features & ~F_EVENT_IDX)
         guest.connection.set_inflight(*guest.inflight)
         guest.start_queue(0)
         assert disk.is_flushed_by(guest.queues[0])
@@ -213,7 +216,7 @@ def test_a_driver_that_begins_anew_begins_with_the_cache_on(disk: NotingDisk, re
         else:
             guest.connection.get_vring_base(0)
         features = guest.connection.get_features()
-        guest.connection.set_features(features & ~(1 << 29))
+        guest.connection.set_features(features & ~F_EVENT_IDX)
         guest.queues[0].driver.start_at(0)
         guest.start_queue(0)
         assert guest.shown_writeback == 1

@@ -20,7 +20,8 @@ from pathlib import Path
 import pytest
 
 from ringblk import BackendRefused
-from ringblk.engine.vhost_user.codes import FrontendRequest, ProtocolFeature
+from ringblk.engine.devices.features import F_VERSION_1
+from ringblk.engine.vhost_user.codes import F_PROTOCOL_FEATURES, FrontendRequest, ProtocolFeature
 from ringblk.engine.vhost_user.messages import (
     ConfigSpace,
     InflightDescription,
@@ -31,9 +32,10 @@ from ringblk.engine.vhost_user.messages import (
 )
 from ringblk.shm.memory.region import MemoryRegion
 from ringblk.shm.queues.inflight import queue_region_bytes
+from ringblk.workers.block.protocol import F_CONFIG_WCE, F_FLUSH
 from tests.rigs.engine_rig import DEADLINE_S, Engine, eventually, raw_frontend
 from tests.rigs.inline_device import IN, OK
-from tests.rigs.vhost_user_client import PROTOCOL_FEATURES_BIT, encode, ring_address
+from tests.rigs.vhost_user_client import encode, ring_address
 
 R = FrontendRequest
 MEMORY_BYTES = 0x10000
@@ -49,7 +51,7 @@ PROTOCOL = (
     | ProtocolFeature.CONFIGURE_MEM_SLOTS
     | ProtocolFeature.STATUS
 )
-FEATURES = 1 << 32 | 1 << 11 | 1 << 9 | PROTOCOL_FEATURES_BIT  # VERSION_1, CONFIG_WCE, FLUSH
+FEATURES = F_VERSION_1 | F_CONFIG_WCE | F_FLUSH | F_PROTOCOL_FEATURES
 
 Message = tuple[FrontendRequest, Payload, str]
 """A request, its payload, and the kind of its fd, if it takes one."""

@@ -24,7 +24,7 @@ from ringblk import (
     RequestType,
     engine_command,
 )
-from ringblk.engine.frontend.config_space import DiskConfig
+from ringblk.workers.block.config_space import BlockConfigSpace
 from tests.rigs.child_process import ends_with_tests
 
 DISK_BYTES = 8 << 20
@@ -339,7 +339,7 @@ def test_a_back_end_that_is_not_there_is_gone(tmp_path: Path) -> None:
 
 
 def test_reads_a_config_space_of_known_bytes() -> None:
-    config = DiskConfig.decode(bytes(range(60)))
+    config = BlockConfigSpace.decode(bytes(range(60)))
     assert config.capacity == 0x0706050403020100
     assert config.blk_size == 0x17161514
     assert config.writeback == 32

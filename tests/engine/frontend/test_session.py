@@ -12,7 +12,8 @@ from pathlib import Path
 import pytest
 
 from ringblk import BackendGone, BackendRefused, Frontend
-from ringblk.engine.vhost_user.codes import FrontendRequest, ProtocolFeature
+from ringblk.engine.devices.features import F_EVENT_IDX, F_INDIRECT_DESC, F_VERSION_1
+from ringblk.engine.vhost_user.codes import F_PROTOCOL_FEATURES, FrontendRequest, ProtocolFeature
 from ringblk.engine.vhost_user.messages import (
     HEADER_BYTES,
     ConfigSpace,
@@ -30,8 +31,8 @@ from ringblk.engine.vhost_user.messages import (
 )
 from ringblk.shm.memory.region import MemoryRegion
 
-VERSION_1 = 1 << 32
-OFFERED = VERSION_1 | 1 << 30 | 1 << 29 | 1 << 28 | 1 << 26
+F_LOG_ALL = 1 << 26  # which it does not want
+OFFERED = F_VERSION_1 | F_PROTOCOL_FEATURES | F_EVENT_IDX | F_INDIRECT_DESC | F_LOG_ALL
 ALL = ProtocolFeature(0x1FFFF)
 INFLIGHT = InflightDescription(mmap_size_bytes=4096, mmap_offset_bytes=0, num_queues=2, queue_size=8)
 FULL = 2**64 - 2  # what the counter of an eventfd holds at most (eventfd(2))
@@ -138,7 +139,7 @@ def backend(tmp_path: Path) -> Iterator[ScriptedBackend]:
 def test_the_whole_conversation(backend: ScriptedBackend) -> None:
     with Frontend(backend.path, num_queues=2, queue_size=8) as disk:
         assert disk.capacity_bytes == 8 * 512
-        assert disk.features == VERSION_1 | 1 << 29 | 1 << 28
+        assert disk.features == F_VERSION_1 | F_EVENT_IDX | F_INDIRECT_DESC
     per_queue = ["SET_VRING_NUM", "SET_VRING_BASE", "SET_VRING_ADDR", "SET_VRING_CALL", "SET_VRING_KICK"]
     assert [request.name for request in backend.requests()] == [
         "SET_OWNER",
@@ -156,7 +157,7 @@ def test_the_whole_conversation(backend: ScriptedBackend) -> None:
         *["SET_VRING_ENABLE"] * 2,
         *["GET_VRING_BASE"] * 2,
     ]
-    assert backend.payloads(FrontendRequest.SET_FEATURES) == [VERSION_1 | 1 << 30 | 1 << 29 | 1 << 28]
+    assert backend.payloads(FrontendRequest.SET_FEATURES) == [OFFERED & ~F_LOG_ALL]
     assert backend.payloads(FrontendRequest.SET_VRING_NUM) == [VringState(0, 8), VringState(1, 8)]
     (region,) = backend.payloads(FrontendRequest.ADD_MEM_REG)
     assert isinstance(region, MemoryRegion)
@@ -171,7 +172,7 @@ def test_the_whole_conversation(backend: ScriptedBackend) -> None:
 def test_a_back_end_of_few_words_gets_a_memory_table(backend: ScriptedBackend) -> None:
     backend.protocol_features = ProtocolFeature.CONFIG
     with Frontend(backend.path, indirect=False, event_idx=False) as disk:
-        assert disk.features == VERSION_1
+        assert disk.features == F_VERSION_1
     assert FrontendRequest.SET_MEM_TABLE in backend.requests()
     for request in ("ADD_MEM_REG", "GET_QUEUE_NUM", "GET_INFLIGHT_FD"):
         assert FrontendRequest[request] not in backend.requests()
@@ -197,14 +198,16 @@ def test_a_new_back_end_gets_the_same_memory_and_in_flight_region(backend: Scrip
 
 def test_a_new_back_end_with_fewer_features_is_refused(backend: ScriptedBackend) -> None:
     with Frontend(backend.path) as disk:
-        backend.features = OFFERED & ~(1 << 29)
+        backend.features = OFFERED & ~F_EVENT_IDX
         with pytest.raises(BackendRefused, match="lacks features"):
             disk.reconnect()
         backend.features = OFFERED
         disk.reconnect()
 
 
-@pytest.mark.parametrize(("features", "message"), [(1 << 30, "VERSION_1"), (VERSION_1, "protocol features")])
+@pytest.mark.parametrize(
+    ("features", "message"), [(F_PROTOCOL_FEATURES, "VERSION_1"), (F_VERSION_1, "protocol features")]
+)
 def test_a_back_end_that_lacks_what_is_needed_is_refused(
     backend: ScriptedBackend, features: int, message: str
 ) -> None:

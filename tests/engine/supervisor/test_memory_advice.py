@@ -11,10 +11,10 @@ import pytest
 
 from ringblk.engine.frontend.request import BackendGone, BackendRefused
 from ringblk.engine.supervisor.memory_advice import MemoryAdvice, is_mapped_at, private_mappings
-from ringblk.engine.vhost_user.codes import ProtocolFeature
+from ringblk.engine.vhost_user.codes import F_PROTOCOL_FEATURES, ProtocolFeature
 from ringblk.shm.memory.region import MemoryRegion
 from tests.rigs.child_process import ends_with_tests
-from tests.rigs.engine_rig import PROTOCOL_FEATURES_BIT, Engine, RawFrontend, eventually
+from tests.rigs.engine_rig import Engine, RawFrontend, eventually
 
 MEMORY = ("--backend=memory", f"--backend-arg=size_bytes={1 << 20}", "--workers=1")
 NOTHING_SHARED = (
@@ -53,7 +53,7 @@ def test_it_is_told_once_too_where_it_ends_the_session() -> None:
                 features = connection.get_features()
                 connection.set_owner()
                 connection.negotiate_protocol_features(ProtocolFeature.MQ)  # nobody waits for an answer
-                connection.set_features(features | PROTOCOL_FEATURES_BIT)
+                connection.set_features(features | F_PROTOCOL_FEATURES)
                 frontend.start_queue(0)
                 with pytest.raises(BackendGone):
                     connection.get_features()

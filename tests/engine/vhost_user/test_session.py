@@ -7,7 +7,13 @@ from collections.abc import Awaitable, Callable
 
 import pytest
 
-from ringblk.engine.vhost_user.codes import BackendRequest, FrontendRequest, ProtocolFeature
+from ringblk.engine.devices.features import F_EVENT_IDX, F_VERSION_1
+from ringblk.engine.vhost_user.codes import (
+    F_PROTOCOL_FEATURES,
+    BackendRequest,
+    FrontendRequest,
+    ProtocolFeature,
+)
 from ringblk.engine.vhost_user.message_socket import VhostUserSocket
 from ringblk.engine.vhost_user.messages import (
     ConfigSpace,
@@ -19,10 +25,9 @@ from ringblk.engine.vhost_user.messages import (
 )
 from ringblk.engine.vhost_user.session import PROTOCOL_FEATURES
 from ringblk.shm.memory.region import MemoryRegion
-from tests.rigs.fake_device import EVENT_IDX, VERSION_1, FakeDevice
+from tests.rigs.fake_device import FakeDevice
 from tests.rigs.vhost_user_client import (
     HIGH_REGION,
-    PROTOCOL_FEATURES_BIT,
     REGION,
     WAIT_SECONDS,
     Client,
@@ -56,7 +61,7 @@ def test_libblkio_s_dialogue() -> None:
         client = session.client
         await client.tell(R.SET_OWNER)
         offered = await client.ask(R.GET_FEATURES)
-        assert offered == VERSION_1 | EVENT_IDX | PROTOCOL_FEATURES_BIT
+        assert offered == F_VERSION_1 | F_EVENT_IDX | F_PROTOCOL_FEATURES
         await client.tell(R.SET_FEATURES, offered)
         assert await client.ask(R.GET_PROTOCOL_FEATURES) == PROTOCOL_FEATURES
         # It wants an answer to the very message that negotiates answers.
@@ -94,7 +99,7 @@ def test_libblkio_s_dialogue() -> None:
 
 def test_qemu_s_dialogue_over_a_guest_s_reboot() -> None:
     async def start(client: Client, device: FakeDevice) -> None:
-        await client.tell(R.SET_FEATURES, VERSION_1 | PROTOCOL_FEATURES_BIT)
+        await client.tell(R.SET_FEATURES, F_VERSION_1 | F_PROTOCOL_FEATURES)
         status = await client.ask(R.GET_STATUS)
         assert isinstance(status, int)
         await client.tell(R.SET_STATUS, status | 8)
@@ -143,7 +148,7 @@ def test_without_protocol_features_rings_are_enabled_from_the_start() -> None:
     async def scenario(session: Served, device: FakeDevice) -> None:
         client = session.client
         await client.tell(R.SET_OWNER)
-        await client.tell(R.SET_FEATURES, VERSION_1)
+        await client.tell(R.SET_FEATURES, F_VERSION_1)
         with memory_fd() as memory:
             await client.tell(R.SET_MEM_TABLE, (REGION, HIGH_REGION), (memory, memory))
         await client.set_up_ring()
@@ -228,8 +233,8 @@ def test_nothing_but_fds_changes_while_a_ring_runs() -> None:
         moved = ring_address(1)
         moved = type(moved)(0, 0, moved.desc_uva, moved.used_uva, moved.avail_uva)
         assert await client.acked(R.SET_VRING_ADDR, moved) != 0
-        assert await client.acked(R.SET_FEATURES, EVENT_IDX | PROTOCOL_FEATURES_BIT) != 0
-        assert await client.acked(R.SET_FEATURES, VERSION_1 | PROTOCOL_FEATURES_BIT) == 0
+        assert await client.acked(R.SET_FEATURES, F_EVENT_IDX | F_PROTOCOL_FEATURES) != 0
+        assert await client.acked(R.SET_FEATURES, F_VERSION_1 | F_PROTOCOL_FEATURES) == 0
 
     run(scenario)
 
@@ -328,7 +333,7 @@ def test_reset_owner_disables_all_rings() -> None:
         ("add_region", R.ADD_MEM_REG, REGION),
         ("replace_regions", R.SET_MEM_TABLE, (REGION,)),
         ("set_inflight", R.SET_INFLIGHT_FD, InflightDescription(4096, 0, 1, 64)),
-        ("set_features", R.SET_FEATURES, VERSION_1),
+        ("set_features", R.SET_FEATURES, F_VERSION_1),
         ("start_queue", R.SET_VRING_ENABLE, VringState(0, 1)),
     ],
 )

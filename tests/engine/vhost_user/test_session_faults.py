@@ -7,7 +7,8 @@ from collections.abc import Awaitable, Callable
 
 import pytest
 
-from ringblk.engine.vhost_user.codes import FrontendRequest, ProtocolFeature
+from ringblk.engine.devices.features import F_VERSION_1
+from ringblk.engine.vhost_user.codes import F_PROTOCOL_FEATURES, FrontendRequest, ProtocolFeature
 from ringblk.engine.vhost_user.messages import (
     ConfigSpace,
     InflightDescription,
@@ -18,9 +19,8 @@ from ringblk.engine.vhost_user.messages import (
     encode_message,
 )
 from ringblk.engine.vhost_user.session import serve_session
-from tests.rigs.fake_device import VERSION_1, FakeDevice
+from tests.rigs.fake_device import FakeDevice
 from tests.rigs.vhost_user_client import (
-    PROTOCOL_FEATURES_BIT,
     REGION,
     Client,
     encode,
@@ -36,7 +36,7 @@ R = FrontendRequest
 # A well-formed message of every kind: payload, and how many fds it takes.
 VALID: dict[FrontendRequest, tuple[Payload, int]] = {
     R.GET_FEATURES: (None, 0),
-    R.SET_FEATURES: (VERSION_1 | PROTOCOL_FEATURES_BIT, 0),
+    R.SET_FEATURES: (F_VERSION_1 | F_PROTOCOL_FEATURES, 0),
     R.SET_OWNER: (None, 0),
     R.RESET_OWNER: (None, 0),
     R.SET_MEM_TABLE: ((REGION,), 1),

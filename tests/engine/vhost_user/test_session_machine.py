@@ -8,10 +8,12 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from ringblk import BackendRefused
+from ringblk.engine.devices.features import F_EVENT_IDX
 from ringblk.engine.frontend.connection import FrontendConnection
 from ringblk.engine.vhost_user.codes import FrontendRequest, ProtocolFeature
 from ringblk.engine.vhost_user.messages import VringAddress
-from tests.rigs.engine_rig import F_EVENT_IDX, Engine, RawFrontend
+from ringblk.workers.block.config_space import WRITEBACK_OFFSET_BYTES
+from tests.rigs.engine_rig import Engine, RawFrontend
 from tests.rigs.inline_device import IN, OK, OUT, UVA_OFFSET
 from tests.stress.counts import counts
 
@@ -20,7 +22,6 @@ NUM_QUEUES = 2
 QUEUE_SIZE = 16
 NUM_SECTORS = 64
 MAX_PENDING = QUEUE_SIZE // 2
-WRITEBACK_OFFSET = 32
 DATA_REGION_OFFSET = 0x80000  # the rings, and what requests are made of, lie before it
 PROTOCOL_FEATURES = ProtocolFeature(
     ProtocolFeature.MQ
@@ -282,8 +283,8 @@ class SessionMachine(RuleBasedStateMachine):
 
     @rule(enabled=st.booleans())
     def set_write_cache(self, enabled: bool) -> None:
-        self.connection.set_config(WRITEBACK_OFFSET, bytes([enabled]))
-        assert self.connection.get_config(WRITEBACK_OFFSET, 1) == bytes([enabled])
+        self.connection.set_config(WRITEBACK_OFFSET_BYTES, bytes([enabled]))
+        assert self.connection.get_config(WRITEBACK_OFFSET_BYTES, 1) == bytes([enabled])
 
     @rule(status=st.integers(1, 255))
     def set_status(self, status: int) -> None:

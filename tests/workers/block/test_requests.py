@@ -18,7 +18,7 @@ from ringblk.workers.backends.file import FileBackend
 from ringblk.workers.backends.memory import MemoryBackend
 from ringblk.workers.backends.null import NullBackend
 from ringblk.workers.backends.python import PythonBackend
-from ringblk.workers.block.parser import MAX_DISCARD_SECTORS, MAX_SEGMENTS, MAX_WRITE_ZEROES_SECTORS
+from ringblk.workers.block.protocol import MAX_DISCARD_SECTORS, MAX_SEGMENTS, MAX_WRITE_ZEROES_SECTORS
 from tests.rigs.inline_device import (
     DISCARD,
     FLUSH,
