@@ -1,13 +1,11 @@
 from libc.stdint cimport uint16_t, uint32_t, uint64_t
 
 from ringblk.engine.dispatcher.handover cimport Handover
-from ringblk.shm.memory.guest_memory cimport GuestMemory
 from ringblk.shm.state.segment cimport StateSegment
-from ringblk.shm.queues.virtqueue cimport Rings
+from ringblk.shm.queues.virtqueue cimport Virtqueue
 
 cdef class ChainIntake:
     cdef StateSegment state
-    cdef GuestMemory memory
     cdef Handover handover
     cdef uint64_t waiting_queues     # queues whose next chain waits for a long list
 
@@ -15,4 +13,4 @@ cdef class ChainIntake:
     cdef inline bint is_waiting(self, uint32_t queue_index) noexcept nogil:
         """Whether the queue's next chain needs a long list, and all are in use."""
         return self.handover.free_list_count == 0 and (self.waiting_queues >> queue_index) & 1
-    cdef int read(self, Rings *rings, uint16_t head_index, uint32_t slot_index) noexcept nogil
+    cdef int read(self, Virtqueue virtqueue, uint16_t head_index, uint32_t slot_index) noexcept nogil

@@ -1,4 +1,4 @@
-from libc.stdint cimport uint32_t, uint64_t
+from libc.stdint cimport uint16_t, uint32_t, uint64_t
 
 from ringblk.engine.dispatcher.chain_intake cimport ChainIntake
 from ringblk.engine.dispatcher.cpu_placement cimport CpuPlacement
@@ -8,11 +8,12 @@ from ringblk.engine.dispatcher.idle_poll cimport IdlePoll
 from ringblk.engine.dispatcher.inline_gate cimport InlineGate
 from ringblk.engine.dispatcher.lost_memory cimport LostMemory
 from ringblk.engine.dispatcher.overlap_list cimport OverlapList
-from ringblk.engine.dispatcher.queue_table cimport QueueTable, ServedQueue
+from ringblk.engine.dispatcher.queue_table cimport QueueTable
 from ringblk.engine.dispatcher.request_recorder cimport RequestRecorder
 from ringblk.engine.dispatcher.resubmission_list cimport Resubmission, ResubmissionList
 from ringblk.engine.dispatcher.throttle cimport Throttle
 from ringblk.shm.memory.guest_memory cimport GuestMemory
+from ringblk.shm.queues.virtqueue cimport Virtqueue
 from ringblk.shm.state.segment cimport StateSegment
 from ringblk.workers.requests.request cimport RequestExecutor, RequestParser
 
@@ -48,9 +49,9 @@ cdef class DispatchLoop:
     cdef uint32_t _pop_all(self) noexcept nogil
     cdef bint _may_pop(self) noexcept nogil
     cdef bint _may_pop_queue(self, uint32_t queue_index) noexcept nogil
-    cdef uint32_t _pop_queue(self, uint32_t queue_index, uint64_t now_ns) noexcept nogil
-    cdef int _take_in(self, ServedQueue *queue, uint32_t queue_index, uint32_t head, uint64_t counter,
-                       uint64_t now_ns, bint is_new) noexcept nogil
+    cdef uint32_t _pop_queue(self, Virtqueue virtqueue, uint64_t now_ns) noexcept nogil
+    cdef int _take_in(self, Virtqueue virtqueue, uint16_t head_index, uint64_t counter, uint64_t now_ns,
+                      bint is_new) noexcept nogil
     cdef bint _resubmit(self, Resubmission *old, uint64_t now_ns) noexcept nogil
     cdef void submit(self, uint32_t slot_index) noexcept nogil
     cdef void _begin(self, uint32_t slot_index) noexcept nogil

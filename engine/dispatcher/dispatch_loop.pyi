@@ -10,7 +10,6 @@ from ringblk.engine.dispatcher.resubmission_list import ResubmissionList
 from ringblk.engine.dispatcher.ring import DispatcherRing
 from ringblk.engine.dispatcher.throttle import Throttle
 from ringblk.shm.memory.guest_memory import GuestMemory
-from ringblk.shm.queues.inflight import InflightQueue
 from ringblk.shm.queues.virtqueue import Virtqueue
 from ringblk.shm.state.segment import StateSegment
 from ringblk.workers.requests.request import RequestExecutor, RequestParser
@@ -50,9 +49,7 @@ class DispatchLoop:
     ) -> None: ...
     def add_queue(
         self,
-        queue_index: int,
         virtqueue: Virtqueue,
-        inflight: InflightQueue,
         fds: QueueFds,
         is_enabled: bool,
     ) -> None: ...

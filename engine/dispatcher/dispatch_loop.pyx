@@ -26,14 +26,11 @@ from ringblk.engine.dispatcher.throttle cimport LANE_COUNT, NO_POSITION, Throttl
 from ringblk.shm.sync.atomic cimport load_acquire_32, store_relaxed_32, store_release_32
 from ringblk.shm.sync.clock cimport monotonic_ns
 from ringblk.shm.sync.crash_point cimport crash_point
-from ringblk.shm.queues.inflight cimport InflightQueue, inflight_fetch, is_inflight
 from ringblk.shm.memory.guest_memory cimport GuestMemory
 from ringblk.shm.layout.region_set cimport RegionSet, region_mask, region_set
 from ringblk.shm.layout.slot cimport NO_WORKER, SLOT_HANDED, SLOT_PREPARED, RequestSlot
 from ringblk.shm.state.segment cimport QUEUE_LIMIT, QueueState, StateSegment
-from ringblk.shm.queues.virtqueue cimport (
-    BROKEN_HEAD_IN_FLIGHT, BROKEN_MEMORY, Virtqueue, arm_kick, avail_count, disarm_kick, peek_head, set_broken,
-)
+from ringblk.shm.queues.virtqueue cimport BROKEN_MEMORY, Virtqueue
 from ringblk.shm.sync.wakeup cimport end_sleep, prepare_sleep
 from ringblk.workers.requests.request cimport (
     OPERATION_COMPLETE, OUTCOME_PENDING, SLOT_ADMITTED, SLOT_PARTIAL, RequestExecutor, RequestParser,
@@ -80,15 +77,15 @@ cdef class DispatchLoop:
         self.idle_poll = idle_poll
         self.placement = placement
         self.resubmissions = ResubmissionList()
-        self.intake = ChainIntake(state, memory, handover)
+        self.intake = ChainIntake(state, handover)
         self.lost_memory = LostMemory(state)
 
     # Queues
 
-    def add_queue(self, uint32_t queue_index, Virtqueue virtqueue, InflightQueue inflight, fds, bint is_enabled):
-        """Serve a queue whose rings and in-flight record are set up (`fds` as in `QueueTable.set_fds`)."""
-        self.table.add_queue(queue_index, virtqueue, inflight, fds, is_enabled)
-        self.next_counter = max(self.next_counter, inflight.record.next_counter)
+    def add_queue(self, Virtqueue virtqueue, fds, bint is_enabled):
+        """Serve a queue that was resumed (`fds` as in `QueueTable.set_fds`)."""
+        self.table.add_queue(virtqueue, fds, is_enabled)
+        self.next_counter = max(self.next_counter, virtqueue.next_counter)
 
     def drain_queue(self, uint32_t queue_index):
         """Pop no more from a queue; what waits for tokens goes back to its ring, or on at once and leaves a debt."""
@@ -157,22 +154,22 @@ cdef class DispatchLoop:
 
     def take_broken(self):
         """The queues that broke since the last call, with their reasons."""
+        cdef Virtqueue virtqueue
         broken = []
-        for index in range(QUEUE_LIMIT):
-            if self.table.queues[index].rings != NULL and self.table.queues[index].rings.broken \
-                    and self.state.queues[index].is_broken == 0:
-                self.state.queues[index].is_broken = self.table.queues[index].rings.broken
-                broken.append((index, self.table.queues[index].rings.broken))
+        for virtqueue in filter(None, self.table.owners):
+            if virtqueue.broken and self.state.queues[virtqueue.queue_index].is_broken == 0:
+                self.state.queues[virtqueue.queue_index].is_broken = virtqueue.broken
+                broken.append((virtqueue.queue_index, virtqueue.broken))
         self.newly_broken = 0
         self.table.list_active()
         return broken
 
     def take_lost(self):
         """The lost regions, and whether the in-flight region is lost as well. All queues are broken by it."""
-        for index in range(QUEUE_LIMIT):
-            if self.table.queues[index].rings != NULL:
-                self.table.queues[index].rings.broken = BROKEN_MEMORY
-                self.state.queues[index].is_broken = BROKEN_MEMORY
+        cdef Virtqueue virtqueue
+        for virtqueue in filter(None, self.table.owners):
+            virtqueue.mark_broken(BROKEN_MEMORY)
+            self.state.queues[virtqueue.queue_index].is_broken = BROKEN_MEMORY
         self.newly_broken = 0
         self.table.list_active()
         return self.lost_memory.take()
@@ -269,7 +266,7 @@ cdef class DispatchLoop:
             if place >= self.table.active_count:
                 place = 0
             if not self.intake.is_waiting(self.table.active[place]):
-                count = self._pop_queue(self.table.active[place], now_ns)
+                count = self._pop_queue(<Virtqueue>self.table.queues[self.table.active[place]].virtqueue, now_ns)
                 popped += count
                 if count == 0 and first_waiter < 0 and self.intake.is_waiting(self.table.active[place]):
                     first_waiter = <int>place
@@ -288,38 +285,34 @@ cdef class DispatchLoop:
         """Whether nothing of the queue's own holds it up: a chain that waits for a long list, too much that waits for tokens."""
         return not self.intake.is_waiting(queue_index) and not self.throttle.is_full(queue_index, self.table.active_count)
 
-    cdef uint32_t _pop_queue(self, uint32_t queue_index, uint64_t now_ns) noexcept nogil:
-        cdef ServedQueue *queue = &self.table.queues[queue_index]
-        cdef int head, available = avail_count(queue.rings)
+    cdef uint32_t _pop_queue(self, Virtqueue virtqueue, uint64_t now_ns) noexcept nogil:
+        cdef int head, available = virtqueue.available_count()
         cdef uint32_t popped = 0
         while available > 0 and popped < POP_LIMIT and self.handover.free_count \
-                and not self.throttle.is_full(queue_index, self.table.active_count):
-            head = peek_head(queue.rings)
-            if head >= 0 and is_inflight(queue.inflight, head):
-                head = set_broken(queue.rings, BROKEN_HEAD_IN_FLIGHT)
-            if head < 0 or self._take_in(queue, queue_index, head, self.next_counter, now_ns, True) <= 0:
+                and not self.throttle.is_full(virtqueue.queue_index, self.table.active_count):
+            head = virtqueue.peek()
+            if head < 0 or self._take_in(virtqueue, <uint16_t>head, self.next_counter, now_ns, True) <= 0:
                 break
-            queue.rings.next_avail += 1
             popped += 1
             available -= 1
             if load_acquire_32(&self.state.header.control_pending):
                 break
-        if queue.rings.broken:
+        if virtqueue.broken:
             self.newly_broken = 1
         return popped
 
-    cdef int _take_in(self, ServedQueue *queue, uint32_t queue_index, uint32_t head, uint64_t counter,
-                       uint64_t now_ns, bint is_new) noexcept nogil:
+    cdef int _take_in(self, Virtqueue virtqueue, uint16_t head_index, uint64_t counter, uint64_t now_ns,
+                      bint is_new) noexcept nogil:
         """Copy a chain into a slot, mark it in flight and submit it: 1. Else what `ChainIntake.read` returns."""
         cdef uint32_t slot_index = self.handover.free_slots[self.handover.free_count - 1]
-        cdef QueueState *counters = &self.state.queues[queue_index]
+        cdef QueueState *counters = &self.state.queues[virtqueue.queue_index]
         cdef RequestSlot *slot = &self.state.slots[slot_index]
-        cdef int flags = self.intake.read(queue.rings, <uint16_t>head, slot_index)
+        cdef int flags = self.intake.read(virtqueue, head_index, slot_index)
         if flags < 0:
             return flags
         self.handover.free_count -= 1
-        slot.queue_index = <uint16_t>queue_index
-        slot.head_index = <uint16_t>head
+        slot.queue_index = virtqueue.queue_index
+        slot.head_index = head_index
         slot.memory_epoch = self.memory.epoch
         slot.worker_index = NO_WORKER
         slot.death_count = 0
@@ -332,8 +325,10 @@ cdef class DispatchLoop:
         crash_point("dispatcher: slot prepared")
         if is_new:
             self.next_counter += 1
-            inflight_fetch(queue.inflight, head, slot.counter)
+            virtqueue.take(head_index, counter)
             counters.popped_count += 1
+        else:
+            virtqueue.adopt(head_index, counter)
         if self.throttle.admit(slot_index, counters.popped_count if is_new else <uint64_t>NO_POSITION, now_ns):
             self.submit(slot_index)
         return 1
@@ -342,12 +337,9 @@ cdef class DispatchLoop:
         """Take a head of an earlier engine in, if its queue is still served. False: it has to wait for a long list."""
         cdef ServedQueue *queue = &self.table.queues[old.queue_index]
         cdef int taken
-        if queue.rings == NULL or not is_inflight(queue.inflight, old.head_index):   # the front end has cleared it
-            return True
-        queue.inflight.count += 1
-        taken = self._take_in(queue, old.queue_index, old.head_index, old.counter, now_ns, False)
-        if taken < 0:
-            queue.inflight.count -= 1   # it cannot be done, now or ever
+        if queue.virtqueue == NULL or not (<Virtqueue>queue.virtqueue).is_inflight(old.head_index):
+            return True                 # the front end has cleared it
+        taken = self._take_in(<Virtqueue>queue.virtqueue, old.head_index, old.counter, now_ns, False)
         if taken == -EPROTO:
             self.newly_broken = 1       # nobody must wait for it
         return taken != -EAGAIN
@@ -418,7 +410,7 @@ cdef class DispatchLoop:
         if self._may_pop():
             for place in range(self.table.active_count):
                 if self._may_pop_queue(self.table.active[place]) \
-                        and avail_count(self.table.queues[self.table.active[place]].rings) != 0:
+                        and (<Virtqueue>self.table.queues[self.table.active[place]].virtqueue).available_count() != 0:
                     return True
         return False
 
@@ -431,7 +423,7 @@ cdef class DispatchLoop:
         if self._may_pop():
             for place in range(self.table.active_count):
                 if self._may_pop_queue(self.table.active[place]):
-                    has_work |= arm_kick(self.table.queues[self.table.active[place]].rings)
+                    has_work |= (<Virtqueue>self.table.queues[self.table.active[place]].virtqueue).arm()
         crash_point("dispatcher: about to sleep")
         if not has_work and not self.handover.has_done() and not self.ring.has_done() \
                 and not self.lost_memory.has_news() and not load_acquire_32(&self.state.header.control_pending):
@@ -441,4 +433,4 @@ cdef class DispatchLoop:
             self.table.wait(timeout_ns)
         end_sleep(&self.state.header.dispatcher_sleeping)
         for place in range(self.table.active_count):
-            disarm_kick(self.table.queues[self.table.active[place]].rings)
+            (<Virtqueue>self.table.queues[self.table.active[place]].virtqueue).disarm()

@@ -45,8 +45,9 @@ from ringblk.engine.dispatcher.throttle import Throttle
 from ringblk.shm.memory.guard import GuardedInflight
 from ringblk.shm.memory.guest_memory import GuestMemory
 from ringblk.shm.memory.region import RegionError
-from ringblk.shm.queues.inflight import InflightError, InflightQueue, queue_region_bytes
-from ringblk.shm.queues.virtqueue import RingError, Virtqueue
+from ringblk.shm.queues.errors import InflightError, RingError
+from ringblk.shm.queues.inflight_region import queue_region_bytes
+from ringblk.shm.queues.split.virtqueue import SplitVirtqueue
 from ringblk.shm.rates.limit import RateLimit
 from ringblk.shm.state.segment import StateSegment
 from ringblk.shm.sync.channel import Channel, ChannelClosed
@@ -232,7 +233,7 @@ class Dispatcher:
         self._inflight_queue_size = message.queue_size
 
     def _start_queue(self, message: StartQueue, fds: list[int]) -> None:
-        virtqueue = Virtqueue(
+        virtqueue = SplitVirtqueue(
             message.queue_index,
             message.queue_size,
             self._memory,
@@ -250,14 +251,10 @@ class Dispatcher:
                 f"queue {message.queue_index} has {message.queue_size} entries,"
                 f" the in-flight region is for {self._inflight_queue_size}"
             )
-        inflight = InflightQueue(self._inflight, message.queue_index * stride_bytes, message.queue_size)
-        is_fresh = inflight.is_fresh
-        heads = inflight.recover(virtqueue.used_idx)
-        # The record knows better than the base, which is as old as the queue's first start.
-        virtqueue.start(message.base if is_fresh else (virtqueue.used_idx + len(heads)) % 65536)
+        heads = virtqueue.resume(self._inflight, message.queue_index * stride_bytes, message.base)
         queue_fds = QueueFds.take(message.has_fds, fds)
         try:
-            self._loop.add_queue(message.queue_index, virtqueue, inflight, queue_fds, message.is_enabled)
+            self._loop.add_queue(virtqueue, queue_fds, message.is_enabled)
         except OSError:
             fds.extend(queue_fds.present())
             raise

@@ -12,8 +12,8 @@ from libc.stdint cimport uint32_t
 from ringblk.engine.dispatcher.queue_table cimport ServedQueue
 from ringblk.shm.sync.atomic cimport store_relaxed_32
 from ringblk.shm.sync.crash_point cimport crash_point
-from ringblk.shm.queues.inflight cimport inflight_clear
 from ringblk.shm.layout.slot cimport SLOT_FREE, RequestSlot
+from ringblk.shm.queues.virtqueue cimport Virtqueue
 from ringblk.shm.state.segment cimport QueueState
 
 
@@ -24,13 +24,12 @@ cdef void give_back(StateSegment state, QueueTable table, Handover handover, Thr
     cdef QueueState *counters = &state.queues[queue_index]
     cdef RequestSlot *slot
     cdef int slot_index
-    while queue.rings != NULL and not queue.rings.broken:
+    while queue.virtqueue != NULL and not (<Virtqueue>queue.virtqueue).broken:
         slot_index = throttle.take_back(queue_index, counters.popped_count)
         if slot_index < 0:
             return
         slot = &state.slots[<uint32_t>slot_index]
-        inflight_clear(queue.inflight, slot.head_index)
-        queue.rings.next_avail -= 1
+        (<Virtqueue>queue.virtqueue).unpop(slot.head_index)
         counters.popped_count -= 1
         store_relaxed_32(&slot.state, SLOT_FREE)
         crash_point("give back: slot freed")

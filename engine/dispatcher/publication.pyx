@@ -2,16 +2,14 @@
 """What is done becomes the driver's: the order of steps that recovery relies on, for a batch of requests.
 
 A death between any two of them is settled from the in-flight record (vhost-user, "Inflight I/O tracking"): the
-batch is linked in it before the driver can see anything, so a successor knows which heads it was.
+batch stands in it before the driver can see anything, so a successor knows which heads it was.
 """
 
 from libc.stdint cimport uint32_t, uint64_t
 
-from ringblk.engine.dispatcher.queue_table cimport ServedQueue
-from ringblk.shm.queues.inflight cimport inflight_clear, inflight_link, inflight_settle
 from ringblk.shm.layout.slot cimport RequestSlot
 from ringblk.shm.state.segment cimport QUEUE_LIMIT
-from ringblk.shm.queues.virtqueue cimport publish_used, push_used
+from ringblk.shm.queues.virtqueue cimport Virtqueue
 
 
 cdef void publish_batch(StateSegment state, QueueTable table, Handover handover,
@@ -20,21 +18,18 @@ cdef void publish_batch(StateSegment state, QueueTable table, Handover handover,
     cdef uint32_t place, count = handover.batch_count
     cdef uint64_t touched = 0
     cdef RequestSlot *slot
-    cdef ServedQueue *queue
     for place in range(count):
         slot = &state.slots[handover.batch[place]]
-        queue = &table.queues[slot.queue_index]
-        inflight_link(queue.inflight, slot.head_index)
-        push_used(queue.rings, slot.head_index, slot.used_length_bytes)
+        (<Virtqueue>table.queues[slot.queue_index].virtqueue).give_back(slot.head_index, slot.used_length_bytes)
         recorder.record(slot)   # before the driver can know: whoever asks then finds it counted
         touched |= (<uint64_t>1) << slot.queue_index
     for place in range(<uint32_t>QUEUE_LIMIT):
         if (touched >> place) & 1:
-            publish_used(table.queues[place].rings)
+            (<Virtqueue>table.queues[place].virtqueue).publish()
             table.call_if_needed(place)
     for place in range(count):
         slot = &state.slots[handover.batch[place]]
-        inflight_clear(table.queues[slot.queue_index].inflight, slot.head_index)
+        (<Virtqueue>table.queues[slot.queue_index].virtqueue).forget(slot.head_index)
     for place in range(<uint32_t>QUEUE_LIMIT):
         if (touched >> place) & 1:
-            inflight_settle(table.queues[place].inflight, table.queues[place].rings.published_used)
+            (<Virtqueue>table.queues[place].virtqueue).settle()

@@ -1,12 +1,10 @@
+from cpython.ref cimport PyObject
 from libc.stdint cimport uint32_t, uint64_t
 
-from ringblk.shm.queues.inflight cimport InflightRecord
 from ringblk.shm.state.segment cimport QUEUE_LIMIT, StateSegment
-from ringblk.shm.queues.virtqueue cimport Rings
 
 cdef struct ServedQueue:
-    Rings *rings                # NULL: not served
-    InflightRecord *inflight
+    PyObject *virtqueue         # a Virtqueue, which `QueueTable.owners` keeps alive; NULL: not served
     int kick_fd                 # -1: the queue is polled
     int call_fd                 # -1: the driver is never called
     int err_fd                  # -1: nobody hears of errors
@@ -23,7 +21,7 @@ cdef class QueueTable:
     cdef readonly bint is_paused
     cdef uint32_t active_count
     cdef uint32_t polled_count             # active queues without a kick fd
-    cdef list owners                       # keeps each queue's Virtqueue and InflightQueue alive
+    cdef list owners                       # by queue: its Virtqueue, or None
     cdef int epoll_fd
     cdef bint newly_unheard                # some queue is, and nobody was told yet
 

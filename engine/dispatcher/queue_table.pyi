@@ -1,5 +1,4 @@
 from ringblk.engine.devices.queue_fds import QueueFds
-from ringblk.shm.queues.inflight import InflightQueue
 from ringblk.shm.queues.virtqueue import Virtqueue
 from ringblk.shm.state.segment import StateSegment
 
@@ -8,9 +7,7 @@ class QueueTable:
     def watch(self, fd: int) -> None: ...
     def add_queue(
         self,
-        queue_index: int,
         virtqueue: Virtqueue,
-        inflight: InflightQueue,
         fds: QueueFds,
         is_enabled: bool,
     ) -> None: ...

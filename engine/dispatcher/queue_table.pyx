@@ -9,6 +9,7 @@ counter full is left out.
 import fcntl
 import os
 
+from cpython.ref cimport PyObject
 from libc.stdint cimport uint32_t, uint64_t
 from libc.string cimport memset
 from posix.time cimport timespec
@@ -16,9 +17,8 @@ from posix.unistd cimport close
 
 from ringblk.shm.sync.crash_point cimport crash_point
 from ringblk.shm.sync.foreign_eventfd cimport signal_foreign_eventfd
-from ringblk.shm.queues.inflight cimport InflightQueue
 from ringblk.shm.state.segment cimport QUEUE_LIMIT, QueueState, StateSegment
-from ringblk.shm.queues.virtqueue cimport Virtqueue, needs_call
+from ringblk.shm.queues.virtqueue cimport Virtqueue
 
 cdef uint64_t NO_TIMEOUT = <uint64_t>-1
 
@@ -67,16 +67,18 @@ cdef class QueueTable:
         if self.epoll_fd >= 0:
             close(self.epoll_fd)
 
-    def add_queue(self, uint32_t queue_index, Virtqueue virtqueue, InflightQueue inflight, fds, bint is_enabled):
-        """Serve a queue whose rings and in-flight record are set up (`fds` as in `set_fds`)."""
+    def add_queue(self, Virtqueue virtqueue, fds, bint is_enabled):
+        """Serve a queue that was resumed (`fds` as in `set_fds`)."""
+        cdef uint32_t queue_index = virtqueue.queue_index
         cdef ServedQueue *queue = &self.queues[queue_index]
-        self.owners[queue_index] = (virtqueue, inflight)
-        queue.rings = &virtqueue.rings
-        queue.inflight = &inflight.record
+        assert virtqueue.recovered is not None, "a queue that was not resumed"
+        self.owners[queue_index] = virtqueue
+        queue.virtqueue = <PyObject *>virtqueue
         queue.is_enabled = is_enabled
         queue.is_draining = False
         queue.kick_fd = queue.call_fd = queue.err_fd = -1
-        virtqueue.rings.broken = self.state.queues[queue_index].is_broken
+        if self.state.queues[queue_index].is_broken:
+            virtqueue.mark_broken(self.state.queues[queue_index].is_broken)
         try:
             self.set_fds(queue_index, fds)
         except OSError:
@@ -117,13 +119,12 @@ cdef class QueueTable:
     def remove_queue(self, uint32_t queue_index):
         """Forget a queue that has nothing in flight; returns its next_avail and mends its broken state."""
         cdef ServedQueue *queue = &self.queues[queue_index]
-        assert queue.rings != NULL, "a queue that is not served"
-        next_avail = queue.rings.next_avail
+        assert queue.virtqueue != NULL, "a queue that is not served"
+        next_avail = self.owners[queue_index].next_avail
         if queue.kick_fd >= 0:
             epoll_ctl(self.epoll_fd, EPOLL_CTL_DEL, queue.kick_fd, NULL)
         queue.kick_fd = queue.call_fd = queue.err_fd = -1
-        queue.rings = NULL
-        queue.inflight = NULL
+        queue.virtqueue = NULL
         self.owners[queue_index] = None
         self.state.queues[queue_index].is_broken = 0
         self.list_active()
@@ -131,13 +132,13 @@ cdef class QueueTable:
 
     def is_served(self, uint32_t queue_index):
         """Whether the queue is in the table."""
-        return self.queues[queue_index].rings != NULL
+        return self.queues[queue_index].virtqueue != NULL
 
     def remap(self):
         """Find all rings again after the memory table changed. Raises `RingError`."""
         for owner in self.owners:
             if owner is not None:
-                owner[0].remap()
+                owner.remap()
 
     def call(self, uint32_t queue_index):
         """Call the driver, whether it asked for it or not: a call may have been lost with its caller."""
@@ -148,7 +149,7 @@ cdef class QueueTable:
     cdef void call_if_needed(self, uint32_t queue_index) noexcept nogil:
         """Call the driver, unless it has said that it needs no call."""
         cdef QueueState *counters = &self.state.queues[queue_index]
-        if not needs_call(self.queues[queue_index].rings):
+        if not (<Virtqueue>self.queues[queue_index].virtqueue).needs_call():
             counters.suppressed_call_count += 1
         elif self.queues[queue_index].call_fd >= 0:
             counters.call_count += 1
@@ -178,15 +179,15 @@ cdef class QueueTable:
 
     def inflight_count(self, uint32_t queue_index):
         """Requests of the queue that were popped and not given back."""
-        return self.queues[queue_index].inflight.count if self.queues[queue_index].rings != NULL else 0
+        return 0 if self.owners[queue_index] is None else self.owners[queue_index].inflight_count
 
     cdef void list_active(self) noexcept:
         cdef uint32_t index
         self.active_count = 0
         self.polled_count = 0
         for index in range(<uint32_t>QUEUE_LIMIT):
-            if not self.is_paused and self.queues[index].rings != NULL and self.queues[index].is_enabled \
-                    and self.queues[index].rings.broken == 0:
+            if not self.is_paused and self.queues[index].virtqueue != NULL and self.queues[index].is_enabled \
+                    and (<Virtqueue>self.queues[index].virtqueue).broken == 0:
                 self.active[self.active_count] = index
                 self.active_count += 1
                 self.polled_count += self.queues[index].kick_fd < 0

@@ -9,12 +9,11 @@ from libc.stdint cimport uint32_t, uint64_t
 
 from ringblk.engine.dispatcher.dispatch_loop cimport DispatchLoop
 from ringblk.engine.dispatcher.handover cimport is_begun
-from ringblk.engine.dispatcher.queue_table cimport ServedQueue
 from ringblk.engine.dispatcher.throttle cimport NO_POSITION
 from ringblk.shm.sync.atomic cimport store_release_32
 from ringblk.shm.sync.clock cimport monotonic_ns
 from ringblk.shm.sync.crash_point cimport crash_point
-from ringblk.shm.queues.inflight cimport InflightQueue, inflight_mark, is_inflight
+from ringblk.shm.queues.virtqueue cimport Virtqueue
 from ringblk.shm.layout.slot cimport DISPATCHER_PENDING, SLOT_HANDED, SLOT_PREPARED, RequestSlot
 from ringblk.shm.state.segment cimport QUEUE_LIMIT
 from ringblk.workers.requests.request cimport OPERATION_COMPLETE, SLOT_ADMITTED
@@ -48,18 +47,18 @@ cdef class Recovery:
         """
         found = {}
         cdef RequestSlot *slot
+        cdef Virtqueue virtqueue
         live = []
         under_way = self.loop.handover.under_way()
         for index in range(self.loop.state.slot_count):
             slot = &self.loop.state.slots[<uint32_t>index]
-            if index in under_way:
-                is_live = self._mark_in_flight(slot)
-            else:
-                is_live = slot.state in (SLOT_PREPARED, SLOT_HANDED) and self._is_live(slot)
-            if is_live:
+            virtqueue = self.loop.table.owners[slot.queue_index]
+            # Whatever the front end has written to the record, what is under way is in flight: its slot is in use.
+            if virtqueue is not None and (index in under_way or slot.state in (SLOT_PREPARED, SLOT_HANDED)
+                                          and virtqueue.is_inflight_as(slot.head_index, slot.counter)):
+                virtqueue.adopt(slot.head_index, slot.counter)
                 found[slot.queue_index, slot.head_index] = index
                 live.append(index)
-                self.loop.table.queues[slot.queue_index].inflight.count += 1
         self.loop.handover.free_all_but(live)
         again, given_up = self._take_back(live, own_fault)
         # Done entries that name a slot which is free now: over before that slot is used again.
@@ -82,24 +81,6 @@ cdef class Recovery:
         """Do again what is in flight in a queue added after `take_over`: work of an earlier engine."""
         self._resubmit_missing(queue_index, {})
 
-    cdef bint _mark_in_flight(self, RequestSlot *slot) noexcept nogil:
-        """See that the record says in flight of a request that a worker works on; False: its queue is gone.
-
-        The front end can write the record, but a slot that is under way must not be used for another request.
-        """
-        cdef ServedQueue *queue = &self.loop.table.queues[slot.queue_index]
-        if queue.rings == NULL:
-            return False
-        if not self._is_live(slot):
-            inflight_mark(queue.inflight, slot.head_index, slot.counter)
-        return True
-
-    cdef bint _is_live(self, RequestSlot *slot) noexcept nogil:
-        """Whether the slot's request is still in flight: its head is, and for this very request."""
-        cdef ServedQueue *queue = &self.loop.table.queues[slot.queue_index]
-        return (queue.rings != NULL and is_inflight(queue.inflight, slot.head_index)
-                and queue.inflight.entries[slot.head_index].counter == slot.counter)
-
     def _take_back(self, live, bint own_fault):
         """Make PREPARED what no worker has: `(those slots, the ones of them that are given up)`."""
         cdef RequestSlot *slot
@@ -120,11 +101,10 @@ cdef class Recovery:
 
     def _resubmit_missing(self, uint32_t queue_index, found):
         """Queue the heads in flight that have no slot: those of an engine that is gone."""
-        cdef InflightQueue inflight
-        if self.loop.table.queues[queue_index].rings == NULL:
+        virtqueue = self.loop.table.owners[queue_index]
+        if virtqueue is None:
             return
-        inflight = self.loop.table.owners[queue_index][1]
-        for head, counter in inflight.recovered.items():
+        for head, counter in virtqueue.recovered.items():
             if (queue_index, head) not in found:
                 self.loop.resubmissions.add(queue_index, head, counter)
 

@@ -20,7 +20,7 @@ from ringblk.engine.dispatcher.messages import (
 from ringblk.engine.supervisor.memory_advice import MemoryAdvice, ring_parts
 from ringblk.shm.memory.guest_memory import GuestMemory
 from ringblk.shm.memory.region import MemoryRegion, RegionError, check_overlap, check_region
-from ringblk.shm.queues.inflight import queue_region_bytes
+from ringblk.shm.queues.inflight_region import queue_region_bytes
 from ringblk.shm.sync.channel import MAX_FDS, copy_fds
 from ringblk.workers.process.messages import MapRegion, MapRegions, ToWorker
 

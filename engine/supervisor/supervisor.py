@@ -42,7 +42,7 @@ from ringblk.engine.supervisor.region_changes import RegionChanges
 from ringblk.engine.supervisor.running_settings import RunningSettings
 from ringblk.engine.supervisor.workforce import Workforce
 from ringblk.shm.memory.region import MemoryRegion
-from ringblk.shm.queues.inflight import make_inflight_region, queue_region_bytes
+from ringblk.shm.queues.inflight_region import make_inflight_region, queue_region_bytes
 from ringblk.shm.rates.limit import RateLimit
 from ringblk.shm.state.segment import StateSegment
 from ringblk.shm.sync.process import crash_point

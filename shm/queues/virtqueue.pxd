@@ -1,4 +1,4 @@
-from libc.stdint cimport uint16_t, uint32_t, uint64_t, uint8_t
+from libc.stdint cimport uint16_t, uint32_t, uint64_t
 
 from ringblk.shm.memory.guest_memory cimport GuestMemory
 from ringblk.shm.layout.slot cimport Range, RequestSlot
@@ -20,48 +20,30 @@ cdef enum ChainFlags:
     CHAIN_NO_ROOM = 8        # more ranges than there was room for
 
 
-cdef struct Rings:
-    # One queue's rings as mapped in this process, and its cursors. One dispatcher works on them.
-    uint8_t *desc_table
-    uint8_t *avail_ring
-    uint8_t *used_ring
-    uint32_t queue_size
-    uint32_t chain_limit        # descriptors that one chain may have
-    uint32_t broken             # BrokenReason; sticky
-    uint16_t queue_index
-    uint16_t next_avail         # the next avail entry to pop
-    uint16_t next_used          # where the next used element goes
-    uint16_t published_used     # used.idx as the driver sees it
-    uint16_t called_used        # used.idx when a call was last considered
-    bint event_idx
-    # of the chain being read
-    uint64_t last_writable_gpa
-    uint32_t descriptors_left   # that it may still have
-
-
-cdef inline uint16_t *avail_word(Rings *rings, size_t index) noexcept nogil:
-    return <uint16_t *>rings.avail_ring + index
-
-
-cdef inline uint16_t *used_word(Rings *rings, size_t index) noexcept nogil:
-    return <uint16_t *>rings.used_ring + index
-
-
 cdef class Virtqueue:
-    cdef Rings rings
     cdef GuestMemory memory
-    cdef uint64_t desc_uva
-    cdef uint64_t avail_uva
-    cdef uint64_t used_uva
+    cdef readonly uint16_t queue_index
+    cdef readonly uint32_t queue_size
+    cdef uint32_t chain_limit           # descriptors that one chain may have
+    cdef readonly uint32_t broken       # BrokenReason, 0 while it works; sticky
+    cdef readonly dict recovered        # head -> counter, oldest first: what `resume` found in flight
+    cdef uint64_t next_counter          # of the next head to be taken, as far as the in-flight record goes
 
-cdef uint16_t ring_used_idx(Rings *rings) noexcept nogil
-cdef int set_broken(Rings *rings, uint32_t reason) noexcept nogil
-cdef int avail_count(Rings *rings) noexcept nogil
-cdef int peek_head(Rings *rings) noexcept nogil
-cdef int read_chain(Rings *rings, uint16_t head_index, GuestMemory memory, RequestSlot *slot, Range *ranges,
-                    uint32_t room) noexcept nogil
-cdef void push_used(Rings *rings, uint16_t head_index, uint32_t length_bytes) noexcept nogil
-cdef void publish_used(Rings *rings) noexcept nogil
-cdef bint needs_call(Rings *rings) noexcept nogil
-cdef bint arm_kick(Rings *rings) noexcept nogil
-cdef void disarm_kick(Rings *rings) noexcept nogil
+    cdef int mark_broken(self, uint32_t reason) noexcept nogil
+    # What a layout has to do.
+    cdef int available_count(self) noexcept nogil
+    cdef int peek(self) noexcept nogil
+    cdef int read(self, uint16_t head_index, RequestSlot *slot, Range *ranges, uint32_t room) noexcept nogil
+    cdef void take(self, uint16_t head_index, uint64_t counter) noexcept nogil
+    cdef void unpop(self, uint16_t head_index) noexcept nogil
+    cdef bint is_inflight(self, uint16_t head_index) noexcept nogil
+    cdef bint is_inflight_as(self, uint16_t head_index, uint64_t counter) noexcept nogil
+    cdef void adopt(self, uint16_t head_index, uint64_t counter) noexcept nogil
+    cdef uint32_t count_inflight(self) noexcept nogil
+    cdef void give_back(self, uint16_t head_index, uint32_t length_bytes) noexcept nogil
+    cdef void publish(self) noexcept nogil
+    cdef bint needs_call(self) noexcept nogil
+    cdef void forget(self, uint16_t head_index) noexcept nogil
+    cdef void settle(self) noexcept nogil
+    cdef bint arm(self) noexcept nogil
+    cdef void disarm(self) noexcept nogil

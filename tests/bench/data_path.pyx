@@ -12,26 +12,20 @@ from ringblk.engine.frontend.queue cimport FrontendQueue, NativeCompletion
 from ringblk.engine.dispatcher.handover cimport Handover
 from ringblk.shm.sync.atomic cimport load_acquire_32, store_release_32
 from ringblk.shm.sync.clock cimport monotonic_ns
-from ringblk.shm.queues.inflight cimport (
-    InflightQueue, InflightRecord, inflight_clear, inflight_fetch, inflight_link, inflight_settle, is_inflight,
-)
 from ringblk.shm.memory.guest_memory cimport GuestMemory
 from ringblk.shm.layout.slot cimport NO_WORKER, SLOT_PREPARED, RequestSlot
 from ringblk.shm.state.segment cimport StateSegment, WorkerState
-from ringblk.shm.queues.virtqueue cimport (
-    Rings, Virtqueue, avail_count, needs_call, peek_head, publish_used, push_used, read_chain,
-)
+from ringblk.shm.queues.virtqueue cimport Virtqueue
 from ringblk.workers.requests.request cimport RequestExecutor, RequestParser
 
 cdef enum:
-    STEP_COUNT = 12
+    STEP_COUNT = 11
     BATCH_LIMIT = 256
 
 STEP_NAMES = (
     "driver: write header and chain, publish",
-    "pop: avail entry, copy and resolve the chain",
+    "pop: avail entry, copy and resolve the chain, mark in flight",
     "parse and check the request",
-    "mark in flight",
     "hand over: choose a worker, submit entry, publish",
     "worker: execute on the null backend (4 KiB memset)",
     "worker: status byte",
@@ -51,7 +45,6 @@ cdef class DataPath:
     cdef StateSegment state
     cdef GuestMemory memory
     cdef Virtqueue virtqueue
-    cdef InflightQueue inflight
     cdef Handover handover
     cdef RequestParser parser
     cdef RequestExecutor executor
@@ -62,14 +55,12 @@ cdef class DataPath:
     cdef int flags[BATCH_LIMIT]
 
     def __init__(self, FrontendQueue driver, uint64_t data_gpa, StateSegment state, GuestMemory memory,
-                 Virtqueue virtqueue, InflightQueue inflight, Handover handover, RequestParser parser,
-                 RequestExecutor executor):
+                 Virtqueue virtqueue, Handover handover, RequestParser parser, RequestExecutor executor):
         self.driver = driver
         self.data_gpa = data_gpa
         self.state = state
         self.memory = memory
         self.virtqueue = virtqueue
-        self.inflight = inflight
         self.handover = handover
         self.parser = parser
         self.executor = executor
@@ -105,19 +96,17 @@ cdef class DataPath:
         clock_ns = self._note(1, clock_ns)
         self._parse(batch_size)
         clock_ns = self._note(2, clock_ns)
-        self._mark(batch_size)
-        clock_ns = self._note(3, clock_ns)
         self._hand_over(batch_size)
-        clock_ns = self._note(4, clock_ns)
+        clock_ns = self._note(3, clock_ns)
         clock_ns = self._work(batch_size, clock_ns)
         self.handover.collect()
-        clock_ns = self._note(8, clock_ns)
+        clock_ns = self._note(7, clock_ns)
         self._link(batch_size)
-        clock_ns = self._note(9, clock_ns)
+        clock_ns = self._note(8, clock_ns)
         self._publish(batch_size)
-        clock_ns = self._note(10, clock_ns)
+        clock_ns = self._note(9, clock_ns)
         outcome = self._take(batch_size)
-        self._note(11, clock_ns)
+        self._note(10, clock_ns)
         return outcome
 
     cdef uint64_t _note(self, uint32_t step, uint64_t begin_ns) noexcept nogil:
@@ -137,21 +126,20 @@ cdef class DataPath:
         return 0
 
     cdef int _pop(self, uint32_t batch_size) noexcept nogil:
-        cdef Rings *rings = &self.virtqueue.rings
         cdef RequestSlot *slot
         cdef uint32_t place, slot_index
         cdef int head
-        if avail_count(rings) < <int>batch_size:
+        if self.virtqueue.available_count() < <int>batch_size:
             return -5
         for place in range(batch_size):
-            head = peek_head(rings)
-            if head < 0 or is_inflight(&self.inflight.record, head):
+            head = self.virtqueue.peek()
+            if head < 0:
                 return -5
             self.handover.free_count -= 1
             slot_index = self.handover.free_slots[self.handover.free_count]
             slot = &self.state.slots[slot_index]
-            self.flags[place] = read_chain(rings, <uint16_t>head, self.memory, slot,
-                                           self.state.slot_ranges(slot_index), self.state.ranges_per_slot)
+            self.flags[place] = self.virtqueue.read(<uint16_t>head, slot, self.state.slot_ranges(slot_index),
+                                                    self.state.ranges_per_slot)
             if self.flags[place] < 0:
                 return self.flags[place]
             slot.queue_index = 0
@@ -161,7 +149,8 @@ cdef class DataPath:
             slot.death_count = 0
             slot.counter = self.counter + place
             self.slots[place] = slot_index
-            rings.next_avail += 1
+            self.virtqueue.take(<uint16_t>head, slot.counter)
+        self.counter += batch_size
         return 0
 
     cdef void _parse(self, uint32_t batch_size) noexcept nogil:
@@ -169,13 +158,6 @@ cdef class DataPath:
         for place in range(batch_size):
             self.parser.prepare(self.slots[place], self.flags[place])
             store_release_32(&self.state.slots[self.slots[place]].state, SLOT_PREPARED)
-
-    cdef void _mark(self, uint32_t batch_size) noexcept nogil:
-        cdef uint32_t place
-        for place in range(batch_size):
-            inflight_fetch(&self.inflight.record, self.state.slots[self.slots[place]].head_index,
-                           self.counter + place)
-        self.counter += batch_size
 
     cdef void _hand_over(self, uint32_t batch_size) noexcept nogil:
         cdef uint32_t place
@@ -193,31 +175,30 @@ cdef class DataPath:
         load_acquire_32(&worker.submit_tail)
         for place in range(batch_size):
             self.executor.execute(submit_entries[(head + place) & mask])
-        clock_ns = self._note(5, clock_ns)
+        clock_ns = self._note(4, clock_ns)
         for place in range(batch_size):
             self.executor.finish(submit_entries[(head + place) & mask])
-        clock_ns = self._note(6, clock_ns)
+        clock_ns = self._note(5, clock_ns)
         for place in range(batch_size):
             done_entries[(done_tail + place) & mask] = submit_entries[(head + place) & mask]
             store_release_32(&worker.done_tail, done_tail + place + 1)
             store_release_32(&worker.submit_head, head + place + 1)
-        return self._note(7, clock_ns)
+        return self._note(6, clock_ns)
 
     cdef void _link(self, uint32_t batch_size) noexcept nogil:
         cdef uint32_t place
         cdef RequestSlot *slot
         for place in range(batch_size):
             slot = &self.state.slots[self.handover.batch[place]]
-            inflight_link(&self.inflight.record, slot.head_index)
-            push_used(&self.virtqueue.rings, slot.head_index, slot.used_length_bytes)
+            self.virtqueue.give_back(slot.head_index, slot.used_length_bytes)
 
     cdef void _publish(self, uint32_t batch_size) noexcept nogil:
         cdef uint32_t place
-        publish_used(&self.virtqueue.rings)
-        needs_call(&self.virtqueue.rings)
+        self.virtqueue.publish()
+        self.virtqueue.needs_call()
         for place in range(batch_size):
-            inflight_clear(&self.inflight.record, self.state.slots[self.handover.batch[place]].head_index)
-        inflight_settle(&self.inflight.record, self.virtqueue.rings.published_used)
+            self.virtqueue.forget(self.state.slots[self.handover.batch[place]].head_index)
+        self.virtqueue.settle()
         self.handover.release()
 
     cdef int _take(self, uint32_t batch_size) noexcept nogil:

@@ -12,8 +12,8 @@ from ringblk.engine.dispatcher.handover import Handover
 from ringblk.engine.frontend.memory import FrontendMemory
 from ringblk.engine.frontend.queue import FrontendQueue, queue_bytes
 from ringblk.shm.memory.guest_memory import GuestMemory
-from ringblk.shm.queues.inflight import InflightQueue, queue_region_bytes
-from ringblk.shm.queues.virtqueue import Virtqueue
+from ringblk.shm.queues.inflight_region import queue_region_bytes
+from ringblk.shm.queues.split.virtqueue import SplitVirtqueue
 from ringblk.shm.state.segment import StateSegment
 from ringblk.workers.backends.null import NullBackend
 from ringblk.workers.block.executor import BlockExecutor
@@ -70,16 +70,14 @@ def _data_path(module: Any, state: StateSegment, batch_size: int) -> Any:
     desc_uva, avail_uva, used_uva = (
         FrontendMemory.uva(gpa) for gpa in (ring.desc_gpa, ring.avail_gpa, ring.used_gpa)
     )
-    virtqueue = Virtqueue(0, _QUEUE_SIZE, memory, desc_uva, avail_uva, used_uva, True)
-    virtqueue.start(0)
-    inflight = InflightQueue(bytearray(queue_region_bytes(_QUEUE_SIZE)), 0, _QUEUE_SIZE)
-    inflight.recover(0)
+    virtqueue = SplitVirtqueue(0, _QUEUE_SIZE, memory, desc_uva, avail_uva, used_uva, True)
+    virtqueue.resume(bytearray(queue_region_bytes(_QUEUE_SIZE)), 0, 0)
     handover = Handover(state)
     handover.free_all_but([])
     handover.worker_up(0, os.eventfd(0))
     executor = BlockExecutor(state, memory, NullBackend(_CAPACITY_BYTES), b"micro")
     parser = BlockParser(state, memory, 512)
-    return module.DataPath(driver, data.gpa, state, memory, virtqueue, inflight, handover, parser, executor)
+    return module.DataPath(driver, data.gpa, state, memory, virtqueue, handover, parser, executor)
 
 
 def _built_module() -> Any:

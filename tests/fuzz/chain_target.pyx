@@ -19,13 +19,12 @@ from posix.uio cimport iovec
 
 from chain_input cimport ChainInput
 from ringblk.engine.dispatcher.dispatch_loop cimport DispatchLoop
-from ringblk.shm.queues.inflight cimport InflightQueue
 from ringblk.shm.memory.guest_memory cimport GuestMemory, MappedRegion
 from ringblk.shm.rates.limit cimport CHARGE_OTHER, CHARGE_READ, CHARGE_WRITE
 from ringblk.shm.layout.region_set cimport REGION_LIMIT, RegionSet, add_region
 from ringblk.shm.layout.slot cimport Range, RequestSlot
 from ringblk.shm.state.segment cimport LONG_RANGES, StateSegment
-from ringblk.shm.queues.virtqueue cimport Virtqueue
+from ringblk.shm.queues.split.virtqueue cimport SplitVirtqueue
 from ringblk.workers.block.request cimport (
     DRIVE_ID_BYTES, MAX_SEGMENTS, OPERATION_DISCARD, OPERATION_FLUSH, OPERATION_GET_ID, OPERATION_READ, OPERATION_WRITE,
     OPERATION_WRITE_ZEROES, SECTOR_BYTES, STATUS_UNSUPP, Segment,
@@ -45,8 +44,8 @@ from ringblk.engine.devices.queue_fds import QueueFds
 from ringblk.engine.dispatcher.queue_table import QueueTable
 from ringblk.engine.dispatcher.recovery import Recovery
 from ringblk.engine.dispatcher.throttle import Throttle
-from ringblk.shm.queues.inflight import InflightError, queue_region_bytes
-from ringblk.shm.queues.virtqueue import RingError
+from ringblk.shm.queues.errors import InflightError, RingError
+from ringblk.shm.queues.inflight_region import queue_region_bytes
 from ringblk.workers.block.executor import BlockExecutor
 from ringblk.workers.block.parser import BlockParser
 
@@ -316,36 +315,32 @@ cdef class ChainTarget:
 
     def _serve(self, ChainInput source):
         """Start the queue as the dispatcher does, serve it until nothing is left, stop it."""
-        cdef Virtqueue virtqueue
-        cdef InflightQueue inflight
+        cdef SplitVirtqueue virtqueue
         cdef uint32_t done_before
         try:
-            virtqueue = Virtqueue(0, source.queue_size, self.memory, source.desc_uva, source.avail_uva, source.used_uva,
-                                  source.event_idx, CHAIN_LIMIT)
+            virtqueue = SplitVirtqueue(0, source.queue_size, self.memory, source.desc_uva, source.avail_uva,
+                                       source.used_uva, source.event_idx, CHAIN_LIMIT)
         except RingError:
             return "refused: rings"
         record = bytearray(queue_region_bytes(source.queue_size))
         source.fill_record(record)
-        inflight = InflightQueue(record, 0, source.queue_size)
-        is_fresh = inflight.is_fresh
         try:
-            heads = inflight.recover(virtqueue.used_idx)
+            virtqueue.resume(record, 0, source.base)
         except InflightError:
             return "refused: in-flight record"
         source.change_record(record)
-        virtqueue.start(source.base if is_fresh else (virtqueue.used_idx + len(heads)) % 65536)
-        self.loop.add_queue(0, virtqueue, inflight, QueueFds(self.fds[1], self.fds[2]), True)
+        self.loop.add_queue(virtqueue, QueueFds(self.fds[1], self.fds[2]), True)
         self.recovery.resubmit(0)
-        done_before = virtqueue.rings.next_used
+        done_before = virtqueue.next_used
         self.parser.prepared_count = 0
         while self._pop_once() and self.parser.prepared_count < POP_LIMIT:
             pass
         while self._release_once():
             pass
-        broken = virtqueue.rings.broken
-        check(<uint16_t>(virtqueue.rings.next_used - done_before) == <uint16_t>self.parser.prepared_count,
+        broken = virtqueue.broken
+        check(<uint16_t>(virtqueue.next_used - done_before) == <uint16_t>self.parser.prepared_count,
               b"each chain taken in comes back once")
-        check(inflight.record.count == 0, b"nothing stays in flight")
+        check(virtqueue.inflight_count == 0, b"nothing stays in flight")
         check(self.loop.handover.free_count == SLOT_COUNT, b"every slot is free again")
         check(self.loop.handover.free_list_count == self.state.long_list_count, b"every long list is free again")
         self._check_outcomes()

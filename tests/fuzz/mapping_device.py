@@ -14,8 +14,9 @@ from ringblk.engine.dispatcher.messages import SetInflight
 from ringblk.engine.supervisor.engine_model import EngineModel, MappedRegion, ServedQueue, admit_inflight
 from ringblk.shm.memory.guest_memory import GuestMemory
 from ringblk.shm.memory.region import MemoryRegion, RegionError
-from ringblk.shm.queues.inflight import InflightError, InflightQueue, make_inflight_region, queue_region_bytes
-from ringblk.shm.queues.virtqueue import RingError, Virtqueue
+from ringblk.shm.queues.errors import InflightError, RingError
+from ringblk.shm.queues.inflight_region import make_inflight_region, queue_region_bytes
+from ringblk.shm.queues.split.virtqueue import SplitVirtqueue
 
 CHAIN_LIMIT = 128
 MAX_POPS = 64
@@ -30,7 +31,7 @@ class MappingDevice:
         self.max_mem_slots = 32  # refused in a short input as well
         self.model = EngineModel()
         self.memory = GuestMemory()
-        self.queues: dict[int, Virtqueue] = {}
+        self.queues: dict[int, SplitVirtqueue] = {}
         self.is_reset = False
 
     @property
@@ -91,7 +92,7 @@ class MappingDevice:
         assert 0 <= vring.base <= 0xFFFF
         check_fds(vring)
         try:
-            virtqueue = Virtqueue(
+            virtqueue = SplitVirtqueue(
                 vring.queue_index,
                 size,
                 self.memory,
@@ -101,10 +102,9 @@ class MappingDevice:
                 False,
                 CHAIN_LIMIT,
             )
-            heads = self._recover(vring, virtqueue)
+            self._resume(vring, virtqueue)
         except (RingError, InflightError, OSError, ValueError) as error:
             raise DeviceError(str(error)) from error
-        virtqueue.start((virtqueue.used_idx + len(heads)) % 65536 if heads else vring.base)
         self.queues[vring.queue_index] = virtqueue
         self.model.queues[vring.queue_index] = ServedQueue(vring, False)
         for _ in range(MAX_POPS):
@@ -113,9 +113,10 @@ class MappingDevice:
             self._check_ranges(popped[2] + popped[3])
             virtqueue.push([(popped[0], 0)])
 
-    def _recover(self, vring: Vring, virtqueue: Virtqueue) -> list[int]:
+    def _resume(self, vring: Vring, virtqueue: SplitVirtqueue) -> None:
         if self.model.inflight is None:
-            return []
+            virtqueue.resume(bytearray(queue_region_bytes(vring.queue_size)), 0, vring.base)
+            return
         message, fd = self.model.inflight
         if vring.queue_size > message.queue_size:
             raise InflightError("the in-flight region is for smaller queues")
@@ -124,7 +125,7 @@ class MappingDevice:
         with mmap.mmap(fd, message.mmap_size_bytes + before, offset=start) as mapping:
             view = bytearray(mapping)
         place = before + vring.queue_index * queue_region_bytes(message.queue_size)
-        return InflightQueue(view, place, vring.queue_size).recover(virtqueue.used_idx)
+        virtqueue.resume(view, place, vring.base)
 
     def _check_ranges(self, ranges: list[tuple[int, int, int]]) -> None:
         for region_index, offset_bytes, length_bytes in ranges:

@@ -24,8 +24,8 @@ from ringblk.engine.dispatcher.ring import DispatcherRing
 from ringblk.engine.dispatcher.throttle import Throttle
 from ringblk.shm.memory.guest_memory import GuestMemory
 from ringblk.shm.memory.region import MemoryRegion
-from ringblk.shm.queues.inflight import InflightQueue, queue_region_bytes
-from ringblk.shm.queues.virtqueue import Virtqueue
+from ringblk.shm.queues.inflight_region import queue_region_bytes
+from ringblk.shm.queues.split.virtqueue import SplitVirtqueue
 from ringblk.shm.state.segment import StateSegment
 from ringblk.workers.backends.native import NativeBackend
 from ringblk.workers.backends.topology import SECTOR_BYTES
@@ -118,7 +118,7 @@ class InlineDevice:
         Recovery(self.loop).take_over(False)  # every slot is free
         self.loop.reports_progress = True
         driver = self.driver
-        self.virtqueue = Virtqueue(
+        self.virtqueue = SplitVirtqueue(
             0,
             queue_size,
             self.memory,
@@ -128,10 +128,8 @@ class InlineDevice:
             event_idx,
             chain_limit,
         )
-        self.inflight = InflightQueue(bytearray(queue_region_bytes(queue_size)), 0, queue_size)
-        self.inflight.recover(self.virtqueue.used_idx)
-        self.virtqueue.start(self.virtqueue.used_idx)
-        self.loop.add_queue(0, self.virtqueue, self.inflight, QueueFds(self.kick_fd, self.call_fd), True)
+        self.virtqueue.resume(bytearray(queue_region_bytes(queue_size)), 0, self.virtqueue.used_idx)
+        self.loop.add_queue(self.virtqueue, QueueFds(self.kick_fd, self.call_fd), True)
 
     def wake(self) -> None:
         """End the loop's sleep."""

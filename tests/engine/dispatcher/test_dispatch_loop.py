@@ -10,8 +10,8 @@ import pytest
 from ringblk.engine.devices.queue_fds import QueueFds
 from ringblk.engine.dispatcher.dispatch_loop import CONTROL, PROGRESS
 from ringblk.engine.dispatcher.recovery import Recovery
-from ringblk.shm.queues.inflight import InflightQueue, queue_region_bytes
-from ringblk.shm.queues.virtqueue import Virtqueue
+from ringblk.shm.queues.inflight_region import queue_region_bytes
+from ringblk.shm.queues.split.virtqueue import SplitVirtqueue
 from ringblk.shm.rates.account import RateAccount
 from ringblk.shm.rates.bucket_settings import BucketSettings
 from ringblk.shm.rates.limit_settings import RateLimitSettings
@@ -70,10 +70,9 @@ def test_a_message_waits_for_one_chain_and_no_queue_for_ever() -> None:
         desc_uva, avail_uva, used_uva = (
             gpa + UVA_OFFSET for gpa in (second.desc_gpa, second.avail_gpa, second.used_gpa)
         )
-        virtqueue = Virtqueue(1, QUEUE_SIZE, device.memory, desc_uva, avail_uva, used_uva, False)
-        inflight = InflightQueue(bytearray(queue_region_bytes(QUEUE_SIZE)), 0, QUEUE_SIZE)
-        inflight.recover(0)
-        device.loop.add_queue(1, virtqueue, inflight, QueueFds(), True)
+        virtqueue = SplitVirtqueue(1, QUEUE_SIZE, device.memory, desc_uva, avail_uva, used_uva, False)
+        virtqueue.resume(bytearray(queue_region_bytes(QUEUE_SIZE)), 0, 0)
+        device.loop.add_queue(virtqueue, QueueFds(), True)
         for driver in (device.driver, second):
             offer_reads(driver, *[SECOND_REGION_GPA] * 3)
         turns = []
@@ -96,10 +95,8 @@ def test_a_head_that_is_counted_out_after_a_message_is_heard_of() -> None:
         struct.pack_into("<QHHHH", record, 0, 0, 1, QUEUE_SIZE, 0, 0)
         for head, counter in ((0, 1), (3, 2)):
             struct.pack_into("<B7xQ", record, 16 + 16 * head, 1, counter)
-        inflight = InflightQueue(record, 0, QUEUE_SIZE)
-        assert inflight.recover(0) == [0, 3]
-        device.virtqueue.start(2)
-        device.loop.add_queue(0, device.virtqueue, inflight, QueueFds(), True)
+        assert device.virtqueue.resume(record, 0, 0) == [0, 3]
+        device.loop.add_queue(device.virtqueue, QueueFds(), True)
         Recovery(device.loop).resubmit(0)
         record[16 + 16 * 3] = 0  # the front end takes the second back
         assert device.loop.run() == PROGRESS  # the first, with the message

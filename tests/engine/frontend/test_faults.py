@@ -31,7 +31,7 @@ from ringblk.engine.vhost_user.messages import (
     encode_message,
 )
 from ringblk.shm.memory.region import MemoryRegion
-from ringblk.shm.queues.inflight import queue_region_bytes
+from ringblk.shm.queues.inflight_region import queue_region_bytes
 from ringblk.workers.block.protocol import F_CONFIG_WCE, F_FLUSH
 from tests.rigs.engine_rig import DEADLINE_S, Engine, eventually, raw_frontend
 from tests.rigs.inline_device import IN, OK

@@ -20,7 +20,7 @@ from ringblk.engine.devices.queue_fds import QueueFds
 from ringblk.engine.dispatcher.dispatch_loop import PROGRESS
 from ringblk.engine.dispatcher.recovery import Recovery
 from ringblk.engine.vhost_user.messages import InflightDescription
-from ringblk.shm.queues.inflight import InflightQueue, queue_region_bytes
+from ringblk.shm.queues.inflight_region import queue_region_bytes
 from ringblk.workers.backends.memory import MemoryBackend
 from tests.rigs.engine_rig import Engine, Gate, RawFrontend, eventually, raw_frontend
 from tests.rigs.inline_device import FLUSH, IN, InlineDevice
@@ -159,14 +159,12 @@ def test_a_record_that_is_changed_after_it_was_read(lie: dict[int, tuple[int, in
     struct.pack_into("<QHHHH", record, 0, 0, 1, QUEUE_SIZE, 0, 0)
     for head in (1, 0):
         struct.pack_into("<B7xQ", record, 16 + 16 * head, 1, 5 - head)
-    inflight = InflightQueue(record, 0, QUEUE_SIZE)
-    assert inflight.recover(0) == [1, 0]
+    assert device.virtqueue.resume(record, 0, 0) == [1, 0]
     for head, (flag, counter) in lie.items():
         struct.pack_into("<B7xQ", record, 16 + 16 * head, flag, counter)
     driver.avail_idx = 2
     driver.offer(4)
-    device.virtqueue.start(2)
-    device.loop.add_queue(0, device.virtqueue, inflight, QueueFds(None, None), True)
+    device.loop.add_queue(device.virtqueue, QueueFds(None, None), True)
     Recovery(device.loop).resubmit(0)
     assert device.loop.unfinished_count(0) == 2
     while device.loop.unfinished_count(0):

@@ -12,7 +12,7 @@ import pytest
 from ringblk.shm.memory.guard import GuardedInflight
 from ringblk.shm.memory.guest_memory import GuestMemory
 from ringblk.shm.memory.region import MemoryRegion, RegionError
-from ringblk.shm.queues.virtqueue import Virtqueue
+from ringblk.shm.queues.split.virtqueue import SplitVirtqueue
 from ringblk.shm.state.segment import SEGMENT_PREFIX, StateSegment
 
 PAGE = 4096
@@ -53,7 +53,7 @@ def test_a_fault_says_which_region_it_was(state: StateSegment, fd: int) -> None:
     regions = [MemoryRegion(index * PAGE, PAGE, index * PAGE, index * PAGE) for index in range(4)]
     for index, region in enumerate(regions):
         memory.add(index + 10, region, fd, 1)
-    queue = Virtqueue(0, 2, memory, 0, 2 * PAGE, 3 * PAGE, False)
+    queue = SplitVirtqueue(0, 2, memory, 0, 2 * PAGE, 3 * PAGE, False)
     assert queue.used_idx == 0x5555
     os.ftruncate(fd, 3 * PAGE)
     assert queue.used_idx == 0

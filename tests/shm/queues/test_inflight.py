@@ -8,13 +8,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ringblk.shm.queues.inflight import (
-    ENTRY_BYTES,
-    HEADER_BYTES,
-    InflightError,
-    InflightQueue,
-    queue_region_bytes,
-)
+from ringblk.shm.queues.errors import InflightError
+from ringblk.shm.queues.inflight_region import queue_region_bytes
+from ringblk.shm.queues.split.inflight import ENTRY_BYTES, HEADER_BYTES, SplitInflight
 
 SIZE = 8
 
@@ -39,8 +35,8 @@ class Region:
     def set_entry(self, head: int, inflight: int, next: int, counter: int) -> None:
         struct.pack_into("<B5xHQ", self.data, 16 + 16 * head, inflight, next, counter)
 
-    def open(self, queue_size: int = SIZE) -> InflightQueue:
-        return InflightQueue(self.data, 0, queue_size)
+    def open(self, queue_size: int = SIZE) -> SplitInflight:
+        return SplitInflight(self.data, 0, queue_size)
 
 
 def test_the_layout_is_the_specifications() -> None:
@@ -80,7 +76,7 @@ def test_a_fresh_region_on_a_used_ring_takes_the_rings_index(used_idx: int) -> N
     assert region.open().recover(used_idx) == [4]
 
 
-def steps(queue: InflightQueue, batch: list[int], ring: list[int]) -> list[Callable[[], object]]:
+def steps(queue: SplitInflight, batch: list[int], ring: list[int]) -> list[Callable[[], object]]:
     """What completing a batch does, one write after the other."""
     new_idx = (ring[0] + len(batch)) & 0xFFFF
     return [
@@ -197,11 +193,11 @@ def test_what_contradicts_the_ring_is_refused() -> None:
 def test_a_region_that_is_too_small_is_refused() -> None:
     assert queue_region_bytes(SIZE) % 64 == 0
     data = bytearray(2 * queue_region_bytes(SIZE))
-    InflightQueue(data, queue_region_bytes(SIZE), SIZE)
+    SplitInflight(data, queue_region_bytes(SIZE), SIZE)
     with pytest.raises(InflightError, match="too small"):
-        InflightQueue(data, queue_region_bytes(SIZE), 2 * SIZE)
+        SplitInflight(data, queue_region_bytes(SIZE), 2 * SIZE)
     with pytest.raises(InflightError, match="too small"):
-        InflightQueue(data, len(data), SIZE)
+        SplitInflight(data, len(data), SIZE)
 
 
 @pytest.mark.parametrize("counter", [(1 << 63) - 1, 1 << 63, (1 << 64) - 1])

@@ -11,7 +11,10 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 
 from ringblk.shm.memory.guest_memory import GuestMemory
 from ringblk.shm.memory.region import MemoryRegion
-from ringblk.shm.queues.virtqueue import BROKEN_REASONS, RingError, Virtqueue
+from ringblk.shm.queues.errors import RingError
+from ringblk.shm.queues.inflight_region import queue_region_bytes
+from ringblk.shm.queues.split.virtqueue import SplitVirtqueue
+from ringblk.shm.queues.virtqueue import BROKEN_REASONS
 from tests.rigs.inline_device import GPA, UVA_OFFSET, GuestRam
 from tests.rigs.mock_driver import (
     AVAIL_F_NO_INTERRUPT,
@@ -39,13 +42,16 @@ class Rig:
         self.driver = MockDriver(self.ram.view, GPA, queue_size, event_idx=event_idx)
         self.driver.next_place = self.driver.places_gpa = GPA + 0x17F000
         self.driver.start_at(start)
-        self.virtqueue = self.open(queue_size, event_idx, chain_limit)
-        self.virtqueue.start(start)
+        self.virtqueue = self.open(queue_size, event_idx, chain_limit, start)
 
-    def open(self, queue_size: int, event_idx: bool = False, chain_limit: int = 0) -> Virtqueue:
+    def open(
+        self, queue_size: int, event_idx: bool = False, chain_limit: int = 0, start: int = 0
+    ) -> SplitVirtqueue:
         driver = self.driver
         desc, avail, used = (gpa + UVA_OFFSET for gpa in (driver.desc_gpa, driver.avail_gpa, driver.used_gpa))
-        return Virtqueue(3, queue_size, self.memory, desc, avail, used, event_idx, chain_limit)
+        virtqueue = SplitVirtqueue(3, queue_size, self.memory, desc, avail, used, event_idx, chain_limit)
+        virtqueue.resume(bytearray(queue_region_bytes(queue_size)), 0, start)
+        return virtqueue
 
     def close(self) -> None:
         self.ram.close()
@@ -161,7 +167,7 @@ class VirtqueueMachine(RuleBasedStateMachine):
     def arm(self) -> None:
         if not self.event_idx:
             self.driver.used_flags = USED_F_NO_NOTIFY
-        assert self.queue.arm() == bool(self.offered)
+        assert self.queue.ask_for_kick() == bool(self.offered)
         if self.event_idx:
             assert self.driver.avail_event == self.next_avail
         else:
@@ -282,8 +288,10 @@ def test_an_indirect_chain_may_have_as_many_descriptors_as_is_allowed(chain_limi
         driver = made.driver
         driver.offer(driver.make_chain([(GPA, 1, True)] * limit, indirect=True))
         assert made.virtqueue.pop() == (0, 0, [], [(0, 0, 1)] * limit)
+        made.virtqueue.push([(0, 0)])
         driver.offer(driver.make_chain([(GPA, 1, True)] * (limit + 1), indirect=True))
         assert made.virtqueue.pop() == (0, BAD_TABLE, [], [(0, 0, 1)] * limit)
+        made.virtqueue.push([(0, 0)])
         driver.offer(driver.make_chain([(GPA, 4, True)]))
         assert made.virtqueue.pop() == (0, 0, [], [(0, 0, 4)])
 
@@ -293,6 +301,7 @@ def test_descriptors_before_an_indirect_table_count_with_those_in_it() -> None:
         driver = made.driver
         driver.offer(driver.make_chain([(GPA, 1, True)] * 1024, indirect=7))
         assert made.virtqueue.pop() == (0, 0, [], [(0, 0, 1)] * 1024)
+        made.virtqueue.push([(0, 0)])
         driver.offer(driver.make_chain([(GPA, 1, True)] * 1025, indirect=7))
         head, flags, _, _ = made.virtqueue.pop() or (9, 0, [], [])
         assert (head, flags) == (0, BAD_TABLE)
@@ -317,7 +326,6 @@ def test_broken_is_sticky_and_named() -> None:
         assert queue.pop() is None
         assert queue.broken == HEAD_INDEX
         again = made.open(8)
-        again.start(0)
         assert again.pop() == (0, 0, [(0, 0, 4)], [])
 
 
@@ -336,6 +344,7 @@ def test_an_indirect_table_that_straddles_regions() -> None:
             driver.offer(9)
             expected = flatten(made.memory, pieces, False), flatten(made.memory, pieces, True)
             assert made.virtqueue.pop() == (9, 0, *expected)
+            made.virtqueue.push([(9, 0)])
 
 
 # Where rings may be.
@@ -361,7 +370,7 @@ def test_rings_must_lie_in_one_region_and_be_aligned(ring: int) -> None:
         ]:
             desc, avail, used = (uva if place == ring else right for place, right in enumerate(uvas))
             with pytest.raises(RingError, match=f"{names[ring]} at .* is {problem}"):
-                Virtqueue(0, 8, made.memory, desc, avail, used, False)
+                SplitVirtqueue(0, 8, made.memory, desc, avail, used, False)
 
 
 def test_rings_are_found_again_after_the_table_changed() -> None:

@@ -10,51 +10,32 @@ can tell what was reported done.
   is moved, each inflight flag is cleared, then `used_idx` is set to the ring's.
 """
 
-import fcntl
-import os
-
 from libc.stdint cimport uint16_t, uint32_t, uint64_t, uint8_t
 from libc.string cimport memset
 
-from ringblk.shm.sync.atomic cimport store_release_16, store_release_8
+from ringblk.shm.sync.atomic cimport store_release_16
 from ringblk.shm.sync.buffer_address cimport address_of
 from ringblk.shm.sync.crash_point cimport crash_point
+
+from ringblk.shm.queues.errors import InflightError
 
 HEADER_BYTES = sizeof(InflightHeader)
 ENTRY_BYTES = sizeof(InflightEntry)
 COUNTER_LIMIT = 1 << 63
 """Counters that a record may hold are below it: no engine has come that far, and the next one never overflows."""
-ALIGN_BYTES = 64
 
 
-class InflightError(Exception):
-    """An in-flight region is too small or contradicts its ring; the message says how.
-
-    Whoever handed it over must start the queue with a fresh region.
-    """
+def record_bytes(uint32_t queue_size):
+    """How long a queue's record is."""
+    return HEADER_BYTES + ENTRY_BYTES * queue_size
 
 
-def queue_region_bytes(uint32_t queue_size):
-    """The stride of one queue's part of an in-flight region."""
-    return -(-(HEADER_BYTES + ENTRY_BYTES * queue_size) // ALIGN_BYTES) * ALIGN_BYTES
-
-
-def make_inflight_region(uint32_t num_queues, uint32_t queue_size):
-    """An empty region for so many queues of that size: an fd, the caller's to close, and its size."""
-    size_bytes = queue_region_bytes(queue_size) * num_queues
-    fd = os.memfd_create("ringblk-inflight", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
-    os.ftruncate(fd, size_bytes)
-    # Nobody can cut it off under us.
-    fcntl.fcntl(fd, fcntl.F_ADD_SEALS, fcntl.F_SEAL_SEAL | fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW)
-    return fd, size_bytes
-
-
-cdef class InflightQueue:
+cdef class SplitInflight:
     """One queue's record, on the bytes at `offset_bytes` of a shared mapping."""
 
     def __init__(self, mapping, size_t offset_bytes, uint32_t queue_size):
         view = memoryview(mapping)
-        if offset_bytes + HEADER_BYTES + ENTRY_BYTES * queue_size > <size_t>view.nbytes:
+        if offset_bytes + record_bytes(queue_size) > <size_t>view.nbytes:
             raise InflightError(f"in-flight region of {view.nbytes} bytes is too small for a queue at"
                                 f" {offset_bytes} with {queue_size} entries")
         self.view = view
@@ -133,7 +114,8 @@ cdef class InflightQueue:
 
     def fetch(self, uint32_t head_index):
         """Mark a head in flight, as the next in order."""
-        inflight_fetch(&self.record, head_index, self.record.next_counter)
+        inflight_mark(&self.record, head_index, self.record.next_counter)
+        self.record.count += 1
         self.record.next_counter += 1
 
     def link(self, uint32_t head_index):
@@ -147,39 +129,3 @@ cdef class InflightQueue:
     def settle(self, uint16_t used_idx):
         """End a batch: the record agrees with the ring again."""
         inflight_settle(&self.record, used_idx)
-
-
-cdef void inflight_fetch(InflightRecord *record, uint32_t head_index, uint64_t counter) noexcept nogil:
-    """Mark a head in flight that is taken in."""
-    inflight_mark(record, head_index, counter)
-    record.count += 1
-
-
-cdef void inflight_mark(InflightRecord *record, uint32_t head_index, uint64_t counter) noexcept nogil:
-    """Mark a head in flight."""
-    record.entries[head_index].counter = counter
-    crash_point("inflight: counter written")
-    # Release: the counter before the flag; pairs with `recover` in a later process.
-    store_release_8(&record.entries[head_index].inflight, 1)
-    crash_point("inflight: flag set")
-
-
-cdef void inflight_link(InflightRecord *record, uint32_t head_index) noexcept nogil:
-    """Put a head into the batch whose used.idx is moved next."""
-    record.entries[head_index].next = record.header.last_batch_head
-    crash_point("inflight: next written")
-    store_release_16(&record.header.last_batch_head, <uint16_t>head_index)
-    crash_point("inflight: batch linked")
-
-
-cdef void inflight_clear(InflightRecord *record, uint32_t head_index) noexcept nogil:
-    """Clear a head whose used element is published."""
-    store_release_8(&record.entries[head_index].inflight, 0)
-    crash_point("inflight: flag cleared")
-    record.count -= 1
-
-
-cdef void inflight_settle(InflightRecord *record, uint16_t used_idx) noexcept nogil:
-    """End a batch: the record agrees with the ring again."""
-    store_release_16(&record.header.used_idx, used_idx)
-    crash_point("inflight: settled")

@@ -2,15 +2,11 @@ from typing_extensions import Buffer
 
 HEADER_BYTES: int
 ENTRY_BYTES: int
-ALIGN_BYTES: int
 COUNTER_LIMIT: int
 
-class InflightError(Exception): ...
+def record_bytes(queue_size: int) -> int: ...
 
-def queue_region_bytes(queue_size: int) -> int: ...
-def make_inflight_region(num_queues: int, queue_size: int) -> tuple[int, int]: ...
-
-class InflightQueue:
+class SplitInflight:
     @property
     def recovered(self) -> dict[int, int]: ...
     @property
