@@ -14,7 +14,8 @@ from ringblk.engine.base.printable_text import printable
 from ringblk.engine.base.program_error import ProgramError
 from ringblk.engine.base.version import package_version
 from ringblk.engine.control.messages import DriveBody, DriveDescription, EngineDescription, WorkersBody
-from ringblk.engine.drives.running_drive import RunningDrive
+from ringblk.engine.drives.changes import ChangeRefused
+from ringblk.engine.drives.drive import Drive
 from ringblk.engine.options.rate_limiter_config import (
     RateLimiterError,
     buckets_from_config,
@@ -22,7 +23,6 @@ from ringblk.engine.options.rate_limiter_config import (
     patch_from_settings,
 )
 from ringblk.engine.statistics.statistics import StatisticsSnapshot, take_snapshot
-from ringblk.engine.supervisor.live_changes import ChangeRefused
 from ringblk.shm.rates.bucket_settings import BucketSettings
 from ringblk.shm.rates.group import LOCK_WAIT_S, RateGroupBusy
 
@@ -32,18 +32,17 @@ LOOK_AGAIN_S = 0.01
 class EngineControl:
     """One engine as the control API sees it."""
 
-    def __init__(self, drive: RunningDrive) -> None:
+    def __init__(self, drive: Drive) -> None:
         assert drive.config.control is not None
         self.engine_name = printable(os.path.abspath(drive.config.control))
         """The API's socket: no other engine of the machine has it, and the next one here has it again."""
         self._drive = drive
-        self._supervisor = drive.supervisor
         self._changing = asyncio.Lock()
 
     def describe(self) -> EngineDescription:
         """Who this engine is and how it is set."""
-        snapshot, drive, changes = self.snapshot(), self._drive, self._supervisor.changes
-        facts = drive.facts
+        snapshot, drive = self.snapshot(), self._drive
+        facts, settings = drive.facts, drive.settings
         limits: dict[str, Any] = patch_from_settings(drive.limits.current)
         return EngineDescription(
             version=package_version(),
@@ -53,11 +52,11 @@ class EngineControl:
                 name=snapshot.drive,
                 id=drive.config.drive_id,
                 size_bytes=snapshot.capacity_bytes,
-                read_only=changes.is_read_only,
-                cache=changes.cache,
+                read_only=drive.device.read_only,
+                cache=drive.device.cache,
                 num_queues=drive.config.num_queues,
-                is_root_device=drive.is_root_device,
-                partuuid=drive.partuuid,
+                is_root_device=settings.is_root_device,
+                partuuid=settings.partuuid,
                 limits=drive.limits.limit.limited,
                 rate_group=drive.config.rate_group,
                 **limits,
@@ -68,10 +67,10 @@ class EngineControl:
             io_engine_reason=facts.io_engine_reason,
             sandbox=facts.sandbox,
             uptime_s=snapshot.uptime_ns / 1e9,
-            is_paused=changes.is_paused,
-            is_connected=changes.notify_config_change is not None,
-            worker_count=changes.worker_count,
-            processes={"supervisor": snapshot.supervisor_pid, **self._supervisor.pids},
+            is_paused=settings.is_paused,
+            is_connected=drive.is_connected,
+            worker_count=drive.processes.worker_count,
+            processes={"supervisor": snapshot.supervisor_pid, **drive.processes.pids},
         )
 
     def snapshot(self) -> StatisticsSnapshot:
@@ -84,7 +83,7 @@ class EngineControl:
         Raises `ChangeRefused` and `RateGroupBusy`; nothing was changed then.
         """
         buckets = _buckets_of(body)
-        changes = self._supervisor.changes
+        changes, settings = self._drive.changes, self._drive.settings
         async with self._changing, contextlib.AsyncExitStack() as prepared:
             set_size = None
             if body.size_bytes is not UNSET:
@@ -97,14 +96,14 @@ class EngineControl:
             if set_limits is not None:
                 set_limits()
             if body.is_root_device is not UNSET:
-                self._drive.is_root_device = body.is_root_device
+                settings.is_root_device = body.is_root_device
             if body.partuuid is not UNSET:
-                self._drive.partuuid = body.partuuid
-            self._drive.save()
+                settings.partuuid = body.partuuid
+            self._drive.publication.save()
         if set_size is not None:
-            changes.tell_size()
+            self._drive.tell_size()
         if set_limits is not None:
-            changes.wake_dispatcher()
+            self._drive.processes.wake_dispatcher()
 
     async def _changing_limits(
         self, buckets: Mapping[str, BucketSettings | None], prepared: contextlib.AsyncExitStack
@@ -121,28 +120,20 @@ class EngineControl:
 
     async def patch_workers(self, body: WorkersBody) -> None:
         """Have so many workers. Raises `ChangeRefused` and `ChangeUnfinished`."""
-        changes = self._supervisor.changes
-        if 0 < changes.worker_count < body.count:
+        if 0 < self._drive.processes.worker_count < body.count:
             try:
                 reserve_open_files(body.count, self._drive.config.num_queues)
             except ProgramError as error:
                 raise ChangeRefused("count", str(error)) from error
-        try:
-            await changes.set_worker_count(body.count)
-        finally:
-            self._drive.save()
+        await self._drive.changes.set_worker_count(body.count)
 
     async def pause(self) -> None:
         """Begin no more requests; returns when nothing is in flight. Raises `DeviceError`."""
-        try:
-            await self._supervisor.changes.pause()
-        finally:
-            self._drive.save()
+        await self._drive.changes.pause()
 
     async def resume(self) -> None:
         """Go on."""
-        await self._supervisor.changes.resume()
-        self._drive.save()
+        await self._drive.changes.resume()
 
 
 def _buckets_of(body: DriveBody) -> dict[str, BucketSettings | None]:

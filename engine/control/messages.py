@@ -7,6 +7,7 @@ from msgspec import UNSET, UnsetType
 
 from ringblk.engine.base.number_text import read_sizes
 from ringblk.engine.devices.block_device import CacheMode
+from ringblk.engine.drives.changes import ChangeRefused
 from ringblk.engine.options.config import PartitionId
 from ringblk.engine.options.rate_limiter_config import (
     Count,
@@ -15,7 +16,6 @@ from ringblk.engine.options.rate_limiter_config import (
     WholeBucket,
     read_limit_sizes,
 )
-from ringblk.engine.supervisor.live_changes import ChangeRefused
 from ringblk.shm.state.segment import MAX_WORKERS
 
 Burst = Count | None | UnsetType

@@ -21,8 +21,8 @@ from ringblk.engine.control.messages import (
 )
 from ringblk.engine.control.metrics import exposition
 from ringblk.engine.devices.device import DeviceError
+from ringblk.engine.drives.changes import ChangeRefused, ChangeUnfinished
 from ringblk.engine.statistics.statistics import encode_json
-from ringblk.engine.supervisor.live_changes import ChangeRefused, ChangeUnfinished
 from ringblk.engine.vhost_user.listener import listen_at, remove_socket, socket_identity
 from ringblk.shm.rates.group import RateGroupBusy
 

@@ -1,6 +1,4 @@
-"""The device as the data path sees it, in the state segment, and who else wants to know of its changes."""
-
-from collections.abc import Callable
+"""The device as the data path sees it, in the state segment."""
 
 from ringblk.engine.devices.block_device import BlockDevice
 from ringblk.shm.state.segment import StateSegment
@@ -13,8 +11,6 @@ class PublishedDevice:
     def __init__(self, device: BlockDevice, state: StateSegment) -> None:
         self._device = device
         self._state = state
-        self.on_change: Callable[[], None] = lambda: None
-        """Called after each."""
 
     def publish(self) -> None:
         """Have requests checked against the device as it is now."""
@@ -26,4 +22,3 @@ class PublishedDevice:
             is_discard_offered=bool(self._device.device_features & F_DISCARD),
             skips_flush=self._device.skips_flush,
         )
-        self.on_change()

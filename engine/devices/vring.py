@@ -25,6 +25,15 @@ class Vring(msgspec.Struct, frozen=True):
     call_fd: int | None = None
     err_fd: int | None = None
 
+    def parts(self, *, event_words: bool = True) -> tuple[tuple[str, int, int], ...]:
+        """Name, address and bytes of each, its event word at the end or left out (virtio 1.2, 2.7)."""
+        size, ends_bytes = self.queue_size, 2 * event_words
+        return (
+            ("descriptor table", self.desc_uva, 16 * size),
+            ("avail ring", self.avail_uva, 4 + 2 * size + ends_bytes),
+            ("used ring", self.used_uva, 4 + 8 * size + ends_bytes),
+        )
+
 
 def queue_size_fault(queue_size: int) -> str | None:
     """What is wrong with a queue size, or None (virtio 1.2, 2.7: a power of two up to 32768)."""

@@ -163,4 +163,7 @@ ToDispatcher = (
     | Recover
     | Stop
 )
-FromDispatcher = Answer | RegionsUnused | QueueBroken | MemoryLost | CallUnheard | RequestGivenUp
+Report = RegionsUnused | QueueBroken | MemoryLost | CallUnheard | RequestGivenUp
+"""What asks for no answer. It may come twice, from a dispatcher and from its successor."""
+
+FromDispatcher = Answer | Report

@@ -8,8 +8,8 @@ from collections.abc import Callable, Collection, Iterator, Mapping
 import msgspec
 
 from ringblk.engine.base.program_error import ProgramError
+from ringblk.engine.drives.running_settings import limit_words
 from ringblk.engine.options.config import EngineConfig
-from ringblk.engine.supervisor.running_settings import limit_words
 from ringblk.shm.rates.bucket_settings import BucketSettings
 from ringblk.shm.rates.group import RateGroup, RateGroupError
 from ringblk.shm.rates.limit import RateLimit

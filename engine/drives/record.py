@@ -16,8 +16,8 @@ from collections.abc import Collection
 
 import msgspec
 
+from ringblk.engine.drives.running_settings import DriveIdentity, DriveRecord
 from ringblk.engine.options.config import EngineConfig
-from ringblk.engine.supervisor.running_settings import DriveIdentity, DriveRecord
 from ringblk.shm.segments.record_file import (
     RecordFile,
     read_record,

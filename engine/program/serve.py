@@ -3,16 +3,14 @@
 import asyncio
 import logging
 import signal
-import socket
 import time
-from collections.abc import Callable
-from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from ringblk.engine.base.open_files import reserve_open_files
 from ringblk.engine.base.program_error import ProgramError
 from ringblk.engine.devices.block_device import MAX_PHYSICAL_BLOCK_BYTES, BlockDevice, BlockDeviceConfig
 from ringblk.engine.devices.io_plan import plan_io
+from ringblk.engine.drives.drive import Drive
 from ringblk.engine.drives.engine_facts import engine_facts
 from ringblk.engine.drives.engine_segments import create_engine_segment, user_ids
 from ringblk.engine.drives.limits import open_limits
@@ -23,7 +21,8 @@ from ringblk.engine.drives.record import (
     identify,
     record_of_process,
 )
-from ringblk.engine.drives.running_drive import RunningDrive, take_settings
+from ringblk.engine.drives.running_settings import DriveIdentity, RunningSettings
+from ringblk.engine.drives.taken_settings import take_settings
 from ringblk.engine.options.config import EngineConfig
 from ringblk.engine.program.image_claim import claim_image, engines_on, remove_dead_engines
 from ringblk.engine.program.sandbox_plan import plan_sandbox, plan_user
@@ -33,15 +32,12 @@ from ringblk.engine.program.takeover import (
     check_same_drive,
     check_takeover,
     is_engine,
-    peer_process_id,
     take_over_socket,
 )
 from ringblk.engine.supervisor.child import open_fds
-from ringblk.engine.supervisor.running_settings import DriveIdentity, RunningSettings
-from ringblk.engine.supervisor.supervisor import EngineFailed, Supervisor
-from ringblk.engine.vhost_user.descriptor_seal import has_hung_up, is_read_by_peer
+from ringblk.engine.supervisor.drive_processes import ProcessesFailed
+from ringblk.engine.supervisor.process_setup import ProcessSetup
 from ringblk.engine.vhost_user.listener import Listener
-from ringblk.engine.vhost_user.session import Session
 from ringblk.shm.segments.segment import SegmentError
 from ringblk.shm.sync.process import crash_point
 from ringblk.workers.backends.interface import BackendError
@@ -64,8 +60,6 @@ END_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 """What ends an engine once its requests are done; a second one at once."""
 SECOND_SIGNAL_AFTER_S = 0.5
 """What comes sooner is the same wish: timeout(1) signals its child, then the group that the child is in."""
-STALL_LIMIT_S = 1.0
-"""How long a front end may owe a message or the reading of ours while another waits."""
 HELD_SIGNALS = (*END_SIGNALS, signal.SIGUSR2)
 """Held back while nobody catches them."""
 
@@ -113,25 +107,32 @@ def _serve_backend(config: EngineConfig, user: ProcessUser | None, backend: Nati
             if limits.group is not None and limits.group.is_creator:
                 user.own(limits.group.fileno())
         facts = engine_facts(config, backend, plan, sandbox)
-        inherited_fds = open_fds() - {config.fd}  # the front end's socket is none of the children's
-        drive = RunningDrive(config, device, state, limits, facts, identity, settings)
+        # The front end's socket is none of the children's.
+        inherited_fds = frozenset(open_fds() - {config.fd})
+        setup = ProcessSetup(
+            config=config,
+            backend=backend,
+            state=state,
+            rate_limit=limits.limit,
+            sandbox=sandbox,
+            plan=plan,
+            inherited_fds=inherited_fds,
+        )
+        drive = Drive(setup, device, limits, identity, facts, settings)
         if user is not None:
-            user.own(drive.fileno())
+            user.own(drive.publication.fileno())
         if found is not None:
             crash_point("record: former one about to be removed")
             found.remove()
             crash_point("record: former one removed")
         clear_records()
-        make_supervisor = partial(
-            Supervisor, config, device, backend, state, limits.limit, sandbox, inherited_fds, plan
-        )
-        status, goes_on = asyncio.run(_serve(drive, inherited, make_supervisor, sandbox))
+        status, goes_on = asyncio.run(_serve(drive, inherited, sandbox))
         return status
     finally:
         if limits is not None:
             limits.leave(goes_on=goes_on)
         if drive is not None:
-            drive.leave(goes_on=goes_on)
+            drive.publication.close(goes_on=goes_on)
         state.close()
 
 
@@ -241,18 +242,11 @@ def slot_count(config: EngineConfig) -> int:
     return 1 << max(6, (wanted - 1).bit_length())
 
 
-async def _serve(
-    drive: RunningDrive,
-    inherited: Listener | None,
-    make_supervisor: Callable[[], Supervisor],
-    sandbox: Sandbox,
-) -> tuple[int, bool]:
+async def _serve(drive: Drive, inherited: Listener | None, sandbox: Sandbox) -> tuple[int, bool]:
     """The exit status, and whether the drive is to go on with another engine."""
     config, stopped = drive.config, asyncio.Event()
-    supervisor = make_supervisor()
-    drive.attach(supervisor)
     loop = asyncio.get_running_loop()
-    end_signal = _EndSignal(stopped, supervisor)
+    end_signal = _EndSignal(stopped, drive)
     for number in END_SIGNALS:
         if number == signal.SIGHUP and signal.getsignal(number) == signal.SIG_IGN:
             continue  # nohup(1)
@@ -261,38 +255,40 @@ async def _serve(
     loop.add_signal_handler(signal.SIGUSR2, end_signal.note_successor)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, HELD_SIGNALS)
     listener = inherited or _open_listener(config)
-    supervisor.start(drive.taken_over)
+    drive.start()
     try:
         control = await _open_control(drive)
         _drop_privileges(config, sandbox)
     except ProgramError:
         listener.close()
-        await supervisor.stop()
+        await drive.stop()
         raise
     _log.info("%s", drive.first_line())
-    current: list[Session] = []
-    sessions = loop.create_task(_serve_sessions(listener, supervisor, current))
+    sessions = loop.create_task(drive.serve(listener))
     stopping = loop.create_task(stopped.wait())
+    failing = loop.create_task(drive.processes.wait_failure())
     try:
-        ends: set[asyncio.Future[Any]] = {sessions, stopping, supervisor.failure}
+        ends: set[asyncio.Future[Any]] = {sessions, stopping, failing}
         await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
-        if supervisor.failure.done():
-            supervisor.failure.result()
+        if failing.done():
+            failing.result()
         # A front end that is connected now connects to the next engine.
-        is_connected = any(session.has_front_end for session in current)
-        await _end_sessions(sessions, supervisor)
-        return 0, is_connected or end_signal.is_succeeded
-    except EngineFailed as error:
+        has_front_end = drive.has_front_end
+        await _end_sessions(sessions, failing)
+        return 0, has_front_end or end_signal.is_succeeded
+    except ProcessesFailed as error:
         _log.error("the engine ends: %s", error)
+        drive.kill()
         return 1, True
     finally:
         listener.close()
         if control is not None:
             await control.close()
         stopping.cancel()
+        failing.cancel()
         sessions.cancel()
         await asyncio.wait({sessions})
-        await supervisor.stop()
+        await drive.stop()
         signal.pthread_sigmask(signal.SIG_BLOCK, HELD_SIGNALS)
 
 
@@ -309,7 +305,7 @@ def _open_listener(config: EngineConfig) -> Listener:
     return Listener.at_path(config.socket_path)
 
 
-async def _open_control(drive: RunningDrive) -> "ControlServer | None":
+async def _open_control(drive: Drive) -> "ControlServer | None":
     """Serve the control API where it is asked for; its libraries are imported nowhere else."""
     if drive.config.control is None:
         return None
@@ -325,9 +321,9 @@ async def _open_control(drive: RunningDrive) -> "ControlServer | None":
 class _EndSignal:
     """Ends the engine after what is in flight is done; at a second signal, at once."""
 
-    def __init__(self, stopped: asyncio.Event, supervisor: Supervisor) -> None:
+    def __init__(self, stopped: asyncio.Event, drive: Drive) -> None:
         self._stopped = stopped
-        self._supervisor = supervisor
+        self._drive = drive
         self._first_s: float | None = None
         self.is_succeeded = False
         """Whether a successor has said that it goes on."""
@@ -344,52 +340,14 @@ class _EndSignal:
             self._first_s = time.monotonic()
         elif time.monotonic() - self._first_s >= SECOND_SIGNAL_AFTER_S:
             _log.warning("told to end twice: killing the children")
-            self._supervisor.kill()
+            self._drive.kill()
 
 
-async def _serve_sessions(listener: Listener, supervisor: Supervisor, current: list[Session]) -> None:
-    """One session after the other; the one that is served is in `current`."""
-    async for connected in listener.connections():
-        session = Session(connected, supervisor)
-        current[:] = [session]
-        yielding = asyncio.ensure_future(_yield_to_next(session, listener))
-        supervisor.set_front_end(peer_process_id(connected))
-        supervisor.changes.notify_config_change = session.notify_config_change
-        supervisor.reports.end_session = session.end
-        listener.call_when_sealed(partial(_end_if_handed_over, session, connected))
-        try:
-            await session.serve()
-        finally:
-            yielding.cancel()
-            await asyncio.wait({yielding})  # it looks at the listener no more when the next is accepted
-            supervisor.changes.notify_config_change = None
-            supervisor.reports.end_session = None
-            listener.call_when_sealed(None)
-
-
-def _end_if_handed_over(session: Session, connected: socket.socket) -> None:
-    """End the session if another front end has had its other end among what it sent."""
-    if connected.fileno() < 0:  # it has ended already, and its task has not gone on yet
-        return
-    if not is_read_by_peer(connected) and not has_hung_up(connected):
-        session.end("its other end was handed over")
-
-
-async def _yield_to_next(session: Session, listener: Listener) -> None:
-    """A front end that owes us something and does not go on makes room for one that waits."""
-    if listener.is_connected:
-        return
-    await listener.wait_next()
-    while session.stalled_s < STALL_LIMIT_S:
-        await asyncio.sleep(STALL_LIMIT_S)
-    session.end(f"another front end waits, and this one has not gone on for {STALL_LIMIT_S:g} s")
-
-
-async def _end_sessions(sessions: "asyncio.Task[None]", supervisor: Supervisor) -> None:
+async def _end_sessions(sessions: "asyncio.Task[None]", failing: "asyncio.Task[NoReturn]") -> None:
     """End the session that runs, if one does: it drains its rings. A failure meanwhile is raised."""
     sessions.cancel()
-    await asyncio.wait({sessions, supervisor.failure}, return_when=asyncio.FIRST_COMPLETED)
-    if supervisor.failure.done():
-        supervisor.failure.result()
+    await asyncio.wait({sessions, failing}, return_when=asyncio.FIRST_COMPLETED)
+    if failing.done():
+        failing.result()
     if not sessions.cancelled():
         sessions.result()

@@ -6,15 +6,15 @@ import logging
 import os
 import signal
 import socket
-import struct
 import time
 
 from ringblk.engine.base.program_error import ProgramError
 from ringblk.engine.drives.engine_segments import segments_of, user_ids
 from ringblk.engine.drives.record import record_of_process
+from ringblk.engine.drives.running_settings import DriveIdentity
 from ringblk.engine.options.config import EngineConfig
-from ringblk.engine.supervisor.running_settings import DriveIdentity
 from ringblk.engine.vhost_user.listener import check_listening_at
+from ringblk.engine.vhost_user.turn import peer_process_id
 from ringblk.workers.backends.file_identity import subject_of
 
 CONTROL_PACKAGES = ("aiohttp", "prometheus_client")
@@ -22,7 +22,6 @@ CONTROL_HINT = "it needs the packages aiohttp and prometheus_client: pip install
 PATIENCE_S = 3.0
 """How long an engine may take to end before the log says that it has not."""
 _LOOK_S = 0.005
-_CREDENTIALS = struct.Struct("3i")  # struct ucred
 
 _log = logging.getLogger(__name__)
 
@@ -137,12 +136,6 @@ def _listening_pid(socket_path: str | None) -> int | None:
         except OSError:
             return None
         return peer_process_id(probe)
-
-
-def peer_process_id(connected: socket.socket) -> int | None:
-    """Who has made the other end of a unix socket; None: nobody in this process's namespace."""
-    credentials = connected.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
-    return _CREDENTIALS.unpack(credentials)[0] or None
 
 
 def is_engine(pid: int) -> bool:

@@ -40,6 +40,8 @@ class Child(Generic[Received]):
         self.started_s = time.monotonic()
         self.announce: Callable[[], None] = lambda: None
         """Makes the child look at its channel."""
+        self.ended = asyncio.Event()
+        """Set when it has ended, was reaped, and `on_exit` was called."""
         self._unread_count = 0
         self._retry: asyncio.TimerHandle | None = None
 
@@ -125,6 +127,7 @@ class Child(Generic[Received]):
         os.close(self.pidfd)
         self.channel.close()
         on_exit(self, status)
+        self.ended.set()
 
 
 def _open_pidfd(pid: int) -> int:

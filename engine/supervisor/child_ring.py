@@ -30,11 +30,11 @@ class ChildRing:
         make_body: Callable[[Uring | None], Callable[[Channel[Any]], None]],
         received_type: Any,
         sent_type: Any,
-        keep_fds: set[int],
+        keep_fds: frozenset[int],
     ) -> Child[Any]:
         """Fork a child with a ring of its own (see `fork_child`). The former one was reaped and fenced."""
         uring = Uring(self._entry_count) if self._entry_count else None
-        ring_fds = set() if uring is None else {uring.fileno()}
+        ring_fds: set[int] = set() if uring is None else {uring.fileno()}
         child: Child[Any] = fork_child(name, make_body(uring), received_type, sent_type, keep_fds | ring_fds)
         if uring is not None:
             uring.keep_from_children()

@@ -1,7 +1,7 @@
 """The supervisor's line to the dispatcher: requests with answers, and what a successor must be told again.
 
 A request stays here until it is answered, whether or not somebody still waits for that. When a dispatcher
-dies, its successor is first told all that was answered (`EngineModel`), then these requests once more, in
+dies, its successor is first told all that was answered (`DriveModel`), then these requests once more, in
 order; each of them may be carried out twice. A queue whose start was not answered may have been served, so
 the successor hears of it before it takes over.
 """
@@ -25,7 +25,7 @@ NUDGE_S = 1.0
 
 
 class DispatcherGone(DeviceError):  # noqa: N818
-    """There is no dispatcher any more and there will be none: the engine ends."""
+    """There is no dispatcher any more and there will be none: the drive's processes end."""
 
 
 class _Request(msgspec.Struct):
@@ -40,7 +40,8 @@ class DispatcherLink:
 
     def __init__(self, state: StateSegment, eventfd: int) -> None:
         self._state = state
-        self._eventfd = eventfd
+        self.eventfd = eventfd
+        """Wakes whichever process it is."""
         self._child: Child[FromDispatcher] | None = None
         self._request_ids = itertools.count(1)
         self._open: dict[int, _Request] = {}
@@ -71,7 +72,7 @@ class DispatcherLink:
         self._child = None
 
     def close(self) -> None:
-        """The engine ends at once: whoever waits for an answer, now or later, gets `DispatcherGone`."""
+        """The processes end at once: whoever waits for an answer, now or later, gets `DispatcherGone`."""
         self._failure = DispatcherGone("the engine ends")
         for request_id in list(self._open):
             self._resolve(request_id, 0, self._failure)
@@ -139,4 +140,4 @@ class DispatcherLink:
     def wake(self) -> None:
         """Make the dispatcher look around, at its channel and at its limits, wherever in its loop it is."""
         self._state.announce_control()
-        os.eventfd_write(self._eventfd, 1)
+        os.eventfd_write(self.eventfd, 1)

@@ -1,79 +1,148 @@
 """The dispatcher's process: started, watched, replaced, fenced."""
 
+import asyncio
+import logging
 import os
 from collections.abc import Callable
 from functools import partial
-from typing import Any
 
 from ringblk.engine.dispatcher.dispatcher import DispatcherSetup, run_dispatcher
-from ringblk.engine.dispatcher.messages import FromDispatcher, ToDispatcher
-from ringblk.engine.supervisor.child import Child
+from ringblk.engine.dispatcher.messages import Answer, FromDispatcher, Recover, Report, ToDispatcher
+from ringblk.engine.supervisor.child import Child, describe_end, was_own_fault
 from ringblk.engine.supervisor.child_ring import ChildRing
+from ringblk.engine.supervisor.dispatcher_link import DispatcherLink
+from ringblk.engine.supervisor.drive_model import Sent
+from ringblk.engine.supervisor.process_setup import ProcessSetup
 from ringblk.engine.supervisor.restart_limit import RestartLimit
-from ringblk.shm.state.segment import StateSegment
+from ringblk.workers.process.messages import Stop
 from ringblk.workers.uring.ring import Uring
 
 URING_ENTRIES = 256
 """Requests that the dispatcher has under way at once through its io_uring."""
 
+_log = logging.getLogger(__name__)
+
 
 class DispatcherProcess:
-    """The one dispatcher of an engine, one process after the other.
+    """The one dispatcher of a drive, one process after the other in its place.
 
-    `on_death(wait_status)` is called when it was reaped, `hear` with each message that it sends.
+    One that died is reaped and fenced; then its successor is told everything again, and goes on.
     """
 
     def __init__(
         self,
-        state: StateSegment,
-        uses_uring: bool,
-        inherited_fds: set[int],
-        on_death: Callable[[int], None],
-        hear: Callable[[FromDispatcher], None],
+        setup: ProcessSetup,
+        told: Callable[[], Sent],
+        report: Callable[[Report], None],
+        fail: Callable[[str], None],
     ) -> None:
-        self._state = state
-        self._inherited_fds = inherited_fds
-        self._on_death = on_death
-        self._hear = hear
+        """`told` gives all that a new one must be told; `report` takes what is no answer.
+
+        `fail` is called with the reason when there can be no dispatcher any more.
+        """
+        self._setup = setup
+        self._told = told
+        self._report = report
+        self._fail = fail
         self._child: Child[FromDispatcher] | None = None
-        self._ring = ChildRing(URING_ENTRIES if uses_uring else 0)
-        self.limit = RestartLimit()
+        self._ring = ChildRing(URING_ENTRIES if setup.plan.uses_dispatcher_uring else 0)
+        self._limit = RestartLimit()
+        self._is_ending = False
+        self._replacement: asyncio.Task[None] | None = None
         self.eventfd = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
         """Wakes whichever process it is."""
+        self.link = DispatcherLink(setup.state, self.eventfd)
 
     @property
-    def pid(self) -> int | None:
-        """Its process id, while there is one."""
-        return None if self._child is None else self._child.pid
+    def child(self) -> Child[FromDispatcher] | None:
+        """Its process, while there is one."""
+        return self._child
 
-    def start(self, make_setup: Callable[[Uring | None], DispatcherSetup], *, is_restart: bool) -> Child[Any]:
-        """Start a process; the former one was reaped and fenced."""
+    def start(self) -> None:
+        """Start the first one."""
+        self._start(own_fault=False, is_restart=False)
+
+    def _start(self, *, own_fault: bool, is_restart: bool) -> None:
+        """Start a process; `own_fault` says how the former one ended, which was reaped and fenced."""
         child: Child[FromDispatcher] = self._ring.fork(
             "rb-dispatcher",
-            lambda uring: partial(run_dispatcher, make_setup(uring)),
+            lambda uring: partial(run_dispatcher, self._make_setup(uring)),
             FromDispatcher,
             ToDispatcher,
-            self._inherited_fds | {self.eventfd},
+            self._setup.inherited_fds | {self.eventfd},
         )
         self._child = child
-        self._state.set_dispatcher(child.pid, is_restart)
+        self._setup.state.set_dispatcher(child.pid, is_restart)
         child.watch(self._ended, self._hear)
-        return child
+        self.link.connect(child, self._told(), Recover(own_fault))
 
-    async def fence(self) -> None:
-        """Wait until nothing that a reaped dispatcher began can still land."""
+    def _make_setup(self, uring: Uring | None) -> DispatcherSetup:
+        setup, config = self._setup, self._setup.config
+        return DispatcherSetup(
+            state=setup.state,
+            backend=setup.backend,
+            drive_id=setup.drive_id,
+            own_eventfd=self.eventfd,
+            uring=uring,
+            inline_limit_ns=setup.plan.inline_limit_ns,
+            poll_ns=config.poll_us * 1000,
+            chain_limit=config.queue_size,
+            rate_limit=setup.rate_limit,
+            is_rate_shared=config.rate_group is not None,
+            sandbox=setup.sandbox,
+        )
+
+    def _hear(self, message: FromDispatcher) -> None:
+        if not isinstance(message, Answer):
+            self._report(message)
+            return
+        if message.error and message.request_id == 0:
+            self._fail(f"a new dispatcher cannot go on: {message.error}")
+        self.link.take_answer(message)
+
+    def _ended(self, _: Child[FromDispatcher], status: int) -> None:
+        self._child = None
+        self._setup.state.set_dispatcher(0)
+        self.link.disconnect()
+        if self._is_ending:
+            return
+        _log.warning("the dispatcher died: %s; starting another", describe_end(status))
+        own_fault = was_own_fault(status)
+        count = self._setup.done_count()
+        if not self._limit.allows(count, count, own_fault):
+            self._fail("the dispatcher dies again and again without completing a request")
+            return
+        self._replacement = asyncio.get_running_loop().create_task(self._replace(own_fault))
+
+    async def _replace(self, own_fault: bool) -> None:
+        """It was reaped: nothing of its work may land any more when the next one begins."""
         await self._ring.fence("dispatcher")
+        if self._is_ending:
+            return
+        try:
+            self._start(own_fault=own_fault, is_restart=True)
+        except OSError as error:
+            self._fail(f"cannot start another dispatcher: {error}")
+
+    def retell(self) -> None:
+        """Put another in its place, which is told how things are: this one may know a part of it."""
+        if self._child is not None:
+            self._child.kill()
+
+    def stop(self) -> None:
+        """Ask it to end; nothing is in flight."""
+        self._is_ending = True
+        self.link.tell(Stop())
 
     def kill(self) -> None:
-        """End it at once."""
+        """End it at once. Whoever waits for an answer gets `DispatcherGone`."""
+        self._is_ending = True
+        self.link.close()
         if self._child is not None:
             self._child.kill()
 
     def close(self) -> None:
         """Close what is left when it has ended."""
+        if self._replacement is not None:
+            self._replacement.cancel()
         os.close(self.eventfd)
-
-    def _ended(self, _: Child[FromDispatcher], status: int) -> None:
-        self._child = None
-        self._state.set_dispatcher(0)
-        self._on_death(status)

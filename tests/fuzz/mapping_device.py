@@ -11,7 +11,8 @@ from ringblk.engine.devices.block_device import BlockDevice
 from ringblk.engine.devices.device import DeviceError
 from ringblk.engine.devices.vring import MAX_QUEUE_SIZE, MIN_QUEUE_SIZE, Vring
 from ringblk.engine.dispatcher.messages import SetInflight
-from ringblk.engine.supervisor.engine_model import EngineModel, MappedRegion, ServedQueue, admit_inflight
+from ringblk.engine.drives.inflight_region import admit_inflight
+from ringblk.engine.supervisor.drive_model import DriveModel, MappedRegion, ServedQueue
 from ringblk.shm.memory.guest_memory import GuestMemory
 from ringblk.shm.memory.region import MemoryRegion, RegionError
 from ringblk.shm.queues.errors import InflightError, RingError
@@ -29,7 +30,7 @@ class MappingDevice:
         self.config = config
         self.num_queues = config.num_queues
         self.max_mem_slots = 32  # refused in a short input as well
-        self.model = EngineModel()
+        self.model = DriveModel()
         self.memory = GuestMemory()
         self.queues: dict[int, SplitVirtqueue] = {}
         self.is_reset = False

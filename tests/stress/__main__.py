@@ -18,8 +18,8 @@ from hypothesis.stateful import RuleBasedStateMachine, run_state_machine_as_test
 from tests.crash.storm import storm
 from tests.crash.test_machine import EngineLife
 from tests.engine.control.test_machine import ControlMachine
+from tests.engine.drives.test_engine_machine import EngineMachine, engines_in
 from tests.engine.images.test_direct_io_machine import DirectIoMachine
-from tests.engine.supervisor.test_engine_model_machine import EngineMachine, engines_in
 from tests.engine.vhost_user.test_session_machine import SessionMachine
 from tests.stress.counts import counts
 from tests.stress.guest_machine import GuestMachine, first_failure

@@ -11,13 +11,13 @@ import pytest
 
 from ringblk.engine.drives import record as drive_record
 from ringblk.engine.drives.record import RecordKeeper, clear_records, socket_digest
-from ringblk.engine.options.config import EngineConfig
-from ringblk.engine.supervisor.running_settings import (
+from ringblk.engine.drives.running_settings import (
     BUCKET_OPTIONS,
     DriveIdentity,
     DriveRecord,
     RunningSettings,
 )
+from ringblk.engine.options.config import EngineConfig
 from ringblk.shm.rates.bucket_settings import BucketSettings
 from ringblk.shm.segments.record_file import FOLDER, record_names
 from ringblk.shm.segments.two_slots import MAX_PAYLOAD_BYTES

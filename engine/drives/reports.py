@@ -4,30 +4,33 @@ import logging
 from collections.abc import Callable
 
 from ringblk.engine.dispatcher.messages import CallUnheard, MemoryLost, QueueBroken, RequestGivenUp
-from ringblk.engine.supervisor.engine_model import EngineModel
+from ringblk.engine.supervisor.drive_model import DriveModel
 from ringblk.shm.queues.virtqueue import BROKEN_REASONS
 
-Report = QueueBroken | MemoryLost | CallUnheard | RequestGivenUp
+GuestReport = QueueBroken | MemoryLost | CallUnheard | RequestGivenUp
 
 _log = logging.getLogger(__name__)
 
 
-class DispatcherReports:
-    """Takes reports; they ask for no answer and may come twice, from a dispatcher and from its successor."""
+class GuestReports:
+    """Takes reports, each of which may come twice (see `Report`)."""
 
-    def __init__(self, model: EngineModel) -> None:
+    def __init__(self, model: DriveModel, end_session: Callable[[str], None]) -> None:
+        """`end_session` ends the session that there is, if there is one, for the reason given."""
         self._model = model
-        self.end_session: Callable[[str], None] | None = None
-        """Ends the session that there is, for the reason given."""
+        self._end_session = end_session
 
-    def take(self, report: Report) -> None:
+    def take(self, report: GuestReport) -> None:
         """Act on one report."""
         match report:
             case QueueBroken():
                 reason = BROKEN_REASONS.get(report.reason, str(report.reason))
                 _log.error("queue %d is broken until it is reset: %s", report.queue_index, reason)
             case MemoryLost():
-                self._end_session(self._describe_lost(report))
+                if lost := self._describe_lost(report):
+                    self._end_session(
+                        f"{lost} cannot be reached any more: was its file truncated, or its file system full?"
+                    )
             case CallUnheard():
                 _log.warning(
                     "queue %d: the counter of its call eventfd is full, calls are left out",
@@ -50,9 +53,3 @@ class DispatcherReports:
         if report.is_inflight_lost and self._model.inflight is not None:
             lost.append("the in-flight region")
         return " and ".join(lost)
-
-    def _end_session(self, lost: str) -> None:
-        if lost and self.end_session is not None:
-            self.end_session(
-                f"{lost} cannot be reached any more: was its file truncated, or its file system full?"
-            )

@@ -1,4 +1,4 @@
-"""What the engine's processes have been told: enough to set up a new one in the place of any of them."""
+"""What a drive's processes have been told: enough to set up a new one in the place of any of them."""
 
 import itertools
 import os
@@ -15,21 +15,14 @@ from ringblk.engine.dispatcher.messages import (
     SetInflight,
     StartQueue,
     ToDispatcher,
-    WorkerUp,
 )
-from ringblk.engine.supervisor.memory_advice import MemoryAdvice, ring_parts
 from ringblk.shm.memory.guest_memory import GuestMemory
 from ringblk.shm.memory.region import MemoryRegion, RegionError, check_overlap, check_region
-from ringblk.shm.queues.inflight_region import queue_region_bytes
 from ringblk.shm.sync.channel import MAX_FDS, copy_fds
 from ringblk.workers.process.messages import MapRegion, MapRegions, ToWorker
 
 REGION_INDEXES = 1024
 """Region indexes there are; GuestMemory enforces it (REGION_LIMIT in shm/layout/region_set.pxd)."""
-RECORD_ALIGN_BYTES = 8
-"""Of an in-flight region: its counters are of this size."""
-INFLIGHT_VERSION_OFFSET = 8
-"""Of a queue's in-flight header; 0 there: never served (vhost-user, "Inflight I/O tracking")."""
 MAPPED_BYTES_LIMIT = 1 << 45
 """Of guest memory; a quarter of a process's addresses, so that what is admitted can be mapped by all."""
 
@@ -74,17 +67,15 @@ class ServedQueue(msgspec.Struct):
         )
 
 
-class EngineModel:
-    """Regions, queues, in-flight region, workers and pause as the dispatcher knows them."""
+class DriveModel:
+    """Regions, queues, in-flight region and pause as the dispatcher knows them."""
 
     def __init__(self) -> None:
         self.regions: dict[int, MappedRegion] = {}
         self.queues: dict[int, ServedQueue] = {}
         self.inflight: tuple[SetInflight, int] | None = None
-        self.worker_eventfds: dict[int, int] = {}
-        """Of the workers that are up."""
-        self.is_paused = False
-        self.memory_advice = MemoryAdvice()
+        self.pause_holders: set[str] = set()
+        """Whoever wants nothing to be popped now."""
         self.epoch = 0
 
     def new_region(self, region: MemoryRegion, fd: int) -> MappedRegion:
@@ -131,30 +122,25 @@ class EngineModel:
             raise DeviceError(f"memory regions of more than {MAPPED_BYTES_LIMIT >> 40} TiB together")
 
     def check_ring(self, vring: Vring) -> None:
-        """Refuse a ring outside of memory, or that overlaps itself or another. Raises `DeviceError`.
+        """Refuse a ring that overlaps itself or another. Raises `DeviceError`.
 
         The event words at the ends of the rings are left out: a driver may not know them.
         """
         parts = sorted(
             (start, start + size_bytes, each.queue_index, name)
             for each in (vring, *(queue.vring for queue in self.queues.values()))
-            for name, start, size_bytes in (
-                ("descriptor table", each.desc_uva, 16 * each.queue_size),
-                ("avail ring", each.avail_uva, 4 + 2 * each.queue_size),
-                ("used ring", each.used_uva, 4 + 8 * each.queue_size),
-            )
+            for name, start, size_bytes in each.parts(event_words=False)
         )
         for (_, end, queue_index, name), (start, _, other_index, other_name) in itertools.pairwise(parts):
             if start < end:
                 raise DeviceError(
                     f"the {name} of queue {queue_index} and the {other_name} of queue {other_index} overlap"
                 )
-        self.memory_advice.check(vring, self.current_regions())
 
     def _check_rings(self, regions: Sequence[MemoryRegion]) -> None:
         """Refuse a region table that lacks the rings of a running queue. Raises `DeviceError`."""
         for queue_index, queue in self.queues.items():
-            for _, uva, size_bytes in ring_parts(queue.vring):
+            for _, uva, size_bytes in queue.vring.parts():
                 end = uva + size_bytes
                 if not any(each.uva <= uva and end <= each.uva + each.size_bytes for each in regions):
                     raise DeviceError(f"queue {queue_index} is running on memory that would go away")
@@ -163,18 +149,22 @@ class EngineModel:
         """Close what is held for a region that nobody has mapped any more."""
         os.close(self.regions.pop(region_index).fd)
 
-    def current_regions(self) -> list[MemoryRegion]:
-        """The region table."""
-        return [mapped.message.region for mapped in self.regions.values() if mapped.is_current]
+    def current_regions(self) -> list[tuple[MemoryRegion, int]]:
+        """The region table, and the fd of each."""
+        return [(mapped.message.region, mapped.fd) for mapped in self.regions.values() if mapped.is_current]
+
+    def region_indexes(self, region: MemoryRegion | None = None) -> list[int]:
+        """The index of this region of the table; without one, those of all."""
+        return [
+            index
+            for index, mapped in self.regions.items()
+            if mapped.is_current and region in (None, mapped.message.region)
+        ]
 
     def settle_start(self, queue: ServedQueue, is_done: bool) -> None:
         """The dispatcher has begun to serve a queue, or refused it."""
         queue.is_started = is_done
-        if is_done:
-            self.memory_advice.forget()
-            current = (mapped for mapped in self.regions.values() if mapped.is_current)
-            self.memory_advice.look_for_copies((mapped.message.region, mapped.fd) for mapped in current)
-        else:
+        if not is_done:
             self.forget_queue(queue.vring.queue_index, True)
 
     def forget_queue(self, queue_index: int, is_done: bool) -> None:
@@ -188,8 +178,14 @@ class EngineModel:
             os.close(self.inflight[1])
             self.inflight = None
 
-    def dispatcher_setup(self) -> Sent:
-        """All that a new dispatcher must be told before it goes on."""
+    def forget_all(self) -> None:
+        """Close all that is held; the processes have ended."""
+        self.forget_inflight()
+        for region_index in list(self.regions):
+            self.forget_region(region_index)
+
+    def dispatcher_setup(self, workers_up: Sent) -> Sent:
+        """All that a new dispatcher must be told before it goes on, with what it is told of the workers."""
         everything = list(self.regions.values())
         dropped = [mapped for mapped in everything if not mapped.is_current]
         current = [mapped for mapped in everything if mapped.is_current]
@@ -206,8 +202,8 @@ class EngineModel:
             for queue in self.queues.values()
             if queue.is_started
         )
-        sent.extend((WorkerUp(index), [eventfd]) for index, eventfd in self.worker_eventfds.items())
-        if self.is_paused:
+        sent.extend(workers_up)
+        if self.pause_holders:
             sent.append((Pause(0), []))
         return sent
 
@@ -232,32 +228,3 @@ def _additions(regions: list[MappedRegion]) -> Sent:
         (ChangeRegions(0, [], [mapped.message for mapped in part]), [mapped.fd for mapped in part])
         for part in _parts(regions)
     ]
-
-
-def admit_inflight(fd: int, mmap_size_bytes: int, mmap_offset_bytes: int, needed_bytes: int) -> None:
-    """Check an in-flight region that was handed over; its fd is closed if it is refused, by `DeviceError`."""
-    if mmap_offset_bytes % RECORD_ALIGN_BYTES:
-        os.close(fd)
-        raise DeviceError(f"the in-flight region begins at {mmap_offset_bytes}, which is no multiple of 8")
-    if mmap_size_bytes < needed_bytes:
-        os.close(fd)
-        raise DeviceError(f"an in-flight region of {mmap_size_bytes} bytes is too small")
-    if os.fstat(fd).st_size < mmap_offset_bytes + mmap_size_bytes:
-        os.close(fd)
-        raise DeviceError("the in-flight region is shorter than it is said to be")
-
-
-def was_inflight_used(fd: int, mmap_offset_bytes: int, queue_size: int, num_queues: int) -> bool:
-    """Whether any queue of an admitted in-flight region was served before, here or elsewhere.
-
-    Its fd is closed if it cannot be read; raises `DeviceError`.
-    """
-    versions = (
-        os.pread(fd, 2, mmap_offset_bytes + index * queue_region_bytes(queue_size) + INFLIGHT_VERSION_OFFSET)
-        for index in range(num_queues)
-    )
-    try:
-        return any(any(version) for version in versions)
-    except OSError as error:
-        os.close(fd)
-        raise DeviceError(f"the in-flight region cannot be read: {error.strerror or error}") from error

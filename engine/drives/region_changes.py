@@ -9,10 +9,8 @@ import logging
 import os
 
 from ringblk.engine.dispatcher.messages import ChangeRegions
-from ringblk.engine.supervisor.dispatcher_link import DispatcherLink
-from ringblk.engine.supervisor.dispatcher_process import DispatcherProcess
-from ringblk.engine.supervisor.engine_model import EngineModel, MappedRegion
-from ringblk.engine.supervisor.workforce import Workforce
+from ringblk.engine.supervisor.drive_model import DriveModel, MappedRegion
+from ringblk.engine.supervisor.drive_processes import DriveProcesses
 from ringblk.shm.memory.region import MemoryRegion
 from ringblk.shm.state.segment import StateSegment
 from ringblk.shm.sync.process import crash_point
@@ -26,19 +24,10 @@ _log = logging.getLogger(__name__)
 class RegionChanges:
     """Puts regions into the table of every process, and takes them out."""
 
-    def __init__(
-        self,
-        state: StateSegment,
-        model: EngineModel,
-        link: DispatcherLink,
-        workers: Workforce,
-        dispatcher: DispatcherProcess,
-    ) -> None:
+    def __init__(self, state: StateSegment, model: DriveModel, processes: DriveProcesses) -> None:
         self._state = state
         self._model = model
-        self._link = link
-        self._workers = workers
-        self._dispatcher = dispatcher
+        self._processes = processes
         self._unused: dict[int, asyncio.Future[None]] = {}  # region_index -> set when nobody uses it
 
     async def change(
@@ -59,8 +48,8 @@ class RegionChanges:
         futures = [self._unused[region_index] for region_index in dropped]
         messages = [mapped.message for mapped in added]
         if added:
-            self._workers.tell(MapRegions(messages), tuple(mapped.fd for mapped in added))
-        await self._link.ask(
+            self._processes.tell_workers(MapRegions(messages), tuple(mapped.fd for mapped in added))
+        await self._processes.ask(
             lambda request_id: ChangeRegions(request_id, dropped, messages),
             [mapped.fd for mapped in added],
             lambda is_done: None if is_done else self._take_back(added, dropped),
@@ -72,7 +61,7 @@ class RegionChanges:
         # Others are said once more by a dispatcher that was told once more.
         unused_indexes = [index for index in region_indexes if index in self._unused]
         if unused_indexes:
-            self._workers.tell(UnmapRegions(unused_indexes))
+            self._processes.tell_workers(UnmapRegions(unused_indexes))
         for region_index in unused_indexes:
             self._model.forget_region(region_index)
             unused = self._unused.pop(region_index)
@@ -93,9 +82,9 @@ class RegionChanges:
     async def _wait_for_room(self, fds: list[int]) -> None:
         """Wait while a worker has too many descriptors unread; it reads between two requests."""
         try:
-            if fds and not self._workers.have_room:
+            if fds and not self._processes.workers_have_room:
                 _log.warning("a change of guest memory waits for a worker that has not read of earlier ones")
-            while fds and not self._workers.have_room:
+            while fds and not self._processes.workers_have_room:
                 await asyncio.sleep(ROOM_LOOK_S)
         except BaseException:
             for fd in fds:
@@ -106,10 +95,10 @@ class RegionChanges:
         """The dispatcher has refused, and may have a part of it: its successor is told how things are."""
         region_indexes = [mapped.message.region_index for mapped in added]
         if region_indexes:
-            self._workers.tell(UnmapRegions(region_indexes))
+            self._processes.tell_workers(UnmapRegions(region_indexes))
         for region_index in region_indexes:
             self._model.forget_region(region_index)
         for region_index in dropped:
             self._model.regions[region_index].is_current = True
             self._unused.pop(region_index).cancel()
-        self._dispatcher.kill()
+        self._processes.retell_dispatcher()

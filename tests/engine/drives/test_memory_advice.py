@@ -9,8 +9,8 @@ import subprocess
 import msgspec
 import pytest
 
+from ringblk.engine.drives.memory_advice import MemoryAdvice, is_mapped_at, private_mappings
 from ringblk.engine.frontend.request import BackendGone, BackendRefused
-from ringblk.engine.supervisor.memory_advice import MemoryAdvice, is_mapped_at, private_mappings
 from ringblk.engine.vhost_user.codes import F_PROTOCOL_FEATURES, ProtocolFeature
 from ringblk.shm.memory.region import MemoryRegion
 from tests.rigs.child_process import ends_with_tests

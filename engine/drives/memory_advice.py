@@ -3,7 +3,7 @@
 import contextlib
 import logging
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 
 from ringblk.engine.devices.device import DeviceError
 from ringblk.engine.devices.vring import Vring
@@ -30,7 +30,7 @@ class MemoryAdvice:
                 "the front end shares no guest memory with this engine; to QEMU's command line add "
                 f"{_SHARED} (SIZE is that of -m)"
             )
-        for name, uva, size_bytes in ring_parts(vring):
+        for name, uva, size_bytes in vring.parts():
             end = uva + size_bytes
             if not any(each.uva <= uva and end <= each.uva + each.size_bytes for each in regions):
                 raise self._refusal(
@@ -38,7 +38,7 @@ class MemoryAdvice:
                     "command line each memory backend needs share=on"
                 )
 
-    def look_for_copies(self, regions: Iterable[tuple[MemoryRegion, int]]) -> None:
+    def look_for_copies(self, regions: Sequence[tuple[MemoryRegion, int]]) -> None:
         """Say once in the log if the front end has a copy of its own of the memory that it handed over.
 
         QEMU sends the file of a memory backend without share=on like any other, and maps it for itself alone:
@@ -68,16 +68,6 @@ class MemoryAdvice:
         error.is_told = reason in self._told
         self._told.add(reason)
         return error
-
-
-def ring_parts(vring: Vring) -> tuple[tuple[str, int, int], ...]:
-    """Name, address and bytes of a ring's parts, with the event words at their ends (virtio 1.2, 2.7)."""
-    size = vring.queue_size
-    return (
-        ("descriptor table", vring.desc_uva, 16 * size),
-        ("avail ring", vring.avail_uva, 6 + 2 * size),
-        ("used ring", vring.used_uva, 6 + 8 * size),
-    )
 
 
 def private_mappings(pid: int) -> list[tuple[range, int]]:

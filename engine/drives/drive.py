@@ -1,0 +1,291 @@
+"""One drive: storage, guest memory and queues, brought together by processes of its own.
+
+It is the `Device` that a vhost-user session drives. It keeps what its session has handed over (the
+`DriveModel`: memory, queues, in-flight record) and has its processes told of each change.
+"""
+
+import logging
+import os
+import time
+
+from ringblk.engine.base.open_files import mem_slot_count
+from ringblk.engine.devices.block_device import BlockDevice
+from ringblk.engine.devices.features import F_EVENT_IDX
+from ringblk.engine.devices.vring import MAX_QUEUE_SIZE, Vring
+from ringblk.engine.dispatcher.messages import (
+    EnableQueue,
+    RegionsUnused,
+    Report,
+    SetInflight,
+    SetQueueFds,
+    StopQueue,
+)
+from ringblk.engine.drives.changes import DriveChanges
+from ringblk.engine.drives.engine_facts import EngineFacts, first_line
+from ringblk.engine.drives.inflight_region import admit_inflight, was_inflight_used
+from ringblk.engine.drives.limits import DriveLimits
+from ringblk.engine.drives.memory_advice import MemoryAdvice
+from ringblk.engine.drives.publication import Publication
+from ringblk.engine.drives.region_changes import RegionChanges
+from ringblk.engine.drives.reports import GuestReports
+from ringblk.engine.drives.running_settings import DriveIdentity, RunningSettings
+from ringblk.engine.drives.settings import DriveSettings
+from ringblk.engine.supervisor.dispatcher_link import DispatcherGone
+from ringblk.engine.supervisor.drive_model import DriveModel, ServedQueue
+from ringblk.engine.supervisor.drive_processes import DriveProcesses
+from ringblk.engine.supervisor.process_setup import ProcessSetup
+from ringblk.engine.vhost_user.listener import Listener
+from ringblk.engine.vhost_user.session import Session
+from ringblk.engine.vhost_user.turn import peer_process_id, serve_turn
+from ringblk.shm.memory.region import MemoryRegion
+from ringblk.shm.queues.inflight_region import make_inflight_region, queue_region_bytes
+from ringblk.workers.backends.topology import SECTOR_BYTES
+
+_log = logging.getLogger(__name__)
+
+
+class Drive:
+    """A drive that is served: `start`, `serve`, and in the end `stop`."""
+
+    def __init__(
+        self,
+        setup: ProcessSetup,
+        device: BlockDevice,
+        limits: DriveLimits,
+        identity: DriveIdentity,
+        facts: EngineFacts,
+        taken_over: RunningSettings,
+    ) -> None:
+        """Make its record, with what is taken over. Raises `ProgramError` where there is no room for it."""
+        self.config = setup.config
+        self.state = setup.state
+        self.limits = limits
+        self.facts = facts
+        self.device = device
+        self._model = DriveModel()
+        worker_count = taken_over.workers or self.config.workers
+        self.processes = DriveProcesses(
+            setup, self._model, self._hear, worker_count if setup.plan.uses_workers else 0
+        )
+        self._regions = RegionChanges(self.state, self._model, self.processes)
+        self._reports = GuestReports(self._model, self._end_session)
+        self._memory_advice = MemoryAdvice()
+        self.settings = DriveSettings(
+            self.config, identity, device, limits, self._model, self.processes, taken_over
+        )
+        self.publication = Publication(self.config, identity, device, self.state, self.settings)
+        self.changes = DriveChanges(
+            device,
+            setup.backend,
+            self.state,
+            self._model,
+            self.processes,
+            self.settings,
+            self.publication,
+        )
+        self._session: Session | None = None
+        self._was_inflight_used = False
+
+    def first_line(self) -> str:
+        """What it says of itself at its start."""
+        size_bytes = self.device.num_sectors * SECTOR_BYTES
+        return first_line(self.config, self.facts, size_bytes, is_read_only=self.device.read_only)
+
+    def start(self) -> None:
+        """Start its processes. Raises `OSError`."""
+        self.state.set_engine(
+            self.config.drive_name, os.getpid(), self.config.num_queues, time.monotonic_ns()
+        )
+        self.state.set_paused(self.settings.is_paused)
+        self.publication.publish()
+        self.processes.start()
+
+    async def serve(self, listener: Listener) -> None:
+        """Serve one front end after the other; the session that runs is drained when this is cancelled."""
+        async for connected in listener.connections():
+            self._session = Session(connected, self)
+            self._memory_advice.front_end_pid = peer_process_id(connected)
+            try:
+                await serve_turn(self._session, connected, listener)
+            finally:
+                self._session = None
+
+    @property
+    def is_connected(self) -> bool:
+        """Whether a front end is served."""
+        return self._session is not None
+
+    @property
+    def has_front_end(self) -> bool:
+        """Whether a front end is served and there still: it will want to go on."""
+        return self._session is not None and self._session.has_front_end
+
+    def tell_size(self) -> None:
+        """Tell the driver of another size, where its front end takes that."""
+        is_told = self._session is not None and self._session.notify_config_change()
+        size_bytes = self.device.num_sectors * SECTOR_BYTES
+        _log.info(
+            "the drive has %d bytes; the driver %s", size_bytes, "is told" if is_told else "is not told"
+        )
+
+    async def stop(self) -> None:
+        """End its processes; the session has been reset, so nothing is in flight, or they were killed."""
+        await self.processes.stop()
+        self._model.forget_all()
+
+    def kill(self) -> None:
+        """End its processes at once. Requests in flight stay in the in-flight records."""
+        self.processes.kill()
+        self._regions.cancel()
+
+    def _hear(self, report: Report) -> None:
+        """What the dispatcher sends without being asked."""
+        if isinstance(report, RegionsUnused):
+            self._regions.note_unused(report.region_indexes)
+        else:
+            self._reports.take(report)
+
+    def _end_session(self, reason: str) -> None:
+        if self._session is not None:
+            self._session.end(reason)
+
+    # The device, as a session drives it
+
+    @property
+    def num_queues(self) -> int:
+        """How many virtqueues there are."""
+        return self.device.num_queues
+
+    @property
+    def max_mem_slots(self) -> int:
+        """How many memory regions may be added one by one."""
+        return mem_slot_count(self.processes.worker_count, self.config.num_queues)
+
+    @property
+    def device_features(self) -> int:
+        """The virtio feature bits on offer."""
+        return self.device.device_features
+
+    def set_features(self, features: int) -> None:
+        """The driver has accepted these features."""
+        self.device.set_features(features)
+        self.publication.publish()
+
+    def read_config(self, offset_bytes: int, size_bytes: int) -> bytes:
+        """Part of the config space."""
+        return self.device.read_config(offset_bytes, size_bytes)
+
+    def write_config(self, offset_bytes: int, data: bytes) -> None:
+        """A write by the driver. Raises `ConfigRefused`."""
+        self.device.write_config(offset_bytes, data)
+        self.publication.publish()
+
+    async def add_region(self, region: MemoryRegion, fd: int) -> None:
+        """Map a region in every process. Raises `DeviceError`."""
+        await self._regions.change([(region, fd)], dropped=[])
+
+    async def remove_region(self, region: MemoryRegion) -> None:
+        """Unmap a region; returns when no request uses it any more."""
+        for unused in await self._regions.change([], self._model.region_indexes(region)):
+            await unused
+
+    async def replace_regions(self, regions: list[tuple[MemoryRegion, int]]) -> None:
+        """Put these regions in place of all others, which stay mapped for requests in flight."""
+        await self._regions.change(regions, self._model.region_indexes())
+
+    async def start_queue(self, vring: Vring) -> None:
+        """Begin to process a ring. Raises `DeviceError`."""
+        if self._model.inflight is None:
+            await self._use_own_inflight()
+        self._model.check_ring(vring)
+        self._memory_advice.check(vring, [region for region, _ in self._model.current_regions()])
+        if not self.device.begin_ring(is_in_use=vring.base != 0 or self._was_inflight_used):
+            _log.warning(
+                "nothing is known of the write cache that this driver had before: every write is made stable,"
+                " until the driver turns the cache on or begins anew"
+            )
+        self.publication.publish()
+        queue = ServedQueue(vring, bool(self.device.features & F_EVENT_IDX))
+        # Known before it is asked for: when this call is given up half-way, `reset` must stop the queue.
+        self._model.queues[vring.queue_index] = queue
+        resumed = await self.processes.ask(
+            queue.start_message,
+            queue.fds().present(),
+            lambda is_done: self._settle_start(queue, is_done),
+        )
+        if resumed:
+            _log.info("queue %d goes on with %d requests of an earlier engine", vring.queue_index, resumed)
+
+    def _settle_start(self, queue: ServedQueue, is_done: bool) -> None:
+        self._model.settle_start(queue, is_done)
+        if is_done:
+            self._memory_advice.forget()
+            self._memory_advice.look_for_copies(self._model.current_regions())
+
+    async def update_fds(self, vring: Vring) -> None:
+        """A running ring's kick, call or err fd has been replaced."""
+        queue = self._model.queues[vring.queue_index]
+        queue.vring = vring
+        await self.processes.ask(
+            lambda request_id: SetQueueFds(request_id, vring.queue_index, queue.fds().presence()),
+            queue.fds().present(),
+        )
+
+    async def set_enabled(self, queue_index: int, enabled: bool) -> None:
+        """Let a running ring rest, or go on."""
+        self._model.queues[queue_index].is_enabled = enabled
+        await self.processes.ask(lambda request_id: EnableQueue(request_id, queue_index, enabled))
+
+    async def stop_queue(self, queue_index: int) -> int:
+        """Stop a ring, wait for what is in flight, and give back `next_avail`."""
+        return await self.processes.ask(
+            lambda request_id: StopQueue(request_id, queue_index),
+            settle=lambda is_done: self._settle_stop(queue_index, is_done),
+        )
+
+    def _settle_stop(self, queue_index: int, is_done: bool) -> None:
+        self._model.forget_queue(queue_index, is_done)
+        if not self._model.queues:
+            self.device.end_rings()
+            self._was_inflight_used = False
+
+    async def get_inflight(self, num_queues: int, queue_size: int) -> tuple[int, int, int]:
+        """Make an in-flight region; returns an fd for the caller, its size and its offset."""
+        fd, size_bytes = make_inflight_region(num_queues, queue_size)
+        await self._use_inflight(fd, size_bytes, 0, queue_size)
+        return os.dup(fd), size_bytes, 0
+
+    async def set_inflight(
+        self, fd: int, mmap_size_bytes: int, mmap_offset_bytes: int, num_queues: int, queue_size: int
+    ) -> None:
+        """Use an in-flight region from an earlier back end."""
+        admit_inflight(fd, mmap_size_bytes, mmap_offset_bytes, queue_region_bytes(queue_size) * num_queues)
+        self._was_inflight_used = was_inflight_used(fd, mmap_offset_bytes, queue_size, num_queues)
+        await self._use_inflight(fd, mmap_size_bytes, mmap_offset_bytes, queue_size)
+
+    async def _use_own_inflight(self) -> None:
+        """The front end keeps no in-flight region: keep one for the next dispatcher."""
+        fd, size_bytes = make_inflight_region(self.num_queues, MAX_QUEUE_SIZE)
+        await self._use_inflight(fd, size_bytes, 0, MAX_QUEUE_SIZE)
+
+    async def _use_inflight(self, fd: int, size_bytes: int, offset_bytes: int, queue_size: int) -> None:
+        self._model.forget_inflight()
+        self._model.inflight = (SetInflight(0, size_bytes, offset_bytes, queue_size), fd)
+        await self.processes.ask(
+            lambda request_id: SetInflight(request_id, size_bytes, offset_bytes, queue_size),
+            [fd],
+            lambda is_done: None if is_done else self._model.forget_inflight(),
+        )
+
+    async def reset(self) -> None:
+        """The front end is gone: stop and drain all rings, forget regions, features, in-flight region."""
+        try:
+            for queue_index in list(self._model.queues):
+                await self.stop_queue(queue_index)
+            await self.replace_regions([])
+            await self._regions.wait_unused()
+        except DispatcherGone:
+            return
+        self._model.forget_inflight()
+        self._was_inflight_used = False
+        self.set_features(0)

@@ -1,0 +1,83 @@
+"""What a drive goes on with of the record that the engine before has left, and what it cannot."""
+
+import logging
+
+import msgspec
+
+from ringblk.engine.base.open_files import reserve_open_files
+from ringblk.engine.base.program_error import ProgramError
+from ringblk.engine.devices.block_device import BlockDevice
+from ringblk.engine.devices.io_plan import IoPlan
+from ringblk.engine.drives.record import FoundRecord
+from ringblk.engine.drives.running_settings import (
+    RunningSettings,
+    limit_words,
+)
+from ringblk.engine.options.config import EngineConfig
+from ringblk.workers.backends.interface import BackendError
+from ringblk.workers.backends.native import NativeBackend
+from ringblk.workers.backends.topology import SECTOR_BYTES
+
+_log = logging.getLogger(__name__)
+
+
+def take_settings(
+    config: EngineConfig, backend: NativeBackend, device: BlockDevice, plan: IoPlan, found: FoundRecord
+) -> RunningSettings:
+    """What of an earlier engine's record this one goes on with; the log says that, and what it cannot."""
+    record, settings = found.record, found.record.settings
+    device.remember_writeback(record.driver_writeback)
+    if config.forget_changes:
+        if settings != RunningSettings():
+            _log.info("forgotten, as asked: %s", ", ".join(settings.words()))
+        return RunningSettings()
+    problems = []
+    if settings.limits and config.rate_group is not None:
+        problems.append(f"limits ({', '.join(limit_words(settings.limits))}): the group's hold")
+        settings = msgspec.structs.replace(settings, limits={})
+    if settings.workers is not None and (problem := _workers_problem(config, plan, settings.workers)):
+        problems.append(f"{settings.workers} workers: {problem}")
+        settings = msgspec.structs.replace(settings, workers=None)
+    if settings.is_paused and config.control is None:
+        problems.append("paused: without --control nobody could resume it")
+        settings = msgspec.structs.replace(settings, is_paused=False)
+    if settings.size_bytes is not None and (problem := _take_size(backend, device, settings.size_bytes)):
+        problems.append(f"size {settings.size_bytes}: {problem}")
+        settings = msgspec.structs.replace(settings, size_bytes=None)
+    if words := settings.words():
+        _log.info(
+            "set while the engine before this one (process %d) ran, and taken over: %s"
+            " (--forget-changes begins with the options)",
+            record.pid,
+            ", ".join(words),
+        )
+    if problems:
+        _log.warning(
+            "set while the engine before this one (process %d) ran, and not taken over: %s",
+            record.pid,
+            "; ".join(problems),
+        )
+    if record.driver_writeback is not None and device.num_sectors * SECTOR_BYTES < record.capacity_bytes:
+        _log.warning("the drive had %d bytes for its guest before, and has fewer now", record.capacity_bytes)
+    return settings
+
+
+def _workers_problem(config: EngineConfig, plan: IoPlan, count: int) -> str:
+    if not plan.uses_workers:
+        return "this engine has none"
+    try:
+        reserve_open_files(count, config.num_queues)
+    except ProgramError as error:
+        return str(error)
+    return ""
+
+
+def _take_size(backend: NativeBackend, device: BlockDevice, size_bytes: int) -> str:
+    """Make the drive as large as it was made before; why that cannot be, or nothing."""
+    try:
+        if backend.size_bytes != size_bytes:
+            backend.resize(size_bytes)
+    except (BackendError, OSError) as error:
+        return str(error)
+    device.set_capacity(size_bytes)
+    return ""

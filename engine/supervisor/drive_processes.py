@@ -1,0 +1,143 @@
+"""The processes of one drive: its dispatcher and its workers."""
+
+import asyncio
+import logging
+from collections.abc import Callable, Sequence
+from typing import NoReturn
+
+from ringblk.engine.dispatcher.messages import FromDispatcher, Report, ToDispatcher
+from ringblk.engine.supervisor.child import Child
+from ringblk.engine.supervisor.dispatcher_process import DispatcherProcess
+from ringblk.engine.supervisor.drive_model import DriveModel, Sent
+from ringblk.engine.supervisor.process_setup import ProcessSetup
+from ringblk.engine.supervisor.workforce import Workforce
+from ringblk.workers.process.messages import ToWorker
+
+STOP_TIMEOUT_S = 5.0
+"""How long children may take to end once told to; then they are killed."""
+
+_log = logging.getLogger(__name__)
+
+
+class ProcessesFailed(Exception):  # noqa: N818
+    """A drive's processes cannot go on; the message says why. In-flight records are left for a successor."""
+
+
+class DriveProcesses:
+    """Starts them, watches them, replaces those that die, and ends them. Knows nothing of front ends.
+
+    What they have been told is in the `DriveModel`, which whoever tells them keeps: a process that takes the
+    place of another is told all of it again, and goes on from shared memory.
+    """
+
+    def __init__(
+        self,
+        setup: ProcessSetup,
+        model: DriveModel,
+        report: Callable[[Report], None],
+        worker_count: int,
+    ) -> None:
+        """`report` takes what the dispatcher sends and is no answer."""
+        self._model = model
+        self._dispatcher = DispatcherProcess(setup, self._told, report, self._fail)
+        self._workers = Workforce(setup, model, self._dispatcher.link, self._fail, worker_count)
+        self._has_failed = asyncio.Event()
+        self._failure = ""
+
+    def start(self) -> None:
+        """Start all of them. Raises `OSError`."""
+        self._workers.start()
+        self._dispatcher.start()
+
+    def _told(self) -> Sent:
+        return self._model.dispatcher_setup(self._workers.up_messages())
+
+    def _fail(self, reason: str) -> None:
+        self._failure = self._failure or reason
+        self._has_failed.set()
+        self.kill()
+
+    async def wait_failure(self) -> NoReturn:
+        """Raise `ProcessesFailed` once they cannot go on."""
+        await self._has_failed.wait()
+        raise ProcessesFailed(self._failure)
+
+    @property
+    def pids(self) -> dict[str, int]:
+        """Process ids by role."""
+        return {role: child.pid for role, child in self._children().items()}
+
+    def _children(self) -> dict[str, Child[None] | Child[FromDispatcher]]:
+        children: dict[str, Child[None] | Child[FromDispatcher]] = {
+            f"worker {index}": child for index, child in self._workers.children.items()
+        }
+        if self._dispatcher.child is not None:
+            children["dispatcher"] = self._dispatcher.child
+        return children
+
+    # Messages
+
+    async def ask(
+        self,
+        make_message: Callable[[int], ToDispatcher],
+        fds: Sequence[int] = (),
+        settle: Callable[[bool], None] = lambda is_done: None,
+    ) -> int:
+        """Ask the dispatcher, whichever process it is meanwhile (see `DispatcherLink.ask`)."""
+        return await self._dispatcher.link.ask(make_message, fds, settle)
+
+    def wake_dispatcher(self) -> None:
+        """Make the dispatcher look around, at its limits for example."""
+        self._dispatcher.link.wake()
+
+    def retell_dispatcher(self) -> None:
+        """The dispatcher may know a part of what the model says otherwise: put another in its place."""
+        self._dispatcher.retell()
+
+    def tell_workers(self, message: ToWorker, fds: tuple[int, ...] = ()) -> None:
+        """Send to every worker; one that hangs in a system call reads it later."""
+        self._workers.tell(message, fds)
+
+    @property
+    def workers_have_room(self) -> bool:
+        """Whether all workers have read most of what they were told."""
+        return self._workers.have_room
+
+    # Number of workers
+
+    @property
+    def worker_count(self) -> int:
+        """How many workers there are to be now."""
+        return self._workers.wanted_count
+
+    async def set_worker_count(self, count: int) -> None:
+        """Have so many workers; returns when new ones are started and others have ended.
+
+        A worker that is to end gets no more requests and finishes those that it holds. Raises
+        `WorkersMissing` where the host starts no more.
+        """
+        await self._workers.set_count(count)
+
+    # End
+
+    async def stop(self) -> None:
+        """End all of them; nothing is in flight, or they were killed."""
+        self._dispatcher.stop()
+        self._workers.stop()
+        try:
+            await asyncio.wait_for(self._wait_end(), STOP_TIMEOUT_S)
+        except TimeoutError:
+            _log.warning("children do not end when asked to: %s; killing them", self.pids)
+            self.kill()
+            await self._wait_end()
+        self._workers.close()
+        self._dispatcher.close()
+
+    async def _wait_end(self) -> None:
+        for child in self._children().values():
+            await child.ended.wait()
+
+    def kill(self) -> None:
+        """End all of them at once. Requests in flight stay in the in-flight records."""
+        self._dispatcher.kill()
+        self._workers.kill()

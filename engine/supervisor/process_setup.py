@@ -1,0 +1,32 @@
+"""What the processes of one drive are made of."""
+
+import msgspec
+
+from ringblk.engine.devices.io_plan import IoPlan
+from ringblk.engine.options.config import EngineConfig
+from ringblk.shm.rates.limit import RateLimit
+from ringblk.shm.state.segment import StateSegment
+from ringblk.workers.backends.native import NativeBackend
+from ringblk.workers.sandbox.sandbox import Sandbox
+
+
+class ProcessSetup(msgspec.Struct, frozen=True, kw_only=True):
+    """What dispatcher and workers inherit, and how they are to go about it."""
+
+    config: EngineConfig
+    backend: NativeBackend
+    state: StateSegment
+    rate_limit: RateLimit
+    sandbox: Sandbox
+    plan: IoPlan
+    inherited_fds: frozenset[int]
+    """What the children keep open: what the backend opened, and the segments."""
+
+    @property
+    def drive_id(self) -> bytes:
+        """The drive's serial number, as GET_ID answers it."""
+        return self.config.drive_id.encode()
+
+    def done_count(self) -> int:
+        """Requests that the drive has completed."""
+        return sum(self.state.used_count(index) for index in range(self.config.num_queues))

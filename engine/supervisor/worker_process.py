@@ -1,0 +1,208 @@
+"""One worker's life: started, told, watched, fenced, replaced, retired."""
+
+import asyncio
+import contextlib
+import logging
+import os
+from collections.abc import Callable, Iterable, Sequence
+from functools import partial
+
+from ringblk.engine.devices.device import DeviceError
+from ringblk.engine.dispatcher.messages import ToDispatcher, WorkerDown, WorkerRetire, WorkerUp
+from ringblk.engine.supervisor.child import Child, describe_end, was_own_fault
+from ringblk.engine.supervisor.child_ring import ChildRing
+from ringblk.engine.supervisor.dispatcher_link import DispatcherGone, DispatcherLink
+from ringblk.engine.supervisor.drive_model import DriveModel
+from ringblk.engine.supervisor.process_setup import ProcessSetup
+from ringblk.engine.supervisor.restart_limit import RestartLimit
+from ringblk.shm.sync.channel import ChannelClosed
+from ringblk.shm.sync.process import crash_point
+from ringblk.workers.process.messages import Stop, ToWorker
+from ringblk.workers.process.worker import WorkerSetup, run_worker
+from ringblk.workers.uring.ring import Uring
+
+URING_ENTRIES = 128
+"""Requests that one worker has under way at once, and one for its eventfd."""
+
+_log = logging.getLogger(__name__)
+
+
+class WorkerProcess:
+    """A worker's place (its rings, its eventfd) and one process after the other in it.
+
+    - A process is forked, and told what there is. From then on it is up: the dispatcher gives it requests.
+    - One that died is reaped and fenced, so that nothing of its work can still land. The dispatcher gives
+      what it held to others (`WorkerDown`), and only then another process may use its rings.
+    - One that is to leave gets nothing more (`WorkerRetire`), ends when it holds nothing, and is not
+      replaced. Its place is free for a later one.
+    """
+
+    def __init__(
+        self,
+        worker_index: int,
+        setup: ProcessSetup,
+        model: DriveModel,
+        link: DispatcherLink,
+        fail: Callable[[str], None],
+    ) -> None:
+        """`fail` is called with the reason when nobody can take its place. Raises `OSError`."""
+        self._index = worker_index
+        self._setup = setup
+        self._model = model
+        self._link = link
+        self._fail = fail
+        self._child: Child[None] | None = None
+        self._ring = ChildRing(URING_ENTRIES if setup.plan.uses_worker_uring else 0)
+        self._limit = RestartLimit()
+        self._is_ending = False
+        self._is_released = False  # the dispatcher has said that it gives it nothing more
+        self._left: asyncio.Future[None] | None = None  # while it is to leave: set when it has
+        self._replacement: asyncio.Task[None] | None = None
+        self._eventfd = os.eventfd(0, os.EFD_CLOEXEC)
+
+    @property
+    def child(self) -> Child[None] | None:
+        """Its process, while there is one."""
+        return self._child
+
+    @property
+    def is_up(self) -> bool:
+        """Whether a dispatcher may give it requests."""
+        return self._child is not None and not self._is_released
+
+    def up_message(self) -> tuple[ToDispatcher, Sequence[int]]:
+        """What a dispatcher is told of a worker that is up."""
+        return WorkerUp(self._index), [self._eventfd]
+
+    # Begin
+
+    def fork(self) -> None:
+        """Fork a process on its rings, which nobody uses; `introduce` comes next. Raises `OSError`."""
+        self._child = self._ring.fork(
+            f"rb-worker-{self._index}",
+            lambda uring: partial(run_worker, self._make_setup(uring)),
+            None,
+            ToWorker,
+            self._setup.inherited_fds | {self._eventfd, self._link.eventfd},
+        )
+        self._is_released = False
+
+    def _make_setup(self, uring: Uring | None) -> WorkerSetup:
+        setup = self._setup
+        return WorkerSetup(
+            self._index,
+            setup.state,
+            setup.backend,
+            setup.drive_id,
+            self._eventfd,
+            self._link.eventfd,
+            uring,
+            setup.sandbox,
+        )
+
+    def introduce(self, *, is_restart: bool = False) -> None:
+        """Watch the process that was forked, and tell it what there is."""
+        assert self._child is not None, "fork comes first"
+        self._setup.state.set_worker(self._index, self._child.pid, is_restart)
+        self._child.announce = self._announce
+        self._child.watch(self._ended)
+        self._send(self._model.worker_setup())
+
+    def start(self, *, is_restart: bool = False) -> None:
+        """Begin while a dispatcher runs. Raises `OSError`."""
+        self.fork()
+        self.introduce(is_restart=is_restart)
+        self._link.tell(*self.up_message())
+
+    # Messages
+
+    @property
+    def has_room(self) -> bool:
+        """Whether it has read most of what it was told."""
+        return self._child is None or self._child.has_room
+
+    def tell(self, message: ToWorker, fds: tuple[int, ...] = ()) -> None:
+        """Send a message; a process that hangs in a system call reads it later."""
+        self._send([(message, fds)])
+
+    def _send(self, messages: Iterable[tuple[ToWorker, Sequence[int]]]) -> None:
+        if self._child is None:
+            return
+        with contextlib.suppress(ChannelClosed):  # its pidfd tells the rest
+            for message, fds in messages:
+                self._child.send(message, fds)
+        self._announce()
+
+    def _announce(self) -> None:
+        self._setup.state.announce_control(self._index)
+        os.eventfd_write(self._eventfd, 1)
+
+    # End
+
+    def _ended(self, _: Child[None], status: int) -> None:
+        self._child = None
+        self._setup.state.set_worker(self._index, 0)
+        if self._is_ending:
+            return
+        own_fault = False
+        if self._left is None or status != 0:
+            own_fault = was_own_fault(status)
+            _log.warning("worker %d died: %s; starting another", self._index, describe_end(status))
+            own_count = self._setup.state.worker_counters(self._index)[0]
+            if not self._limit.allows(own_count, self._setup.done_count(), own_fault):
+                self._fail(f"worker {self._index} dies again and again without completing a request")
+                return
+        self._replacement = asyncio.get_running_loop().create_task(self._replace(own_fault))
+
+    async def _replace(self, own_fault: bool) -> None:
+        """It was reaped: have its work done elsewhere, and only then let another use its rings."""
+        try:
+            await self._fence()
+            await self._link.ask(lambda request_id: WorkerDown(request_id, self._index, own_fault))
+            if self._is_ending:
+                return
+            if self._left is not None:
+                self._leave(self._left)
+                return
+            self.start(is_restart=True)
+        except DispatcherGone:
+            return
+        except (OSError, DeviceError) as error:
+            self._fail(f"cannot put another in the place of worker {self._index}: {error}")
+            return
+        crash_point("supervisor: worker replaced")
+
+    async def _fence(self) -> None:
+        """Wait until nothing that the reaped process began can still land."""
+        # A write ends the ring's own read of the eventfd.
+        await self._ring.fence(f"worker {self._index}", partial(os.eventfd_write, self._eventfd, 1))
+
+    async def retire(self) -> None:
+        """Have it finish what it holds and end; returns when nothing of it or its work is left."""
+        left = self._left = asyncio.get_running_loop().create_future()
+        await self._link.ask(lambda request_id: WorkerRetire(request_id, self._index))
+        self._is_released = True  # no later dispatcher may give it anything
+        self.tell(Stop())
+        await left
+
+    def _leave(self, left: "asyncio.Future[None]") -> None:
+        self._left = None
+        if not left.done():
+            left.set_result(None)
+
+    def stop(self) -> None:
+        """Ask it to end with the drive's other processes; nothing is in flight."""
+        self._is_ending = True
+        self.tell(Stop())
+
+    def kill(self) -> None:
+        """End it at once, and put nobody in its place."""
+        self._is_ending = True
+        if self._child is not None:
+            self._child.kill()
+
+    def close(self) -> None:
+        """Close what is left when it has ended."""
+        if self._replacement is not None:
+            self._replacement.cancel()
+        os.close(self._eventfd)
