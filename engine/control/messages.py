@@ -10,11 +10,12 @@ from ringblk.engine.devices.block_device import CacheMode
 from ringblk.engine.drives.changes import ChangeRefused
 from ringblk.engine.options.config import PartitionId
 from ringblk.engine.options.rate_limiter_config import (
+    LIMIT_NAMES,
     Count,
     RateLimiterConfig,
-    RateLimitOptions,
     WholeBucket,
     read_limit_sizes,
+    with_limits,
 )
 from ringblk.shm.state.segment import MAX_WORKERS
 
@@ -23,6 +24,7 @@ Limit = Count | WholeBucket | None | UnsetType
 Body = TypeVar("Body")
 
 
+@with_limits(Limit, Burst, UNSET)
 class DriveBody(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """`PATCH /drive`: what is named changes, all of it or nothing. A limit of null or 0 is taken away."""
 
@@ -31,21 +33,10 @@ class DriveBody(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     is_root_device: bool | UnsetType = UNSET
     partuuid: PartitionId | UnsetType | None = UNSET
     rate_limiter: RateLimiterConfig | UnsetType = UNSET
-    bps: Limit = UNSET
-    bps_read: Limit = UNSET
-    bps_write: Limit = UNSET
-    burst: Burst = UNSET
-    one_time_burst: Burst = UNSET
-    iops: Limit = UNSET
-    iops_read: Limit = UNSET
-    iops_write: Limit = UNSET
-    iops_burst: Burst = UNSET
-    iops_one_time_burst: Burst = UNSET
 
     def plain_limits(self) -> dict[str, int | WholeBucket | None]:
         """The plain limits that are named."""
-        names = [field.name for field in msgspec.structs.fields(RateLimitOptions)]
-        return {name: getattr(self, name) for name in names if getattr(self, name) is not UNSET}
+        return {name: getattr(self, name) for name in LIMIT_NAMES if getattr(self, name) is not UNSET}
 
 
 class WorkersBody(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -54,6 +45,7 @@ class WorkersBody(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     count: Annotated[int, msgspec.Meta(ge=1, le=MAX_WORKERS)]
 
 
+@with_limits(int | WholeBucket | None, int | None, None)
 class DriveDescription(msgspec.Struct, frozen=True, kw_only=True):
     """The drive, in `GET /`. What `PATCH /drive` names the same it takes as it stands here.
 
@@ -70,16 +62,6 @@ class DriveDescription(msgspec.Struct, frozen=True, kw_only=True):
     partuuid: str | None
     limits: list[str]
     rate_group: str | None
-    bps: int | WholeBucket | None
-    bps_read: int | WholeBucket | None
-    bps_write: int | WholeBucket | None
-    burst: int | None
-    one_time_burst: int | None
-    iops: int | WholeBucket | None
-    iops_read: int | WholeBucket | None
-    iops_write: int | WholeBucket | None
-    iops_burst: int | None
-    iops_one_time_burst: int | None
 
 
 class EngineDescription(msgspec.Struct, frozen=True, kw_only=True):

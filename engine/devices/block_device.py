@@ -9,7 +9,9 @@ import msgspec
 
 from ringblk.engine.devices.device import ConfigRefused
 from ringblk.engine.devices.features import F_EVENT_IDX, F_INDIRECT_DESC, F_VERSION_1
-from ringblk.workers.backends.topology import SECTOR_BYTES
+from ringblk.shm.layout.sizes import power_of_two_fault, queue_size_fault
+from ringblk.shm.state.segment import MAX_QUEUES
+from ringblk.workers.backends.topology import MAX_LOGICAL_BLOCK_BYTES, MAX_PHYSICAL_BLOCK_BYTES, SECTOR_BYTES
 from ringblk.workers.block.config_space import WRITEBACK_OFFSET_BYTES, BlockConfigSpace
 from ringblk.workers.block.protocol import (
     F_BLK_SIZE,
@@ -26,9 +28,6 @@ from ringblk.workers.block.protocol import (
     MAX_WRITE_ZEROES_SECTORS,
 )
 
-_MAX_LOGICAL_BLOCK_BYTES = 4096
-MAX_PHYSICAL_BLOCK_BYTES = 32768
-"""The largest physical block that a guest is told of."""
 _MAX_MINIMUM_IO_BLOCKS = 0xFFFF
 _MAX_OPTIMAL_IO_BLOCKS = 0xFFFFFFFF
 
@@ -47,8 +46,8 @@ class BlockDeviceConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknow
     capacity_bytes: Annotated[int, msgspec.Meta(ge=0)]
     read_only: bool = False
     cache: Literal["writeback", "unsafe"] = "writeback"
-    num_queues: Annotated[int, msgspec.Meta(ge=1, le=64)] = 1
-    queue_size: Annotated[int, msgspec.Meta(ge=2, le=32768)] = 128
+    num_queues: Annotated[int, msgspec.Meta(ge=1, le=MAX_QUEUES)] = 1
+    queue_size: int = 128
     logical_block_size_bytes: int = SECTOR_BYTES
     physical_block_exponent: Annotated[int, msgspec.Meta(ge=0)] = 0
     alignment_offset_bytes: Annotated[int, msgspec.Meta(ge=0)] = 0
@@ -57,14 +56,11 @@ class BlockDeviceConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknow
     discard_granularity_bytes: Annotated[int, msgspec.Meta(ge=0)] | None = None
 
     def __post_init__(self) -> None:
-        if self.queue_size & (self.queue_size - 1):
-            raise ValueError(f"queue_size {self.queue_size} is no power of two")
+        if fault := queue_size_fault(self.queue_size):
+            raise ValueError(f"queue_size {fault}")
         block_bytes = self.logical_block_size_bytes
-        if not SECTOR_BYTES <= block_bytes <= _MAX_LOGICAL_BLOCK_BYTES or block_bytes & (block_bytes - 1):
-            raise ValueError(
-                f"logical_block_size_bytes {block_bytes} is no power of two "
-                f"from {SECTOR_BYTES} to {_MAX_LOGICAL_BLOCK_BYTES}"
-            )
+        if fault := power_of_two_fault(block_bytes, SECTOR_BYTES, MAX_LOGICAL_BLOCK_BYTES):
+            raise ValueError(f"logical_block_size_bytes {fault}")
         if block_bytes << self.physical_block_exponent > MAX_PHYSICAL_BLOCK_BYTES:
             raise ValueError(f"a physical block is larger than {MAX_PHYSICAL_BLOCK_BYTES} bytes")
 

@@ -4,9 +4,6 @@ import os
 
 import msgspec
 
-MIN_QUEUE_SIZE = 2
-MAX_QUEUE_SIZE = 32768
-
 
 class Vring(msgspec.Struct, frozen=True):
     """All that a device needs to process a ring.
@@ -33,13 +30,6 @@ class Vring(msgspec.Struct, frozen=True):
             ("avail ring", self.avail_uva, 4 + 2 * size + ends_bytes),
             ("used ring", self.used_uva, 4 + 8 * size + ends_bytes),
         )
-
-
-def queue_size_fault(queue_size: int) -> str | None:
-    """What is wrong with a queue size, or None (virtio 1.2, 2.7: a power of two up to 32768)."""
-    if not MIN_QUEUE_SIZE <= queue_size <= MAX_QUEUE_SIZE or queue_size & (queue_size - 1):
-        return f"queue size {queue_size} is no power of two from {MIN_QUEUE_SIZE} to {MAX_QUEUE_SIZE}"
-    return None
 
 
 def close_fd(fd: int | None) -> None:

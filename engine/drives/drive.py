@@ -11,7 +11,7 @@ import time
 from ringblk.engine.base.open_files import mem_slot_count
 from ringblk.engine.devices.block_device import BlockDevice
 from ringblk.engine.devices.features import F_EVENT_IDX
-from ringblk.engine.devices.vring import MAX_QUEUE_SIZE, Vring
+from ringblk.engine.devices.vring import Vring
 from ringblk.engine.dispatcher.messages import (
     EnableQueue,
     RegionsUnused,
@@ -37,6 +37,7 @@ from ringblk.engine.supervisor.process_setup import ProcessSetup
 from ringblk.engine.vhost_user.listener import Listener
 from ringblk.engine.vhost_user.session import Session
 from ringblk.engine.vhost_user.turn import peer_process_id, serve_turn
+from ringblk.shm.layout.sizes import MAX_QUEUE_SIZE
 from ringblk.shm.memory.region import MemoryRegion
 from ringblk.shm.queues.inflight_region import make_inflight_region, queue_region_bytes
 from ringblk.workers.backends.topology import SECTOR_BYTES

@@ -6,17 +6,8 @@ import msgspec
 
 from ringblk.engine.base.number_text import size_text
 from ringblk.engine.devices.block_device import CacheMode
+from ringblk.engine.options.rate_limiter_config import RATE_OF_BUCKET
 from ringblk.shm.rates.bucket_settings import BucketSettings
-
-BUCKET_OPTIONS = {
-    "bytes_total": "bps",
-    "bytes_read": "bps_read",
-    "bytes_write": "bps_write",
-    "ops_total": "iops",
-    "ops_read": "iops_read",
-    "ops_write": "iops_write",
-}
-"""The option that sets each bucket."""
 
 
 class RunningSettings(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -93,7 +84,7 @@ class DriveRecord(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True)
 
 def limit_words(limits: dict[str, BucketSettings | None]) -> list[str]:
     """Limits in the options' words."""
-    return [f"{BUCKET_OPTIONS[name]} {_bucket_words(name, bucket)}" for name, bucket in limits.items()]
+    return [f"{RATE_OF_BUCKET[name]} {_bucket_words(name, bucket)}" for name, bucket in limits.items()]
 
 
 def _bucket_words(name: str, bucket: BucketSettings | None) -> str:

@@ -27,6 +27,7 @@ from ringblk.engine.frontend.queue import FrontendQueue, queue_bytes
 from ringblk.engine.frontend.queues import OpenQueues
 from ringblk.engine.frontend.request import BackendGone, Completion, RequestFailed
 from ringblk.engine.frontend.session import FrontendSession
+from ringblk.shm.layout.sizes import MAX_QUEUE_SIZE
 from ringblk.workers.backends.topology import SECTOR_BYTES
 from ringblk.workers.block.config_space import WRITEBACK_OFFSET_BYTES, BlockConfigSpace
 from ringblk.workers.block.protocol import DRIVE_ID_BYTES, F_FLUSH, SEGMENT_F_UNMAP, RequestType
@@ -310,7 +311,7 @@ class Frontend:
         min_count: int = 1,
         timeout_s: float | None = None,
         *,
-        max_count: int = 32768,
+        max_count: int = MAX_QUEUE_SIZE,
         queue_index: int = 0,
     ) -> list[Completion]:
         """Submit what was added and take completions: at least min_count, if as many are in flight.

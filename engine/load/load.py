@@ -4,9 +4,11 @@ from typing import Annotated, Literal
 
 import msgspec
 
+from ringblk.shm.layout.sizes import MAX_QUEUE_SIZE
+from ringblk.shm.state.segment import MAX_QUEUES
 from ringblk.workers.backends.topology import SECTOR_BYTES
 
-MAX_DEPTH = 32768
+MAX_DEPTH = MAX_QUEUE_SIZE
 
 
 class Load(msgspec.Struct, frozen=True, kw_only=True):
@@ -19,7 +21,7 @@ class Load(msgspec.Struct, frozen=True, kw_only=True):
     pattern: Literal["random", "sequential"] = "random"
     read_percent: Annotated[int, msgspec.Meta(ge=0, le=100)] = 100
     """How many of the requests are reads; the others are writes."""
-    num_queues: Annotated[int, msgspec.Meta(ge=1, le=64)] = 1
+    num_queues: Annotated[int, msgspec.Meta(ge=1, le=MAX_QUEUES)] = 1
     """Queues that are loaded, each by a thread of its own, as each CPU of a guest has its queue."""
 
     @property

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Literal, NoReturn, get_args, get_origin
 
 import msgspec
+from msgspec.structs import FieldInfo
 
 from ringblk.engine.base.number_text import parse_size
 from ringblk.engine.base.program_error import ProgramError
@@ -19,16 +20,20 @@ from ringblk.engine.options.config import (
     make_config,
     read_config_file,
 )
-from ringblk.engine.options.rate_limiter_config import BYTE_LIMITS, RateLimitOptions
+from ringblk.engine.options.rate_limiter_config import BYTE_LIMITS, LIMIT_NAMES, limit_help
+from ringblk.shm.state.segment import MAX_QUEUES, MAX_WORKERS
+from ringblk.workers.backends.topology import SECTOR_BYTES
+from ringblk.workers.block.protocol import DRIVE_ID_BYTES
 
 if TYPE_CHECKING:
     from _typeshed import SupportsWrite
 
-_RATES = {field.name for field in msgspec.structs.fields(RateLimitOptions)}
 _SIZE_OPTIONS = {*BYTE_LIMITS, *BLOCK_SIZES}
-_INTEGER_OPTIONS = ({"fd", "workers", "num_queues", "queue_size", "poll_us"} | _RATES) - _SIZE_OPTIONS
+_INTEGER_OPTIONS = ({"fd", "workers", "num_queues", "queue_size", "poll_us"} | {*LIMIT_NAMES}) - _SIZE_OPTIONS
 
 _REPEATED_OPTIONS = {"backend_arg": "KEY=VALUE", "sandbox_allow": "PATH"}
+
+_LOGICAL_SIZES, _PHYSICAL_SIZES = (f"{SECTOR_BYTES} to {most_bytes}" for most_bytes in BLOCK_SIZES.values())
 
 _HELP = {
     "socket_path": "listen on this unix socket",
@@ -41,23 +46,14 @@ _HELP = {
     "takeover": "have an engine that uses the image or the socket end, and go on in its place",
     "replace_image": "with --takeover: the engine at the socket may have another image; its guest gets this",
     "forget_changes": "begin with these options, whatever was set while an earlier engine of this drive ran",
-    "workers": "worker processes, 1 to 64; none with --io-engine=sync",
-    "num_queues": "virtqueues offered, 1 to 64",
+    "workers": f"worker processes, 1 to {MAX_WORKERS}; none with --io-engine=sync",
+    "num_queues": f"virtqueues offered, 1 to {MAX_QUEUES}",
     "queue_size": "queue size that requests are cut for (seg_max is two less)",
     "cache": "writeback: the guest flushes; unsafe: nobody does",
     "direct": "bypass the host's page cache: auto, on or off",
     "io_engine": "psync, io_uring: in workers; sync: in the dispatcher; io_uring_inline: both; auto: best",
     "poll_us": "how long to look for new work before sleeping; 0: not at all",
-    "bps": "bytes a second, reads and writes together; sizes such as 100M (of 1024) everywhere",
-    "bps_read": "bytes a second of reads",
-    "bps_write": "bytes a second of writes",
-    "burst": "bytes that may go at once (default: a tenth of a second's worth)",
-    "one_time_burst": "bytes that go first without counting, once",
-    "iops": "operations a second, all together",
-    "iops_read": "reads a second",
-    "iops_write": "writes a second",
-    "iops_burst": "operations that may go at once (default: a tenth of a second's worth)",
-    "iops_one_time_burst": "operations that go first without counting, once",
+    **limit_help(),
     "rate_limiter": "the limits in Firecracker's form, as JSON",
     "rate_group": "share the limits with all engines that name this group",
     "user": "run as this user, or user:group, once everything is open; only as root",
@@ -65,11 +61,11 @@ _HELP = {
     "sandbox_allow": "let a backend of your own open this file, or all below this folder; may be repeated",
     "control": "serve the control API (HTTP) on this unix socket",
     "log_format": "log lines for people (human) or as JSON objects (json)",
-    "drive_id": "what GET_ID gives, cut at 20 bytes",
+    "drive_id": f"what GET_ID gives, cut at {DRIVE_ID_BYTES} bytes",
     "is_root_device": "say in the control API that the guest boots from this drive",
     "partuuid": "say in the control API which partition the guest boots from",
-    "logical_block_size": "512 to 4096 (default: 512 for a file, a block device's own)",
-    "physical_block_size": "512 to 32768 (default: what direct I/O, file system or device prefer)",
+    "logical_block_size": f"{_LOGICAL_SIZES} (default: {SECTOR_BYTES} for a file, a block device's own)",
+    "physical_block_size": f"{_PHYSICAL_SIZES} (default: what direct I/O, file system or device prefer)",
 }
 
 
@@ -124,7 +120,7 @@ def print_help(parser: argparse.ArgumentParser, _: argparse.Namespace) -> int:
 
 def add_engine_options(parser: argparse.ArgumentParser) -> None:
     """One option for each field of `EngineConfig`, and `--config`."""
-    for field in msgspec.structs.fields(EngineConfig):
+    for field in _fields_in_order():
         option = "--" + field.name.replace("_", "-")
         if field.type is bool:
             parser.add_argument(option, action="store_true", default=None, help=_HELP[field.name])
@@ -135,6 +131,15 @@ def add_engine_options(parser: argparse.ArgumentParser) -> None:
             default = "" if field.default in (None, msgspec.NODEFAULT) else f" (default: {field.default})"
             parser.add_argument(option, metavar="VALUE", help=_HELP[field.name] + default)
     parser.add_argument("--config", metavar="FILE", help="a JSON file with these options as keys")
+
+
+def _fields_in_order() -> list[FieldInfo]:
+    """The fields of `EngineConfig`, the limits, which it inherits, before their other form."""
+    fields = msgspec.structs.fields(EngineConfig)
+    limits = [field for field in fields if field.name in LIMIT_NAMES]
+    others = [field for field in fields if field.name not in LIMIT_NAMES]
+    place = [field.name for field in others].index("rate_limiter")
+    return [*others[:place], *limits, *others[place:]]
 
 
 def config_from(arguments: argparse.Namespace) -> EngineConfig:

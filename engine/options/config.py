@@ -5,11 +5,13 @@ import os
 from typing import Annotated, Literal
 
 import msgspec
+from msgspec import Meta
 
 from ringblk.engine.base.number_text import read_sizes
 from ringblk.engine.base.printable_text import printable
 from ringblk.engine.base.program_error import ProgramError
 from ringblk.engine.options.rate_limiter_config import (
+    LIMIT_NAMES,
     RateLimiterError,
     RateLimitOptions,
     decode_rate_limiter,
@@ -17,25 +19,29 @@ from ringblk.engine.options.rate_limiter_config import (
     settings_from_config,
     settings_from_options,
 )
+from ringblk.shm.layout.sizes import MAX_QUEUE_SIZE, MIN_QUEUE_SIZE, power_of_two_fault, queue_size_fault
 from ringblk.shm.rates.group import group_name_fault
 from ringblk.shm.rates.limit_settings import RateLimitSettings
+from ringblk.shm.state.segment import MAX_QUEUES, MAX_WORKERS
 from ringblk.workers.backends.direct_open import descriptor_of
+from ringblk.workers.backends.topology import MAX_LOGICAL_BLOCK_BYTES, MAX_PHYSICAL_BLOCK_BYTES, SECTOR_BYTES
 
-Count = Annotated[int, msgspec.Meta(ge=1)]
-PowerOfTwo = Annotated[int, msgspec.Meta(ge=2, le=32768)]
 # One word of a kernel command line, and short enough for the drive's record.
-PartitionId = Annotated[str, msgspec.Meta(pattern=r"^[!-~]{1,64}\Z")]
+PartitionId = Annotated[str, Meta(pattern=r"^[!-~]{1,64}\Z")]
 
-BLOCK_SIZES = ("logical_block_size", "physical_block_size")
-"""Options that are bytes and no limits."""
+BLOCK_SIZES = {
+    "logical_block_size": MAX_LOGICAL_BLOCK_BYTES,
+    "physical_block_size": MAX_PHYSICAL_BLOCK_BYTES,
+}
+"""Options that are bytes and no limits, and how many they may be at the most."""
 
 
-class EngineConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """One engine and its drive. The options of `ringblk serve` are these fields, with hyphens."""
+class EngineConfig(RateLimitOptions, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """One engine, its drive and its limits. The options of `ringblk serve` are these fields, with hyphens."""
 
     socket_path: str | None = None
     """Listen here; or"""
-    fd: Annotated[int, msgspec.Meta(ge=0)] | None = None
+    fd: Annotated[int, Meta(ge=0)] | None = None
     """an inherited socket, connected or listening."""
     blk_file: str | None = None
     """The image: a regular file or block device; or"""
@@ -43,7 +49,7 @@ class EngineConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     """What the image is taken for: raw whatever it looks like, or refused where it is in another format."""
     backend: str | None = None
     """a backend by name: `memory`, `null`, or `package.module:Class`."""
-    backend_arg: dict[str, str] = {}
+    backend_arg: dict[str, str] = msgspec.field(default_factory=dict)
     """Arguments of the backend's constructor."""
     read_only: bool = False
     takeover: bool = False
@@ -52,23 +58,13 @@ class EngineConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     """With `takeover`: the engine at the socket may have another image, which its guest's disk turns into."""
     forget_changes: bool = False
     """Begin with these options, whatever was set while an earlier engine of this drive ran."""
-    workers: Annotated[int, msgspec.Meta(ge=1, le=64)] = 4
-    num_queues: Annotated[int, msgspec.Meta(ge=1, le=64)] = 1
-    queue_size: PowerOfTwo = 128
+    workers: Annotated[int, Meta(ge=1, le=MAX_WORKERS)] = 4
+    num_queues: Annotated[int, Meta(ge=1, le=MAX_QUEUES)] = 1
+    queue_size: Annotated[int, Meta(ge=MIN_QUEUE_SIZE, le=MAX_QUEUE_SIZE)] = 128
     cache: Literal["writeback", "unsafe"] = "writeback"
     direct: Literal["auto", "on", "off"] = "auto"
     io_engine: Literal["auto", "psync", "io_uring", "io_uring_inline", "sync"] = "auto"
-    poll_us: Annotated[int, msgspec.Meta(ge=0, le=10000)] = 50
-    bps: Count | None = None
-    bps_read: Count | None = None
-    bps_write: Count | None = None
-    burst: Count | None = None
-    one_time_burst: Count | None = None
-    iops: Count | None = None
-    iops_read: Count | None = None
-    iops_write: Count | None = None
-    iops_burst: Count | None = None
-    iops_one_time_burst: Count | None = None
+    poll_us: Annotated[int, Meta(ge=0, le=10000)] = 50
     rate_limiter: dict[str, object] | None = None
     """Firecracker's form of the limits, in place of the plain numbers."""
     rate_group: str | None = None
@@ -77,7 +73,7 @@ class EngineConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     """Run as this user, or `user:group`, once everything is open."""
     sandbox: Literal["auto", "on", "off"] = "auto"
     """Keep workers and dispatcher to what they need (docs/sandbox.md)."""
-    sandbox_allow: list[str] = []
+    sandbox_allow: list[str] = msgspec.field(default_factory=list)
     """What a backend of a user's own may open besides, for reading and writing."""
     control: str | None = None
     """Serve the control API on this unix socket."""
@@ -86,9 +82,9 @@ class EngineConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     is_root_device: bool = False
     """Kept for front ends that build a kernel command line, like the next."""
     partuuid: PartitionId | None = None
-    logical_block_size: Annotated[int, msgspec.Meta(ge=512, le=4096)] | None = None
+    logical_block_size: Annotated[int, Meta(ge=SECTOR_BYTES, le=MAX_LOGICAL_BLOCK_BYTES)] | None = None
     """None: 512 for a regular file, a block device's own."""
-    physical_block_size: Annotated[int, msgspec.Meta(ge=512, le=32768)] | None = None
+    physical_block_size: Annotated[int, Meta(ge=SECTOR_BYTES, le=MAX_PHYSICAL_BLOCK_BYTES)] | None = None
     """None: what the storage prefers."""
 
     def check(self) -> None:
@@ -113,12 +109,12 @@ class EngineConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
             raise ProgramError(f"--drive-id {printable(self.drive_id)}: not of printable characters")
         if self.format == "raw" and self.blk_file is None:
             raise ProgramError("--format raw: only for --blk-file")
-        if self.queue_size & (self.queue_size - 1):
-            raise ProgramError(f"--queue-size {self.queue_size} is not a power of two")
-        for name in ("logical_block_size", "physical_block_size"):
-            block_size = getattr(self, name) or 1
-            if block_size & (block_size - 1):
-                raise ProgramError(f"{_option(name)} {block_size} is not a power of two")
+        if fault := queue_size_fault(self.queue_size):
+            raise ProgramError(f"--queue-size {fault}")
+        for name, most_bytes in BLOCK_SIZES.items():
+            block_bytes = getattr(self, name) or SECTOR_BYTES
+            if fault := power_of_two_fault(block_bytes, SECTOR_BYTES, most_bytes):
+                raise ProgramError(f"{_option(name)} {fault}")
         if self.rate_group is not None and (fault := group_name_fault(self.rate_group)):
             raise ProgramError(f"--rate-group {self.rate_group!r}: {fault}")
         self.rate_limits()
@@ -143,16 +139,15 @@ class EngineConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
 
     def rate_limits(self) -> RateLimitSettings:
         """The limits of the drive or its group. Raises `ProgramError`."""
-        names = [field.name for field in msgspec.structs.fields(RateLimitOptions)]
-        plain = {name: getattr(self, name) for name in names if getattr(self, name) is not None}
+        plain = [name for name in LIMIT_NAMES if getattr(self, name) is not None]
         try:
             if self.rate_limiter is None:
-                return settings_from_options(RateLimitOptions(**plain))
+                return settings_from_options(self)
             if plain:
-                raise ProgramError(f"give one of --rate-limiter and {_option(next(iter(plain)))}")
+                raise ProgramError(f"give one of --rate-limiter and {_option(plain[0])}")
             return settings_from_config(decode_rate_limiter(self.rate_limiter))
         except RateLimiterError as error:
-            raise ProgramError(_with_limit_names(str(error), names)) from error
+            raise ProgramError(_with_limit_names(str(error))) from error
 
 
 def read_config_file(path: str) -> dict[str, object]:
@@ -205,11 +200,11 @@ def _with_option_name(text: str) -> str:
     return f"{_option(place.rstrip('`').split('.')[0].split('[')[0])}: {message}"
 
 
-def _with_limit_names(text: str, names: list[str]) -> str:
+def _with_limit_names(text: str) -> str:
     """A limit's fault in the command line's words."""
     if text.startswith("rate_limiter"):
         return f"{_option('rate_limiter')}: {text.removeprefix('rate_limiter').lstrip('.: ')}"
-    return " ".join(_option(word) if word.rstrip(":") in names else word for word in text.split(" "))
+    return " ".join(_option(word) if word.rstrip(":") in LIMIT_NAMES else word for word in text.split(" "))
 
 
 def _option(field_name: str) -> str:

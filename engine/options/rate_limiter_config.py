@@ -1,20 +1,19 @@
 """How users write rate limits: Firecracker's `rate_limiter`, or plain numbers as on the command line."""
 
-from collections.abc import Mapping
-from typing import Annotated, Any
+from collections.abc import Callable, Mapping
+from typing import Annotated, Any, TypeVar, cast
 
 import msgspec
+from msgspec import Meta
+from msgspec.structs import fields
 
 from ringblk.engine.base.number_text import read_sizes
 from ringblk.shm.rates.bucket_settings import MAX_TOKENS, BucketSettings, BucketSettingsError
 from ringblk.shm.rates.limit_settings import RateLimitSettings
 
-Count = Annotated[int, msgspec.Meta(ge=0, le=MAX_TOKENS)]
-PositiveCount = Annotated[int, msgspec.Meta(ge=1, le=MAX_TOKENS)]
-
-
-BYTE_LIMITS = ("bps", "bps_read", "bps_write", "burst", "one_time_burst")
-"""Plain limits that are bytes, and may be written as sizes."""
+Count = Annotated[int, Meta(ge=0, le=MAX_TOKENS)]
+PositiveCount = Annotated[int, Meta(ge=1, le=MAX_TOKENS)]
+S = TypeVar("S", bound=msgspec.Struct)
 
 
 class RateLimiterError(ValueError):
@@ -74,21 +73,47 @@ class RateLimitOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True, 
 
     `burst` is for the byte limits and `iops_burst` for the others: the size of each bucket, a tenth of a
     second's worth by default. The one-time bursts go with the limits of reads and writes together.
+
+    This is the list of the limits: options, help and the bodies of the control API are made from it.
     """
 
-    bps: PositiveCount | None = None
-    bps_read: PositiveCount | None = None
-    bps_write: PositiveCount | None = None
-    burst: PositiveCount | None = None
-    one_time_burst: PositiveCount | None = None
-    iops: PositiveCount | None = None
-    iops_read: PositiveCount | None = None
-    iops_write: PositiveCount | None = None
-    iops_burst: PositiveCount | None = None
-    iops_one_time_burst: PositiveCount | None = None
+    bps: Annotated[
+        PositiveCount | None,
+        Meta(
+            description="bytes a second, reads and writes together; sizes such as 100M (of 1024) everywhere"
+        ),
+    ] = None
+    bps_read: Annotated[PositiveCount | None, Meta(description="bytes a second of reads")] = None
+    bps_write: Annotated[PositiveCount | None, Meta(description="bytes a second of writes")] = None
+    burst: Annotated[
+        PositiveCount | None,
+        Meta(description="bytes that may go at once (default: a tenth of a second's worth)"),
+    ] = None
+    one_time_burst: Annotated[
+        PositiveCount | None, Meta(description="bytes that go first without counting, once")
+    ] = None
+    iops: Annotated[PositiveCount | None, Meta(description="operations a second, all together")] = None
+    iops_read: Annotated[PositiveCount | None, Meta(description="reads a second")] = None
+    iops_write: Annotated[PositiveCount | None, Meta(description="writes a second")] = None
+    iops_burst: Annotated[
+        PositiveCount | None,
+        Meta(description="operations that may go at once (default: a tenth of a second's worth)"),
+    ] = None
+    iops_one_time_burst: Annotated[
+        PositiveCount | None, Meta(description="operations that go first without counting, once")
+    ] = None
 
 
-# For each bucket: where it stands in Firecracker's form, and the options that make it.
+LIMIT_NAMES = RateLimitOptions.__struct_fields__
+
+
+def limit_help() -> dict[str, str]:
+    """What each limit is, in the words of the command line's help."""
+    return {field.name: field.type.__metadata__[0].description for field in fields(RateLimitOptions)}
+
+
+# For each bucket: where it stands in Firecracker's form, and the limits that make it: its rate, its size,
+# its one-time burst ("" for a bucket without).
 _FORMS: dict[str, tuple[str, tuple[str, str, str]]] = {
     "bytes_total": ("rate_limiter.bandwidth", ("bps", "burst", "one_time_burst")),
     "bytes_read": ("", ("bps_read", "burst", "")),
@@ -97,12 +122,31 @@ _FORMS: dict[str, tuple[str, tuple[str, str, str]]] = {
     "ops_read": ("", ("iops_read", "iops_burst", "")),
     "ops_write": ("", ("iops_write", "iops_burst", "")),
 }
-_NEEDS = {
-    "burst": ("bps", "bps_read", "bps_write"),
-    "one_time_burst": ("bps",),
-    "iops_burst": ("iops", "iops_read", "iops_write"),
-    "iops_one_time_burst": ("iops",),
-}
+RATE_OF_BUCKET = {bucket: rate for bucket, (_, (rate, _, _)) in _FORMS.items()}
+"""The limit that sets each bucket's rate."""
+_BURSTS = [name for name in LIMIT_NAMES if name not in RATE_OF_BUCKET.values()]
+_NEEDS = {burst: [words[0] for _, words in _FORMS.values() if burst in words] for burst in _BURSTS}
+"""The rates of which one has to be there for a burst."""
+BYTE_LIMITS = tuple(
+    name
+    for name in LIMIT_NAMES
+    if any(name in words for bucket, (_, words) in _FORMS.items() if bucket.startswith("bytes_"))
+)
+"""Limits that are bytes, and may be written as sizes."""
+
+
+def with_limits(rate_type: Any, burst_type: Any, default: Any) -> Callable[[type[S]], type[S]]:
+    """Have a struct end with a field for each limit, of these types."""
+
+    def extend(struct: type[S]) -> type[S]:
+        named = [(name, burst_type if name in _BURSTS else rate_type, default) for name in LIMIT_NAMES]
+        extended = msgspec.defstruct(
+            struct.__name__, named, bases=(struct,), module=struct.__module__, kw_only=True
+        )
+        extended.__doc__ = struct.__doc__
+        return cast("type[S]", extended)
+
+    return extend
 
 
 def buckets_from_config(config: RateLimiterConfig) -> dict[str, BucketSettings | None]:

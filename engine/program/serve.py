@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 from ringblk.engine.base.open_files import reserve_open_files
 from ringblk.engine.base.program_error import ProgramError
-from ringblk.engine.devices.block_device import MAX_PHYSICAL_BLOCK_BYTES, BlockDevice, BlockDeviceConfig
+from ringblk.engine.devices.block_device import BlockDevice, BlockDeviceConfig
 from ringblk.engine.devices.io_plan import plan_io
 from ringblk.engine.drives.drive import Drive
 from ringblk.engine.drives.engine_facts import engine_facts
@@ -43,6 +43,7 @@ from ringblk.shm.sync.process import crash_point
 from ringblk.workers.backends.interface import BackendError
 from ringblk.workers.backends.native import NativeBackend
 from ringblk.workers.backends.opening import open_image_backend, open_named_backend
+from ringblk.workers.backends.topology import MAX_PHYSICAL_BLOCK_BYTES
 from ringblk.workers.sandbox.process_user import ProcessUser
 from ringblk.workers.sandbox.sandbox import Sandbox
 

@@ -14,7 +14,7 @@ from typing import Any, TypeAlias
 import msgspec
 
 from ringblk.engine.devices.device import ConfigRefused, Device, DeviceError
-from ringblk.engine.devices.vring import Vring, close_fd, queue_size_fault
+from ringblk.engine.devices.vring import Vring, close_fd
 from ringblk.engine.vhost_user.backend_channel import BackendChannel
 from ringblk.engine.vhost_user.codes import F_PROTOCOL_FEATURES, FrontendRequest, ProtocolFeature
 from ringblk.engine.vhost_user.message_socket import FdSet, ReceivedMessage, VhostUserSocket
@@ -34,6 +34,7 @@ from ringblk.engine.vhost_user.messages import (
 from ringblk.engine.vhost_user.region_table import RegionTable
 from ringblk.engine.vhost_user.request_rules import NEEDED_FEATURE, OWN_REPLY, expected_fd_counts
 from ringblk.engine.vhost_user.vring_table import VringTable
+from ringblk.shm.layout.sizes import queue_size_fault
 from ringblk.shm.sync.process import crash_point
 
 __all__ = ["PROTOCOL_FEATURES", "ConfigRefused", "Device", "DeviceError", "Session", "Vring", "serve_session"]
@@ -304,7 +305,7 @@ class Session:
                 f"{inflight.num_queues} queues in flight, the device has {self._device.num_queues}"
             )
         if fault := queue_size_fault(inflight.queue_size):
-            raise DeviceError(fault)
+            raise DeviceError(f"queue size {fault}")
 
     async def get_status(self) -> Reply:
         """The virtio device status (virtio 1.2, 2.1), as it was written last."""

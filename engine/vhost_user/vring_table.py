@@ -5,10 +5,11 @@ or the device is reset (vhost-user, "Ring states"). While it runs, fds and enabl
 """
 
 from ringblk.engine.devices.device import Device, DeviceError
-from ringblk.engine.devices.vring import close_fd, queue_size_fault
+from ringblk.engine.devices.vring import close_fd
 from ringblk.engine.vhost_user.message_socket import FdSet
 from ringblk.engine.vhost_user.messages import VringAddress, VringFd, VringState
 from ringblk.engine.vhost_user.vring_setup import FdKind, VringSetup, address_fault
+from ringblk.shm.layout.sizes import queue_size_fault
 
 _MAX_BASE = 0xFFFF
 
@@ -29,7 +30,7 @@ class VringTable:
         """SET_VRING_NUM: the queue size."""
         ring = self._stopped_ring(state.queue_index)
         if fault := queue_size_fault(state.num):
-            raise DeviceError(fault)
+            raise DeviceError(f"queue size {fault}")
         ring.queue_size = state.num
         await self._start_if_ready(ring)
 

@@ -9,7 +9,6 @@ cdef enum:
     DESC_F_INDIRECT = 4
     AVAIL_F_NO_INTERRUPT = 1
     USED_F_NO_NOTIFY = 1
-    MIN_QUEUE_SIZE = 2
     MAX_QUEUE_SIZE = 32768
     AVAIL_RING_ENTRIES = 4   # bytes before the entries: flags and idx
     USED_RING_ENTRIES = 4

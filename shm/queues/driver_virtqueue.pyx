@@ -28,7 +28,6 @@ from ringblk.shm.layout.split_ring cimport (
     DESC_F_NEXT,
     DESC_F_WRITE,
     MAX_QUEUE_SIZE,
-    MIN_QUEUE_SIZE,
     USED_F_NO_NOTIFY,
     USED_RING_ENTRIES,
     Descriptor,
@@ -39,6 +38,7 @@ from ringblk.shm.layout.split_ring cimport (
     used_ring_bytes,
 )
 
+from ringblk.shm.layout.sizes import queue_size_fault
 from ringblk.shm.queues.driver_errors import DeviceBroken, QueueFull
 
 cdef enum:
@@ -62,9 +62,8 @@ def ring_bytes(queue_size: int) -> int:
 
 
 def _check_queue_size(queue_size: int) -> None:
-    if not MIN_QUEUE_SIZE <= queue_size <= MAX_QUEUE_SIZE or queue_size & (queue_size - 1):
-        limits = f"{MIN_QUEUE_SIZE} to {MAX_QUEUE_SIZE}"
-        raise ValueError(f"queue size {queue_size} is not a power of two from {limits}")
+    if fault := queue_size_fault(queue_size):
+        raise ValueError(f"queue size {fault}")
 
 
 cdef class DriverVirtqueue:

@@ -23,10 +23,10 @@ from libc.stdlib cimport free, malloc
 
 from ringblk.shm.layout.region_set cimport REGION_LIMIT
 from ringblk.shm.layout.slot cimport Range, RequestSlot
-from ringblk.shm.layout.split_ring cimport MAX_QUEUE_SIZE, MIN_QUEUE_SIZE
 from ringblk.shm.memory.guest_memory cimport GuestMemory
 from ringblk.shm.state.segment cimport CHAIN_LIMIT
 
+from ringblk.shm.layout.sizes import queue_size_fault
 from ringblk.shm.queues.errors import RingError
 
 BROKEN_REASONS = {
@@ -49,8 +49,8 @@ cdef class Virtqueue:
     """
 
     def __init__(self, uint16_t queue_index, uint32_t queue_size, GuestMemory memory, uint32_t chain_limit):
-        if not MIN_QUEUE_SIZE <= queue_size <= MAX_QUEUE_SIZE or queue_size & (queue_size - 1):
-            raise RingError(f"queue {queue_index}: size {queue_size} is not a power of two from 2 to 32768")
+        if fault := queue_size_fault(queue_size):
+            raise RingError(f"queue {queue_index}: size {fault}")
         self.queue_index = queue_index
         self.queue_size = queue_size
         self.memory = memory

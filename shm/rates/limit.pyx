@@ -14,8 +14,9 @@ from ringblk.shm.rates.token_bucket cimport (
     Draw, TermsWords, bucket_acquire, bucket_configure, bucket_is_limited, bucket_refund, bucket_wait, read_terms,
 )
 from ringblk.shm.rates.bucket_settings import BucketSettingsError
+from ringblk.shm.rates.limit_settings import RateLimitSettings
 
-BUCKET_NAMES = ("bytes_total", "bytes_read", "bytes_write", "ops_total", "ops_read", "ops_write")
+BUCKET_NAMES = RateLimitSettings.__struct_fields__   # in the order of BucketIndex
 STATE_BYTES = RATE_LIMIT_STATE_BYTES
 READ = CHARGE_READ
 WRITE = CHARGE_WRITE

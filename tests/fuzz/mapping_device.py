@@ -9,10 +9,11 @@ import os
 
 from ringblk.engine.devices.block_device import BlockDevice
 from ringblk.engine.devices.device import DeviceError
-from ringblk.engine.devices.vring import MAX_QUEUE_SIZE, MIN_QUEUE_SIZE, Vring
+from ringblk.engine.devices.vring import Vring
 from ringblk.engine.dispatcher.messages import SetInflight
 from ringblk.engine.drives.inflight_region import admit_inflight
 from ringblk.engine.supervisor.drive_model import DriveModel, MappedRegion, ServedQueue
+from ringblk.shm.layout.sizes import queue_size_fault
 from ringblk.shm.memory.guest_memory import GuestMemory
 from ringblk.shm.memory.region import MemoryRegion, RegionError
 from ringblk.shm.queues.errors import InflightError, RingError
@@ -88,8 +89,7 @@ class MappingDevice:
         size = vring.queue_size
         assert vring.queue_index not in self.queues, "a queue is started twice"
         assert 0 <= vring.queue_index < self.num_queues
-        assert MIN_QUEUE_SIZE <= size <= MAX_QUEUE_SIZE
-        assert size & (size - 1) == 0
+        assert queue_size_fault(size) is None
         assert 0 <= vring.base <= 0xFFFF
         check_fds(vring)
         try:

@@ -7,6 +7,10 @@ import msgspec
 from ringblk.workers.backends import host_device
 
 SECTOR_BYTES = 512
+"""The unit of requests and of a drive's size, whatever its blocks (virtio 1.2, 5.2.6)."""
+MAX_LOGICAL_BLOCK_BYTES = 4096
+MAX_PHYSICAL_BLOCK_BYTES = 32768
+"""The largest blocks that a guest is told of."""
 USUAL_PAGE_BYTES = 4096
 
 

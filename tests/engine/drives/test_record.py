@@ -10,9 +10,9 @@ import msgspec
 import pytest
 
 from ringblk.engine.drives import record as drive_record
+from ringblk.engine.options.rate_limiter_config import RATE_OF_BUCKET
 from ringblk.engine.drives.record import RecordKeeper, clear_records, socket_digest
 from ringblk.engine.drives.running_settings import (
-    BUCKET_OPTIONS,
     DriveIdentity,
     DriveRecord,
     RunningSettings,
@@ -61,7 +61,7 @@ def test_all_that_can_be_set_at_once_fits_a_record(deep: Path, monkeypatch: pyte
         rate_group="g" * 100,
         driver_writeback=False,
         settings=RunningSettings(
-            limits=dict.fromkeys(BUCKET_OPTIONS, bucket),
+            limits=dict.fromkeys(RATE_OF_BUCKET, bucket),
             cache="writethrough",
             workers=64,
             is_paused=True,

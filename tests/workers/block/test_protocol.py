@@ -1,20 +1,11 @@
 """The block protocol stands twice, for Python and for compiled code: with the numbers of the standard."""
 
-import re
-from pathlib import Path
-
 from ringblk.workers.backends import topology
 from ringblk.workers.block import protocol
 from ringblk.workers.block.protocol import RequestStatus, RequestType
+from tests.rigs.compiled_numbers import compiled_numbers
 
-COMPILED = Path(__file__).parents[3] / "workers" / "block" / "request.pxd"
 COMPILED_ONLY = {"HEADER_BYTES": 16}
-
-
-def compiled_numbers() -> dict[str, int]:
-    """All that request.pxd gives a number, but the slots' own operations."""
-    found = re.findall(r"^ +([A-Z]\w+) = (\w+)", COMPILED.read_text(), re.MULTILINE)
-    return {name: int(value, 0) for name, value in found if not name.startswith("OPERATION_")}
 
 
 def protocol_number(name: str) -> int:
@@ -31,7 +22,8 @@ def protocol_number(name: str) -> int:
 
 
 def test_compiled_code_has_the_same_numbers() -> None:
-    compiled = compiled_numbers()
+    found = compiled_numbers("workers/block/request.pxd")
+    compiled = {name: value for name, value in found.items() if not name.startswith("OPERATION_")}  # of slots
     assert compiled == {name: protocol_number(name) for name in compiled}
     assert {name for name in compiled if name.startswith("TYPE_")} == {
         f"TYPE_{kind.name}" for kind in RequestType
