@@ -260,3 +260,13 @@ def test_no_python_is_called_where_objects_die(path: Path) -> None:
 def test_a_python_call_where_objects_die_is_found() -> None:
     text = "cdef class A:\n    def __dealloc__(self):\n        free(self.a)\n        os.close(self.fd)\n"
     assert calls_where_objects_die(text) == {"free", "os.close"}
+
+
+TESTS = sorted((ROOT / "tests").rglob("*.py*"))
+
+
+@pytest.mark.parametrize("path", [path for path in TESTS if path.suffix in (".py", ".pyx")], ids=name_of)
+def test_no_test_is_imported(path: Path) -> None:
+    """What tests share is in a module of its own: in tests/rigs, or beside them."""
+    modules = [module for module in imported_modules(path) if module.startswith("tests.")]
+    assert [module for module in modules if ".test_" in module or ".conftest" in module] == []

@@ -10,7 +10,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from ringblk.engine.options.config import EngineConfig
+from ringblk.engine.options.command_line import option_fields
 
 ROOT = Path(__file__).resolve().parent.parent
 README = (ROOT / "README.md").read_text()
@@ -32,7 +32,7 @@ def test_the_front_end_example_runs(tmp_path: Path) -> None:
 def test_the_table_has_every_option_with_its_default() -> None:
     rows = re.findall(r"^\| `--([a-z-]+)` \| (\S*) ?\|", README, re.MULTILINE)
     expected = []
-    for field in msgspec.structs.fields(EngineConfig):
+    for field in option_fields():
         default = "" if isinstance(field.default, bool) or field.default is None else str(field.default)
         if field.default is msgspec.NODEFAULT:  # a mutable default
             default = ""

@@ -120,7 +120,7 @@ def print_help(parser: argparse.ArgumentParser, _: argparse.Namespace) -> int:
 
 def add_engine_options(parser: argparse.ArgumentParser) -> None:
     """One option for each field of `EngineConfig`, and `--config`."""
-    for field in _fields_in_order():
+    for field in option_fields():
         option = "--" + field.name.replace("_", "-")
         if field.type is bool:
             parser.add_argument(option, action="store_true", default=None, help=_HELP[field.name])
@@ -133,7 +133,7 @@ def add_engine_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--config", metavar="FILE", help="a JSON file with these options as keys")
 
 
-def _fields_in_order() -> list[FieldInfo]:
+def option_fields() -> list[FieldInfo]:
     """The fields of `EngineConfig`, the limits, which it inherits, before their other form."""
     fields = msgspec.structs.fields(EngineConfig)
     limits = [field for field in fields if field.name in LIMIT_NAMES]

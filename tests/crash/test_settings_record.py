@@ -12,7 +12,7 @@ import pytest
 
 from ringblk.shm.segments.record_file import FOLDER
 from tests.crash.crash_plan import CrashPlan
-from tests.crash.test_walk import RECORD_POINTS
+from tests.crash.walk_points import RECORD_POINTS
 from tests.rigs.control_client import ControlClient
 from tests.rigs.engine_process import EngineProcess
 from tests.rigs.engine_rig import eventually

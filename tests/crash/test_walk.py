@@ -10,58 +10,16 @@ from pathlib import Path
 
 import pytest
 
-from tests.crash.crash_points import point_names
 from tests.crash.rig import Rig
-
-POINTS = sorted(point_names())
-# Points that a load alone does not reach: the deaths that lead to them.
-AFTER_DEATH_AT = {
-    "recovery: stale slot freed": "dispatcher: slot prepared",
-    "recovery: slot taken back": "dispatcher: handed in the slot",
-    "recovery: slot given again": "dispatcher: submit entry written",
-    "recovery: published head cleared": "ring: used index published",
-    "recovery: record agrees with the ring": "dispatcher: called",
-    "recovery: called": "dispatcher: slot freed",
-    "recovery: dead worker's slot taken back": "worker: taken",
-    "recovery: dead worker's ring emptied": "worker: executed",
-    "recovery: worker woken": "worker: done published",
-    "supervisor: child reaped": "worker: taken",
-    "supervisor: child forked": "inflight: flag set",
-    "supervisor: set-up message sent": "dispatcher: slot prepared",
-    "supervisor: worker replaced": "worker: about to sleep",
-}
-SUPERVISOR_POINTS = [name for name in POINTS if name.startswith("supervisor:")]
-SESSION_POINTS = [name for name in POINTS if name.startswith("session:")]
-URING_POINTS = [name for name in POINTS if name.startswith("uring:")]
-RING_POINTS = [name for name in POINTS if name.startswith("dispatcher ring:")]
-OVERLAP_POINTS = [name for name in POINTS if name.startswith("overlap:")]
-"""Reached where parts of blocks are changed: tests/crash/test_partial_blocks.py."""
-FAILED_DISK_POINTS = ["dispatcher ring: given away"]
-"""Reached where a disk fails: tests/crash/test_slow_disk.py."""
-GIVE_BACK_POINTS = [name for name in POINTS if name.startswith("give back:")]
-"""Reached where requests wait for tokens: tests/crash/test_give_back.py."""
-PENDING_POINTS = [name for name in POINTS if name.startswith("pending:")]
-"""Reached where requests wait for somebody else, which those of a block device do not."""
-FIRST_START_POINTS = ["recovery: record initialised"]
-RECORD_POINTS = [name for name in POINTS if name.startswith(("record:", "rate group:"))]
-"""Reached where something is set: tests/crash/test_settings_record.py."""
-CHILD_POINTS = [
-    name
-    for name in POINTS
-    if name
-    not in SUPERVISOR_POINTS
-    + SESSION_POINTS
-    + URING_POINTS
-    + RING_POINTS
-    + GIVE_BACK_POINTS
-    + OVERLAP_POINTS
-    + PENDING_POINTS
-    + FIRST_START_POINTS
-    + RECORD_POINTS
-]
-INLINE_POINTS = [
-    name for name in CHILD_POINTS if name.startswith(("dispatcher: inline", "inflight:", "ring:"))
-]
+from tests.crash.walk_points import (
+    CHILD_POINTS,
+    FAILED_DISK_POINTS,
+    FIRST_START_POINTS,
+    INLINE_POINTS,
+    RING_POINTS,
+    URING_POINTS,
+    with_cause,
+)
 
 
 class SharedRig:
@@ -125,12 +83,6 @@ def ring_rig(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SharedRig]:
     shared = SharedRig(tmp_path_factory, "--io-engine=io_uring_inline")
     yield shared
     shared.close()
-
-
-def with_cause(point: str, passage: int) -> list[tuple[str, int]]:
-    """The deaths that end with one at the point."""
-    cause = AFTER_DEATH_AT.get(point)
-    return [(cause, passage), (point, 1)] if cause else [(point, passage)]
 
 
 @pytest.mark.parametrize("passage", [1, 6])

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 import pytest
 
 from tests.crash.rig import Rig
-from tests.crash.test_walk import SESSION_POINTS, SUPERVISOR_POINTS, with_cause
+from tests.crash.walk_points import SESSION_POINTS, SUPERVISOR_POINTS, with_cause
 from tests.rigs.engine_process import wait_gone
 
 PASSAGES = {"supervisor: region forgotten": 1}

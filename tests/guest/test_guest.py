@@ -2,19 +2,17 @@
 
 import hashlib
 import random
-import subprocess
 from pathlib import Path
 
 import pytest
 
-from scripts.guest_machine import Drive, Machine, MemoryBackend, find_program
+from scripts.guest_machine import Drive, Machine, MemoryBackend
 from tests.rigs.control_client import ControlClient
 from tests.rigs.guest import Guest
 from tests.rigs.guest_backend import serve
+from tests.rigs.guest_image import MIB, make_image, run_on_host
 
 pytestmark = pytest.mark.guest
-
-MIB = 1 << 20
 
 WRITE_FROM_EVERY_PROCESSOR = """
 for i in 0 1 2 3; do
@@ -23,21 +21,6 @@ for i in 0 1 2 3; do
 done
 for job in $jobs; do wait $job || exit 1; done
 """
-
-
-def make_image(path: Path, size_bytes: int = 64 * MIB) -> Path:
-    with path.open("wb") as image:
-        image.truncate(size_bytes)
-    return path
-
-
-def run_on_host(program: str, *arguments: str | Path) -> bytes:
-    """The output of one of e2fsprogs' programs, which must end with status 0."""
-    path = find_program(program)
-    assert path is not None
-    done = subprocess.run([path, *arguments], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, check=False)
-    assert done.returncode == 0, done.stdout.decode(errors="replace")
-    return done.stdout
 
 
 def allocated_bytes(path: Path) -> int:

@@ -18,9 +18,9 @@ from pathlib import Path
 import pytest
 
 from scripts.guest_machine import Drive, Machine
-from tests.guest.test_guest import MIB, make_image, run_on_host
 from tests.rigs.guest import Guest
 from tests.rigs.guest_backend import END_GUARD_S, backend_command
+from tests.rigs.guest_image import MIB, make_image, run_on_host
 
 pytestmark = pytest.mark.guest
 

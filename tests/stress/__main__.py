@@ -16,14 +16,14 @@ from hypothesis import seed as with_seed
 from hypothesis.stateful import RuleBasedStateMachine, run_state_machine_as_test
 
 from tests.crash.storm import storm
-from tests.crash.test_machine import EngineLife
-from tests.engine.control.test_machine import ControlMachine
-from tests.engine.drives.test_engine_machine import EngineMachine, engines_in
-from tests.engine.images.test_direct_io_machine import DirectIoMachine
-from tests.engine.vhost_user.test_session_machine import SessionMachine
+from tests.stress.control_machine import ControlMachine
 from tests.stress.counts import counts
+from tests.stress.direct_io_machine import DirectIoMachine
+from tests.stress.engine_life import EngineLife
+from tests.stress.engine_machine import EngineMachine, engines_in
 from tests.stress.guest_machine import GuestMachine, first_failure
 from tests.stress.limit_machine import LimitMachine
+from tests.stress.session_machine import SessionMachine
 
 LINE_S = 60.0
 STORM_S = 4.0

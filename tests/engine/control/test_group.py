@@ -1,8 +1,6 @@
 """A rate group that another process of the same user keeps locked: PATCH gives up, and the engine goes on."""
 
-import fcntl
 import os
-import struct
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,8 +11,7 @@ import pytest
 from ringblk.shm.segments.segment import segment_names
 from tests.rigs.control_client import ControlClient
 from tests.rigs.engine_rig import Engine
-
-WHOLE_FILE = struct.pack("hhqqi", fcntl.F_WRLCK, os.SEEK_SET, 0, 0, 0)
+from tests.rigs.group_lock import lock_group
 
 
 @pytest.fixture
@@ -23,13 +20,6 @@ def group() -> Iterator[str]:
     yield name
     for left in segment_names(f"ringblk-rate-{name}"):
         posix_ipc.unlink_shared_memory("/" + left)
-
-
-def lock_group(group: str) -> int:
-    """The record lock that members take for a moment; it goes when the descriptor is closed."""
-    fd: int = posix_ipc.SharedMemory(f"/ringblk-rate-{group}").fd
-    fcntl.fcntl(fd, fcntl.F_OFD_SETLKW, WHOLE_FILE)
-    return fd
 
 
 def test_a_locked_group_keeps_nothing_waiting(tmp_path: Path, group: str) -> None:

@@ -15,9 +15,9 @@ import pytest
 
 from ringblk.engine.control.messages import DriveBody
 from ringblk.engine.options.rate_limiter_config import RateLimitOptions
-from tests.engine.control.test_group import lock_group
 from tests.rigs.control_client import DISK_BYTES, ControlClient, ControlledEngine
 from tests.rigs.engine_rig import Engine
+from tests.rigs.group_lock import lock_group
 
 NAMES = DriveBody.__struct_fields__
 CHANGES: dict[str, object] = {

@@ -1,5 +1,0 @@
-"""Devices and file systems to keep a drive on, as the tests of workers have them."""
-
-from tests.workers.conftest import loop_device, shm_path
-
-__all__ = ["loop_device", "shm_path"]
