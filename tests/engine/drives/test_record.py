@@ -10,7 +10,6 @@ import msgspec
 import pytest
 
 from ringblk.engine.drives import record as drive_record
-from ringblk.engine.options.rate_limiter_config import RATE_OF_BUCKET
 from ringblk.engine.drives.record import RecordKeeper, clear_records, socket_digest
 from ringblk.engine.drives.running_settings import (
     DriveIdentity,
@@ -18,6 +17,7 @@ from ringblk.engine.drives.running_settings import (
     RunningSettings,
 )
 from ringblk.engine.options.config import EngineConfig
+from ringblk.engine.options.rate_limiter_config import RATE_OF_BUCKET
 from ringblk.shm.rates.bucket_settings import BucketSettings
 from ringblk.shm.segments.record_file import FOLDER, record_names
 from ringblk.shm.segments.two_slots import MAX_PAYLOAD_BYTES
