@@ -52,6 +52,7 @@ from ringblk.shm.rates.limit import RateLimit
 from ringblk.shm.state.segment import StateSegment
 from ringblk.shm.sync.channel import Channel, ChannelClosed
 from ringblk.workers.backends.native import NativeBackend
+from ringblk.workers.backends.uring_form import UringForm
 from ringblk.workers.block.executor import BlockExecutor
 from ringblk.workers.block.parser import BlockParser
 from ringblk.workers.process.host_errors import HostErrors
@@ -90,8 +91,9 @@ class Dispatcher:
         self._memory = GuestMemory(setup.state)
         self._executor = BlockExecutor(setup.state, self._memory, setup.backend, setup.drive_id)
         self._table = QueueTable(setup.state, setup.own_eventfd)
-        if setup.uring is not None:
-            self._table.watch(setup.uring.fileno())
+        form = UringForm(setup.uring, setup.backend) if setup.uring is not None else None
+        if form is not None:
+            self._table.watch(form.ready_fd)
         if self._executor.outcome_fd >= 0:
             self._table.watch(self._executor.outcome_fd)
         self._handover = Handover(setup.state)
@@ -104,7 +106,7 @@ class Dispatcher:
             self._table,
             Throttle(setup.state, setup.rate_limit, setup.is_rate_shared),
             InlineGate(setup.inline_limit_ns),
-            DispatcherRing(setup.state, self._executor, setup.uring),
+            DispatcherRing(setup.state, self._executor, form),
             IdlePoll(setup.poll_ns),
             CpuPlacement(os.sched_getaffinity(0)),
         )
@@ -337,5 +339,7 @@ class Dispatcher:
 def run_dispatcher(setup: DispatcherSetup, channel: Channel[ToDispatcher]) -> None:
     """The body of a dispatcher process."""
     setup.sandbox.drop_privileges()
+    if setup.inline_limit_ns:
+        setup.backend.start_dispatcher()
     setup.sandbox.confine(DISPATCHER_CALLS, URING_CALLS if setup.uring is not None else "")
     Dispatcher(setup, channel).run()

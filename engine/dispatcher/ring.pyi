@@ -1,6 +1,6 @@
 from ringblk.shm.state.segment import StateSegment
+from ringblk.workers.backends.asynchronous import AsyncForm
 from ringblk.workers.requests.request import RequestExecutor
-from ringblk.workers.uring.ring import Uring
 
 class DispatcherRing:
-    def __init__(self, state: StateSegment, executor: RequestExecutor, uring: Uring | None) -> None: ...
+    def __init__(self, state: StateSegment, executor: RequestExecutor, form: AsyncForm | None) -> None: ...

@@ -13,33 +13,32 @@ done again. So is what was pending.
 from libc.stdint cimport uint32_t, uint64_t
 
 from ringblk.engine.dispatcher.handover cimport Handover
-from ringblk.shm.sync.atomic cimport load_acquire_32, store_release_32
+from ringblk.shm.sync.atomic cimport store_release_32
 from ringblk.shm.sync.clock cimport monotonic_ns
 from ringblk.shm.sync.crash_point cimport crash_point
 from ringblk.shm.layout.slot cimport DISPATCHER_PENDING, SLOT_HANDED, SLOT_PREPARED, RequestSlot
 from ringblk.shm.state.segment cimport StateSegment
+from ringblk.workers.backends.asynchronous cimport AsyncForm, StorageOutcome
 from ringblk.workers.requests.request cimport RequestExecutor
-from ringblk.workers.requests.request_ring cimport RequestRing
-from ringblk.workers.uring.ring cimport Uring, io_uring_cqe
 
 cdef enum:
     BUSY_NS = 1000000     # without a moment of nothing to do in this time, the dispatcher is the bottleneck
 
 
 cdef class DispatcherRing:
-    """Requests in `uring`, if there is one, and those that `executor` has left pending."""
+    """Requests begun on `form` (the backend's through io_uring), if there is one, and those that `executor` has left pending."""
 
-    def __init__(self, StateSegment state, RequestExecutor executor, Uring uring):
+    def __init__(self, StateSegment state, RequestExecutor executor, AsyncForm form):
         self.state = state
         self.executor = executor
-        self.ring = None if uring is None else RequestRing(uring, executor)
+        self.form = form
         self.idle_ns = monotonic_ns()
 
     cdef bint begin(self, uint32_t slot_index) noexcept nogil:
         """Begin a prepared request, to be submitted with `submit`. False: somebody else has to do it."""
         cdef RequestSlot *slot = &self.state.slots[slot_index]
         cdef uint64_t started_ns = slot.popped_ns + slot.throttled_ns
-        if self.ring is None or started_ns > self.idle_ns + BUSY_NS or not self.ring.begin(slot_index):
+        if self.form is None or started_ns > self.idle_ns + BUSY_NS or not self.executor.begin(slot_index, self.form):
             return False
         slot.worker_index = DISPATCHER_PENDING
         slot.started_ns = started_ns
@@ -62,23 +61,21 @@ cdef class DispatcherRing:
             self.has_unsubmitted = False
             self.executor.submit()
         if self.has_filled:
-            self.ring.uring.enter(0)
+            self.has_filled = self.form.submit()   # what the kernel had no memory for goes in the next round
             crash_point("dispatcher ring: entries submitted")
-            # What the kernel had no memory for is submitted again in the next round.
-            self.has_filled = self.ring.uring.local_tail != load_acquire_32(self.ring.uring.sq_head)
 
     cdef bint has_done(self) noexcept nogil:
         """Whether something has completed."""
         if self.pending_count and self.executor.has_outcomes():
             return True
-        return self.ring is not None and self.ring.uring.has_completions()
+        return self.form is not None and self.form.has_outcomes()
 
     cdef void reap(self, Handover handover) noexcept nogil:
         """Put what has completed into the batch, and have done elsewhere what failed here."""
         if self.pending_count:
             self._reap_pending(handover)
-        if self.ring is not None and self.ring.uring.has_completions():
-            self._reap_ring(handover)
+        if self.form is not None and self.form.has_outcomes():
+            self._reap_form(handover)
 
     cdef void _reap_pending(self, Handover handover) noexcept nogil:
         cdef int slot_index = self.executor.reap()
@@ -91,16 +88,14 @@ cdef class DispatcherRing:
             handover.batch_count += 1
             slot_index = self.executor.reap()
 
-    cdef void _reap_ring(self, Handover handover) noexcept nogil:
-        cdef io_uring_cqe completion
+    cdef void _reap_form(self, Handover handover) noexcept nogil:
+        cdef StorageOutcome outcome
         cdef uint32_t slot_index
-        cdef uint64_t now_ns
-        self.ring.uring.enter(0)
-        now_ns = monotonic_ns()
-        while self.ring.uring.take_completion(&completion):
+        cdef uint64_t now_ns = monotonic_ns()
+        while self.form.reap(&outcome):
             crash_point("dispatcher ring: completion taken")
-            slot_index = <uint32_t>completion.user_data
-            if self.ring.end(&completion) < 0:
+            slot_index = <uint32_t>outcome.tag
+            if not self.executor.end(slot_index, outcome.result):
                 self._give_away(slot_index, handover)
                 continue
             self.executor.finish(slot_index)

@@ -102,6 +102,8 @@ class InlineDevice:
         self.kick_fd = os.eventfd(0, os.EFD_NONBLOCK)
         self.call_fd = os.eventfd(0, os.EFD_NONBLOCK)
         self.table = QueueTable(self.state, self._eventfd)
+        if self.executor.outcome_fd >= 0:
+            self.table.watch(self.executor.outcome_fd)
         self.loop = DispatchLoop(
             self.state,
             self.memory,

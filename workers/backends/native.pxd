@@ -1,6 +1,8 @@
 from libc.stdint cimport uint32_t, uint64_t
 from posix.uio cimport iovec
 
+from ringblk.workers.backends.asynchronous cimport AsyncForm
+
 
 cdef class NativeBackend:
     cdef readonly uint64_t size_bytes
@@ -9,6 +11,7 @@ cdef class NativeBackend:
     cdef readonly object topology  # BlockTopology
     # A descriptor on which positioned reads and writes and fdatasync(2) do what this backend does; -1: none.
     cdef readonly int fd
+    cdef readonly AsyncForm form      # begins requests without waiting, once it was started here; None: there is none
 
     # All of these but the checks give 0 or a negative errno, and do all of it or fail. Ranges lie
     # within size_bytes: the caller has checked that, and that length_bytes is the sum of the ranges' lengths.

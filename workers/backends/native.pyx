@@ -1,8 +1,8 @@
 # cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True
 """The base of every block backend that the pump calls: compiled, without the GIL, negative errno.
 
-Native backends implement the five C methods of the .pxd; `readv_at` and `writev_at` at least. On top of
-them stands the `BlockBackend` protocol of interface.py, so every native backend can be used from Python
+Native backends implement the five C methods of the .pxd, `readv_at` and `writev_at` at least: the blocking form.
+They may have an asynchronous form as well, `form` (asynchronous.pyx), or that alone. On top of the blocking one stands the `BlockBackend` protocol of interface.py, so every native backend can be used from Python
 too. That boundary is the one place where a negative errno becomes an OSError.
 
 Nobody asks what class a backend is: it answers for itself. What a request costs nothing to know is an attribute
@@ -184,7 +184,13 @@ cdef class NativeBackend:
         return ()
 
     def start_worker(self):
-        """Called once in each worker after the fork, before its first request."""
+        """Called once in each worker after the fork, before its first request and before it is in its sandbox.
+
+        What has to be opened after the fork is opened here, and `form` is made.
+        """
+
+    def start_dispatcher(self):
+        """The same in a dispatcher that is to carry out requests itself."""
 
     def resize(self, uint64_t size_bytes):
         """Make the drive larger or smaller, where the backend can; nothing is in flight beyond a new end.

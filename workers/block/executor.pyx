@@ -1,8 +1,10 @@
 # cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True
 """Carrying out block requests from their slots: the workers' half (virtio 1.2, 5.2.6)."""
 
-from libc.errno cimport EFAULT
+cimport cython
+from libc.errno cimport EFAULT, EOPNOTSUPP
 from libc.stdint cimport uint32_t, uint64_t, uint8_t
+from libc.stdlib cimport calloc, free
 from libc.string cimport memcpy, memset
 from posix.uio cimport iovec
 
@@ -13,26 +15,38 @@ from ringblk.workers.block.request cimport (
     DRIVE_ID_BYTES, OPERATION_DISCARD, OPERATION_FLUSH, OPERATION_GET_ID, OPERATION_READ, OPERATION_WRITE,
     OPERATION_WRITE_ZEROES, SECTOR_BYTES, SEGMENT_F_UNMAP, STATUS_IOERR, STATUS_OK, Segment,
 )
-from ringblk.workers.backends.native cimport NativeBackend
-from ringblk.workers.requests.request cimport OUTCOME_DONE, SLOT_DURABLE, SLOT_PARTIAL, RequestExecutor
-from ringblk.workers.uring.ring cimport (
-    IORING_FSYNC_DATASYNC, IORING_OP_FSYNC, IORING_OP_READ, IORING_OP_READV, IORING_OP_WRITE, IORING_OP_WRITEV,
-    io_uring_sqe,
+from ringblk.workers.backends.asynchronous cimport (
+    STORAGE_DISCARD, STORAGE_FLUSH, STORAGE_READ, STORAGE_WRITE, STORAGE_WRITE_ZEROES, AsyncForm, StorageOutcome,
+    StorageRequest,
 )
-
-cdef extern from "sys/uio.h" nogil:
-    int RWF_DSYNC
+from ringblk.workers.backends.native cimport NativeBackend
+from ringblk.workers.requests.request cimport (
+    OUTCOME_DONE, OUTCOME_PENDING, SLOT_DURABLE, SLOT_PARTIAL, RequestExecutor,
+)
 
 cdef enum:
     IOV_LIMIT = 1024    # ranges in one call (IOV_MAX)
 
+cdef struct Progress:
+    # Of a request that is pending: it is begun in parts, by IOV_LIMIT ranges or segment by segment.
+    uint32_t left             # parts that the form has
+    int error                 # of the first part that failed
+    bint is_flushed           # the flush after the last part was begun
 
+
+@cython.final
 cdef class BlockExecutor(RequestExecutor):
-    """Executes requests on one backend. `drive_id` is cut at 20 bytes and padded with zeroes."""
+    """Executes requests on one backend. `drive_id` is cut at 20 bytes and padded with zeroes.
+
+    Where the backend has an asynchronous form in this process, requests are begun on that and are pending. What
+    it does not take, and all where there is none, is done by the blocking form.
+    """
 
     cdef StateSegment state
     cdef GuestMemory memory
     cdef NativeBackend backend
+    cdef AsyncForm form       # the backend's, or None
+    cdef Progress *progress   # of each slot, where there is a form
     cdef uint8_t drive_id[DRIVE_ID_BYTES]
     cdef iovec vectors[IOV_LIMIT]
 
@@ -41,8 +55,17 @@ cdef class BlockExecutor(RequestExecutor):
         self.memory = memory
         self.backend = backend
         self.failure_status = STATUS_IOERR
+        self.form = backend.form
+        if self.form is not None:
+            self.outcome_fd = self.form.ready_fd
+            self.progress = <Progress *>calloc(state.slot_count, sizeof(Progress))
+            if self.progress == NULL:
+                raise MemoryError
         memset(self.drive_id, 0, DRIVE_ID_BYTES)
         memcpy(self.drive_id, <const char *>drive_id, min(len(drive_id), DRIVE_ID_BYTES))
+
+    def __dealloc__(self):
+        free(self.progress)
 
     cdef int execute(self, uint32_t slot_index) noexcept nogil:
         cdef RequestSlot *slot = &self.state.slots[slot_index]
@@ -52,66 +75,64 @@ cdef class BlockExecutor(RequestExecutor):
         slot.status = STATUS_IOERR
         if self.memory.is_lost():   # what the request was read from may have been zeroes in place of the guest's bytes
             return OUTCOME_DONE
-        if slot.operation == OPERATION_READ:
-            error = self._transfer(slot, ranges)
-            if error == 0:
-                slot.used_length_bytes += <uint32_t>slot.length_bytes
-        elif slot.operation == OPERATION_WRITE:
+        if slot.operation == OPERATION_GET_ID:
+            self._give_id(ranges, <uint32_t>slot.length_bytes)
+        elif self.form is not None:
+            self._begin_parts(slot_index)
+            return OUTCOME_DONE if self._is_settled(slot_index) else OUTCOME_PENDING
+        elif slot.operation == OPERATION_READ or slot.operation == OPERATION_WRITE:
             error = self._transfer(slot, ranges)
         elif slot.operation == OPERATION_FLUSH:
             error = self.backend.flush_all()
-        elif slot.operation == OPERATION_GET_ID:
-            self._give_id(ranges, <uint32_t>slot.length_bytes)
-            slot.used_length_bytes += <uint32_t>slot.length_bytes
         else:
             error = self._change_segments(slot, <Segment *>ranges)
-        if error == -EFAULT and (slot.operation == OPERATION_READ or slot.operation == OPERATION_WRITE):
-            self.memory.look_at(ranges, slot.range_count)
-        if self.memory.is_lost():
-            slot.used_length_bytes = 1
-        elif error == 0:
-            slot.status = STATUS_OK
-        else:
-            self.last_error = error
-            self.last_error_slot = slot_index
+        self._settle(slot_index, error)
         return OUTCOME_DONE
 
-    cdef bint begin(self, uint32_t slot_index, io_uring_sqe *entry, iovec *vectors,
-                    uint32_t vector_limit) noexcept nogil:
+    cdef void submit(self) noexcept nogil:
+        self.form.submit()
+
+    cdef bint has_outcomes(self) noexcept nogil:
+        return self.form.has_outcomes()
+
+    cdef int reap(self) noexcept nogil:
+        cdef StorageOutcome outcome
+        cdef Progress *progress
+        while self.form.reap(&outcome):
+            progress = &self.progress[outcome.tag]
+            progress.left -= 1
+            if progress.error == 0:
+                progress.error = outcome.result
+            if self._is_settled(<uint32_t>outcome.tag):
+                return <int>outcome.tag
+        return -1
+
+    cdef bint begin(self, uint32_t slot_index, AsyncForm form) noexcept nogil:
         cdef RequestSlot *slot = &self.state.slots[slot_index]
-        cdef Range *ranges = self.state.slot_ranges(slot_index) + slot.first_range
+        cdef StorageRequest request
         if self.memory.is_lost():
             return False
         if slot.operation == OPERATION_FLUSH:
-            entry.opcode = IORING_OP_FSYNC
-            entry.fd = self.backend.fd
-            entry.fsync_flags = IORING_FSYNC_DATASYNC
-            return True
-        if slot.operation != OPERATION_READ and slot.operation != OPERATION_WRITE:
-            return False
-        if slot.range_count == 0 or slot.range_count > vector_limit or slot.flags & SLOT_PARTIAL:
-            return False
-        self._fill_vectors(vectors, ranges, slot.range_count)
-        if not self.backend.is_aligned(vectors, <int>slot.range_count, slot.offset_bytes):
-            return False
-        entry.fd = self.backend.fd
-        entry.off = slot.offset_bytes
-        if slot.range_count == 1:
-            entry.opcode = IORING_OP_READ if slot.operation == OPERATION_READ else IORING_OP_WRITE
-            entry.addr = <uint64_t>vectors.iov_base
-            entry.len = <uint32_t>vectors.iov_len
+            request.operation = STORAGE_FLUSH
+            request.range_count = 0
+        elif slot.operation == OPERATION_READ or slot.operation == OPERATION_WRITE:
+            if slot.range_count > IOV_LIMIT or slot.flags & SLOT_PARTIAL:
+                return False
+            request.operation = STORAGE_READ if slot.operation == OPERATION_READ else STORAGE_WRITE
+            request.range_count = slot.range_count
+            self._fill_vectors(self.vectors, self.state.slot_ranges(slot_index) + slot.first_range, slot.range_count)
         else:
-            entry.opcode = IORING_OP_READV if slot.operation == OPERATION_READ else IORING_OP_WRITEV
-            entry.addr = <uint64_t>vectors
-            entry.len = slot.range_count
-        if slot.operation == OPERATION_WRITE and slot.flags & SLOT_DURABLE:
-            entry.rw_flags = RWF_DSYNC
-        return True
+            return False
+        request.tag = slot_index
+        request.ranges = self.vectors
+        request.offset_bytes = slot.offset_bytes
+        request.length_bytes = slot.length_bytes
+        request.is_durable = slot.flags & SLOT_DURABLE
+        return form.begin(&request) == 0
 
     cdef bint end(self, uint32_t slot_index, int result) noexcept nogil:
         cdef RequestSlot *slot = &self.state.slots[slot_index]
-        if result < 0 or self.memory.is_lost() \
-                or (slot.operation != OPERATION_FLUSH and <uint64_t>result != slot.length_bytes):
+        if result < 0 or self.memory.is_lost():
             return False
         slot.used_length_bytes = 1
         if slot.operation == OPERATION_READ:
@@ -123,6 +144,111 @@ cdef class BlockExecutor(RequestExecutor):
         cdef RequestSlot *slot = &self.state.slots[slot_index]
         if slot.has_status:
             self.memory.pointer(&slot.status_range)[0] = <uint8_t>slot.status
+
+    cdef void _settle(self, uint32_t slot_index, int error) noexcept nogil:
+        """Set the outcome of an operation that has ended."""
+        cdef RequestSlot *slot = &self.state.slots[slot_index]
+        if error == -EFAULT and (slot.operation == OPERATION_READ or slot.operation == OPERATION_WRITE):
+            self.memory.look_at(self.state.slot_ranges(slot_index) + slot.first_range, slot.range_count)
+        if self.memory.is_lost():
+            return
+        if error:
+            self.last_error = error
+            self.last_error_slot = slot_index
+            return
+        slot.status = STATUS_OK
+        if slot.operation == OPERATION_READ or slot.operation == OPERATION_GET_ID:
+            slot.used_length_bytes += <uint32_t>slot.length_bytes
+
+    cdef bint _is_settled(self, uint32_t slot_index) noexcept nogil:
+        """Whether nothing of a request is under way any more; its outcome is set then.
+
+        What is to be durable and no write is flushed in the end.
+        """
+        cdef RequestSlot *slot = &self.state.slots[slot_index]
+        cdef Progress *progress = &self.progress[slot_index]
+        if progress.left == 0 and progress.error == 0 and slot.flags & SLOT_DURABLE and not progress.is_flushed \
+                and (slot.operation == OPERATION_DISCARD or slot.operation == OPERATION_WRITE_ZEROES):
+            progress.is_flushed = True
+            self._begin_flush(slot_index, progress)
+            self.form.submit()
+        if progress.left:
+            return False
+        self._settle(slot_index, progress.error)
+        return True
+
+    cdef void _begin_parts(self, uint32_t slot_index) noexcept nogil:
+        cdef Progress *progress = &self.progress[slot_index]
+        cdef uint32_t operation = self.state.slots[slot_index].operation
+        memset(progress, 0, sizeof(Progress))
+        if operation == OPERATION_READ or operation == OPERATION_WRITE:
+            self._begin_transfer(slot_index, progress)
+        elif operation == OPERATION_FLUSH:
+            self._begin_flush(slot_index, progress)
+        else:
+            self._begin_segments(slot_index, progress)
+
+    cdef void _begin_transfer(self, uint32_t slot_index, Progress *progress) noexcept nogil:
+        cdef RequestSlot *slot = &self.state.slots[slot_index]
+        cdef Range *ranges = self.state.slot_ranges(slot_index) + slot.first_range
+        cdef StorageRequest part
+        cdef uint32_t done = 0
+        memset(&part, 0, sizeof(part))
+        part.tag = slot_index
+        part.operation = STORAGE_READ if slot.operation == OPERATION_READ else STORAGE_WRITE
+        part.ranges = self.vectors
+        part.offset_bytes = slot.offset_bytes
+        part.is_durable = slot.flags & SLOT_DURABLE
+        while done < slot.range_count:
+            part.range_count = <int>min(slot.range_count - done, <uint32_t>IOV_LIMIT)
+            part.length_bytes = self._fill_vectors(self.vectors, ranges + done, <uint32_t>part.range_count)
+            self._begin_part(&part, progress)
+            part.offset_bytes += part.length_bytes
+            done += <uint32_t>part.range_count
+
+    cdef void _begin_segments(self, uint32_t slot_index, Progress *progress) noexcept nogil:
+        cdef RequestSlot *slot = &self.state.slots[slot_index]
+        cdef Segment *segments = <Segment *>(self.state.slot_ranges(slot_index) + slot.first_range)
+        cdef StorageRequest part
+        cdef uint32_t index
+        memset(&part, 0, sizeof(part))
+        part.tag = slot_index
+        part.operation = STORAGE_DISCARD if slot.operation == OPERATION_DISCARD else STORAGE_WRITE_ZEROES
+        for index in range(slot.range_count):
+            part.offset_bytes = segments[index].sector * SECTOR_BYTES
+            part.length_bytes = <uint64_t>segments[index].num_sectors * SECTOR_BYTES
+            part.may_unmap = segments[index].flags & SEGMENT_F_UNMAP
+            self._begin_part(&part, progress)
+
+    cdef void _begin_flush(self, uint32_t slot_index, Progress *progress) noexcept nogil:
+        cdef StorageRequest part
+        memset(&part, 0, sizeof(part))
+        part.tag = slot_index
+        part.operation = STORAGE_FLUSH
+        self._begin_part(&part, progress)
+
+    cdef void _begin_part(self, StorageRequest *part, Progress *progress) noexcept nogil:
+        cdef int result = self.form.begin(part)
+        if result == 0:
+            progress.left += 1
+            return
+        if result == -EOPNOTSUPP:
+            result = self._carry_out(part)
+        if progress.error == 0:
+            progress.error = result
+
+    cdef int _carry_out(self, StorageRequest *part) noexcept nogil:
+        """A part that the asynchronous form does not take, by the blocking one."""
+        if part.operation == STORAGE_READ:
+            return self.backend.readv_at(part.ranges, part.range_count, part.offset_bytes, part.length_bytes)
+        if part.operation == STORAGE_WRITE:
+            return self.backend.writev_at(part.ranges, part.range_count, part.offset_bytes, part.length_bytes,
+                                          part.is_durable)
+        if part.operation == STORAGE_FLUSH:
+            return self.backend.flush_all()
+        if part.operation == STORAGE_DISCARD:
+            return self.backend.discard_at(part.offset_bytes, part.length_bytes)
+        return self.backend.write_zeroes_at(part.offset_bytes, part.length_bytes, part.may_unmap)
 
     cdef int _transfer(self, RequestSlot *slot, Range *ranges) noexcept nogil:
         """Read or write the data, at most IOV_LIMIT ranges a call."""

@@ -1,8 +1,8 @@
 from ringblk.shm.memory.guest_memory import GuestMemory
 from ringblk.shm.state.segment import StateSegment
+from ringblk.workers.backends.uring_form import UringForm
 from ringblk.workers.process.pump import Pump
 from ringblk.workers.requests.request import RequestExecutor
-from ringblk.workers.uring.ring import Uring
 
 class UringPump(Pump):
     def __init__(
@@ -13,5 +13,5 @@ class UringPump(Pump):
         executor: RequestExecutor,
         own_eventfd: int,
         dispatcher_eventfd: int,
-        uring: Uring,
+        form: UringForm,
     ) -> None: ...

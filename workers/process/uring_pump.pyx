@@ -13,25 +13,19 @@ from ringblk.shm.sync.clock cimport monotonic_ns
 from ringblk.shm.sync.crash_point cimport crash_point
 from ringblk.shm.layout.slot cimport RequestSlot
 from ringblk.shm.sync.wakeup cimport end_sleep, prepare_sleep, wake
+from ringblk.workers.backends.asynchronous cimport StorageOutcome
+from ringblk.workers.backends.uring_form cimport UringForm
 from ringblk.workers.process.pump cimport Pump
-from ringblk.workers.requests.request_ring cimport RequestRing
-from ringblk.workers.uring.ring cimport IORING_OP_READ, Uring, io_uring_cqe, io_uring_sqe
-
-cdef uint64_t WAKE_MARK = <uint64_t>-1   # user data of the read of the eventfd
 
 
 cdef class UringPump(Pump):
-    """Runs one worker's rings over `uring`, which has room for its depth and the eventfd."""
+    """Runs one worker's rings over `form`."""
 
-    cdef RequestRing ring
-    cdef Uring uring              # of that ring
-    cdef uint64_t woken_count     # what the eventfd said; the kernel writes here
-    cdef bint is_watching         # a read of the eventfd is under way
+    cdef UringForm form
 
-    def __init__(self, state, worker_index, memory, executor, own_eventfd, dispatcher_eventfd, Uring uring):
+    def __init__(self, state, worker_index, memory, executor, own_eventfd, dispatcher_eventfd, UringForm form):
         Pump.__init__(self, state, worker_index, memory, executor, own_eventfd, dispatcher_eventfd)
-        self.ring = RequestRing(uring, executor)
-        self.uring = uring
+        self.form = form
 
     cdef bint _run(self) noexcept nogil:
         cdef uint32_t head = self.worker.submit_head
@@ -56,7 +50,7 @@ cdef class UringPump(Pump):
         if head[0] == tail:
             return True
         now_ns = monotonic_ns()
-        while head[0] != tail and self.ring.free_count:
+        while head[0] != tail and self.form.free_count:
             slot_index = self.submit_entries[head[0] & self.index_mask]
             if not self.has_memory_for(slot_index):
                 return False
@@ -69,7 +63,7 @@ cdef class UringPump(Pump):
         return True
 
     cdef void _begin(self, uint32_t slot_index) noexcept nogil:
-        if self.ring.begin(slot_index):
+        if self.executor.begin(slot_index, self.form):
             crash_point("uring: entry filled")
             return
         self.executor.execute(slot_index)
@@ -86,16 +80,13 @@ cdef class UringPump(Pump):
 
     cdef uint32_t _reap(self) noexcept nogil:
         """Give back what has completed; returns how many requests that was."""
-        cdef io_uring_cqe completion
+        cdef StorageOutcome outcome
         cdef uint32_t count = 0
-        while self.uring.take_completion(&completion):
-            if completion.user_data == WAKE_MARK:
-                self.is_watching = False
-                continue
+        while self.form.reap(&outcome):
             crash_point("uring: completion taken")
-            if self.ring.end(&completion) < 0:
-                self.executor.execute(<uint32_t>completion.user_data)
-            self._give_back(<uint32_t>completion.user_data)
+            if not self.executor.end(<uint32_t>outcome.tag, outcome.result):
+                self.executor.execute(<uint32_t>outcome.tag)
+            self._give_back(<uint32_t>outcome.tag)
             count += 1
         if count:
             wake(&self.state.header.dispatcher_sleeping, self.dispatcher_eventfd)
@@ -105,30 +96,13 @@ cdef class UringPump(Pump):
         """Submit what was begun; where nothing else is to be done, sleep until something completes or comes."""
         cdef bint has_work
         if not may_sleep:
-            if self.uring.local_tail != load_acquire_32(self.uring.sq_head):
-                self.uring.enter(0)
-                crash_point("uring: entries submitted")
+            self.form.submit()
+            crash_point("uring: entries submitted")
             return
-        self._watch_eventfd()
         prepare_sleep(&self.worker.sleeping)
         crash_point("uring: about to sleep")
         has_work = load_acquire_32(&self.worker.control_pending) != 0
-        if self.ring.free_count and head != load_acquire_32(&self.worker.submit_tail):
+        if self.form.free_count and head != load_acquire_32(&self.worker.submit_tail):
             has_work = True
-        self.uring.enter(0 if has_work else 1)
+        self.form.wait(self.own_eventfd, has_work)
         end_sleep(&self.worker.sleeping)
-
-    cdef void _watch_eventfd(self) noexcept nogil:
-        """Have a completion posted when the eventfd is written."""
-        cdef io_uring_sqe *entry
-        if self.is_watching:
-            return
-        entry = self.uring.next_entry()
-        if entry == NULL:
-            return   # never: places and this one are no more than entries, and those were submitted
-        entry.opcode = IORING_OP_READ
-        entry.fd = self.own_eventfd
-        entry.addr = <uint64_t>&self.woken_count
-        entry.len = sizeof(self.woken_count)
-        entry.user_data = WAKE_MARK
-        self.is_watching = True

@@ -9,6 +9,7 @@ from ringblk.shm.memory.guest_memory import GuestMemory
 from ringblk.shm.state.segment import StateSegment
 from ringblk.shm.sync.channel import Channel, ChannelClosed
 from ringblk.workers.backends.native import NativeBackend
+from ringblk.workers.backends.uring_form import UringForm
 from ringblk.workers.block.executor import BlockExecutor
 from ringblk.workers.process.host_errors import HostErrors
 from ringblk.workers.process.messages import MapRegions, Stop, ToWorker, UnmapRegions
@@ -61,7 +62,8 @@ def make_pump(setup: WorkerSetup, memory: GuestMemory, executor: BlockExecutor) 
         setup.uring is None or executor.outcome_fd >= 0
     ):  # two things to wait for, and the plain one knows both
         return Pump(setup.state, setup.worker_index, memory, executor, own, dispatcher)
-    return UringPump(setup.state, setup.worker_index, memory, executor, own, dispatcher, setup.uring)
+    form = UringForm(setup.uring, setup.backend)
+    return UringPump(setup.state, setup.worker_index, memory, executor, own, dispatcher, form)
 
 
 def _read_channel(channel: Channel[ToWorker], memory: GuestMemory, pump: Pump) -> bool:

@@ -1,10 +1,9 @@
 # What a device kind consists of: a parser (in the dispatcher) and an executor (in the workers).
 
 from libc.stdint cimport uint32_t, uint64_t
-from posix.uio cimport iovec
 
 from ringblk.shm.layout.slot cimport RequestSlot
-from ringblk.workers.uring.ring cimport io_uring_sqe
+from ringblk.workers.backends.asynchronous cimport AsyncForm
 
 cdef enum:
     OPERATION_COMPLETE = 0    # nothing to carry out: the slot's status is its outcome
@@ -37,6 +36,5 @@ cdef class RequestExecutor:
     cdef bint has_outcomes(self) noexcept nogil
     cdef int reap(self) noexcept nogil
     cdef void finish(self, uint32_t slot_index) noexcept nogil
-    cdef bint begin(self, uint32_t slot_index, io_uring_sqe *entry, iovec *vectors,
-                    uint32_t vector_limit) noexcept nogil
+    cdef bint begin(self, uint32_t slot_index, AsyncForm form) noexcept nogil
     cdef bint end(self, uint32_t slot_index, int result) noexcept nogil

@@ -7,10 +7,9 @@ once a request. An executor carries the operation out from the slot alone. Block
 """
 
 from libc.stdint cimport uint32_t, uint64_t
-from posix.uio cimport iovec
 
 from ringblk.shm.layout.slot cimport RequestSlot
-from ringblk.workers.uring.ring cimport io_uring_sqe
+from ringblk.workers.backends.asynchronous cimport AsyncForm
 
 
 cdef class RequestParser:
@@ -65,20 +64,12 @@ cdef class RequestExecutor:
         """The slot of a pending request whose outcome is set now, or -1: there is none at the moment."""
         return -1
 
-    cdef bint begin(self, uint32_t slot_index, io_uring_sqe *entry, iovec *vectors,
-                    uint32_t vector_limit) noexcept nogil:
-        """Fill an io_uring entry that does the operation, or return False: it must be executed here and now.
-
-        `vectors` has room for `vector_limit` and stays until `end` is called.
-        """
+    cdef bint begin(self, uint32_t slot_index, AsyncForm form) noexcept nogil:
+        """Begin the operation on `form`, with the slot's index as its tag, or return False: it must be executed."""
         return False
 
     cdef bint end(self, uint32_t slot_index, int result) noexcept nogil:
-        """Set the outcome of an operation that was begun, from its completion.
-
-        False: it failed or fell short. `execute` does it from the start: it continues short transfers, and
-        knows the error.
-        """
+        """Set the outcome of an operation that was begun, from the form's. False: `execute` has to do it anew."""
         return False
 
     cdef void finish(self, uint32_t slot_index) noexcept nogil:

@@ -1,0 +1,5 @@
+class AsyncForm:
+    """The asynchronous form of a backend, in one process."""
+
+    @property
+    def ready_fd(self) -> int: ...

@@ -1,9 +1,0 @@
-from ringblk.workers.requests.request import RequestExecutor
-from ringblk.workers.uring.ring import Uring
-
-class RequestRing:
-    @property
-    def uring(self) -> Uring: ...
-    @property
-    def free_count(self) -> int: ...
-    def __init__(self, uring: Uring, executor: RequestExecutor) -> None: ...
