@@ -26,6 +26,7 @@ from ringblk.engine.dispatcher.throttle cimport LANE_COUNT, NO_POSITION, Throttl
 from ringblk.shm.sync.atomic cimport load_acquire_32, store_relaxed_32, store_release_32
 from ringblk.shm.sync.clock cimport monotonic_ns
 from ringblk.shm.sync.crash_point cimport crash_point
+from ringblk.shm.sync.invariant cimport invariant
 from ringblk.shm.memory.guest_memory cimport GuestMemory
 from ringblk.shm.layout.region_set cimport RegionSet, region_mask, region_set
 from ringblk.shm.layout.slot cimport NO_WORKER, SLOT_HANDED, SLOT_PREPARED, RequestSlot
@@ -304,13 +305,13 @@ cdef class DispatchLoop:
     cdef int _take_in(self, Virtqueue virtqueue, uint16_t head_index, uint64_t counter, uint64_t now_ns,
                       bint is_new) noexcept nogil:
         """Copy a chain into a slot, mark it in flight and submit it: 1. Else what `ChainIntake.read` returns."""
-        cdef uint32_t slot_index = self.handover.free_slots[self.handover.free_count - 1]
+        cdef uint32_t slot_index = self.handover.peek_free()
         cdef QueueState *counters = &self.state.queues[virtqueue.queue_index]
         cdef RequestSlot *slot = &self.state.slots[slot_index]
         cdef int flags = self.intake.read(virtqueue, head_index, slot_index)
         if flags < 0:
             return flags
-        self.handover.free_count -= 1
+        self.handover.take_free()
         slot.queue_index = virtqueue.queue_index
         slot.head_index = head_index
         slot.memory_epoch = self.memory.epoch
@@ -361,6 +362,7 @@ cdef class DispatchLoop:
             if not self.gate.allows(slot):
                 self.handover.give(slot_index)
                 return
+        invariant(slot.state == SLOT_PREPARED, "a slot that the dispatcher carries out is PREPARED")
         slot.worker_index = NO_WORKER
         store_release_32(&slot.state, SLOT_HANDED)
         crash_point("dispatcher: inline request begun")

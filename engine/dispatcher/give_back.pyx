@@ -12,7 +12,8 @@ from libc.stdint cimport uint32_t
 from ringblk.engine.dispatcher.queue_table cimport ServedQueue
 from ringblk.shm.sync.atomic cimport store_relaxed_32
 from ringblk.shm.sync.crash_point cimport crash_point
-from ringblk.shm.layout.slot cimport SLOT_FREE, RequestSlot
+from ringblk.shm.sync.invariant cimport invariant
+from ringblk.shm.layout.slot cimport SLOT_FREE, SLOT_PREPARED, RequestSlot
 from ringblk.shm.queues.virtqueue cimport Virtqueue
 from ringblk.shm.state.segment cimport QueueState
 
@@ -29,6 +30,7 @@ cdef void give_back(StateSegment state, QueueTable table, Handover handover, Thr
         if slot_index < 0:
             return
         slot = &state.slots[<uint32_t>slot_index]
+        invariant(slot.state == SLOT_PREPARED, "a slot whose chain goes back to its ring is PREPARED")
         (<Virtqueue>queue.virtqueue).unpop(slot.head_index)
         counters.popped_count -= 1
         store_relaxed_32(&slot.state, SLOT_FREE)

@@ -1,7 +1,8 @@
 from libc.stdint cimport uint32_t, uint64_t
 
-from ringblk.shm.layout.slot cimport RequestSlot
+from ringblk.shm.layout.slot cimport SLOT_FREE, RequestSlot
 from ringblk.shm.state.segment cimport LONG_LIST_LIMIT, WORKER_LIMIT, StateSegment
+from ringblk.shm.sync.invariant cimport invariant
 
 cdef inline bint is_begun(RequestSlot *slot) noexcept nogil:
     """Whether somebody was carrying the request out when it was last heard of."""
@@ -29,6 +30,14 @@ cdef class Handover:
     cdef uint64_t service_ns          # moving average of what a request takes, once it is begun
     cdef int eventfds[WORKER_LIMIT]
 
+    cdef inline uint32_t peek_free(self) noexcept nogil:
+        """The slot that is taken next; there must be one."""
+        invariant(self.free_count > 0, "there is a free slot where one is taken")
+        return self.free_slots[self.free_count - 1]
+    cdef inline void take_free(self) noexcept nogil:
+        """Take the slot that `peek_free` has named."""
+        invariant(self.state.slots[self.free_slots[self.free_count - 1]].state == SLOT_FREE, "a slot that is taken is FREE")
+        self.free_count -= 1
     cdef void note_service(self, uint64_t sample_ns) noexcept nogil
     cdef void give(self, uint32_t slot_index) noexcept nogil
     cdef int _choose(self, uint64_t now_ns) noexcept nogil

@@ -11,6 +11,7 @@ from libc.stdlib cimport calloc, free
 
 from ringblk.shm.sync.atomic cimport load_acquire_32, store_relaxed_32, store_release_32
 from ringblk.shm.sync.crash_point cimport crash_point
+from ringblk.shm.sync.invariant cimport invariant
 from ringblk.shm.layout.slot cimport SLOT_FREE, SLOT_HANDED, SLOT_PREPARED, RequestSlot
 from ringblk.shm.state.segment cimport WORKER_LIMIT, StateSegment, WorkerState
 from ringblk.shm.sync.wakeup cimport signal_eventfd, wake
@@ -96,6 +97,7 @@ cdef class Handover:
     def reset_rings(self, uint32_t worker_index):
         """Empty the submit ring of a worker that is down, once `held_by` was read."""
         cdef WorkerState *worker = &self.state.workers[worker_index]
+        invariant(not self.is_up[worker_index], "a worker is down when its ring is emptied")
         store_relaxed_32(&worker.submit_head, worker.submit_tail)
         crash_point("recovery: dead worker's ring emptied")
         self.load[worker_index] = 0
@@ -118,6 +120,8 @@ cdef class Handover:
                     crash_point("recovery: stale slot freed")
                 self.free_slots[self.free_count] = index
                 self.free_count += 1
+            else:
+                invariant(self.state.slots[index].state != SLOT_FREE, "a slot that outlives its dispatcher is in use")
 
     def under_way(self):
         """The slots that workers have been given and not put into their done rings, for recovery."""
@@ -180,6 +184,8 @@ cdef class Handover:
     cdef void _hand(self, uint32_t slot_index, uint32_t worker_index) noexcept nogil:
         cdef RequestSlot *slot = &self.state.slots[slot_index]
         cdef uint32_t tail = self.submit_tail[worker_index]
+        invariant(slot.state == SLOT_PREPARED, "a slot that a worker is handed is PREPARED")
+        invariant(self.load[worker_index] < self.state.slot_count, "a worker's ring has room for what it is handed")
         slot.worker_index = <unsigned short>worker_index
         crash_point("dispatcher: owner written")
         slot.ring_position = tail
@@ -226,9 +232,11 @@ cdef class Handover:
             while self.collected_tail[index] != tail:
                 slot_index = self.state.done_entries(index)[self.collected_tail[index] & self.index_mask]
                 self.collected_tail[index] += 1
-                slot = &self.state.slots[slot_index & self.index_mask]
+                invariant(slot_index < self.state.slot_count, "a done entry names a slot")
+                slot = &self.state.slots[slot_index]
                 if slot.state != SLOT_HANDED or slot.worker_index != index:
                     continue   # published by a dispatcher that died before it moved done_head
+                invariant(self.load[index] > 0, "a worker gives back what it was handed")
                 self.load[index] -= 1
                 self.progress_ns[index] = slot.done_ns
                 self.note_service(slot.done_ns - slot.started_ns)
@@ -243,6 +251,7 @@ cdef class Handover:
         """
         cdef uint32_t index
         for index in range(self.batch_count):
+            invariant(self.state.slots[self.batch[index]].state == SLOT_HANDED, "a slot that is released was HANDED")
             store_relaxed_32(&self.state.slots[self.batch[index]].state, SLOT_FREE)
             crash_point("dispatcher: slot freed")
         for index in range(self.ring_count):
@@ -256,9 +265,12 @@ cdef class Handover:
     cdef void add_free(self, uint32_t slot_index) noexcept nogil:
         """Have a FREE slot, and the long list that it had, to give away again."""
         cdef uint32_t long_list = self.state.slots[slot_index].long_list
+        invariant(self.free_count < self.state.slot_count, "no more slots are free than there are")
+        invariant(long_list <= self.state.long_list_count, "a slot has a long list that there is")
         self.free_slots[self.free_count] = slot_index
         self.free_count += 1
         if long_list:
+            invariant(self.free_list_count < self.state.long_list_count, "no more long lists are free than there are")
             self.free_lists[self.free_list_count] = long_list
             self.free_list_count += 1
 

@@ -13,8 +13,9 @@ from ringblk.engine.dispatcher.throttle cimport NO_POSITION
 from ringblk.shm.sync.atomic cimport store_release_32
 from ringblk.shm.sync.clock cimport monotonic_ns
 from ringblk.shm.sync.crash_point cimport crash_point
+from ringblk.shm.sync.invariant cimport invariant
 from ringblk.shm.queues.virtqueue cimport Virtqueue
-from ringblk.shm.layout.slot cimport DISPATCHER_PENDING, SLOT_HANDED, SLOT_PREPARED, RequestSlot
+from ringblk.shm.layout.slot cimport DISPATCHER_PENDING, SLOT_FREE, SLOT_HANDED, SLOT_PREPARED, RequestSlot
 from ringblk.shm.state.segment cimport QUEUE_LIMIT
 from ringblk.workers.requests.request cimport OPERATION_COMPLETE, SLOT_ADMITTED
 
@@ -91,6 +92,7 @@ cdef class Recovery:
                 continue
             if own_fault and is_carried_out(slot) and self._count_death(slot, True):
                 given_up.append(index)
+            invariant(slot.state != SLOT_FREE, "a slot that is taken back is in use")
             slot.started_ns = 0   # nobody is at it
             slot.flags &= ~<uint32_t>SLOT_ADMITTED
             # Before it is handed again: of a HANDED slot, owner and ring position count as they stand.

@@ -9,6 +9,7 @@ from libc.stdint cimport uint32_t, uint64_t
 
 from ringblk.shm.sync.atomic cimport store_relaxed_64
 from ringblk.shm.sync.clock cimport monotonic_ns
+from ringblk.shm.sync.invariant cimport invariant
 from ringblk.shm.layout.histogram cimport histogram_record
 from ringblk.shm.layout.slot cimport RequestSlot
 from ringblk.shm.state.segment cimport OPERATION_LIMIT, OperationStatistics, QueueState, StateSegment
@@ -32,7 +33,8 @@ cdef class RequestRecorder:
 
     cdef void record(self, RequestSlot *slot) noexcept nogil:
         """Count a request whose outcome stands in its slot."""
-        cdef OperationStatistics *statistics = &self.state.operations[slot.operation % OPERATION_LIMIT]
+        cdef OperationStatistics *statistics = &self.state.operations[slot.operation]
+        invariant(slot.operation < OPERATION_LIMIT, "an operation that is counted is one of those that there are")
         add(&statistics.request_count, 1)
         if slot.status:
             add(&statistics.error_count, 1)

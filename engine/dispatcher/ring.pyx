@@ -16,6 +16,7 @@ from ringblk.engine.dispatcher.handover cimport Handover
 from ringblk.shm.sync.atomic cimport store_release_32
 from ringblk.shm.sync.clock cimport monotonic_ns
 from ringblk.shm.sync.crash_point cimport crash_point
+from ringblk.shm.sync.invariant cimport invariant
 from ringblk.shm.layout.slot cimport DISPATCHER_PENDING, SLOT_HANDED, SLOT_PREPARED, RequestSlot
 from ringblk.shm.state.segment cimport StateSegment
 from ringblk.workers.backends.asynchronous cimport AsyncForm, StorageOutcome
@@ -40,6 +41,7 @@ cdef class DispatcherRing:
         cdef uint64_t started_ns = slot.popped_ns + slot.throttled_ns
         if self.form is None or started_ns > self.idle_ns + BUSY_NS or not self.executor.begin(slot_index, self.form):
             return False
+        invariant(slot.state == SLOT_PREPARED, "a slot that the dispatcher begins is PREPARED")
         slot.worker_index = DISPATCHER_PENDING
         slot.started_ns = started_ns
         # Release: the owner before the state; recovery reads it after.

@@ -103,7 +103,7 @@ cdef class Virtqueue:
 
         The last writable byte, where there is one in the guest's memory, becomes the slot's status byte.
         Returns 0, a set of ChainFlags when the request is bad (its ranges are not complete then), or -EPROTO when
-        the queue is broken. A slot's writable ranges stay as they are read until it is free.
+        the queue is broken. A slot's writable ranges survive until it is free, whatever becomes of its request.
         """
         return -EPROTO
 

@@ -22,6 +22,7 @@ FLAGS = (
     # What Cython itself generates calls functions through pointers of other types.
     "-fno-sanitize=function",
     "-Wno-unused-function",
+    "-DRINGBLK_INVARIANTS",
 )
 OPTIONS = {
     # Python never frees what lives as long as the process, so that every leak of ours would drown in its own.
@@ -32,8 +33,11 @@ OPTIONS = {
 }
 FUZZED = (
     "ringblk.engine.dispatcher.dispatch_loop",
+    "ringblk.engine.dispatcher.give_back",
     "ringblk.engine.dispatcher.handover",
+    "ringblk.engine.dispatcher.publication",
     "ringblk.engine.dispatcher.recovery",
+    "ringblk.engine.dispatcher.request_recorder",
     "ringblk.shm.queues.split.inflight",
     "ringblk.shm.queues.split.virtqueue",
     "ringblk.shm.memory.guest_memory",

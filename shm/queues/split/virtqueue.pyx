@@ -15,6 +15,7 @@ from libc.string cimport memcpy
 
 from ringblk.shm.sync.atomic cimport full_fence, load_acquire_16, load_relaxed_16, store_relaxed_16, store_release_16
 from ringblk.shm.sync.crash_point cimport crash_point
+from ringblk.shm.sync.invariant cimport invariant
 from ringblk.shm.memory.guest_memory cimport GuestMemory
 from ringblk.shm.layout.slot cimport Range, RequestSlot
 from ringblk.shm.layout.split_ring cimport (
@@ -136,6 +137,7 @@ cdef class SplitVirtqueue(Virtqueue):
         self.next_avail += 1
 
     cdef void unpop(self, uint16_t head_index) noexcept nogil:
+        invariant(self.record.count > 0, "no more chains are over than were taken")
         inflight_clear(self.record, head_index)
         self.next_avail -= 1
 
@@ -158,6 +160,7 @@ cdef class SplitVirtqueue(Virtqueue):
     cdef void give_back(self, uint16_t head_index, uint32_t length_bytes) noexcept nogil:
         cdef UsedElement *elements = <UsedElement *>(self.used_ring + ENTRIES_WORD)
         cdef UsedElement *element = elements + (self.next_used & (self.queue_size - 1))
+        invariant(head_index < self.queue_size, "a chain that is given back is of the queue")
         inflight_link(self.record, head_index)
         element.head_index = head_index
         element.length_bytes = length_bytes
@@ -182,6 +185,7 @@ cdef class SplitVirtqueue(Virtqueue):
         return not load_relaxed_16(self.avail_ring) & AVAIL_F_NO_INTERRUPT
 
     cdef void forget(self, uint16_t head_index) noexcept nogil:
+        invariant(self.record.count > 0, "no more chains are over than were taken")
         inflight_clear(self.record, head_index)
 
     cdef void settle(self) noexcept nogil:
