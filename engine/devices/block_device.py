@@ -8,9 +8,10 @@ from typing import Annotated, Literal
 import msgspec
 
 from ringblk.engine.devices.device import ConfigRefused
+from ringblk.engine.devices.device_face import CacheMode
 from ringblk.engine.devices.features import F_EVENT_IDX, F_INDIRECT_DESC, F_VERSION_1
 from ringblk.shm.layout.sizes import power_of_two_fault, queue_size_fault
-from ringblk.shm.state.segment import MAX_QUEUES
+from ringblk.shm.state.segment import MAX_QUEUES, StateSegment
 from ringblk.workers.backends.topology import MAX_LOGICAL_BLOCK_BYTES, MAX_PHYSICAL_BLOCK_BYTES, SECTOR_BYTES
 from ringblk.workers.block.config_space import WRITEBACK_OFFSET_BYTES, BlockConfigSpace
 from ringblk.workers.block.protocol import (
@@ -27,12 +28,10 @@ from ringblk.workers.block.protocol import (
     MAX_SEGMENTS,
     MAX_WRITE_ZEROES_SECTORS,
 )
+from ringblk.workers.block.state import publish_block_state
 
 _MAX_MINIMUM_IO_BLOCKS = 0xFFFF
 _MAX_OPTIMAL_IO_BLOCKS = 0xFFFFFFFF
-
-
-CacheMode = Literal["writeback", "writethrough", "unsafe"]
 
 
 class BlockDeviceConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -139,9 +138,14 @@ class BlockDevice:
         return self._capacity_bytes // block_bytes * (block_bytes // SECTOR_BYTES)
 
     @property
+    def capacity_bytes(self) -> int:
+        """The capacity, in whole logical blocks."""
+        return self.num_sectors * SECTOR_BYTES
+
+    @property
     def bytes_out_of_reach(self) -> int:
         """What the storage has behind the last whole logical block, which the guest does not see."""
-        return self._capacity_bytes - self.num_sectors * SECTOR_BYTES
+        return self._capacity_bytes - self.capacity_bytes
 
     @property
     def logical_block_size_bytes(self) -> int:
@@ -231,6 +235,18 @@ class BlockDevice:
         if self._features & F_CONFIG_WCE:
             return not self._writeback
         return not self._features & F_FLUSH
+
+    def publish(self, state: StateSegment) -> None:
+        """Have requests be checked against the device as it is now."""
+        publish_block_state(
+            state,
+            capacity_sectors=self.num_sectors,
+            is_read_only=self.read_only,
+            durable_writes=self.write_through,
+            is_flush_offered=True,  # whoever asks for one all the same gets it, as with QEMU
+            is_discard_offered=bool(self.device_features & F_DISCARD),
+            skips_flush=self.skips_flush,
+        )
 
     def read_config(self, offset_bytes: int, size_bytes: int) -> bytes:
         """That part of the config space; zeroes past its end."""

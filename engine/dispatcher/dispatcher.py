@@ -53,10 +53,9 @@ from ringblk.shm.state.segment import StateSegment
 from ringblk.shm.sync.channel import Channel, ChannelClosed
 from ringblk.workers.backends.native import NativeBackend
 from ringblk.workers.backends.uring_form import UringForm
-from ringblk.workers.block.executor import BlockExecutor
-from ringblk.workers.block.parser import BlockParser
 from ringblk.workers.process.host_errors import HostErrors
 from ringblk.workers.process.messages import Stop
+from ringblk.workers.requests.drive_requests import DriveRequests
 from ringblk.workers.sandbox.sandbox import Sandbox, report_refused
 from ringblk.workers.sandbox.syscall_filter import DISPATCHER_CALLS, URING_CALLS
 from ringblk.workers.uring.ring import Uring
@@ -67,7 +66,7 @@ class DispatcherSetup(msgspec.Struct, frozen=True):
 
     state: StateSegment
     backend: NativeBackend
-    drive_id: bytes
+    requests: DriveRequests
     own_eventfd: int
     uring: Uring | None
     inline_limit_ns: int
@@ -89,7 +88,7 @@ class Dispatcher:
         self._setup = setup
         self._channel = channel
         self._memory = GuestMemory(setup.state)
-        self._executor = BlockExecutor(setup.state, self._memory, setup.backend, setup.drive_id)
+        self._executor = setup.requests.make_executor(setup.state, self._memory)
         self._table = QueueTable(setup.state, setup.own_eventfd)
         form = UringForm(setup.uring, setup.backend) if setup.uring is not None else None
         if form is not None:
@@ -100,7 +99,7 @@ class Dispatcher:
         self._loop = DispatchLoop(
             setup.state,
             self._memory,
-            BlockParser(setup.state, self._memory, setup.backend.block_size_bytes),
+            setup.requests.make_parser(setup.state, self._memory),
             self._executor,
             self._handover,
             self._table,

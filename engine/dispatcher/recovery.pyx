@@ -154,8 +154,7 @@ cdef class Recovery:
             return False
         self.quick_kills = 0
         slot.operation = OPERATION_COMPLETE
-        slot.status = self.loop.executor.failure_status
-        slot.used_length_bytes = 1
+        self.loop.executor.fail(<uint32_t>(slot - self.loop.state.slots))
         return True
 
     def describe_slot(self, uint32_t slot_index):

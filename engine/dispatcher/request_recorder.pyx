@@ -12,7 +12,7 @@ from ringblk.shm.sync.clock cimport monotonic_ns
 from ringblk.shm.sync.invariant cimport invariant
 from ringblk.shm.layout.histogram cimport histogram_record
 from ringblk.shm.layout.slot cimport RequestSlot
-from ringblk.shm.state.segment cimport OPERATION_LIMIT, OperationStatistics, QueueState, StateSegment
+from ringblk.shm.state.segment cimport OperationStatistics, QueueState, StateSegment
 from ringblk.workers.requests.request cimport RequestParser
 
 
@@ -34,7 +34,7 @@ cdef class RequestRecorder:
     cdef void record(self, RequestSlot *slot) noexcept nogil:
         """Count a request whose outcome stands in its slot."""
         cdef OperationStatistics *statistics = &self.state.operations[slot.operation]
-        invariant(slot.operation < OPERATION_LIMIT, "an operation that is counted is one of those that there are")
+        invariant(slot.operation < self.state.operation_count, "an operation that is counted is one of those that there are")
         add(&statistics.request_count, 1)
         if slot.status:
             add(&statistics.error_count, 1)

@@ -7,7 +7,7 @@ from contextlib import asynccontextmanager
 from functools import partial
 from typing import Literal
 
-from ringblk.engine.devices.block_device import BlockDevice, CacheMode
+from ringblk.engine.devices.device_face import CacheMode, DeviceFace
 from ringblk.engine.dispatcher.messages import Pause, Resume
 from ringblk.engine.drives.publication import Publication
 from ringblk.engine.drives.settings import USER, DriveSettings
@@ -17,7 +17,6 @@ from ringblk.engine.supervisor.workforce import WorkersMissing
 from ringblk.shm.state.segment import StateSegment
 from ringblk.workers.backends.interface import BackendError
 from ringblk.workers.backends.native import NativeBackend
-from ringblk.workers.backends.topology import SECTOR_BYTES
 
 RESIZE = "resize"
 """Who holds a pause while the drive shrinks."""
@@ -50,7 +49,7 @@ class DriveChanges:
 
     def __init__(
         self,
-        device: BlockDevice,
+        device: DeviceFace,
         backend: NativeBackend,
         state: StateSegment,
         model: DriveModel,
@@ -108,7 +107,7 @@ class DriveChanges:
             size_bytes = self._whole_blocks(self._backend_size()) if size == "image" else size
             self._check_size(size_bytes)
             set_size = partial(self._set_size, size_bytes, is_measured=size == "image")
-            if size_bytes >= self._device.num_sectors * SECTOR_BYTES:
+            if size_bytes >= self._device.capacity_bytes:
                 yield set_size
                 return
             try:

@@ -9,7 +9,7 @@ import os
 import time
 
 from ringblk.engine.base.open_files import mem_slot_count
-from ringblk.engine.devices.block_device import BlockDevice
+from ringblk.engine.devices.device_face import DeviceFace
 from ringblk.engine.devices.features import F_EVENT_IDX
 from ringblk.engine.devices.vring import Vring
 from ringblk.engine.dispatcher.messages import (
@@ -40,7 +40,6 @@ from ringblk.engine.vhost_user.turn import peer_process_id, serve_turn
 from ringblk.shm.layout.sizes import MAX_QUEUE_SIZE
 from ringblk.shm.memory.region import MemoryRegion
 from ringblk.shm.queues.inflight_region import make_inflight_region, queue_region_bytes
-from ringblk.workers.backends.topology import SECTOR_BYTES
 
 _log = logging.getLogger(__name__)
 
@@ -51,7 +50,7 @@ class Drive:
     def __init__(
         self,
         setup: ProcessSetup,
-        device: BlockDevice,
+        device: DeviceFace,
         limits: DriveLimits,
         identity: DriveIdentity,
         facts: EngineFacts,
@@ -89,7 +88,7 @@ class Drive:
 
     def first_line(self) -> str:
         """What it says of itself at its start."""
-        size_bytes = self.device.num_sectors * SECTOR_BYTES
+        size_bytes = self.device.capacity_bytes
         return first_line(self.config, self.facts, size_bytes, is_read_only=self.device.read_only)
 
     def start(self) -> None:
@@ -124,7 +123,7 @@ class Drive:
     def tell_size(self) -> None:
         """Tell the driver of another size, where its front end takes that."""
         is_told = self._session is not None and self._session.notify_config_change()
-        size_bytes = self.device.num_sectors * SECTOR_BYTES
+        size_bytes = self.device.capacity_bytes
         _log.info(
             "the drive has %d bytes; the driver %s", size_bytes, "is told" if is_told else "is not told"
         )

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 
 import msgspec
 
+from ringblk.engine.devices.device_kind import DeviceKind
 from ringblk.shm.segments.segment import (
     POSIX_SHM_FOLDER,
     SegmentError,
@@ -102,15 +103,15 @@ class EngineSegment(msgspec.Struct, frozen=True):
             os.close(fd)
 
 
-def create_engine_segment(slot_count: int, queue_size: int) -> StateSegment:
+def create_engine_segment(slot_count: int, queue_size: int, kind: DeviceKind) -> StateSegment:
     """Make this process's own segment, by another name where the first is taken. Raises `SegmentError`."""
     name = f"{SEGMENT_PREFIX}{os.getpid()}"
     for _ in range(_NAME_TRIES):
         try:
-            return StateSegment.create(name, slot_count, queue_size)
+            return StateSegment.create(name, slot_count, queue_size, kind.name, kind.operations)
         except SegmentTaken:  # anybody may have taken that one; nobody can guess these
             name = f"{SEGMENT_PREFIX}{os.getpid()}-{os.urandom(4).hex()}"
-    return StateSegment.create(name, slot_count, queue_size)
+    return StateSegment.create(name, slot_count, queue_size, kind.name, kind.operations)
 
 
 def named_segments() -> list[EngineSegment]:

@@ -3,14 +3,13 @@
 import os
 
 from ringblk.engine.base.program_error import ProgramError
-from ringblk.engine.devices.block_device import BlockDevice
+from ringblk.engine.devices.device_face import DeviceFace
 from ringblk.engine.devices.published_device import PublishedDevice
 from ringblk.engine.drives.record import RecordKeeper, now_ns, socket_digest
 from ringblk.engine.drives.running_settings import DriveIdentity, DriveRecord
 from ringblk.engine.drives.settings import DriveSettings
 from ringblk.engine.options.config import EngineConfig
 from ringblk.shm.state.segment import StateSegment
-from ringblk.workers.backends.topology import SECTOR_BYTES
 
 
 class Publication:
@@ -20,7 +19,7 @@ class Publication:
         self,
         config: EngineConfig,
         identity: DriveIdentity,
-        device: BlockDevice,
+        device: DeviceFace,
         state: StateSegment,
         settings: DriveSettings,
     ) -> None:
@@ -59,7 +58,7 @@ class Publication:
             drive=self._identity,
             socket=socket_digest(self._config),
             is_read_only=self._device.read_only,
-            capacity_bytes=self._device.num_sectors * SECTOR_BYTES,
+            capacity_bytes=self._device.capacity_bytes,
             rate_group=self._config.rate_group,
             driver_writeback=self._device.driver_writeback,
             settings=self._settings.changed(),

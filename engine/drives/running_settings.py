@@ -5,7 +5,7 @@ from typing import Literal
 import msgspec
 
 from ringblk.engine.base.number_text import size_text
-from ringblk.engine.devices.block_device import CacheMode
+from ringblk.engine.devices.device_face import CacheMode
 from ringblk.engine.options.rate_limiter_config import RATE_OF_BUCKET
 from ringblk.shm.rates.bucket_settings import BucketSettings
 

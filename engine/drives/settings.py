@@ -1,6 +1,6 @@
 """How a drive is set while it runs, and what of that differs from what it was started with."""
 
-from ringblk.engine.devices.block_device import BlockDevice
+from ringblk.engine.devices.device_face import DeviceFace
 from ringblk.engine.drives.limits import DriveLimits
 from ringblk.engine.drives.running_settings import DriveIdentity, RunningSettings
 from ringblk.engine.options.config import EngineConfig
@@ -18,7 +18,7 @@ class DriveSettings:
         self,
         config: EngineConfig,
         identity: DriveIdentity,
-        device: BlockDevice,
+        device: DeviceFace,
         limits: DriveLimits,
         model: DriveModel,
         processes: DriveProcesses,

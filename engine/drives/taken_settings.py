@@ -6,7 +6,7 @@ import msgspec
 
 from ringblk.engine.base.open_files import reserve_open_files
 from ringblk.engine.base.program_error import ProgramError
-from ringblk.engine.devices.block_device import BlockDevice
+from ringblk.engine.devices.device_face import DeviceFace
 from ringblk.engine.devices.io_plan import IoPlan
 from ringblk.engine.drives.record import FoundRecord
 from ringblk.engine.drives.running_settings import (
@@ -16,13 +16,12 @@ from ringblk.engine.drives.running_settings import (
 from ringblk.engine.options.config import EngineConfig
 from ringblk.workers.backends.interface import BackendError
 from ringblk.workers.backends.native import NativeBackend
-from ringblk.workers.backends.topology import SECTOR_BYTES
 
 _log = logging.getLogger(__name__)
 
 
 def take_settings(
-    config: EngineConfig, backend: NativeBackend, device: BlockDevice, plan: IoPlan, found: FoundRecord
+    config: EngineConfig, backend: NativeBackend, device: DeviceFace, plan: IoPlan, found: FoundRecord
 ) -> RunningSettings:
     """What of an earlier engine's record this one goes on with; the log says that, and what it cannot."""
     record, settings = found.record, found.record.settings
@@ -57,7 +56,7 @@ def take_settings(
             record.pid,
             "; ".join(problems),
         )
-    if record.driver_writeback is not None and device.num_sectors * SECTOR_BYTES < record.capacity_bytes:
+    if record.driver_writeback is not None and device.capacity_bytes < record.capacity_bytes:
         _log.warning("the drive had %d bytes for its guest before, and has fewer now", record.capacity_bytes)
     return settings
 
@@ -72,7 +71,7 @@ def _workers_problem(config: EngineConfig, plan: IoPlan, count: int) -> str:
     return ""
 
 
-def _take_size(backend: NativeBackend, device: BlockDevice, size_bytes: int) -> str:
+def _take_size(backend: NativeBackend, device: DeviceFace, size_bytes: int) -> str:
     """Make the drive as large as it was made before; why that cannot be, or nothing."""
     try:
         if backend.size_bytes != size_bytes:

@@ -21,8 +21,13 @@ def plan_user(config: EngineConfig) -> ProcessUser | None:
         raise ProgramError(f"--user {config.user}: {error}", exit_status=1) from error
 
 
-def plan_sandbox(config: EngineConfig, backend: NativeBackend, user: ProcessUser | None) -> Sandbox:
-    """Make it. Raises `ProgramError` where it cannot be had as asked for."""
+def plan_sandbox(
+    config: EngineConfig, backend: NativeBackend, user: ProcessUser | None, system_calls: str
+) -> Sandbox:
+    """Make it, for children that make these system calls, too.
+
+    Raises `ProgramError` where it cannot be had as asked for.
+    """
     runs_user_code = config.backend is not None and ":" in config.backend  # package.module:Class
     if config.sandbox_allow and not runs_user_code:
         raise ProgramError("--sandbox-allow: only for a --backend=package.module:Class; others open nothing")
@@ -33,6 +38,7 @@ def plan_sandbox(config: EngineConfig, backend: NativeBackend, user: ProcessUser
             storage_calls=backend.system_calls,
             allowed_paths=(*config.sandbox_allow, *backend.reachable_paths),
             user=user,
+            system_calls=system_calls,
         )
     except OSError as error:
         where = f"--sandbox-allow {error.filename}" if error.filename else "--sandbox"

@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 from ringblk.engine.base.open_files import reserve_open_files
 from ringblk.engine.base.program_error import ProgramError
-from ringblk.engine.devices.block_device import BlockDevice, BlockDeviceConfig
+from ringblk.engine.devices.device_kind import DeviceKind
 from ringblk.engine.devices.io_plan import plan_io
+from ringblk.engine.devices.kinds import DEFAULT_KIND
 from ringblk.engine.drives.drive import Drive
 from ringblk.engine.drives.engine_facts import engine_facts
 from ringblk.engine.drives.engine_segments import create_engine_segment, user_ids
@@ -65,7 +66,7 @@ HELD_SIGNALS = (*END_SIGNALS, signal.SIGUSR2)
 """Held back while nobody catches them."""
 
 
-def serve(config: EngineConfig) -> int:
+def serve(config: EngineConfig, kind: DeviceKind = DEFAULT_KIND) -> int:
     """Run an engine until it is told to end; returns the exit status. Raises `ProgramError`."""
     user = plan_user(config)
     reserve_open_files(config.workers, config.num_queues)
@@ -76,16 +77,20 @@ def serve(config: EngineConfig) -> int:
     except OSError as error:
         raise ProgramError(f"--blk-file {config.blk_file}: {error.strerror or error}", 1) from error
     try:
-        status = _serve_backend(config, user, backend)
+        status = _serve_backend(config, kind, user, backend)
     finally:
         is_closed = close_backend(backend)
     return status if is_closed else 1
 
 
-def _serve_backend(config: EngineConfig, user: ProcessUser | None, backend: NativeBackend) -> int:
+def _serve_backend(
+    config: EngineConfig, kind: DeviceKind, user: ProcessUser | None, backend: NativeBackend
+) -> int:
     """Make the drive of an open backend and serve it. Raises `ProgramError`."""
-    device = _make_device(config, backend)
-    sandbox = plan_sandbox(config, backend, user)
+    device = kind.make_device(config, backend)
+    if backend.is_image:
+        check_served_format(config, backend)
+    sandbox = plan_sandbox(config, backend, user, kind.system_calls)
     plan = plan_io(config.io_engine, backend)
     inherited = Listener.from_fd(config.fd) if config.fd is not None else None
     identity = identify(config, backend)
@@ -93,7 +98,7 @@ def _serve_backend(config: EngineConfig, user: ProcessUser | None, backend: Nati
     # Held back while nobody catches them: one that came now would leave the segment behind.
     signal.pthread_sigmask(signal.SIG_BLOCK, HELD_SIGNALS)
     try:
-        state = create_engine_segment(slot_count(config), config.queue_size)
+        state = create_engine_segment(slot_count(config), config.queue_size, kind)
     except SegmentError as error:
         raise ProgramError(str(error), exit_status=1) from error
     if (storage := backend.identity()) is not None:
@@ -108,11 +113,13 @@ def _serve_backend(config: EngineConfig, user: ProcessUser | None, backend: Nati
             if limits.group is not None and limits.group.is_creator:
                 user.own(limits.group.fileno())
         facts = engine_facts(config, backend, plan, sandbox)
+        requests = kind.make_requests(config, backend)
         # The front end's socket is none of the children's.
         inherited_fds = frozenset(open_fds() - {config.fd})
         setup = ProcessSetup(
             config=config,
             backend=backend,
+            requests=requests,
             state=state,
             rate_limit=limits.limit,
             sandbox=sandbox,
@@ -135,22 +142,6 @@ def _serve_backend(config: EngineConfig, user: ProcessUser | None, backend: Nati
         if drive is not None:
             drive.publication.close(goes_on=goes_on)
         state.close()
-
-
-def _make_device(config: EngineConfig, backend: NativeBackend) -> BlockDevice:
-    try:
-        device = BlockDevice(device_config(config, backend))
-    except ValueError as error:
-        raise ProgramError(str(error), exit_status=1) from error
-    if device.bytes_out_of_reach:
-        _log.warning(
-            "the guest does not see the last %d bytes: no whole logical block of %d",
-            device.bytes_out_of_reach,
-            device.logical_block_size_bytes,
-        )
-    if backend.is_image:
-        check_served_format(config, backend)
-    return device
 
 
 def _claim(
@@ -209,32 +200,6 @@ def close_backend(backend: NativeBackend) -> bool:
         _log.exception("closing the backend failed")
         return False
     return True
-
-
-def device_config(config: EngineConfig, backend: NativeBackend) -> BlockDeviceConfig:
-    """The device as the driver is to see it. Raises `ProgramError` for blocks that don't fit it."""
-    topology = backend.topology
-    logical_bytes = config.logical_block_size or topology.logical_block_bytes
-    preferred_bytes = min(topology.physical_block_bytes, MAX_PHYSICAL_BLOCK_BYTES)
-    physical_bytes = config.physical_block_size or max(logical_bytes, preferred_bytes)
-    if physical_bytes < logical_bytes:
-        raise ProgramError(
-            f"--physical-block-size {physical_bytes} is less than a logical block, {logical_bytes} bytes"
-        )
-    is_striped = topology.minimum_io_bytes > topology.physical_block_bytes
-    return BlockDeviceConfig(
-        capacity_bytes=backend.size_bytes,
-        read_only=config.read_only or backend.read_only,
-        cache=config.cache,
-        num_queues=config.num_queues,
-        queue_size=config.queue_size,
-        logical_block_size_bytes=logical_bytes,
-        physical_block_exponent=(physical_bytes // logical_bytes).bit_length() - 1,
-        alignment_offset_bytes=topology.alignment_offset_bytes,
-        minimum_io_bytes=max(physical_bytes, topology.minimum_io_bytes * is_striped),
-        optimal_io_bytes=topology.optimal_io_bytes,
-        discard_granularity_bytes=topology.discard_granularity_bytes,
-    )
 
 
 def slot_count(config: EngineConfig) -> int:

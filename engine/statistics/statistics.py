@@ -5,12 +5,11 @@ from typing import Any
 
 import msgspec
 
+from ringblk.engine.devices.kinds import read_capacity_bytes
 from ringblk.shm.layout.histogram import Histogram
 from ringblk.shm.queues.virtqueue import BROKEN_REASONS
 from ringblk.shm.state.reader import read_engine, read_inflight, read_operation, read_queue, read_workers
 from ringblk.shm.state.segment import StateSegment
-from ringblk.workers.backends.topology import SECTOR_BYTES
-from ringblk.workers.block.parser import OPERATION_NAMES
 
 
 class OperationSnapshot(msgspec.Struct, frozen=True):
@@ -79,9 +78,7 @@ class StatisticsSnapshot(msgspec.Struct, frozen=True):
 
 def take_snapshot(state: StateSegment) -> StatisticsSnapshot:
     """Read everything once. The engine goes on meanwhile."""
-    drive, supervisor_pid, dispatcher_pid, restarts, queue_count, sectors, is_paused, started_ns = (
-        read_engine(state)
-    )
+    drive, supervisor_pid, dispatcher_pid, restarts, queue_count, is_paused, started_ns = read_engine(state)
     taken_ns = time.monotonic_ns()
     depths, oldest_request_ns = read_inflight(state)
     return StatisticsSnapshot(
@@ -92,12 +89,12 @@ def take_snapshot(state: StateSegment) -> StatisticsSnapshot:
         supervisor_pid=supervisor_pid,
         dispatcher_pid=dispatcher_pid,
         dispatcher_restart_count=restarts,
-        capacity_bytes=sectors * SECTOR_BYTES,
+        capacity_bytes=read_capacity_bytes(state),
         is_paused=is_paused,
         oldest_request_ns=oldest_request_ns,
         operations=[
-            OperationSnapshot(name, *read_operation(state, operation))
-            for operation, name in OPERATION_NAMES.items()
+            OperationSnapshot(*read_operation(state, operation))
+            for operation in (*range(1, state.operation_count), 0)  # "other" in the end
         ],
         queues=[_read_queue(state, index, depths[index]) for index in range(queue_count)],
         workers=[WorkerSnapshot(*values) for values in read_workers(state)],

@@ -81,7 +81,7 @@ class DispatcherProcess:
         return DispatcherSetup(
             state=setup.state,
             backend=setup.backend,
-            drive_id=setup.drive_id,
+            requests=setup.requests,
             own_eventfd=self.eventfd,
             uring=uring,
             inline_limit_ns=setup.plan.inline_limit_ns,

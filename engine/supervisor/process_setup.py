@@ -7,6 +7,7 @@ from ringblk.engine.options.config import EngineConfig
 from ringblk.shm.rates.limit import RateLimit
 from ringblk.shm.state.segment import StateSegment
 from ringblk.workers.backends.native import NativeBackend
+from ringblk.workers.requests.drive_requests import DriveRequests
 from ringblk.workers.sandbox.sandbox import Sandbox
 
 
@@ -15,17 +16,13 @@ class ProcessSetup(msgspec.Struct, frozen=True, kw_only=True):
 
     config: EngineConfig
     backend: NativeBackend
+    requests: DriveRequests
     state: StateSegment
     rate_limit: RateLimit
     sandbox: Sandbox
     plan: IoPlan
     inherited_fds: frozenset[int]
     """What the children keep open: what the backend opened, and the segments."""
-
-    @property
-    def drive_id(self) -> bytes:
-        """The drive's serial number, as GET_ID answers it."""
-        return self.config.drive_id.encode()
 
     def done_count(self) -> int:
         """Requests that the drive has completed."""

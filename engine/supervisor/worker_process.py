@@ -93,7 +93,7 @@ class WorkerProcess:
             self._index,
             setup.state,
             setup.backend,
-            setup.drive_id,
+            setup.requests,
             self._eventfd,
             self._link.eventfd,
             uring,

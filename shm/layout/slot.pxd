@@ -34,7 +34,7 @@ cdef struct RequestSlot:
     uint32_t ring_position   # of the submit ring entry
     uint16_t worker_index
     uint16_t death_count     # workers that died holding it
-    # What to do: written by the device kind (workers/block/request.pyx) before the slot is handed over.
+    # What to do: written by the device kind's parser before the slot is handed over.
     uint32_t operation
     uint32_t flags
     uint16_t first_range
@@ -47,8 +47,8 @@ cdef struct RequestSlot:
     uint16_t readable_count  # of the whole chain; readable ranges stand before writable ones. 0 and 0: overwritten
     uint16_t writable_count
     uint16_t charge_kind     # which token buckets it draws from (shm/rates/limit.pxd), with length_bytes
-    uint16_t has_status      # whether there is a place for a status byte
-    Range status_range
+    uint16_t has_last_byte   # whether there is a last writable byte, and in the guest's memory
+    Range last_byte          # of all writable ones, also where the chain is bad: a device kind may answer there
     # Outcome: written by whoever executes it, before the slot's index enters a done ring.
     uint32_t used_length_bytes
     uint32_t status

@@ -11,32 +11,37 @@ from ringblk.shm.sync.clock cimport monotonic_ns
 from ringblk.shm.layout.histogram cimport Histogram
 from ringblk.shm.layout.slot cimport SLOT_FREE, RequestSlot
 from ringblk.shm.state.segment cimport (
-    DRIVE_NAME_BYTES, OPERATION_LIMIT, QUEUE_LIMIT, WORKER_LIMIT, OperationStatistics, QueueState, StateSegment,
-    WorkerState,
+    DRIVE_NAME_BYTES, KIND_NAME_BYTES, OPERATION_NAME_BYTES, QUEUE_LIMIT, WORKER_LIMIT, OperationStatistics, QueueState,
+    StateSegment, WorkerState,
 )
-
-MAX_OPERATIONS = OPERATION_LIMIT
 
 
 def read_engine(StateSegment state):
-    """`(drive_name, supervisor_pid, dispatcher_pid, dispatcher_restart_count, queue_count, capacity_sectors,
-    is_paused, started_ns)`."""
+    """`(drive_name, supervisor_pid, dispatcher_pid, dispatcher_restart_count, queue_count, is_paused,
+    started_ns)`."""
     header = state.header
     cdef bytes name = header.drive_name[:DRIVE_NAME_BYTES]
     return (name.rstrip(b"\0").decode(errors="replace"), header.supervisor_pid, header.dispatcher_pid,
             header.dispatcher_restart_count, min(header.queue_count, <uint32_t>QUEUE_LIMIT),
-            header.capacity_sectors, header.is_paused != 0, header.started_ns)
+            header.is_paused != 0, header.started_ns)
+
+
+def read_kind_name(StateSegment state):
+    """The name of the device's kind."""
+    cdef bytes name = state.header.kind_name[:KIND_NAME_BYTES]
+    return name.rstrip(b"\0").decode(errors="replace")
 
 
 def read_operation(StateSegment state, uint32_t operation):
-    """`(request_count, byte_count, error_count, throttled_count, throttled_ns, queue_wait, service)`.
+    """`(name, request_count, byte_count, error_count, throttled_count, throttled_ns, queue_wait, service)`.
 
-    The last two are copied histograms. `operation` is a slot's, below MAX_OPERATIONS.
+    The last two are copied histograms. `operation` is a slot's, below the segment's `operation_count`.
     """
-    if operation >= OPERATION_LIMIT:
+    if operation >= state.operation_count:
         raise IndexError(operation)
     cdef OperationStatistics *statistics = &state.operations[operation]
-    return (load_relaxed_64(&statistics.request_count), load_relaxed_64(&statistics.byte_count),
+    cdef bytes name = statistics.name[:OPERATION_NAME_BYTES]
+    return (name.rstrip(b"\0").decode(errors="replace"), load_relaxed_64(&statistics.request_count), load_relaxed_64(&statistics.byte_count),
             load_relaxed_64(&statistics.error_count), load_relaxed_64(&statistics.throttled_count),
             load_relaxed_64(&statistics.throttled_ns), Histogram.of(&statistics.queue_wait),
             Histogram.of(&statistics.service))

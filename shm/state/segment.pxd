@@ -2,7 +2,7 @@
 #
 #   StateHeader | QueueState[queue_limit] | WorkerState[worker_limit] | RequestSlot[slot_count]
 #   | submit and done entries [worker_limit][2][slot_count] | RateLimitState
-#   | OperationStatistics[operation_limit] | Range[slot_count][ranges_per_slot]
+#   | OperationStatistics[operation_count] | Range[slot_count][ranges_per_slot]
 #   | Range[long_list_count][LONG_RANGES]
 #
 # Every field has one writer, named beside it. Cursors and flags that different processes write stand on
@@ -16,10 +16,13 @@ from ringblk.shm.layout.region_set cimport REGION_WORDS, RegionSet, add_region, 
 from ringblk.shm.layout.slot cimport SLOT_FREE, Range, RequestSlot
 
 cdef enum:
-    STATE_LAYOUT_VERSION = 5
+    STATE_LAYOUT_VERSION = 6
     QUEUE_LIMIT = 64
     WORKER_LIMIT = 64
-    OPERATION_LIMIT = 8     # values of RequestSlot.operation
+    OPERATION_LIMIT = 64    # operations that a device kind may have
+    OPERATION_NAME_BYTES = 24
+    KIND_NAME_BYTES = 16
+    KIND_STATE_BYTES = 64
     DRIVE_NAME_BYTES = 256
     RANGE_SLACK = 64        # pieces beyond one a descriptor: a buffer may straddle regions
     CHAIN_LIMIT = 1024      # descriptors that any chain may have, whatever the queue size: drivers go by QEMU's limit
@@ -32,19 +35,17 @@ cdef struct StateHeader:
     # sizes, written once at creation
     uint32_t slot_count
     uint32_t ranges_per_slot
-    uint32_t reserved_sizes[14]
-    # the device as it is now, written by the supervisor
-    uint64_t capacity_sectors
-    uint32_t is_read_only
-    uint32_t durable_writes         # the driver turned the write-back cache off
-    uint32_t is_flush_offered
-    uint32_t is_discard_offered
+    uint32_t operation_count        # values of RequestSlot.operation
+    uint32_t reserved_sizes[9]
+    char kind_name[KIND_NAME_BYTES] # the device kind's (engine/devices/kinds.py), padded with zeroes
+    # the device as it is now, in a layout of its kind; written by the supervisor
+    uint8_t kind_state[KIND_STATE_BYTES]
     uint32_t control_pending        # the supervisor has sent the dispatcher a message
-    uint32_t skips_flush            # a FLUSH is done when it is asked for (cache=unsafe)
+    uint32_t reserved_control
     # shared memory that could not be reached (shm/memory/guard.pyx): set by who found it so, cleared by the dispatcher
     uint64_t lost_words             # which words of lost_regions are not zero
     uint64_t lost_inflight          # 1: the in-flight region
-    uint32_t reserved_device[4]
+    uint32_t reserved_lost[10]
     RegionSet lost_regions
     # wake-up of the dispatcher: it sets the flag, whoever clears it writes its eventfd
     uint32_t dispatcher_sleeping
@@ -101,7 +102,7 @@ cdef struct OperationStatistics:
     uint64_t error_count
     uint64_t throttled_count        # requests that waited for tokens
     uint64_t throttled_ns
-    uint64_t reserved[3]
+    char name[OPERATION_NAME_BYTES] # written once at creation, padded with zeroes
     HistogramState queue_wait       # popped until started, with the wait for tokens
     HistogramState service          # started until done
 
@@ -128,6 +129,7 @@ cdef class StateSegment:
     cdef readonly uint32_t slot_count
     cdef readonly uint32_t ranges_per_slot
     cdef readonly uint32_t long_list_count
+    cdef readonly uint32_t operation_count
     cdef Range *long_lists
     cdef size_t rate_limit_offset
 
@@ -151,7 +153,7 @@ cdef class StateSegment:
         for index in range(<uint32_t>slot.readable_count + slot.writable_count):
             if has_region(regions, ranges[index].region_index):
                 return True
-        return slot.has_status and has_region(regions, slot.status_range.region_index)
+        return slot.has_last_byte and has_region(regions, slot.last_byte.region_index)
 
     cdef inline void add_used_regions(self, RegionSet *regions) noexcept nogil:
         """Add the memory regions that requests in flight use."""
@@ -163,8 +165,8 @@ cdef class StateSegment:
             ranges = self.slot_ranges(slot_index)
             for index in range(<uint32_t>self.slots[slot_index].readable_count + self.slots[slot_index].writable_count):
                 add_region(regions, ranges[index].region_index)
-            if self.slots[slot_index].has_status:
-                add_region(regions, self.slots[slot_index].status_range.region_index)
+            if self.slots[slot_index].has_last_byte:
+                add_region(regions, self.slots[slot_index].last_byte.region_index)
 
     cdef inline uint32_t *submit_entries(self, uint32_t worker_index) noexcept nogil:
         return self.ring_entries + <size_t>(2 * worker_index) * self.slot_count

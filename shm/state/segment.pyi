@@ -1,3 +1,5 @@
+from collections.abc import Sequence
+
 from ringblk.shm.rates.limit import RateLimit
 from ringblk.shm.segments.segment import Segment
 
@@ -10,16 +12,23 @@ MAX_SLOTS: int
 MAX_RANGES_PER_SLOT: int
 MAX_CHAIN_DESCRIPTORS: int
 MAX_LONG_CHAINS: int
+MAX_OPERATIONS: int
+OTHER_OPERATION: str
 
 class StateSegment:
     slot_count: int
     ranges_per_slot: int
     long_list_count: int
-    def __init__(self, segment: Segment, slot_count: int, ranges_per_slot: int) -> None: ...
+    operation_count: int
+    def __init__(
+        self, segment: Segment, slot_count: int, ranges_per_slot: int, operation_count: int
+    ) -> None: ...
     @staticmethod
-    def size_bytes(slot_count: int, ranges_per_slot: int) -> int: ...
+    def size_bytes(slot_count: int, ranges_per_slot: int, operation_count: int = 1) -> int: ...
     @classmethod
-    def create(cls, name: str, slot_count: int, queue_size: int) -> StateSegment: ...
+    def create(
+        cls, name: str, slot_count: int, queue_size: int, kind_name: str = "", operations: Sequence[str] = ()
+    ) -> StateSegment: ...
     @classmethod
     def attach(cls, name: str) -> StateSegment: ...
     @classmethod
@@ -28,16 +37,6 @@ class StateSegment:
     def is_alive(self) -> bool: ...
     @property
     def name(self) -> str: ...
-    def set_device(
-        self,
-        *,
-        capacity_sectors: int,
-        is_read_only: bool,
-        durable_writes: bool,
-        is_flush_offered: bool,
-        is_discard_offered: bool,
-        skips_flush: bool = False,
-    ) -> None: ...
     def fileno(self) -> int: ...
     def set_image(self, device: int, inode: int) -> None: ...
     @property

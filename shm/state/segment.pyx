@@ -1,7 +1,7 @@
 # cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True
 """The state segment of one engine: request slots, worker rings, queue states, counters.
 
-`state.pxd` holds the layout. Everything here survives the death of any process of the engine: a new
+`segment.pxd` holds the layout. Everything here survives the death of any process of the engine: a new
 dispatcher or worker attaches to the same segment and goes on from it.
 """
 
@@ -29,6 +29,8 @@ MAX_SLOTS = 1 << 16
 MAX_RANGES_PER_SLOT = MAX_QUEUE_SIZE + RANGE_SLACK
 MAX_CHAIN_DESCRIPTORS = CHAIN_LIMIT
 MAX_LONG_CHAINS = LONG_LIST_LIMIT
+MAX_OPERATIONS = OPERATION_LIMIT
+OTHER_OPERATION = "other"
 
 
 assert sizeof(RequestSlot) == SLOT_ALIGN_BYTES, "a slot is two cache lines"
@@ -43,7 +45,7 @@ cdef bint _is_slot_count(uint32_t slot_count) noexcept:
 
 
 def _checked_counts(kind, int fd, str name, size_bytes):
-    """`(slot_count, ranges_per_slot)`, read once: who may write there may do so meanwhile. Raises `SegmentError`.
+    """`(slot_count, ranges_per_slot, operation_count)`, read once: who may write there may do so meanwhile. Raises `SegmentError`.
 
     Within these limits no sum overflows.
     """
@@ -52,10 +54,20 @@ def _checked_counts(kind, int fd, str name, size_bytes):
         raise SegmentError(f"shared memory segment {name} was cut off while it was read")
     cdef const StateHeader *header = <const StateHeader *><const char *>data
     cdef uint32_t slot_count = header.slot_count, ranges_per_slot = header.ranges_per_slot
+    cdef uint32_t operation_count = header.operation_count
     if (not _is_slot_count(slot_count) or ranges_per_slot > MAX_RANGES_PER_SLOT
-            or kind.size_bytes(slot_count, ranges_per_slot) != size_bytes):
+            or not 1 <= operation_count <= OPERATION_LIMIT
+            or kind.size_bytes(slot_count, ranges_per_slot, operation_count) != size_bytes):
         raise SegmentError(f"shared memory segment {name} has no room for the {slot_count} slots it names")
-    return slot_count, ranges_per_slot
+    return slot_count, ranges_per_slot, operation_count
+
+
+cdef bytes _checked_name(str name, uint32_t size_bytes):
+    """A name padded with zeroes, one at least. Raises `ValueError` for one that is too long."""
+    encoded = name.encode()
+    if len(encoded) >= size_bytes:
+        raise ValueError(f"the name {name} is longer than {size_bytes - 1} bytes")
+    return encoded.ljust(size_bytes, b"\0")
 
 
 cdef uint32_t _long_list_count(uint32_t slot_count, uint32_t ranges_per_slot) noexcept:
@@ -78,13 +90,14 @@ cdef void forget_lost_regions(StateHeader *header, uint32_t word, uint64_t mask)
 cdef class StateSegment:
     """A mapped state segment. `create` for the supervisor; children inherit the object by fork."""
 
-    def __init__(self, segment, uint32_t slot_count, uint32_t ranges_per_slot):
+    def __init__(self, segment, uint32_t slot_count, uint32_t ranges_per_slot, uint32_t operation_count):
         self.segment = segment
         self.view = memoryview(segment.memory)
         cdef uint8_t *place = address_of(self.view)
         self.header = <StateHeader *>place
         self.slot_count = slot_count
         self.ranges_per_slot = ranges_per_slot
+        self.operation_count = operation_count
         place += _page_up(sizeof(StateHeader))
         self.queues = <QueueState *>place
         place += _page_up(QUEUE_LIMIT * sizeof(QueueState))
@@ -97,39 +110,52 @@ cdef class StateSegment:
         self.rate_limit_offset = place - <uint8_t *>self.header
         place += _page_up(RATE_LIMIT_STATE_BYTES)
         self.operations = <OperationStatistics *>place
-        place += _page_up(OPERATION_LIMIT * sizeof(OperationStatistics))
+        place += _page_up(operation_count * sizeof(OperationStatistics))
         self.ranges = <Range *>place
         place += _page_up(<size_t>self.slot_count * self.ranges_per_slot * sizeof(Range))
         self.long_lists = <Range *>place
         self.long_list_count = _long_list_count(slot_count, ranges_per_slot)
 
     @staticmethod
-    def size_bytes(uint32_t slot_count, uint32_t ranges_per_slot):
+    def size_bytes(uint32_t slot_count, uint32_t ranges_per_slot, uint32_t operation_count=1):
         """How large a segment for so many slots is."""
         return (_page_up(sizeof(StateHeader)) + _page_up(QUEUE_LIMIT * sizeof(QueueState))
                 + _page_up(WORKER_LIMIT * sizeof(WorkerState)) + _page_up(slot_count * sizeof(RequestSlot))
                 + _page_up(<size_t>WORKER_LIMIT * 2 * slot_count * sizeof(uint32_t))
                 + _page_up(RATE_LIMIT_STATE_BYTES)
-                + _page_up(OPERATION_LIMIT * sizeof(OperationStatistics))
+                + _page_up(operation_count * sizeof(OperationStatistics))
                 + _page_up(<size_t>slot_count * ranges_per_slot * sizeof(Range))
                 + <size_t>_long_list_count(slot_count, ranges_per_slot) * LONG_RANGES * sizeof(Range))
 
     @classmethod
-    def create(cls, str name, uint32_t slot_count, uint32_t queue_size):
+    def create(cls, str name, uint32_t slot_count, uint32_t queue_size, str kind_name="", operations=()):
         """Create the named segment with `slot_count` slots (a power of two) for chains of `queue_size`.
 
-        Raises `SegmentError` when there is no room, `ValueError` when the count is not a power of two.
+        `operations` are the names of what the device kind does, from operation 1 on; operation 0 is any request
+        that is answered without being carried out. Raises `SegmentError` when there is no room, `ValueError`
+        when the count is not a power of two or a name is too long.
         """
+        cdef bytes encoded
+        cdef uint32_t operation, operation_count = 1 + len(operations)
         if not _is_slot_count(slot_count):
             raise ValueError(f"slot count {slot_count} is not a power of two from 2 to {MAX_SLOTS}")
+        if operation_count > OPERATION_LIMIT:
+            raise ValueError(f"{operation_count} operations, more than {OPERATION_LIMIT}")
         cdef uint32_t ranges_per_slot = queue_size + RANGE_SLACK
         segment = Segment.create(name, SEGMENT_KIND, STATE_LAYOUT_VERSION,
-                                 cls.size_bytes(slot_count, ranges_per_slot))
+                                 cls.size_bytes(slot_count, ranges_per_slot, operation_count))
         view = memoryview(segment.memory)
         cdef StateHeader *header = <StateHeader *>address_of(view)
         header.slot_count = slot_count
         header.ranges_per_slot = ranges_per_slot
-        return cls(segment, slot_count, ranges_per_slot)
+        header.operation_count = operation_count
+        encoded = _checked_name(kind_name, KIND_NAME_BYTES)
+        memcpy(header.kind_name, <const char *>encoded, KIND_NAME_BYTES)
+        cdef StateSegment state = cls(segment, slot_count, ranges_per_slot, operation_count)
+        for operation, operation_name in enumerate((OTHER_OPERATION, *operations)):
+            encoded = _checked_name(operation_name, OPERATION_NAME_BYTES)
+            memcpy(state.operations[operation].name, <const char *>encoded, OPERATION_NAME_BYTES)
+        return state
 
     @classmethod
     def attach(cls, str name):
@@ -139,11 +165,11 @@ cdef class StateSegment:
         """
         segment = Segment.attach(name, SEGMENT_KIND, STATE_LAYOUT_VERSION)
         try:
-            slot_count, ranges_per_slot = _checked_counts(cls, segment.fd, name, segment.size_bytes)
+            counts = _checked_counts(cls, segment.fd, name, segment.size_bytes)
         except SegmentError:
             segment.close()
             raise
-        return cls(segment, slot_count, ranges_per_slot)
+        return cls(segment, *counts)
 
     @classmethod
     def copy_of(cls, int fd, str name):
@@ -151,13 +177,13 @@ cdef class StateSegment:
 
         Nothing is mapped, so whoever owns the segment may cut it off under the reader. `fd` stays the caller's.
         """
-        slot_count, ranges_per_slot = _checked_counts(
+        slot_count, ranges_per_slot, operation_count = _checked_counts(
             cls, fd, name, checked_size_bytes(fd, SEGMENT_KIND, STATE_LAYOUT_VERSION, name))
-        segment = Segment(name, -1, cls.size_bytes(slot_count, 0), is_creator=False)
+        segment = Segment(name, -1, cls.size_bytes(slot_count, 0, operation_count), is_creator=False)
         if os.preadv(fd, [segment.memory], 0) < segment.size_bytes:
             segment.close()
             raise SegmentError(f"shared memory segment {name} was cut off while it was read")
-        return cls(segment, slot_count, ranges_per_slot)
+        return cls(segment, slot_count, ranges_per_slot, operation_count)
 
     @property
     def is_alive(self):
@@ -168,16 +194,6 @@ cdef class StateSegment:
     def name(self):
         """The segment's name in the system."""
         return self.segment.name
-
-    def set_device(self, *, capacity_sectors, is_read_only, durable_writes, is_flush_offered, is_discard_offered,
-                   skips_flush=False):
-        """Publish the device as requests are checked against it. The supervisor is the only writer."""
-        self.header.capacity_sectors = capacity_sectors
-        self.header.is_read_only = is_read_only
-        self.header.durable_writes = durable_writes
-        self.header.is_flush_offered = is_flush_offered
-        self.header.is_discard_offered = is_discard_offered
-        self.header.skips_flush = skips_flush
 
     def set_engine(self, str drive_name, uint32_t supervisor_pid, uint32_t queue_count, uint64_t started_ns):
         """Say who this engine is. The supervisor is the only writer, here and in the next three."""

@@ -17,7 +17,8 @@ from ringblk.shm.queues.split.virtqueue import SplitVirtqueue
 from ringblk.shm.state.segment import StateSegment
 from ringblk.workers.backends.null import NullBackend
 from ringblk.workers.block.executor import BlockExecutor
-from ringblk.workers.block.parser import BlockParser
+from ringblk.workers.block.parser import OPERATION_NAMES, BlockParser
+from ringblk.workers.block.state import publish_block_state
 
 _FOLDER = Path(__file__).parent
 _GPA = 1 << 32
@@ -30,7 +31,7 @@ _REQUESTS = 12_800
 def step_times_ns(batch_size: int) -> Iterator[tuple[str, float]]:
     """Nanoseconds a request in each step, its best of many short rounds, in batches of this size."""
     module = _built_module()
-    state = StateSegment.create(f"ringblk-micro-{os.getpid()}", 256, _QUEUE_SIZE)
+    state = StateSegment.create(f"ringblk-micro-{os.getpid()}", 256, _QUEUE_SIZE, "block", OPERATION_NAMES)
     try:
         path = _data_path(module, state, batch_size)
         rounds = [path.run(_REQUESTS // batch_size, batch_size) for _ in range(_ROUNDS)]
@@ -57,7 +58,8 @@ def _data_path(module: Any, state: StateSegment, batch_size: int) -> Any:
         event_idx=True,
         polling=True,
     )
-    state.set_device(
+    publish_block_state(
+        state,
         capacity_sectors=_CAPACITY_BYTES // 512,
         is_read_only=False,
         durable_writes=False,

@@ -18,7 +18,7 @@ from ringblk.shm.rates.limit import BUCKET_NAMES, READ, RateLimit
 from ringblk.shm.rates.limit_settings import RateLimitSettings
 from ringblk.shm.rates.token_bucket import TokenBucket
 from ringblk.shm.state.segment import StateSegment
-from ringblk.workers.block.parser import BlockParser
+from ringblk.workers.block.parser import OPERATION_NAMES, BlockParser
 from tests.bench.data_path_bench import step_times_ns
 
 ROUNDS = 5
@@ -104,7 +104,7 @@ def data_path() -> list[Measurement]:
 
 def request_recorder() -> list[Measurement]:
     """Counting a completed request, with times of its own in each of 64 slots."""
-    state = StateSegment.create(f"ringblk-bench-{os.getpid()}", 64, 16)
+    state = StateSegment.create(f"ringblk-bench-{os.getpid()}", 64, 16, "block", OPERATION_NAMES)
     try:
         recorder = RequestRecorder(state, BlockParser(state, GuestMemory(), 512))
         times = random.Random(1)

@@ -29,6 +29,7 @@ from ringblk.workers.block.request cimport (
     DRIVE_ID_BYTES, MAX_SEGMENTS, OPERATION_DISCARD, OPERATION_FLUSH, OPERATION_GET_ID, OPERATION_READ, OPERATION_WRITE,
     OPERATION_WRITE_ZEROES, SECTOR_BYTES, STATUS_UNSUPP, Segment,
 )
+from ringblk.workers.block.state cimport block_state
 from ringblk.workers.backends.native cimport NativeBackend
 from ringblk.workers.requests.request cimport (
     OPERATION_COMPLETE, SLOT_BRIEF, SLOT_CHANGES, SLOT_DURABLE, SLOT_PARTIAL, RequestExecutor, RequestParser,
@@ -47,7 +48,8 @@ from ringblk.engine.dispatcher.throttle import Throttle
 from ringblk.shm.queues.errors import InflightError, RingError
 from ringblk.shm.queues.inflight_region import queue_region_bytes
 from ringblk.workers.block.executor import BlockExecutor
-from ringblk.workers.block.parser import BlockParser
+from ringblk.workers.block.parser import OPERATION_NAMES, BlockParser
+from ringblk.workers.block.state import publish_block_state
 
 cdef extern from "sanitizer/asan_interface.h" nogil:
     void __asan_poison_memory_region(const void *address, size_t size_bytes)
@@ -120,9 +122,9 @@ cdef class CheckingParser(RequestParser):
             check(ranges[index].length_bytes > 0, b"a range is not empty")
             if index >= slot.readable_count:
                 self.used_limit_bytes[slot_index] += ranges[index].length_bytes
-        if slot.has_status:
-            check_used_range(self.state, self.memory, slot_index, &slot.status_range)
-            check(slot.status_range.length_bytes == 1, b"a status is a byte")
+        if slot.has_last_byte:
+            check_used_range(self.state, self.memory, slot_index, &slot.last_byte)
+            check(slot.last_byte.length_bytes == 1, b"a status is a byte")
             self.used_limit_bytes[slot_index] = max(self.used_limit_bytes[slot_index], <uint64_t>1)
         self.parser.prepare(slot_index, chain_flags)
         self.prepared_count += 1
@@ -137,10 +139,10 @@ cdef class CheckingParser(RequestParser):
         check(slot.charge_kind == CHARGE_OTHER or slot.charge_kind == CHARGE_READ
               or slot.charge_kind == CHARGE_WRITE, b"a charge is one of three")
         if slot.operation == OPERATION_COMPLETE:
-            return check(slot.used_length_bytes == slot.has_status, b"what is not carried out writes its status at most")
-        check(chain_flags == 0 and slot.has_status, b"only a sound chain is carried out")
+            return check(slot.used_length_bytes == slot.has_last_byte, b"what is not carried out writes its status at most")
+        check(chain_flags == 0 and slot.has_last_byte, b"only a sound chain is carried out")
         if slot.operation == OPERATION_FLUSH:
-            return check(self.state.header.is_flush_offered and not self.state.header.skips_flush, b"flush is on offer")
+            return check(block_state(self.state).is_flush_offered and not block_state(self.state).skips_flush, b"flush is on offer")
         if slot.operation == OPERATION_DISCARD or slot.operation == OPERATION_WRITE_ZEROES:
             return self._check_segments(slot, <Segment *>ranges)
         check(slot.first_range <= count and slot.range_count <= count - slot.first_range, b"data is of the chain")
@@ -148,7 +150,7 @@ cdef class CheckingParser(RequestParser):
             check_range(self.memory, ranges + index)
             size_bytes += ranges[index].length_bytes
         if slot.operation == OPERATION_WRITE:
-            check(not self.state.header.is_read_only, b"a read-only drive is not written")
+            check(not block_state(self.state).is_read_only, b"a read-only drive is not written")
             check(slot.first_range + slot.range_count <= readable_count, b"only readable memory is read")
         else:
             check(slot.first_range >= readable_count, b"only writable memory is written")
@@ -160,7 +162,7 @@ cdef class CheckingParser(RequestParser):
 
     cdef int _check_segments(self, RequestSlot *slot, const Segment *segments) noexcept nogil:
         cdef uint32_t index
-        check(self.state.header.is_discard_offered and not self.state.header.is_read_only, b"discard is on offer")
+        check(block_state(self.state).is_discard_offered and not block_state(self.state).is_read_only, b"discard is on offer")
         check(0 < slot.range_count <= MAX_SEGMENTS and slot.first_range == 0, b"not too many segments")
         for index in range(slot.range_count):
             check(segments[index].sector <= CAPACITY_SECTORS
@@ -258,7 +260,8 @@ cdef class ChainTarget:
 
     def __init__(self, uint64_t extra_sectors=0):
         self.extra_sectors = extra_sectors
-        self.state = StateSegment.create(f"ringblk-fuzz-{uuid.uuid4().hex}", SLOT_COUNT, CHAIN_LIMIT)
+        self.state = StateSegment.create(f"ringblk-fuzz-{uuid.uuid4().hex}", SLOT_COUNT, CHAIN_LIMIT,
+                                         "block", OPERATION_NAMES)
         posix_ipc.unlink_shared_memory(self.state.name)   # libFuzzer ends the process without a word
         self.memory = GuestMemory()
         self.backend = CheckingBackend(self.memory)
@@ -279,8 +282,8 @@ cdef class ChainTarget:
         """One input from beginning to end; what became of it, in a word."""
         cdef ChainInput source = ChainInput(data)
         source.read_device()
-        self.state.set_device(
-            capacity_sectors=CAPACITY_SECTORS + self.extra_sectors, is_read_only=source.is_read_only,
+        publish_block_state(
+            self.state, capacity_sectors=CAPACITY_SECTORS + self.extra_sectors, is_read_only=source.is_read_only,
             durable_writes=source.durable_writes, is_flush_offered=source.is_flush_offered,
             is_discard_offered=source.is_discard_offered, skips_flush=source.skips_flush,
         )

@@ -30,8 +30,9 @@ from ringblk.shm.state.segment import StateSegment
 from ringblk.workers.backends.native import NativeBackend
 from ringblk.workers.backends.topology import SECTOR_BYTES
 from ringblk.workers.block.executor import BlockExecutor
-from ringblk.workers.block.parser import BlockParser
+from ringblk.workers.block.parser import OPERATION_NAMES, BlockParser
 from ringblk.workers.block.protocol import RequestStatus, RequestType
+from ringblk.workers.block.state import publish_block_state
 from tests.rigs.mock_driver import MockDriver
 
 GPA = 0x4000_0000
@@ -88,8 +89,11 @@ class InlineDevice:
     ) -> None:
         self.ram = GuestRam(ram_bytes, cuts)
         self.driver = MockDriver(self.ram.view, GPA, queue_size, event_idx=event_idx)
-        self.state = StateSegment.create(f"ringblk-test-{uuid.uuid4().hex}", 64, chain_limit)
-        self.state.set_device(
+        self.state = StateSegment.create(
+            f"ringblk-test-{uuid.uuid4().hex}", 64, chain_limit, "block", OPERATION_NAMES
+        )
+        publish_block_state(
+            self.state,
             capacity_sectors=backend.size_bytes // SECTOR_BYTES,
             is_read_only=is_read_only,
             durable_writes=durable_writes,

@@ -54,7 +54,6 @@ cdef class BlockExecutor(RequestExecutor):
         self.state = state
         self.memory = memory
         self.backend = backend
-        self.failure_status = STATUS_IOERR
         self.form = backend.form
         if self.form is not None:
             self.outcome_fd = self.form.ready_fd
@@ -140,10 +139,15 @@ cdef class BlockExecutor(RequestExecutor):
         slot.status = STATUS_OK
         return True
 
+    cdef void fail(self, uint32_t slot_index) noexcept nogil:
+        cdef RequestSlot *slot = &self.state.slots[slot_index]
+        slot.used_length_bytes = slot.has_last_byte
+        slot.status = STATUS_IOERR
+
     cdef void finish(self, uint32_t slot_index) noexcept nogil:
         cdef RequestSlot *slot = &self.state.slots[slot_index]
-        if slot.has_status:
-            self.memory.pointer(&slot.status_range)[0] = <uint8_t>slot.status
+        if slot.has_last_byte:
+            self.memory.pointer(&slot.last_byte)[0] = <uint8_t>slot.status
 
     cdef void _settle(self, uint32_t slot_index, int error) noexcept nogil:
         """Set the outcome of an operation that has ended."""

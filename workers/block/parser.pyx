@@ -19,15 +19,13 @@ from ringblk.workers.block.request cimport (
     SEGMENT_F_UNMAP, STATUS_IOERR, STATUS_OK, STATUS_UNSUPP, TYPE_DISCARD, TYPE_FLUSH, TYPE_GET_ID, TYPE_IN, TYPE_OUT,
     TYPE_WRITE_ZEROES, BlockHeader, Segment,
 )
+from ringblk.workers.block.state cimport BlockState, block_state
 from ringblk.workers.requests.request cimport (
     OPERATION_COMPLETE, SLOT_BRIEF, SLOT_CHANGES, SLOT_DURABLE, SLOT_PARTIAL, RequestParser,
 )
 
-OPERATION_NAMES = {
-    OPERATION_READ: "read", OPERATION_WRITE: "write", OPERATION_FLUSH: "flush", OPERATION_GET_ID: "get_id",
-    OPERATION_DISCARD: "discard", OPERATION_WRITE_ZEROES: "write_zeroes", OPERATION_COMPLETE: "other",
-}
-"""A slot's operation in words; "other" is what was answered without being carried out."""
+OPERATION_NAMES = ("read", "write", "flush", "get_id", "discard", "write_zeroes")
+"""A slot's operation in words, from 1 on, as BlockOperation has them."""
 
 
 cdef class BlockParser(RequestParser):
@@ -37,11 +35,13 @@ cdef class BlockParser(RequestParser):
     """
 
     cdef StateSegment state
+    cdef const BlockState *device
     cdef GuestMemory memory
     cdef uint64_t block_size_bytes
 
     def __init__(self, StateSegment state, GuestMemory memory, uint64_t block_size_bytes):
         self.state = state
+        self.device = block_state(state)
         self.memory = memory
         self.block_size_bytes = block_size_bytes
 
@@ -54,24 +54,24 @@ cdef class BlockParser(RequestParser):
         slot.status = STATUS_IOERR
         slot.charge_kind = CHARGE_OTHER
         slot.length_bytes = 0
-        slot.used_length_bytes = 1 if slot.has_status else 0
+        slot.used_length_bytes = 1 if slot.has_last_byte else 0
         slot.first_range = 0
         slot.range_count = slot.readable_count
-        if chain_flags or not slot.has_status or not self._take(slot, ranges, <uint8_t *>&header, HEADER_BYTES):
+        if chain_flags or not slot.has_last_byte or not self._take(slot, ranges, <uint8_t *>&header, HEADER_BYTES):
             return
         if header.type == TYPE_IN:
             self._prepare_read(slot, ranges, header.sector)
         elif header.type == TYPE_OUT:
             self._prepare_write(slot, ranges, header.sector)
-        elif header.type == TYPE_FLUSH and self.state.header.is_flush_offered:
-            if self.state.header.skips_flush:
+        elif header.type == TYPE_FLUSH and self.device.is_flush_offered:
+            if self.device.skips_flush:
                 slot.status = STATUS_OK   # there is nothing to carry out
             else:
                 slot.operation = OPERATION_FLUSH
         elif header.type == TYPE_GET_ID:
             self._prepare_get_id(slot, ranges)
         elif (header.type == TYPE_DISCARD or header.type == TYPE_WRITE_ZEROES) \
-                and self.state.header.is_discard_offered:
+                and self.device.is_discard_offered:
             self._prepare_segments(slot, ranges, header.type)
         else:
             slot.status = STATUS_UNSUPP
@@ -173,7 +173,7 @@ cdef class BlockParser(RequestParser):
 
     cdef bint _place(self, RequestSlot *slot, Range *ranges, uint64_t sector) noexcept nogil:
         """Check the data's length and its place on the drive and set the offset."""
-        cdef uint64_t capacity = self.state.header.capacity_sectors, num_sectors
+        cdef uint64_t capacity = self.device.capacity_sectors, num_sectors
         if not self._measure(slot, ranges) or slot.length_bytes % SECTOR_BYTES:
             return False
         num_sectors = slot.length_bytes // SECTOR_BYTES
@@ -190,9 +190,9 @@ cdef class BlockParser(RequestParser):
             slot.flags |= SLOT_BRIEF
 
     cdef void _prepare_write(self, RequestSlot *slot, Range *ranges, uint64_t sector) noexcept nogil:
-        if self.state.header.is_read_only or not self._place(slot, ranges, sector):
+        if self.device.is_read_only or not self._place(slot, ranges, sector):
             return
-        if self.state.header.durable_writes:
+        if self.device.durable_writes:
             slot.flags |= SLOT_DURABLE
         if (slot.offset_bytes | slot.length_bytes) % self.block_size_bytes:
             slot.flags |= SLOT_PARTIAL
@@ -213,9 +213,9 @@ cdef class BlockParser(RequestParser):
         """DISCARD and WRITE_ZEROES: copy the segments, check them, put them where the ranges were."""
         cdef Segment segments[MAX_SEGMENTS]
         cdef uint64_t most_sectors = MAX_DISCARD_SECTORS, written_sectors = 0
-        cdef uint64_t capacity = self.state.header.capacity_sectors
+        cdef uint64_t capacity = self.device.capacity_sectors
         cdef uint32_t count, index, allowed_flags = 0
-        if self.state.header.is_read_only or not self._measure(slot, ranges):
+        if self.device.is_read_only or not self._measure(slot, ranges):
             return
         if slot.length_bytes == 0 or slot.length_bytes % sizeof(Segment) or slot.length_bytes > sizeof(segments):
             return
@@ -225,7 +225,7 @@ cdef class BlockParser(RequestParser):
         if request_type == TYPE_WRITE_ZEROES:
             allowed_flags = SEGMENT_F_UNMAP
             most_sectors = MAX_WRITE_ZEROES_SECTORS
-            if self.state.header.durable_writes:
+            if self.device.durable_writes:
                 slot.flags |= SLOT_DURABLE
         for index in range(count):
             if segments[index].flags & ~allowed_flags:

@@ -10,11 +10,12 @@ from ringblk.shm.state.segment import StateSegment
 from ringblk.shm.sync.channel import Channel, ChannelClosed
 from ringblk.workers.backends.native import NativeBackend
 from ringblk.workers.backends.uring_form import UringForm
-from ringblk.workers.block.executor import BlockExecutor
 from ringblk.workers.process.host_errors import HostErrors
 from ringblk.workers.process.messages import MapRegions, Stop, ToWorker, UnmapRegions
 from ringblk.workers.process.pump import Pump
 from ringblk.workers.process.uring_pump import UringPump
+from ringblk.workers.requests.drive_requests import DriveRequests
+from ringblk.workers.requests.request import RequestExecutor
 from ringblk.workers.sandbox.sandbox import Sandbox, report_refused
 from ringblk.workers.sandbox.syscall_filter import URING_CALLS
 from ringblk.workers.uring.ring import Uring
@@ -28,7 +29,7 @@ class WorkerSetup(msgspec.Struct, frozen=True):
     worker_index: int
     state: StateSegment
     backend: NativeBackend
-    drive_id: bytes
+    requests: DriveRequests
     own_eventfd: int
     dispatcher_eventfd: int
     uring: Uring | None
@@ -43,7 +44,7 @@ def run_worker(setup: WorkerSetup, channel: Channel[ToWorker]) -> None:
     setup.backend.start_worker()  # a user's own code may open and import here; it has seen no guest yet
     setup.sandbox.confine(URING_CALLS if setup.uring is not None else "")
     memory = GuestMemory(setup.state)
-    executor = BlockExecutor(setup.state, memory, setup.backend, setup.drive_id)
+    executor = setup.requests.make_executor(setup.state, memory)
     pump = make_pump(setup, memory, executor)
     errors = HostErrors(who)
     try:
@@ -55,7 +56,7 @@ def run_worker(setup: WorkerSetup, channel: Channel[ToWorker]) -> None:
         _log.info("worker %d: the supervisor is gone", setup.worker_index)
 
 
-def make_pump(setup: WorkerSetup, memory: GuestMemory, executor: BlockExecutor) -> Pump:
+def make_pump(setup: WorkerSetup, memory: GuestMemory, executor: RequestExecutor) -> Pump:
     """The loop that the worker is to run."""
     own, dispatcher = setup.own_eventfd, setup.dispatcher_eventfd
     if (

@@ -27,7 +27,6 @@ cdef class RequestParser:
 
 
 cdef class RequestExecutor:
-    cdef uint32_t failure_status          # the kind's status of a request that failed here
     cdef readonly int last_error          # negative errno of the last host I/O error, until it is taken
     cdef readonly uint32_t last_error_slot
     cdef readonly int outcome_fd          # readable while `reap` finds something; -1: nothing is ever pending
@@ -35,6 +34,7 @@ cdef class RequestExecutor:
     cdef void submit(self) noexcept nogil
     cdef bint has_outcomes(self) noexcept nogil
     cdef int reap(self) noexcept nogil
+    cdef void fail(self, uint32_t slot_index) noexcept nogil
     cdef void finish(self, uint32_t slot_index) noexcept nogil
     cdef bint begin(self, uint32_t slot_index, AsyncForm form) noexcept nogil
     cdef bint end(self, uint32_t slot_index, int result) noexcept nogil

@@ -28,7 +28,7 @@ cdef class RequestParser:
 
 
 cdef class RequestExecutor:
-    """Carries operations out. Subclasses implement `execute` and `finish`.
+    """Carries operations out. Subclasses implement `execute`, `fail` and `finish`.
 
     A request may be left *pending*: it waits for somebody else (a disk, a server, another request) and holds
     nobody up. It stays in flight, as does one that is being carried out: a queue that stops, a pause, a worker
@@ -71,6 +71,9 @@ cdef class RequestExecutor:
     cdef bint end(self, uint32_t slot_index, int result) noexcept nogil:
         """Set the outcome of an operation that was begun, from the form's. False: `execute` has to do it anew."""
         return False
+
+    cdef void fail(self, uint32_t slot_index) noexcept nogil:
+        """Set the outcome of a request that is given up and not carried out."""
 
     cdef void finish(self, uint32_t slot_index) noexcept nogil:
         """Write what the driver reads of the slot's outcome (a status byte) into guest memory."""

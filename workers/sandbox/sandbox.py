@@ -61,8 +61,8 @@ class Sandbox:
 
     `storage_calls` are the system calls that requests on the storage need (`NativeBackend.system_calls`).
     `user` is whom to run as, where that is asked for. What this kernel lacks is `missing`, in words, and is
-    left out. `confines` is False where nothing was asked for but the user. Raises `OSError` for a path of
-    `allowed_paths` that cannot be opened.
+    left out. `system_calls` are those of the device kind. `confines` is False where nothing was asked for but
+    the user. Raises `OSError` for a path of `allowed_paths` that cannot be opened.
     """
 
     def __init__(
@@ -73,11 +73,13 @@ class Sandbox:
         runs_user_code: bool = False,
         allowed_paths: Iterable[str] = (),
         user: ProcessUser | None = None,
+        system_calls: str = "",
     ) -> None:
         self._confines = confines
         self.user = user
         self._storage_calls = storage_calls
         self._runs_user_code = runs_user_code
+        self._system_calls = system_calls
         self._ruleset_fd = -1
         self._has_filters = False
         self._programs: dict[tuple[str, ...], bytes] = {}
@@ -123,7 +125,7 @@ class Sandbox:
     def _program(self, groups: tuple[str, ...]) -> bytes:
         if groups not in self._programs:
             own_code = USER_CODE_CALLS if self._runs_user_code else ""
-            names = " ".join([COMMON, self._storage_calls, *groups, own_code])
+            names = " ".join([COMMON, self._storage_calls, self._system_calls, *groups, own_code])
             self._programs[groups] = filter_program(names, runs_user_code=self._runs_user_code)
         return self._programs[groups]
 

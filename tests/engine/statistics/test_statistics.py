@@ -26,16 +26,13 @@ from ringblk.shm.state.segment import StateSegment
 from ringblk.workers.block.parser import OPERATION_NAMES
 from ringblk.workers.requests.request import RequestParser
 
-READ, WRITE, OTHER = (
-    next(operation for operation, name in OPERATION_NAMES.items() if name == wanted)
-    for wanted in ("read", "write", "other")
-)
+READ, WRITE, OTHER = 1 + OPERATION_NAMES.index("read"), 1 + OPERATION_NAMES.index("write"), 0
 MICROSECOND_NS = 1000
 
 
 @pytest.fixture
 def state() -> Iterator[StateSegment]:
-    segment = StateSegment.create(f"ringblk-test-{uuid.uuid4().hex}", 64, 16)
+    segment = StateSegment.create(f"ringblk-test-{uuid.uuid4().hex}", 64, 16, "block", OPERATION_NAMES)
     segment.set_engine("/images/disk.img", os.getpid(), 2, 0)
     segment.set_dispatcher(17)
     yield segment

@@ -1,0 +1,31 @@
+"""All that a kind of device is, in one place."""
+
+from collections.abc import Callable
+
+import msgspec
+
+from ringblk.engine.devices.device_face import DeviceFace
+from ringblk.engine.options.config import EngineConfig
+from ringblk.shm.state.segment import StateSegment
+from ringblk.workers.backends.native import NativeBackend
+from ringblk.workers.requests.drive_requests import DriveRequests
+
+
+class DeviceKind(msgspec.Struct, frozen=True, kw_only=True):
+    """One kind of device. Its state of each drive is 64 bytes of the state segment (`kind_state`).
+
+    `make_device` publishes there, parser and executor read there; nobody else knows what they mean.
+    """
+
+    name: str
+    """At most 15 bytes: how it is found by whoever reads a state segment."""
+    operations: tuple[str, ...]
+    """What its requests do, in words, from operation 1 on; each at most 23 bytes, 63 of them at most."""
+    make_device: Callable[[EngineConfig, NativeBackend], DeviceFace]
+    """What the driver is to see. Raises `ProgramError`."""
+    make_requests: Callable[[EngineConfig, NativeBackend], DriveRequests]
+    """Before the first fork, once a drive."""
+    read_capacity_bytes: Callable[[StateSegment], int] = lambda state: 0
+    """The drive's size, from its state segment."""
+    system_calls: str = ""
+    """What its processes call beyond what all do (`workers/sandbox/syscall_filter.py`), as in syscalls(2)."""
