@@ -11,8 +11,8 @@ CacheMode = Literal["writeback", "writethrough", "unsafe"]
 class DeviceFace(Protocol):
     """Features, config space, and what else a driver can be told or can choose.
 
-    It knows nothing of rings, processes or files. What requests are checked against is what it has published in
-    the drive's state segment.
+    It knows nothing of rings, processes or files. Requests are checked against what it has published in the
+    drive's state segment.
     """
 
     @property
