@@ -22,7 +22,7 @@ cdef inline void begin_copy(ChainCopy *copy, RequestSlot *slot, Range *ranges, u
     """Begin to read a chain into `ranges`."""
     slot.readable_count = 0
     slot.writable_count = 0
-    slot.has_status = False
+    slot.has_last_byte = False
     copy.slot = slot
     copy.ranges = ranges
     copy.room = room
@@ -37,8 +37,8 @@ cdef inline int add_buffer(ChainCopy *copy, GuestMemory memory, uint64_t gpa, ui
     cdef int count
     if is_writable and length_bytes:
         copy.last_writable_gpa = gpa + length_bytes - 1
-        slot.has_status = True
-    if flags:   # of a bad request nothing is used but its status byte
+        slot.has_last_byte = True
+    if flags:   # of a bad chain nothing is used but its last byte
         return flags
     if copy.descriptors_left == 0:
         return CHAIN_BAD_TABLE   # the descriptor table alone has no more than a chain may have
@@ -57,7 +57,7 @@ cdef inline int add_buffer(ChainCopy *copy, GuestMemory memory, uint64_t gpa, ui
 
 
 cdef inline void end_copy(ChainCopy *copy, GuestMemory memory) noexcept nogil:
-    """The last writable byte, where there is one in the guest's memory, becomes the slot's status byte."""
+    """Find the last writable byte, if it is in the guest's memory."""
     cdef RequestSlot *slot = copy.slot
-    if slot.has_status:
-        slot.has_status = memory.translate(copy.last_writable_gpa, 1, &slot.status_range, 1) == 1
+    if slot.has_last_byte:
+        slot.has_last_byte = memory.translate(copy.last_writable_gpa, 1, &slot.last_byte, 1) == 1

@@ -101,7 +101,7 @@ cdef class Virtqueue:
     cdef int read(self, uint16_t head_index, RequestSlot *slot, Range *ranges, uint32_t room) noexcept nogil:
         """Copy and resolve a chain into `ranges`: readable pieces, then writable ones, counted in the slot.
 
-        The last writable byte, where there is one in the guest's memory, becomes the slot's status byte.
+        The last writable byte is found even of a bad chain, if it is in the guest's memory.
         Returns 0, a set of ChainFlags when the request is bad (its ranges are not complete then), or -EPROTO when
         the queue is broken. A slot's writable ranges survive until it is free, whatever becomes of its request.
         """

@@ -5,7 +5,7 @@ Guest memory may change under the reader, so each word of it is read once and th
 correct driver cannot write to the rings or the descriptor table (an index out of range, a loop, more chains
 than entries) marks the queue broken: what else they say is worth nothing. It stays so until it is reset, and
 nothing more is popped from it. What only makes one request bad (an address outside memory, whatever is wrong
-with its indirect table) is told by `read`, for a status byte to say.
+with its indirect table) is told by `read`, for the device kind to answer.
 """
 
 cimport cython
@@ -120,7 +120,7 @@ cdef class SplitVirtqueue(Virtqueue):
             memcpy(&entry, self.desc_table + index, sizeof(Descriptor))
             if not entry.flags & DESC_F_INDIRECT:
                 flags = take_descriptor(copy, self.memory, &entry, flags)
-            elif not flags & CHAIN_BAD_TABLE:   # one table is enough to find a status byte in
+            elif not flags & CHAIN_BAD_TABLE:   # one table is enough to find a last byte in
                 flags = read_indirect(copy, self.memory, &entry, flags)
                 if entry.flags & DESC_F_NEXT:   # must not be (2.7.5.3.1); what follows may be anything
                     flags |= CHAIN_BAD_TABLE
@@ -216,7 +216,7 @@ cdef int read_indirect(ChainCopy *copy, GuestMemory memory, const Descriptor *ta
                        int flags) noexcept nogil:
     """Follow a chain through its indirect table; `flags`, with what makes the request bad.
 
-    A bad table is read all the same where all of it is memory: most have a status byte.
+    A bad table is read all the same where all of it is memory: most have a last byte to answer in.
     """
     cdef Range place
     cdef Descriptor entry
