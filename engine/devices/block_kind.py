@@ -3,15 +3,11 @@
 import logging
 
 from ringblk.engine.base.program_error import ProgramError
-from ringblk.engine.devices.block_device import (
-    MAX_PHYSICAL_BLOCK_BYTES,
-    BlockDevice,
-    BlockDeviceConfig,
-)
+from ringblk.engine.devices.block_device import BlockDevice, BlockDeviceConfig
 from ringblk.engine.devices.device_kind import DeviceKind
 from ringblk.engine.options.config import EngineConfig
 from ringblk.workers.backends.native import NativeBackend
-from ringblk.workers.backends.topology import SECTOR_BYTES
+from ringblk.workers.backends.topology import MAX_PHYSICAL_BLOCK_BYTES, SECTOR_BYTES
 from ringblk.workers.block.drive_requests import BlockRequests
 from ringblk.workers.block.parser import OPERATION_NAMES
 from ringblk.workers.block.state import read_capacity_sectors

@@ -44,7 +44,6 @@ from ringblk.shm.sync.process import crash_point
 from ringblk.workers.backends.interface import BackendError
 from ringblk.workers.backends.native import NativeBackend
 from ringblk.workers.backends.opening import open_image_backend, open_named_backend
-from ringblk.workers.backends.topology import MAX_PHYSICAL_BLOCK_BYTES
 from ringblk.workers.sandbox.process_user import ProcessUser
 from ringblk.workers.sandbox.sandbox import Sandbox
 
