@@ -10,7 +10,8 @@ from scripts.guest_machine import Drive, Machine, MemoryBackend
 from tests.rigs.control_client import ControlClient
 from tests.rigs.guest import Guest
 from tests.rigs.guest_backend import serve
-from tests.rigs.guest_image import MIB, make_image, run_on_host
+from tests.rigs.guest_image import make_image, run_on_host
+from tests.rigs.image_file import MIB
 
 pytestmark = pytest.mark.guest
 

@@ -20,7 +20,8 @@ import pytest
 from scripts.guest_machine import Drive, Machine
 from tests.rigs.guest import Guest
 from tests.rigs.guest_backend import END_GUARD_S, backend_command
-from tests.rigs.guest_image import MIB, make_image, run_on_host
+from tests.rigs.guest_image import make_image, run_on_host
+from tests.rigs.image_file import MIB
 
 pytestmark = pytest.mark.guest
 

@@ -12,6 +12,8 @@ from typing import Any
 
 from ringblk import Frontend, RequestType, engine_command
 
+ONE_IN_TEN_MINUTES = {"ops": {"size": 1, "refill_time": 600_000}}
+"""A limit, in Firecracker's form, that lets one request go."""
 TIMEOUT_S = 30.0  # how long anything may take before a test fails; nothing waits for it to pass
 DISK_BYTES = 4 << 20
 

@@ -27,8 +27,17 @@ from tests.rigs.mock_driver import MockDriver
 PROGRAM = str(Path(sys.executable).with_name("vhost-user-ringblk"))
 BACKENDS = str(Path(__file__).with_name("backends"))
 NOBODY = 65534
+MEMORY_BYTES = 1 << 20
+MEMORY = ("--backend=memory", f"--backend-arg=size_bytes={MEMORY_BYTES}")
+"""Options of a small drive in memory."""
 DEADLINE_S = 30.0  # how long anything may take before a test fails; nothing waits for it to pass
 RINGS_BYTES = 0x4000  # of guest memory for each queue's rings and requests
+
+
+def own_lines(done: subprocess.CompletedProcess[str]) -> str:
+    """What a program wrote to stderr, but for its word on engines that were killed before it started."""
+    lines = done.stderr.splitlines(keepends=True)
+    return "".join(line for line in lines if "engines that were killed" not in line)
 
 
 def eventually(condition: Callable[[], object], what: str) -> None:

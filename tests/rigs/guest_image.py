@@ -4,8 +4,7 @@ import subprocess
 from pathlib import Path
 
 from scripts.guest_machine import find_program
-
-MIB = 1 << 20
+from tests.rigs.image_file import MIB
 
 
 def make_image(path: Path, size_bytes: int = 64 * MIB) -> Path:

@@ -14,7 +14,6 @@ from ringblk.shm.state.segment import StateSegment
 SLOTS = 64
 NEVER = (1 << 64) - 1
 SECOND = 1_000_000_000
-MIB = 1 << 20
 
 
 class Drive:

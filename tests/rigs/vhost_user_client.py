@@ -5,7 +5,7 @@ import contextlib
 import gc
 import os
 import socket
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 
 from ringblk.engine.devices.features import F_VERSION_1
 from ringblk.engine.vhost_user.codes import F_PROTOCOL_FEATURES, FrontendRequest
@@ -196,3 +196,17 @@ def no_fd_left() -> Iterator[None]:
     before = set(os.listdir("/proc/self/fd"))
     yield
     assert set(os.listdir("/proc/self/fd")) == before
+
+
+def run_session(scenario: Callable[[Served, FakeDevice], Awaitable[None]]) -> FakeDevice:
+    """Run `scenario(served session, device)` on a session of its own; it must leave no fd."""
+
+    async def main() -> FakeDevice:
+        device = FakeDevice()
+        async with served(device) as session:
+            await scenario(session, device)
+        assert device.names()[-1] == "reset"
+        return device
+
+    with no_fd_left():
+        return asyncio.run(main())

@@ -24,7 +24,8 @@ from ringblk.shm.rates.account import AHEAD_S
 from ringblk.shm.rates.bucket_settings import BucketSettings
 from ringblk.shm.rates.limit import READ, WRITE
 from ringblk.shm.rates.limit_settings import RateLimitSettings
-from tests.rigs.rate_rig import MIB, SECOND
+from tests.rigs.image_file import MIB
+from tests.rigs.rate_rig import SECOND
 from tests.stress.counts import counts
 from tests.stress.group_member import Habits, Member
 

@@ -6,10 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.rigs.engine_rig import Engine
+from tests.rigs.engine_rig import MEMORY, Engine
 
 OPENSSL = "libcrypto"
-MEMORY = ("--backend=memory", "--backend-arg=size_bytes=1048576")
 USERS_CLASS = ("--backend=ram_disk:RamDisk", "--backend-arg=size_bytes=1048576")
 
 

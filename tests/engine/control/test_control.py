@@ -22,6 +22,7 @@ from ringblk.engine.statistics.top_command import run_top
 from tests.rigs.child_process import ends_with_tests
 from tests.rigs.control_client import (
     DISK_BYTES,
+    ONE_IN_TEN_MINUTES,
     TIMEOUT_S,
     ControlClient,
     ControlledEngine,
@@ -30,19 +31,6 @@ from tests.rigs.control_client import (
 )
 
 OK, IOERR = int(RequestStatus.OK), int(RequestStatus.IOERR)
-ONE_IN_TEN_MINUTES = {"ops": {"size": 1, "refill_time": 600_000}}
-
-
-@pytest.fixture
-def engine(tmp_path: Path) -> Iterator[ControlledEngine]:
-    engine = ControlledEngine(tmp_path, "--workers=2", "--io-engine=psync")
-    yield engine
-    engine.close()
-
-
-@pytest.fixture
-def control(engine: ControlledEngine) -> ControlClient:
-    return engine.control
 
 
 def test_the_engine_describes_itself(engine: ControlledEngine, control: ControlClient) -> None:
@@ -150,59 +138,6 @@ def test_what_is_not_there_is_said_so(shared_engine: ControlledEngine) -> None:
 # Size
 
 
-def test_the_drive_grows_and_shrinks(engine: ControlledEngine, control: ControlClient) -> None:
-    assert engine.finish(engine.submit_write(DISK_BYTES)) == [IOERR]
-    assert control.change("/drive", size_bytes=2 * DISK_BYTES)["drive"]["size_bytes"] == 2 * DISK_BYTES
-    assert engine.image.stat().st_size == 2 * DISK_BYTES
-    assert engine.frontend.refresh_config().capacity == 2 * DISK_BYTES // 512
-    assert engine.finish(engine.submit_write(DISK_BYTES)) == [OK]
-    control.change("/drive", size_bytes=DISK_BYTES // 2)
-    assert engine.image.stat().st_size == DISK_BYTES // 2
-    assert engine.frontend.refresh_config().capacity == DISK_BYTES // 2 // 512
-    assert engine.finish(engine.submit_write(DISK_BYTES // 2 - 4096)) == [OK]
-    assert engine.finish(engine.submit_write(DISK_BYTES // 2)) == [IOERR]
-    assert engine.image.stat().st_size == DISK_BYTES // 2
-
-
-def test_requests_in_flight_do_not_bring_the_old_end_back(
-    engine: ControlledEngine, control: ControlClient
-) -> None:
-    control.change("/drive", rate_limiter=ONE_IN_TEN_MINUTES)
-    offsets = range(DISK_BYTES // 2, DISK_BYTES // 2 + 8 * 4096, 4096)
-    tokens = [engine.submit_write(offset) for offset in offsets]
-    assert engine.finish(tokens[0]) == [OK]  # before the file was cut off; the others wait for tokens
-    control.change("/drive", size_bytes=DISK_BYTES // 2)
-    control.change("/drive", iops=0)
-    assert engine.finish(*tokens[1:]) == [IOERR] * (len(tokens) - 1)  # as if they had come after it
-    assert engine.image.stat().st_size == DISK_BYTES // 2
-
-
-def test_a_file_that_somebody_else_has_extended(engine: ControlledEngine, control: ControlClient) -> None:
-    os.truncate(engine.image, 3 * DISK_BYTES)
-    assert control.change("/drive", size_bytes="image")["drive"]["size_bytes"] == 3 * DISK_BYTES
-    assert engine.frontend.refresh_config().capacity == 3 * DISK_BYTES // 512
-
-
-def test_a_file_that_somebody_else_has_extended_by_no_whole_sector(
-    engine: ControlledEngine, control: ControlClient
-) -> None:
-    os.truncate(engine.image, 2 * DISK_BYTES + 100)
-    assert control.change("/drive", size_bytes="image")["drive"]["size_bytes"] == 2 * DISK_BYTES
-    assert engine.image.stat().st_size == 2 * DISK_BYTES + 100
-
-
-def test_a_drive_of_fixed_size(tmp_path: Path) -> None:
-    control = ControlClient(tmp_path / "control.sock")
-    options = (
-        "--backend=memory",
-        f"--backend-arg=size_bytes={DISK_BYTES}",
-        f"--control={control.socket_path}",
-    )
-    with Frontend(engine_command(*options)):
-        status, answer = control.ask("PATCH", "/drive", {"size_bytes": 2 * DISK_BYTES})
-        assert (status, answer["field"]) == (400, "size_bytes")
-
-
 # Cache mode and limits
 
 
@@ -296,61 +231,6 @@ def test_an_engine_without_workers_gets_none(tmp_path: Path) -> None:
 
 
 # Pause
-
-
-def test_a_paused_engine_begins_nothing(engine: ControlledEngine, control: ControlClient) -> None:
-    assert control.post("/pause")["is_paused"]
-    token = engine.submit_write(0)
-    control.change("/workers", count=3)  # the dispatcher has been through its loop
-    control.change("/workers", count=2)
-    assert control.get("/stats")["queues"][0]["popped_count"] == 0
-    assert control.get("/stats")["is_paused"]
-    assert not control.post("/resume")["is_paused"]
-    assert engine.finish(token) == [OK]
-
-
-def test_a_pause_outlives_the_dispatcher(engine: ControlledEngine, control: ControlClient) -> None:
-    control.post("/pause")
-    token = engine.submit_write(0)
-    kill_and_reap(dispatcher := control.processes["dispatcher"])
-    control.wait_for(lambda description: description["processes"].get("dispatcher", dispatcher) != dispatcher)
-    control.change("/workers", count=1)  # answered by the new one, after its recovery
-    control.post("/pause")
-    assert control.get("/stats")["queues"][0]["popped_count"] == 0
-    assert control.get("/stats")["dispatcher_restart_count"] == 1
-    control.post("/resume")
-    assert engine.finish(token) == [OK]
-
-
-def test_shrinking_does_not_end_a_pause(engine: ControlledEngine, control: ControlClient) -> None:
-    control.post("/pause")
-    assert control.change("/drive", size_bytes=DISK_BYTES // 2)["is_paused"]
-    token = engine.submit_write(0)
-    control.change("/workers", count=1)
-    assert control.get("/stats")["queues"][0]["popped_count"] == 0
-    control.post("/resume")
-    assert engine.finish(token) == [OK]
-
-
-def test_a_pause_that_is_resumed_before_it_is_complete(tmp_path: Path) -> None:
-    engine = ControlledEngine(tmp_path, "--workers=1", "--io-engine=psync")
-    control = engine.control
-    worker = control.processes["worker 0"]
-    stop_process(worker)
-    token = engine.submit_write(0)
-    while not control.get("/stats")["queues"][0]["depth"]:
-        os.sched_yield()
-    answers: list[int] = []
-    pausing = threading.Thread(target=lambda: answers.append(control.ask("POST", "/pause")[0]))
-    pausing.start()
-    control.wait_for(lambda description: bool(description["is_paused"]))
-    assert control.get("/stats")["oldest_request_ns"] > 0
-    control.post("/resume")
-    pausing.join(TIMEOUT_S)
-    assert answers == [409]
-    os.kill(worker, 18)  # SIGCONT
-    assert engine.finish(token) == [OK]
-    engine.close()
 
 
 # Life

@@ -15,7 +15,7 @@ import pytest
 
 from ringblk.engine.control.messages import DriveBody
 from ringblk.engine.options.rate_limiter_config import RateLimitOptions
-from tests.rigs.control_client import DISK_BYTES, ControlClient, ControlledEngine
+from tests.rigs.control_client import DISK_BYTES, ONE_IN_TEN_MINUTES, ControlClient, ControlledEngine
 from tests.rigs.engine_rig import Engine
 from tests.rigs.group_lock import lock_group
 
@@ -29,7 +29,6 @@ CHANGES: dict[str, object] = {
 }
 LIMITS = [field.name for field in msgspec.structs.fields(RateLimitOptions)]
 LARGEST_FILE_BYTES = 1 << 40
-ONE_IN_TEN_MINUTES = {"ops": {"size": 1, "refill_time": 600_000}}
 
 
 @pytest.fixture(scope="module")

@@ -10,8 +10,7 @@ from ringblk.engine.frontend.backend import engine_command
 from ringblk.engine.frontend.frontend import Frontend
 from ringblk.workers.backends.direct_io import read_statx_alignment
 from ringblk.workers.block.config_space import BlockConfigSpace
-
-MIB = 1 << 20
+from tests.rigs.image_file import MIB
 
 
 def blocks(config: BlockConfigSpace) -> tuple[int, int, int, int, int]:

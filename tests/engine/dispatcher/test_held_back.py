@@ -12,7 +12,7 @@ import threading
 from collections.abc import Iterator
 from pathlib import Path
 
-from tests.rigs.control_client import ControlClient, kill_and_reap
+from tests.rigs.control_client import ONE_IN_TEN_MINUTES, ControlClient, kill_and_reap
 from tests.rigs.engine_rig import Engine, Gate, RawFrontend, eventually, raw_frontend
 from tests.rigs.inline_device import FLUSH, GET_ID, IN, OK, OUT
 from tests.rigs.mock_driver import DESC_F_INDIRECT
@@ -20,7 +20,6 @@ from tests.rigs.mock_driver import DESC_F_INDIRECT
 DISK_BYTES = 1 << 20
 RING_SIZE = 1024
 """More than the engine has slots for at once."""
-ONE_IN_TEN_MINUTES = {"ops": {"size": 1, "refill_time": 600_000}}
 
 
 @contextlib.contextmanager

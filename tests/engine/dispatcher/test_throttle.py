@@ -7,7 +7,8 @@ from ringblk.shm.rates.account import AHEAD_S
 from ringblk.shm.rates.bucket_settings import BucketSettings
 from ringblk.shm.rates.limit import OTHER, READ, WRITE
 from ringblk.shm.rates.limit_settings import RateLimitSettings
-from tests.rigs.rate_rig import MIB, NEVER, SECOND, SLOTS, Guest, group_of, one_drive, play
+from tests.rigs.image_file import MIB
+from tests.rigs.rate_rig import NEVER, SECOND, SLOTS, Guest, group_of, one_drive, play
 
 MS = 1_000_000
 FAST = BucketSettings(tokens=100_000_000)

@@ -14,9 +14,9 @@ from ringblk.engine.frontend.request import BackendGone, BackendRefused
 from ringblk.engine.vhost_user.codes import F_PROTOCOL_FEATURES, ProtocolFeature
 from ringblk.shm.memory.region import MemoryRegion
 from tests.rigs.child_process import ends_with_tests
-from tests.rigs.engine_rig import Engine, RawFrontend, eventually
+from tests.rigs.engine_rig import MEMORY, Engine, RawFrontend, eventually
 
-MEMORY = ("--backend=memory", f"--backend-arg=size_bytes={1 << 20}", "--workers=1")
+OPTIONS = (*MEMORY, "--workers=1")
 NOTHING_SHARED = (
     "the front end shares no guest memory with this engine; to QEMU's command line add "
     "-object memory-backend-memfd,id=mem,size=SIZE,share=on -machine memory-backend=mem (SIZE is that of -m)"
@@ -34,7 +34,7 @@ def start_without_memory(engine: Engine, *, attempts: int = 1) -> None:
 
 
 def test_no_memory_at_all_is_told_once_until_a_queue_has_started() -> None:
-    with Engine(*MEMORY) as engine:
+    with Engine(*OPTIONS) as engine:
         start_without_memory(engine, attempts=20)
         start_without_memory(engine)
         assert engine.log().count(NOTHING_SHARED) == 1
@@ -46,7 +46,7 @@ def test_no_memory_at_all_is_told_once_until_a_queue_has_started() -> None:
 
 
 def test_it_is_told_once_too_where_it_ends_the_session() -> None:
-    with Engine(*MEMORY) as engine:
+    with Engine(*OPTIONS) as engine:
         for _ in range(5):
             with RawFrontend(engine) as frontend:
                 connection = frontend.connection
@@ -62,7 +62,7 @@ def test_it_is_told_once_too_where_it_ends_the_session() -> None:
 
 
 def test_rings_in_memory_that_is_not_shared_are_told_apart() -> None:
-    with Engine(*MEMORY) as engine, RawFrontend(engine, num_queues=1, cuts=(0x1000,)) as frontend:
+    with Engine(*OPTIONS) as engine, RawFrontend(engine, num_queues=1, cuts=(0x1000,)) as frontend:
         frontend.negotiate()
         frontend.connection.add_region(frontend.ram.regions[1], frontend.ram.fd)  # not the one with the rings
         for _ in range(3):
@@ -100,7 +100,7 @@ def test_memory_that_the_front_end_has_a_copy_of_is_told(
 
 @pytest.mark.skipif(QEMU is None, reason="no QEMU here")
 def test_qemu_without_shared_memory_is_told_what_to_write() -> None:
-    with Engine(*MEMORY) as engine:
+    with Engine(*OPTIONS) as engine:
         command = [
             str(QEMU),
             *("-machine", "q35,accel=tcg", "-m", "64", "-nodefaults", "-display", "none"),

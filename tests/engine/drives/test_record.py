@@ -22,9 +22,8 @@ from ringblk.shm.rates.bucket_settings import BucketSettings
 from ringblk.shm.segments.record_file import FOLDER, record_names
 from ringblk.shm.segments.two_slots import MAX_PAYLOAD_BYTES
 from tests.rigs.child_process import ends_with_tests
-from tests.rigs.engine_rig import DEADLINE_S, PROGRAM, environment, run_program
+from tests.rigs.engine_rig import DEADLINE_S, NOBODY, PROGRAM, environment, run_program
 
-NOBODY = 65534
 DISK_BYTES = 1 << 20
 MOST = (1 << 64) - 1
 LONG_NAME = "x" * 240

@@ -23,11 +23,10 @@ from ringblk.shm.rates.limit_settings import RateLimitSettings
 from ringblk.shm.segments.segment import segment_names
 from ringblk.shm.state.segment import SEGMENT_PREFIX, StateSegment
 from ringblk.workers.backends.file_identity import subject_of
-from tests.rigs.engine_rig import DEADLINE_S, PROGRAM, Engine, eventually
+from tests.rigs.engine_rig import DEADLINE_S, NOBODY, PROGRAM, Engine, eventually
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="only root can be other users as well")
 
-NOBODY = 65534
 FOLDER = Path("/dev/shm")
 LEASE_BREAK_S = float(Path("/proc/sys/fs/lease-break-time").read_text())
 RINGBLK = str(Path(sys.executable).with_name("ringblk"))

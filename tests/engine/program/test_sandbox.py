@@ -17,12 +17,9 @@ import pytest
 from ringblk import Frontend
 from ringblk.workers.sandbox import calls as sandbox_calls
 from tests.rigs.control_client import ControlClient
-from tests.rigs.engine_rig import Engine, eventually, raw_frontend, run_program
+from tests.rigs.engine_rig import MEMORY, MEMORY_BYTES, NOBODY, Engine, eventually, raw_frontend, run_program
 from tests.rigs.inline_device import IN, IOERR, OK, OUT
 
-SIZE = 1 << 20
-MEMORY = ("--backend=memory", f"--backend-arg=size_bytes={SIZE}")
-NOBODY = 65534
 REFUSED = "PermissionError"
 needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root can become somebody else")
 
@@ -34,7 +31,7 @@ def probing(tmp_path: Path) -> list[str]:
     (tmp_path / "allowed").mkdir()
     return [
         "--backend=probing_disk:ProbingDisk",
-        f"--backend-arg=size_bytes={SIZE}",
+        f"--backend-arg=size_bytes={MEMORY_BYTES}",
         f"--backend-arg=folder={tmp_path}",
         f"--sandbox-allow={tmp_path / 'allowed'}",
         "--workers=2",
@@ -45,7 +42,7 @@ def probing(tmp_path: Path) -> list[str]:
 def image(tmp_path: Path) -> Path:
     """An image that only its owner may open."""
     path = tmp_path / "disk.img"
-    path.write_bytes(bytes(SIZE))
+    path.write_bytes(bytes(MEMORY_BYTES))
     path.chmod(0o600)
     return path
 
@@ -157,7 +154,7 @@ def test_every_child_is_confined_and_so_is_its_successor(io_engine: str, image: 
 def test_every_request_is_served_within_it(io_engine: str, backend: str, image: Path) -> None:
     where = [f"--blk-file={image}"]
     if backend != "file":
-        where = [f"--backend={backend}", f"--backend-arg=size_bytes={SIZE}"]
+        where = [f"--backend={backend}", f"--backend-arg=size_bytes={MEMORY_BYTES}"]
     with (
         Engine(*where, "--sandbox=on", f"--io-engine={io_engine}", "--workers=2") as engine,
         Frontend(str(engine.socket_path)) as disk,
@@ -275,7 +272,7 @@ def test_options_that_cannot_be_had(options: list[str], status: int, words: str,
     if os.geteuid() != 0 and "--user" in words:
         pytest.skip("says first that only root can")
     if options[0] not in MEMORY:
-        options = ["--backend=ram_disk:RamDisk", f"--backend-arg=size_bytes={SIZE}", *options]
+        options = ["--backend=ram_disk:RamDisk", f"--backend-arg=size_bytes={MEMORY_BYTES}", *options]
     done = run_program(f"--socket-path={tmp_path / 's'}", *options)
     assert (done.returncode, len(done.stderr.splitlines())) == (status, 1)
     assert words in done.stderr

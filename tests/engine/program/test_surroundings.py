@@ -19,11 +19,9 @@ import pytest
 
 from ringblk.engine.base.program_error import ProgramError
 from ringblk.engine.vhost_user.listener import Listener, listen_at
-from tests.rigs.engine_rig import DEADLINE_S, PROGRAM, Engine, run_program
+from tests.rigs.engine_rig import DEADLINE_S, MEMORY, MEMORY_BYTES, PROGRAM, Engine, run_program
 
 RINGBLK = str(Path(sys.executable).with_name("ringblk"))
-SIZE = 1 << 20
-MEMORY = ("--backend=memory", f"--backend-arg=size_bytes={SIZE}")
 ROUNDS = 40
 STARTERS = 4
 SYS_PIDFD_OPEN = 434
@@ -32,7 +30,7 @@ SYS_PIDFD_OPEN = 434
 @pytest.fixture
 def image(tmp_path: Path) -> Path:
     path = tmp_path / "disk.img"
-    path.write_bytes(bytes(SIZE))
+    path.write_bytes(bytes(MEMORY_BYTES))
     return path
 
 
@@ -203,7 +201,7 @@ NO_TEXT = b"d\xff\x1b[31m.img"
 def test_names_that_are_no_text_can_be_served_and_looked_at(tmp_path: Path) -> None:
     path = os.fsencode(tmp_path) + b"/" + NO_TEXT
     with open(path, "wb") as file:
-        file.truncate(SIZE)
+        file.truncate(MEMORY_BYTES)
     with Engine("--blk-file=" + os.fsdecode(path), "--log-format=json") as engine:
         result = run(RINGBLK, "stat", "--json", path)
         assert [found["supervisor_pid"] for found in json.loads(result.stdout)] == [engine.process.pid]

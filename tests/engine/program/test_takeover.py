@@ -25,9 +25,8 @@ from ringblk.workers.backends.file import FileBackend
 from ringblk.workers.backends.file_identity import subject_of
 from ringblk.workers.backends.image_lock import lock_image
 from tests.rigs.control_client import ControlClient, stop_process
-from tests.rigs.engine_rig import DEADLINE_S, PROGRAM, Engine, eventually, run_program
+from tests.rigs.engine_rig import DEADLINE_S, NOBODY, PROGRAM, Engine, eventually, run_program
 
-NOBODY = 65534
 Process: TypeAlias = "subprocess.Popen[bytes]"
 
 

@@ -12,13 +12,13 @@ import pytest
 from ringblk import BackendRefused
 from ringblk.engine.vhost_user.codes import FrontendRequest
 from ringblk.engine.vhost_user.messages import VringFd, encode_vring_fd
-from tests.rigs.engine_rig import Engine, RawFrontend, eventually, raw_frontend
+from tests.rigs.engine_rig import MEMORY, Engine, RawFrontend, eventually, raw_frontend
 from tests.rigs.inline_device import IN, OK
 
 FULL = 2**64 - 2  # what the counter of an eventfd holds at most (eventfd(2))
 NO_FD = encode_vring_fd(VringFd(0, has_fd=False))
-MEMORY = ("--backend=memory", "--backend-arg=size_bytes=1048576", "--num-queues=2")
-SYNC = (*MEMORY, "--io-engine=sync")
+OPTIONS = (*MEMORY, "--num-queues=2")
+SYNC = (*OPTIONS, "--io-engine=sync")
 
 
 @pytest.fixture(scope="module")

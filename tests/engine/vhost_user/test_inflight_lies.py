@@ -22,16 +22,16 @@ from ringblk.engine.dispatcher.recovery import Recovery
 from ringblk.engine.vhost_user.messages import InflightDescription
 from ringblk.shm.queues.inflight_region import queue_region_bytes
 from ringblk.workers.backends.memory import MemoryBackend
-from tests.rigs.engine_rig import Engine, Gate, RawFrontend, eventually, raw_frontend
+from tests.rigs.engine_rig import MEMORY, Engine, Gate, RawFrontend, eventually, raw_frontend
 from tests.rigs.inline_device import FLUSH, IN, InlineDevice
 
-MEMORY = ("--backend=memory", "--backend-arg=size_bytes=1048576", "--num-queues=2", "--workers=2")
+OPTIONS = (*MEMORY, "--num-queues=2", "--workers=2")
 QUEUE_SIZE = 16
 
 
 @pytest.fixture(scope="module")
 def engine() -> Iterator[Engine]:
-    with Engine(*MEMORY) as engine:
+    with Engine(*OPTIONS) as engine:
         yield engine
 
 

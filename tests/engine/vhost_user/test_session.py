@@ -1,20 +1,16 @@
 """Dialogues that front ends really have, and what the device gets to hear of them."""
 
-import asyncio
 import os
 import socket
-from collections.abc import Awaitable, Callable
 
 import pytest
 
 from ringblk.engine.devices.features import F_EVENT_IDX, F_VERSION_1
 from ringblk.engine.vhost_user.codes import (
     F_PROTOCOL_FEATURES,
-    BackendRequest,
     FrontendRequest,
     ProtocolFeature,
 )
-from ringblk.engine.vhost_user.message_socket import VhostUserSocket
 from ringblk.engine.vhost_user.messages import (
     ConfigSpace,
     InflightDescription,
@@ -29,31 +25,15 @@ from tests.rigs.fake_device import FakeDevice
 from tests.rigs.vhost_user_client import (
     HIGH_REGION,
     REGION,
-    WAIT_SECONDS,
     Client,
     Served,
     event_fd,
     memory_fd,
-    no_fd_left,
     ring_address,
-    served,
+    run_session,
 )
 
 R = FrontendRequest
-
-
-def run(scenario: Callable[[Served, FakeDevice], Awaitable[None]]) -> FakeDevice:
-    """Run `scenario(served session, device)`; it must leave no fd."""
-
-    async def main() -> FakeDevice:
-        device = FakeDevice()
-        async with served(device) as session:
-            await scenario(session, device)
-        assert device.names()[-1] == "reset"
-        return device
-
-    with no_fd_left():
-        return asyncio.run(main())
 
 
 def test_libblkio_s_dialogue() -> None:
@@ -83,7 +63,7 @@ def test_libblkio_s_dialogue() -> None:
             assert await client.acked(R.SET_VRING_ENABLE, VringState(0, 1)) == 0
             assert await client.acked(R.ADD_MEM_REG, HIGH_REGION, (memory,)) == 0
 
-    device = run(scenario)
+    device = run_session(scenario)
     assert device.names() == ["set_features", "add_region", "start_queue", "add_region", "reset"]
     vring = device.calls[2][1]
     address = ring_address()
@@ -133,7 +113,7 @@ def test_qemu_s_dialogue_over_a_guest_s_reboot() -> None:
         await client.tell(R.SET_STATUS, 0)
         await start(client, device)
 
-    device = run(scenario)
+    device = run_session(scenario)
     assert device.names() == [
         *("add_region", "add_region"),
         *("set_features", "start_queue", "start_queue"),
@@ -156,7 +136,7 @@ def test_without_protocol_features_rings_are_enabled_from_the_start() -> None:
         assert device.names() == ["set_features", "replace_regions", "start_queue", "update_fds"]
         assert device.calls[1][1] == [REGION, HIGH_REGION]
 
-    run(scenario)
+    run_session(scenario)
 
 
 def test_a_ring_starts_with_the_last_piece_whatever_it_is() -> None:
@@ -179,7 +159,7 @@ def test_a_ring_starts_with_the_last_piece_whatever_it_is() -> None:
             await client.settle()
             device.calls.clear()
 
-    run(scenario)
+    run_session(scenario)
 
 
 def test_a_stopped_ring_goes_on_from_its_base_with_a_new_kick() -> None:
@@ -199,7 +179,7 @@ def test_a_stopped_ring_goes_on_from_its_base_with_a_new_kick() -> None:
         await client.settle()
         assert [call[1].base for call in device.calls if call[0] == "start_queue"] == [3, 7]
 
-    run(scenario)
+    run_session(scenario)
 
 
 def test_fds_of_a_running_ring_are_replaced() -> None:
@@ -218,7 +198,7 @@ def test_fds_of_a_running_ring_are_replaced() -> None:
         assert second.call_fd is None
         assert second.err_fd == first.err_fd
 
-    run(scenario)
+    run_session(scenario)
 
 
 def test_nothing_but_fds_changes_while_a_ring_runs() -> None:
@@ -236,7 +216,7 @@ def test_nothing_but_fds_changes_while_a_ring_runs() -> None:
         assert await client.acked(R.SET_FEATURES, F_EVENT_IDX | F_PROTOCOL_FEATURES) != 0
         assert await client.acked(R.SET_FEATURES, F_VERSION_1 | F_PROTOCOL_FEATURES) == 0
 
-    run(scenario)
+    run_session(scenario)
 
 
 def test_memory_is_removed_by_address_and_size() -> None:
@@ -257,7 +237,7 @@ def test_memory_is_removed_by_address_and_size() -> None:
             assert await client.acked(R.SET_MEM_TABLE, (HIGH_REGION,), (memory,)) == 0
             assert await client.acked(R.REM_MEM_REG, HIGH_REGION) == 0
 
-    run(scenario)
+    run_session(scenario)
 
 
 def test_memory_slots_are_as_many_as_promised() -> None:
@@ -273,7 +253,7 @@ def test_memory_slots_are_as_many_as_promised() -> None:
             ]
         assert codes == [0] * slots + [1]
 
-    run(scenario)
+    run_session(scenario)
 
 
 def test_the_inflight_region_goes_out_and_comes_in() -> None:
@@ -292,26 +272,7 @@ def test_the_inflight_region_goes_out_and_comes_in() -> None:
             with memory_fd() as fd:
                 assert await client.acked(R.SET_INFLIGHT_FD, wrong, (fd,)) != 0
 
-    run(scenario)
-
-
-def test_config_is_read_and_written() -> None:
-    async def scenario(session: Served, device: FakeDevice) -> None:
-        client = session.client
-        await client.negotiate()
-        assert await client.ask(R.GET_CONFIG, ConfigSpace(8, 1, bytes(4))) == ConfigSpace(
-            8, 1, b"\x08\x09\x0a\x0b"
-        )
-        assert await client.acked(R.SET_CONFIG, ConfigSpace(32, 0, b"\1")) == 0
-        assert await client.acked(R.SET_CONFIG, ConfigSpace(0, 0, b"\1")) != 0
-        # A guest can cause this one: it is no reason to end its session.
-        await client.tell(R.SET_CONFIG, ConfigSpace(0, 0, b"\1"))
-        device.refuse.add("read_config")
-        await client.tell(R.GET_CONFIG, ConfigSpace(0, 0, bytes(4)))
-        assert await client.reply_to(R.GET_CONFIG) == (b"", [])
-
-    device = run(scenario)
-    assert [call for call in device.calls if call[0] == "write_config"] == [("write_config", 32, b"\1")]
+    run_session(scenario)
 
 
 def test_reset_owner_disables_all_rings() -> None:
@@ -324,7 +285,7 @@ def test_reset_owner_disables_all_rings() -> None:
         await client.settle()
         assert device.calls[-1] == ("set_enabled", 0, False)
 
-    run(scenario)
+    run_session(scenario)
 
 
 @pytest.mark.parametrize(
@@ -352,65 +313,7 @@ def test_what_the_device_refuses_is_answered_honestly(
             device.refuse.clear()
             assert await client.acked(request_, payload, (memory,) if takes_fd else ()) == 0
 
-    run(scenario)
-
-
-def test_a_config_change_is_told_and_blocks_nobody() -> None:
-    async def scenario(session: Served, device: FakeDevice) -> None:
-        client = session.client
-        assert not session.session.notify_config_change()
-        await client.negotiate()
-        ours, theirs = socket.socketpair()
-        filled_bytes = 0
-        while True:
-            try:
-                filled_bytes += theirs.send(bytes(4096), socket.MSG_DONTWAIT)
-            except BlockingIOError:
-                break
-        with theirs:
-            await client.tell(R.SET_BACKEND_REQ_FD, None, (theirs.fileno(),))
-        await client.settle()
-        for _ in range(3):
-            assert session.session.notify_config_change()
-            await client.settle()
-        with ours:
-            while filled_bytes:
-                filled_bytes -= len(ours.recv(min(filled_bytes, 65536)))
-            channel = VhostUserSocket(ours)
-            async with asyncio.timeout(WAIT_SECONDS):
-                message = await channel.receive()
-            assert message is not None
-            assert message.header.request == BackendRequest.CONFIG_CHANGE_MSG
-            assert not message.header.is_reply
-            assert not message.header.need_reply
-
-    run(scenario)
-
-
-def test_a_config_channel_that_is_none_is_refused() -> None:
-    async def scenario(session: Served, device: FakeDevice) -> None:
-        await session.client.negotiate()
-        with event_fd() as fd:
-            assert await session.client.acked(R.SET_BACKEND_REQ_FD, None, (fd,)) != 0
-        assert not session.session.notify_config_change()
-
-    run(scenario)
-
-
-def test_a_new_config_channel_takes_the_place_of_the_old() -> None:
-    async def scenario(session: Served, device: FakeDevice) -> None:
-        await session.client.negotiate()
-        first, first_end = socket.socketpair()
-        second, second_end = socket.socketpair()
-        with first, second:
-            with first_end, second_end:
-                assert await session.client.acked(R.SET_BACKEND_REQ_FD, None, (first_end.fileno(),)) == 0
-                assert await session.client.acked(R.SET_BACKEND_REQ_FD, None, (second_end.fileno(),)) == 0
-            assert first.recv(1, socket.MSG_DONTWAIT) == b""
-            with pytest.raises(BlockingIOError):
-                second.recv(1, socket.MSG_DONTWAIT)
-
-    run(scenario)
+    run_session(scenario)
 
 
 def test_a_stopped_ring_gives_up_its_kick_fd() -> None:
@@ -425,4 +328,4 @@ def test_a_stopped_ring_gives_up_its_kick_fd() -> None:
         await client.ask(R.GET_VRING_BASE, VringState(0, 0))
         assert len(os.listdir("/proc/self/fd")) == fd_count + 1
 
-    run(scenario)
+    run_session(scenario)

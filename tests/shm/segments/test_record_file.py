@@ -18,8 +18,7 @@ from ringblk.shm.segments.record_file import (
     remove_record,
 )
 from ringblk.shm.segments.two_slots import RECORD_BYTES
-
-NOBODY = 65534
+from tests.rigs.engine_rig import NOBODY
 
 
 @pytest.fixture

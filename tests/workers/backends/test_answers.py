@@ -16,8 +16,7 @@ from ringblk.workers.backends.opening import open_image_backend, open_named_back
 from ringblk.workers.backends.python import PythonBackend
 from ringblk.workers.sandbox.syscall_filter import FILE_CALLS
 from tests.rigs.backends.ram_disk import RamDisk
-
-MIB = 1 << 20
+from tests.rigs.image_file import MIB
 
 
 @pytest.fixture

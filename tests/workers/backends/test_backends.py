@@ -17,6 +17,7 @@ from ringblk.workers.backends.memory import MemoryBackend
 from ringblk.workers.backends.native import NativeBackend
 from ringblk.workers.backends.null import NullBackend
 from ringblk.workers.backends.python import PythonBackend
+from tests.rigs.image_file import make_image
 
 SIZE_BYTES = 96 << 10
 ARENA_BYTES = 128 << 10
@@ -123,22 +124,15 @@ def compare_with_model(backend: NativeBackend) -> None:
     check()
 
 
-def make_image(directory: Path, size_bytes: int = SIZE_BYTES) -> Path:
-    path = directory / "image"
-    with path.open("wb") as file:
-        file.truncate(size_bytes)
-    return path
-
-
 @pytest.mark.parametrize("direct", ["auto", "off"])
 def test_file_on_disk(tmp_path: Path, direct: DirectMode) -> None:
-    compare_with_model(FileBackend(make_image(tmp_path), direct=direct))
+    compare_with_model(FileBackend(make_image(tmp_path, SIZE_BYTES), direct=direct))
 
 
 @pytest.mark.parametrize("alignment", [Alignment(512, 512), Alignment(4096, 4), Alignment(4096, 4096)])
 def test_file_with_alignment(shm_path: Path, monkeypatch: pytest.MonkeyPatch, alignment: Alignment) -> None:
     monkeypatch.setattr(direct_io, "set_direct", lambda fd: alignment)
-    backend = FileBackend(make_image(shm_path), direct="on")
+    backend = FileBackend(make_image(shm_path, SIZE_BYTES), direct="on")
     assert backend.direct
     assert backend.block_size_bytes == alignment.offset_bytes
     assert backend.memory_alignment_bytes == alignment.memory_bytes
@@ -157,7 +151,7 @@ def test_loop_device(loop_device: Callable[[int, int], Path], block_bytes: int, 
 
 
 def test_file_system_without_fallocate(mount: Callable[..., Path]) -> None:
-    backend = FileBackend(make_image(mount("ramfs")), direct="auto")
+    backend = FileBackend(make_image(mount("ramfs"), SIZE_BYTES), direct="auto")
     assert not backend.direct
     try:
         compare_with_model(backend)
