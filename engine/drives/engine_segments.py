@@ -5,6 +5,7 @@ name says which process made it; the name may be gone (`rm`, systemd's RemoveIPC
 descriptor that its supervisor holds.
 """
 
+import contextlib
 import os
 import re
 from collections.abc import Iterator
@@ -55,27 +56,25 @@ class EngineSegment(msgspec.Struct, frozen=True):
             raise
         return fd
 
-    def owner(self) -> int | None:
-        """The user whose it is; None: it cannot be opened."""
+    @contextlib.contextmanager
+    def _opened(self) -> Iterator[int]:
+        fd = self.open()
         try:
-            fd = self.open()
-        except SegmentError:
-            return None
-        try:
-            return os.fstat(fd).st_uid
+            yield fd
         finally:
             os.close(fd)
 
+    def owner(self) -> int | None:
+        """The user whose it is; None: it cannot be opened."""
+        with contextlib.suppress(SegmentError), self._opened() as fd:
+            return os.fstat(fd).st_uid
+        return None
+
     def is_held(self) -> bool:
         """Whether a process of the engine that made it still lives."""
-        try:
-            fd = self.open()
-        except SegmentError:
-            return False
-        try:
+        with contextlib.suppress(SegmentError), self._opened() as fd:
             return is_held(fd)
-        finally:
-            os.close(fd)
+        return False
 
     def image(self) -> tuple[int, int] | None:
         """The image that its engine uses or used, be it of this version or another; (0, 0): there is none.
@@ -83,24 +82,21 @@ class EngineSegment(msgspec.Struct, frozen=True):
         None where it cannot be told, in a version from before that was said in one place. Raises
         `SegmentError` for what is no engine's segment.
         """
-        fd = self.open()
-        try:
+        with self._opened() as fd, self._readable():
             version, image = read_subject(fd, SEGMENT_KIND, self.name)
-        except OSError as error:
-            raise SegmentError(f"shared memory segment {self.name} cannot be read: {error}") from error
-        finally:
-            os.close(fd)
         return image if version >= _IMAGE_SINCE_VERSION else None
 
     def copy(self) -> StateSegment:
         """What it says at this moment. Raises `SegmentError`."""
-        fd = self.open()
-        try:
+        with self._opened() as fd, self._readable():
             return StateSegment.copy_of(fd, self.name)
+
+    @contextlib.contextmanager
+    def _readable(self) -> Iterator[None]:
+        try:
+            yield
         except OSError as error:
             raise SegmentError(f"shared memory segment {self.name} cannot be read: {error}") from error
-        finally:
-            os.close(fd)
 
 
 def create_engine_segment(slot_count: int, queue_size: int, kind: DeviceKind) -> StateSegment:

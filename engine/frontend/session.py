@@ -14,7 +14,7 @@ from ringblk.engine.frontend.memory import FrontendMemory
 from ringblk.engine.frontend.queue import FrontendQueue
 from ringblk.engine.frontend.request import BackendGone, BackendRefused
 from ringblk.engine.vhost_user.codes import F_PROTOCOL_FEATURES, ProtocolFeature
-from ringblk.engine.vhost_user.messages import MAX_TABLE_REGIONS, InflightDescription, VringAddress
+from ringblk.engine.vhost_user.messages import InflightDescription, VringAddress
 from ringblk.workers.backends.topology import SECTOR_BYTES
 from ringblk.workers.block.config_space import CONFIG_BYTES, BlockConfigSpace
 from ringblk.workers.block.protocol import (
@@ -156,25 +156,6 @@ class FrontendSession:
                 self.connection.add_region(memory.region, memory.fd)
         else:
             self.connection.set_mem_table([(memory.region, memory.fd) for memory in self._memories])
-
-    def add_memory(self, memory: FrontendMemory) -> None:
-        """Hand over another region while the rings run. Raises BackendRefused."""
-        if ProtocolFeature.CONFIGURE_MEM_SLOTS in self.connection.protocol_features:
-            self.connection.add_region(memory.region, memory.fd)
-        elif len(self._memories) == MAX_TABLE_REGIONS:
-            raise BackendRefused(f"the back end takes {MAX_TABLE_REGIONS} regions of memory")
-        else:
-            regions = [(each.region, each.fd) for each in [*self._memories, memory]]
-            self.connection.set_mem_table(regions)
-        self._memories.append(memory)
-
-    def remove_memory(self, memory: FrontendMemory) -> None:
-        """Take a region away; no request uses it any more."""
-        self._memories.remove(memory)
-        if ProtocolFeature.CONFIGURE_MEM_SLOTS in self.connection.protocol_features:
-            self.connection.remove_region(memory.region)
-        else:
-            self.connection.set_mem_table([(each.region, each.fd) for each in self._memories])
 
     def _start_queues(self) -> None:
         for queue_index, queue in enumerate(self._queues):

@@ -18,7 +18,7 @@ import time
 from ringblk.engine.base.program_error import ProgramError
 from ringblk.engine.drives.engine_segments import EngineSegment, engine_segments, named_segments, process_id
 from ringblk.engine.program.takeover import Takeover, is_engine
-from ringblk.shm.segments.segment import SegmentError, is_segment_held, remove_orphan, segment_names
+from ringblk.shm.segments.segment import SegmentError, remove_orphan, segment_names
 from ringblk.shm.state.segment import SEGMENT_PREFIX
 from ringblk.workers.backends.image_lock import ImageLocked, locked_inodes
 from ringblk.workers.backends.native import NativeBackend
@@ -92,11 +92,11 @@ def remove_dead_engines(own_image: tuple[int, int]) -> list[str]:
     One stays where an engine without processes still holds its image, by I/O in the kernel: from its segment
     a successor learns that it only has to wait.
     """
-    names = segment_names(SEGMENT_PREFIX)
-    held = {name for name in names if is_segment_held(name)}
-    if len(held) == len(names):
+    segments = {name: EngineSegment(name, process_id(name)) for name in segment_names(SEGMENT_PREFIX)}
+    held = {name for name, segment in segments.items() if segment.is_held()}
+    if len(held) == len(segments):
         return []  # as nearly always: nothing else needs to be looked at
-    images = {name: _image_of(EngineSegment(name, process_id(name))) for name in names}
+    images = {name: _image_of(segment) for name, segment in segments.items()}
     in_use = {images[name] for name in held} | {own_image}
     locked = locked_inodes()
     # An image that cannot be told may be any that is locked, and that no engine here is known to use.
@@ -105,8 +105,8 @@ def remove_dead_engines(own_image: tuple[int, int]) -> list[str]:
     def is_waited_for(image: tuple[int, int] | None) -> bool:
         return is_unknown_locked if image is None else image not in in_use and _inode_of(image) in locked
 
-    waited_for = {name for name in names if is_waited_for(images[name])}
-    return [name for name in names if name not in held | waited_for and remove_orphan(name)]
+    waited_for = {name for name, image in images.items() if is_waited_for(image)}
+    return [name for name in segments if name not in held | waited_for and remove_orphan(name)]
 
 
 def _image_of(segment: EngineSegment) -> tuple[int, int] | None:

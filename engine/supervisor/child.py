@@ -8,7 +8,6 @@ import logging
 import os
 import signal
 import sys
-import time
 from collections.abc import Callable, Iterable, Sequence
 from itertools import pairwise
 from typing import Any, Generic, TypeVar
@@ -37,7 +36,6 @@ class Child(Generic[Received]):
         self.pid = pid
         self.channel = channel
         self.pidfd = _open_pidfd(pid)
-        self.started_s = time.monotonic()
         self.announce: Callable[[], None] = lambda: None
         """Makes the child look at its channel."""
         self.ended = asyncio.Event()

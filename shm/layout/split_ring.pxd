@@ -10,8 +10,7 @@ cdef enum:
     AVAIL_F_NO_INTERRUPT = 1
     USED_F_NO_NOTIFY = 1
     MAX_QUEUE_SIZE = 32768
-    AVAIL_RING_ENTRIES = 4   # bytes before the entries: flags and idx
-    USED_RING_ENTRIES = 4
+    USED_RING_ENTRIES = 4   # bytes before the entries: flags and idx
 
 
 cdef packed struct Descriptor:

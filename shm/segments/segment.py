@@ -204,18 +204,6 @@ def _subject_in(data: bytes | mmap.mmap) -> tuple[int, int]:
     return first, second
 
 
-def is_segment_held(name: str) -> bool:
-    """Whether a process of the engine that made this segment still lives."""
-    try:
-        fd = open_segment(name)
-    except SegmentError:
-        return False
-    try:
-        return is_held(fd)
-    finally:
-        os.close(fd)
-
-
 def remove_orphan(name: str) -> bool:
     """Unlink the segment if no living process holds it; whether it did."""
     with contextlib.suppress(OSError, ValueError, SegmentError, posix_ipc.Error):

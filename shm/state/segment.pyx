@@ -186,11 +186,6 @@ cdef class StateSegment:
         return cls(segment, slot_count, ranges_per_slot, operation_count)
 
     @property
-    def is_alive(self):
-        """Whether a process of the engine lives; for who has attached to its segment."""
-        return is_held(self.segment.fd)
-
-    @property
     def name(self):
         """The segment's name in the system."""
         return self.segment.name
