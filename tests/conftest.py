@@ -18,6 +18,14 @@ def shm_path() -> Iterator[Path]:
 
 
 @pytest.fixture
+def image(tmp_path: Path) -> Path:
+    """An image of 1 MiB of zeroes."""
+    path = tmp_path / "disk.img"
+    path.write_bytes(bytes(1 << 20))
+    return path
+
+
+@pytest.fixture
 def mount(tmp_path: Path) -> Iterator[Callable[..., Path]]:
     """Mount a file system: mount("tmpfs", "size=64k") gives its directory. Needs root."""
     points: list[Path] = []

@@ -1,4 +1,4 @@
-"""DirectIoFile and DirectIoReader for asyncio: the same names, awaited.
+"""DirectIoFile and DirectIoReader for asyncio: the same calls, awaited.
 
 Each has a thread of its own in which its calls run one after the other, so calls awaited together keep the
 order in which they were made. A cancelled call is waited for before the cancellation goes on: it is done
@@ -37,8 +37,12 @@ class _Caller:
                     future.exception()  # what it raised, the file raises again or keeps in `failed`
             raise
 
-    def end(self) -> None:
-        self._executor.shutdown(wait=False)
+    async def call_last(self, function: Callable[..., object], *arguments: object) -> None:
+        """The last call; the thread ends with it."""
+        try:
+            await self.call(function, *arguments)
+        finally:
+            self._executor.shutdown(wait=False)
 
 
 class AsyncDirectIoFile:
@@ -100,17 +104,11 @@ class AsyncDirectIoFile:
 
     async def close(self) -> None:
         """Sync and close."""
-        try:
-            await self._caller.call(self.file.close)
-        finally:
-            self._caller.end()
+        await self._caller.call_last(self.file.close)
 
     async def abandon(self) -> None:
         """Close without bringing the rest onto the disk."""
-        try:
-            await self._caller.call(self.file.abandon)
-        finally:
-            self._caller.end()
+        await self._caller.call_last(self.file.abandon)
 
     async def __aenter__(self) -> Self:
         return self
@@ -118,10 +116,7 @@ class AsyncDirectIoFile:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        try:
-            await self._caller.call(self.file.__exit__, kind, error, trace)
-        finally:
-            self._caller.end()
+        await self._caller.call_last(self.file.__exit__, kind, error, trace)
 
 
 class AsyncDirectIoReader:
@@ -167,10 +162,7 @@ class AsyncDirectIoReader:
 
     async def close(self) -> None:
         """Close, once the read that is under way has ended."""
-        try:
-            await self._caller.call(self.reader.close)
-        finally:
-            self._caller.end()
+        await self._caller.call_last(self.reader.close)
 
     async def __aenter__(self) -> Self:
         return self

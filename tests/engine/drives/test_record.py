@@ -30,13 +30,6 @@ LONG_NAME = "x" * 240
 
 
 @pytest.fixture
-def image(tmp_path: Path) -> Path:
-    path = tmp_path / "disk.img"
-    path.write_bytes(bytes(DISK_BYTES))
-    return path
-
-
-@pytest.fixture
 def deep(tmp_path: Path) -> Path:
     """A folder whose path is longer than a record."""
     folder = tmp_path.joinpath(*[LONG_NAME] * 9)

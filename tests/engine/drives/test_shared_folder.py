@@ -79,13 +79,6 @@ def another_user(does: str, path: Path, *arguments: str) -> Iterator[int]:
 
 
 @pytest.fixture
-def image(tmp_path: Path) -> Path:
-    path = tmp_path / "disk.img"
-    path.write_bytes(bytes(1 << 20))
-    return path
-
-
-@pytest.fixture
 def group() -> Iterator[Path]:
     """Where the segment of a group of that name would be."""
     path = FOLDER / f"ringblk-rate-test-{uuid.uuid4().hex}"

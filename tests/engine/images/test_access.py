@@ -1,6 +1,5 @@
 """Who may read a new image, and what the target of `ringblk image` may be called."""
 
-import argparse
 import errno
 import gzip
 import os
@@ -11,21 +10,15 @@ from pathlib import Path
 
 import pytest
 
-from ringblk.engine.images.command import add_parser, run
 from ringblk.engine.images.direct_io_file import DirectIoFile
 from ringblk.engine.images.file_access import FileAccess
 from ringblk.engine.images.partial import PartialFile
+from tests.rigs.image_command import run_image
 
 as_root = pytest.mark.skipif(os.geteuid() != 0, reason="gives files to other users: needs root")
 needs_qemu = pytest.mark.skipif(shutil.which("qemu-nbd") is None, reason="qemu-nbd is not installed")
 ACL = "system.posix_acl_access"
 CONTENT = bytes(510) + b"\x55\xaa" + b"secret! " * 1024
-
-
-def image(*arguments: object) -> int:
-    parser = argparse.ArgumentParser()
-    add_parser(parser.add_subparsers(required=True))
-    return run(parser.parse_args(["image", *map(str, arguments)]))
 
 
 def acl(*entries: tuple[int, int, int]) -> bytes:
@@ -72,7 +65,7 @@ def test_a_new_target_is_no_more_open_than_its_source(
     tmp_path: Path, source: Path, name: str, mode: int, wanted: int
 ) -> None:
     source.chmod(mode)
-    assert image("export", "--quiet", "--verify", source, tmp_path / name) == 0
+    assert run_image("export", "--quiet", "--verify", source, tmp_path / name) == 0
     assert mode_of(tmp_path / name) == wanted
 
 
@@ -80,7 +73,7 @@ def test_a_private_stream_becomes_a_private_image(tmp_path: Path) -> None:
     packed = tmp_path / "packed.gz"
     packed.write_bytes(gzip.compress(CONTENT))
     packed.chmod(0o600)
-    assert image("import", "--quiet", packed, tmp_path / "t.raw") == 0
+    assert run_image("import", "--quiet", packed, tmp_path / "t.raw") == 0
     assert mode_of(tmp_path / "t.raw") == 0o600
 
 
@@ -88,7 +81,7 @@ def test_a_private_stream_becomes_a_private_image(tmp_path: Path) -> None:
 def test_the_group_of_a_source_is_not_ours(tmp_path: Path, source: Path) -> None:
     os.chown(source, -1, 1234)
     source.chmod(0o640)
-    assert image("import", "--quiet", source, tmp_path / "t.raw") == 0
+    assert run_image("import", "--quiet", source, tmp_path / "t.raw") == 0
     assert mode_of(tmp_path / "t.raw") == 0o600
 
 
@@ -102,7 +95,7 @@ def test_the_list_of_a_source_means_nobody_of_ours(tmp_path: Path, source: Path)
         ),
         "system.posix_acl_default",
     )
-    assert image("import", "--quiet", source, tmp_path / "t.raw") == 0
+    assert run_image("import", "--quiet", source, tmp_path / "t.raw") == 0
     assert mode_of(tmp_path / "t.raw") == 0o600
     with pytest.raises(OSError, match="No data"):
         os.getxattr(tmp_path / "t.raw", ACL)
@@ -116,7 +109,7 @@ def test_what_is_replaced_keeps_its_owner_and_mode(tmp_path: Path, source: Path,
     os.chown(target, 1234, 1235)
     target.chmod(0o660)
     arguments = (target, "1M") if command == "create" else ("--quiet", source, target)
-    assert image(command, "--force", *arguments) == 0
+    assert run_image(command, "--force", *arguments) == 0
     found = target.stat()
     assert (found.st_uid, found.st_gid, mode_of(target)) == (1234, 1235, 0o660)
     assert found.st_size != 512
@@ -128,7 +121,7 @@ def test_what_is_replaced_keeps_its_list(tmp_path: Path, source: Path) -> None:
     target.chmod(0o600)
     set_acl(target, FOR_ONE_MORE)
     kept = os.getxattr(target, ACL)
-    assert image("import", "--quiet", "--force", source, target) == 0
+    assert run_image("import", "--quiet", "--force", source, target) == 0
     assert os.getxattr(target, ACL) == kept
     assert mode_of(target) == 0o640  # the list's mask
     assert target.read_bytes() == CONTENT
@@ -146,7 +139,7 @@ def test_an_owner_that_cannot_be_kept_is_said_first(
         raise PermissionError(errno.EPERM, os.strerror(errno.EPERM))
 
     monkeypatch.setattr(os, "fchown", refuse)
-    assert image("import", "--force", source, target) == 1
+    assert run_image("import", "--force", source, target) == 1
     assert "only root can keep" in capsys.readouterr().err
     assert sorted(os.listdir(tmp_path)) == ["source.raw", "t.raw"]
     assert target.read_bytes() == bytes(512)
@@ -165,7 +158,7 @@ def test_a_stand_in_is_its_makers_alone(
         return write_at(file, part, offset_bytes)
 
     monkeypatch.setattr(DirectIoFile, "_write_at", look)
-    assert image("import", "--quiet", "--force", source, target) == 0
+    assert run_image("import", "--quiet", "--force", source, target) == 0
     assert set(seen) == {0o600}
     assert mode_of(target) == 0o666
 
@@ -183,14 +176,14 @@ def test_what_a_source_allows() -> None:
 )
 def test_a_name_may_be_as_long_as_names_may_be(tmp_path: Path, source: Path, name: str) -> None:
     target = tmp_path / name
-    assert image("import", "--quiet", "--format=raw", source, target) == 0
-    assert image("create", "--force", target, "1M") == 0
-    assert image("export", "--quiet", "--force", "--format=gzip", source, target) == 0
+    assert run_image("import", "--quiet", "--format=raw", source, target) == 0
+    assert run_image("create", "--force", target, "1M") == 0
+    assert run_image("export", "--quiet", "--force", "--format=gzip", source, target) == 0
     left = PartialFile(target, replace=True)
     left._close()  # as if it had been killed
     assert left.path.exists()
     other = PartialFile(tmp_path / ("y" + name[1:]), replace=True)  # another's is not removed
-    assert image("create", "--force", target, "1M") == 0
+    assert run_image("create", "--force", target, "1M") == 0
     assert sorted(tmp_path.iterdir()) == sorted([source, target, other.path])
     other.discard()
 
@@ -198,7 +191,7 @@ def test_a_name_may_be_as_long_as_names_may_be(tmp_path: Path, source: Path, nam
 def test_a_name_that_is_too_long_is_one_line(
     tmp_path: Path, source: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert image("import", source, tmp_path / ("x" * 256)) == 1
+    assert run_image("import", source, tmp_path / ("x" * 256)) == 1
     said = capsys.readouterr().err
     assert said.endswith(": File name too long\n")
     assert os.listdir(tmp_path) == ["source.raw"]

@@ -16,33 +16,28 @@ from pathlib import Path
 import pytest
 
 from ringblk.engine.images import qemu_image
-from ringblk.engine.images.command import add_parser, parse_size_bytes, run
+from ringblk.engine.images.command import parse_size_bytes
 from ringblk.engine.images.direct_io_file import DirectIoFile
 from ringblk.engine.images.direct_io_reader import DirectIoReader
 from ringblk.engine.images.stream import CompressedReader
 from ringblk.workers.backends.image_lock import lock_image
+from tests.rigs.image_command import run_image
 
 COMMAND = [sys.executable, "-m", "ringblk", "image"]
 
 
-def image(*arguments: object) -> int:
-    parser = argparse.ArgumentParser()
-    add_parser(parser.add_subparsers(required=True))
-    return run(parser.parse_args(["image", *map(str, arguments)]))
-
-
 def test_create_and_info(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = tmp_path / "disk.raw"
-    assert image("create", path, "16M") == 0
+    assert run_image("create", path, "16M") == 0
     assert (path.stat().st_size, path.stat().st_blocks) == (16 << 20, 0)
-    assert image("create", path, "16M") == 1
+    assert run_image("create", path, "16M") == 1
     assert "exists already" in capsys.readouterr().err
-    assert image("create", "--force", "--preallocate", path, "4M") == 0
+    assert run_image("create", "--force", "--preallocate", path, "4M") == 0
     assert path.stat().st_blocks * 512 >= 4 << 20
-    assert image("info", "--json", path) == 0
+    assert run_image("info", "--json", path) == 0
     told = json.loads(capsys.readouterr().out)
     assert (told["format"], told["size_bytes"], told["locked"]) == ("raw", 4 << 20, False)
-    assert image("info", path) == 0
+    assert run_image("info", path) == 0
     assert "4.0 MiB (4194304 bytes)" in capsys.readouterr().out
     assert os.listdir(tmp_path) == ["disk.raw"]
 
@@ -70,27 +65,27 @@ def test_a_locked_image_is_refused_with_one_line(
     fd = os.open(locked, os.O_RDWR)
     lock_image(fd, read_only)
 
-    assert image("import", "--force", other, locked) == 1
-    assert image("create", "--force", locked, "1M") == 1
+    assert run_image("import", "--force", other, locked) == 1
+    assert run_image("create", "--force", locked, "1M") == 1
     refusals = capsys.readouterr().err.splitlines()
     assert (
         refusals
         == [f"ringblk image: {locked}: the image is in use by a running engine or another program"] * 2
     )
     # A reader beside read-only engines changes nothing for them.
-    assert image("export", locked, tmp_path / "out.raw") == (0 if read_only else 1)
+    assert run_image("export", locked, tmp_path / "out.raw") == (0 if read_only else 1)
     capsys.readouterr()
-    assert image("info", "--json", locked) == 0
+    assert run_image("info", "--json", locked) == 0
     assert json.loads(capsys.readouterr().out)["locked"] is True
     assert locked.read_bytes() == b"content " * 1024
     os.close(fd)
-    assert image("import", "--force", other, locked) == 0
+    assert run_image("import", "--force", other, locked) == 0
 
 
 def test_what_is_not_there_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert image("import", tmp_path / "none", tmp_path / "target") == 1
+    assert run_image("import", tmp_path / "none", tmp_path / "target") == 1
     assert capsys.readouterr().err == f"ringblk image: {tmp_path / 'none'}: No such file or directory\n"
-    assert image("import", tmp_path, tmp_path / "target") == 1
+    assert run_image("import", tmp_path, tmp_path / "target") == 1
     assert len(capsys.readouterr().err.splitlines()) == 1
 
 
@@ -109,10 +104,10 @@ def test_an_error_names_the_side_that_failed(
     source.write_bytes(b"content " * 1024)
     with monkeypatch.context() as patch:
         patch.setattr(DirectIoFile, "_write_at", fail(errno.ENOSPC))
-        assert image(command, source, target) == 1
+        assert run_image(command, source, target) == 1
     assert capsys.readouterr().err == f"ringblk image: {target}: No space left on device\n"
     monkeypatch.setattr(DirectIoReader, "spans", fail(errno.EIO))
-    assert image(command, source, target) == 1
+    assert run_image(command, source, target) == 1
     assert capsys.readouterr().err.endswith(": the source cannot be read: Input/output error\n")
     assert os.listdir(tmp_path) == ["source.raw"]
 
@@ -125,7 +120,7 @@ def test_what_has_no_end_is_no_image(
     target = tmp_path / "target"
     for path, reason in (("/dev/zero", "character device"), (tmp_path / "pipe", "pipe")):
         named = [{"{}": path, "target": target}.get(word, word) for word in command]
-        assert image(*named) == 1
+        assert run_image(*named) == 1
         assert reason in capsys.readouterr().err
     assert not target.exists()
 
@@ -150,7 +145,7 @@ def test_a_list_of_other_files_is_not_followed_unasked(
 ) -> None:
     path = vmdk_descriptor(tmp_path)
     monkeypatch.setattr(qemu_image, "INFO_TIMEOUT_S", 10.0)  # in which it would hang else
-    assert image(command, path, *([tmp_path / "target"] if command == "import" else [])) == 1
+    assert run_image(command, path, *([tmp_path / "target"] if command == "import" else [])) == 1
     assert "--format vmdk allows that" in capsys.readouterr().err
 
 
@@ -159,7 +154,7 @@ def test_a_named_file_that_hangs_qemu_is_given_up(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(qemu_image, "INFO_TIMEOUT_S", 0.2)
-    assert image("info", "--format", "vmdk", vmdk_descriptor(tmp_path)) == 1
+    assert run_image("info", "--format", "vmdk", vmdk_descriptor(tmp_path)) == 1
     assert "qemu-img gave no answer" in capsys.readouterr().err
 
 
@@ -173,7 +168,7 @@ def test_a_stream_that_wants_more_memory_than_there_is(
         raise MemoryError
 
     monkeypatch.setattr(CompressedReader, "readinto", run_out)
-    assert image("import", packed, tmp_path / "target") == 1
+    assert run_image("import", packed, tmp_path / "target") == 1
     assert "xz stream wants more memory than there is" in capsys.readouterr().err
     assert os.listdir(tmp_path) == ["packed.xz"]
 
@@ -234,8 +229,8 @@ def test_a_killed_import_leaves_no_target_and_the_next_one_cleans_up(tmp_path: P
     assert target.read_bytes() == b"the old one" * 512
     left = {path.name for path in tmp_path.iterdir() if ".partial-" in path.name}
     assert len(left) == 2
-    assert image("create", "--force", target, "1M") == 0
-    assert image("create", tmp_path / "third.raw", "1M") == 0
+    assert run_image("create", "--force", target, "1M") == 0
+    assert run_image("create", tmp_path / "third.raw", "1M") == 0
     left = {path.name for path in tmp_path.iterdir() if ".partial-" in path.name}
     assert [name.split(".partial-")[0] for name in left] == [".living.raw"]
     assert living.communicate()[1] == b""
@@ -258,7 +253,7 @@ def test_what_others_put_beside_a_target_is_let_be(tmp_path: Path, kind: str) ->
     else:
         with socket.socket(socket.AF_UNIX) as end:
             end.bind(str(other))
-    assert image("create", target, "1M") == 0
+    assert run_image("create", target, "1M") == 0
     assert target.stat().st_size == 1 << 20
     assert os.path.lexists(other)
 
@@ -267,7 +262,7 @@ def test_two_imports_to_one_name_do_not_meet(tmp_path: Path) -> None:
     target = tmp_path / "target.raw"
     first = half_an_import(target)
     (tmp_path / "source.raw").write_bytes(b"second" * 512)
-    assert image("import", tmp_path / "source.raw", target) == 0
+    assert run_image("import", tmp_path / "source.raw", target) == 0
     assert target.read_bytes() == b"second" * 512
     first.communicate()
     assert first.returncode == 0

@@ -1,6 +1,5 @@
 """Which format a file is in: nothing but a raw image is ever taken for one in silence."""
 
-import argparse
 import bz2
 import gzip
 import io
@@ -18,20 +17,14 @@ from pathlib import Path
 
 import pytest
 
-from ringblk.engine.images.command import add_parser, run
 from ringblk.engine.images.format import QEMU_FORMATS, UNREADABLE, find_container, is_disk
 from ringblk.engine.images.probe import read_ends
+from tests.rigs.image_command import run_image
 
 COMMAND = [sys.executable, "-m", "ringblk", "image"]
 needs_qemu = pytest.mark.skipif(shutil.which("qemu-img") is None, reason="qemu-img is not installed")
 MADE_BY_QEMU = ["qcow2", "qcow", "qed", "vmdk", "vhdx", "vhd", "vdi", "parallels"]
 SIZE_BYTES = 4 << 20
-
-
-def image(*arguments: object) -> int:
-    parser = argparse.ArgumentParser()
-    add_parser(parser.add_subparsers(required=True))
-    return run(parser.parse_args(["image", *map(str, arguments)]))
 
 
 def disk(size_bytes: int = SIZE_BYTES) -> bytes:
@@ -69,7 +62,7 @@ def test_what_qemu_knows_is_imported_through_it(tmp_path: Path, raw: Path, name:
     packed, back = tmp_path / "packed", tmp_path / "back.raw"
     convert(raw, packed, name)
     assert container_of(packed) == name
-    assert image("import", "--verify", "--quiet", packed, back) == 0
+    assert run_image("import", "--verify", "--quiet", packed, back) == 0
     content = back.read_bytes()
     assert content.startswith(disk())
     assert not content[SIZE_BYTES:].strip(b"\0")  # a VHD is as large as its cylinders
@@ -80,7 +73,7 @@ def test_a_fixed_vhd_is_known_by_its_end(tmp_path: Path, raw: Path) -> None:
     packed, back = tmp_path / "packed.img", tmp_path / "back.raw"
     convert(raw, packed, "vhd", "-o", "subformat=fixed,force_size=on")
     assert container_of(packed) == "vhd"
-    assert image("import", "--quiet", packed, back) == 0
+    assert run_image("import", "--quiet", packed, back) == 0
     assert back.read_bytes() == disk()
     damaged = bytearray(packed.read_bytes())
     damaged[-100] ^= 1
@@ -111,15 +104,15 @@ def test_what_is_known_by_sight_only_is_refused(
 ) -> None:
     packed, back = tmp_path / file_name, tmp_path / "back.raw"
     packed.write_bytes(archives()[name])
-    assert image("import", packed, back) == 1
+    assert run_image("import", packed, back) == 1
     said = capsys.readouterr().err
     assert f"{name} file" in said
     assert UNREADABLE[name] in said
     assert len(said.splitlines()) == 1
     assert not back.exists()
-    assert image("info", "--json", packed) == 0
+    assert run_image("info", "--json", packed) == 0
     assert json.loads(capsys.readouterr().out)["format"] == name
-    assert image("import", "--quiet", "--format", "raw", packed, back) == 0
+    assert run_image("import", "--quiet", "--format", "raw", packed, back) == 0
     assert back.read_bytes().startswith(packed.read_bytes())
 
 
@@ -188,7 +181,7 @@ def test_a_container_in_a_stream_is_no_raw_image(tmp_path: Path, name: str, by: 
         assert f"{holds} file" in refused.stderr
         assert f"--format {name} takes it as it is" in refused.stderr
         assert not back.exists()
-    assert image("import", "--quiet", "--format", name, packed, back) == 0
+    assert run_image("import", "--quiet", "--format", name, packed, back) == 0
     assert back.read_bytes() == content
 
 
@@ -210,22 +203,22 @@ def test_an_export_wants_a_name_that_says_its_format(
     tmp_path: Path, raw: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     for name in ("disk.ova", "disk", "disk.qcow3", "disk.zip"):
-        assert image("export", raw, tmp_path / name) == 1
+        assert run_image("export", raw, tmp_path / name) == 1
         assert "its name says no format: --format" in capsys.readouterr().err
-    assert image("export", raw, tmp_path / "disk.qcow2.gz") == 1
+    assert run_image("export", raw, tmp_path / "disk.qcow2.gz") == 1
     assert "only a raw image is compressed" in capsys.readouterr().err
     assert os.listdir(tmp_path) == ["source.raw"]
-    assert image("export", "--quiet", "--format", "raw", raw, tmp_path / "disk") == 0
+    assert run_image("export", "--quiet", "--format", "raw", raw, tmp_path / "disk") == 0
 
 
 def test_an_export_of_a_container_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     source, target = tmp_path / "disk.img", tmp_path / "out.raw"
     source.write_bytes(b"QFI\xfb\0\0\0\3" + bytes(5112))
-    assert image("export", source, target) == 1
+    assert run_image("export", source, target) == 1
     said = capsys.readouterr().err
     assert "this qcow2 file is no raw image: `ringblk image import` makes one of it" in said
     assert "--source-format raw" in said
-    assert image("export", "--quiet", "--source-format", "raw", source, target) == 0
+    assert run_image("export", "--quiet", "--source-format", "raw", source, target) == 0
     assert target.read_bytes() == source.read_bytes()
 
 
@@ -246,14 +239,14 @@ def test_a_truncated_image_is_never_filled_up_with_zeroes(
 ) -> None:
     packed, back = tmp_path / "packed", tmp_path / "back.raw"
     convert(raw, packed, name, *options)
-    assert image("import", "--quiet", "--format", name, packed, back) == 0
+    assert run_image("import", "--quiet", "--format", name, packed, back) == 0
     whole, content = packed.read_bytes(), back.read_bytes()
     chance = random.Random(5)
     cuts = [len(whole) - 1, len(whole) - 512, len(whole) - 4096, len(whole) // 2]
     refused = 0
     for end_bytes in [*cuts, *(chance.randrange(1, len(whole)) for _ in range(3))]:
         packed.write_bytes(whole[:end_bytes])
-        if image("import", "--force", "--quiet", "--format", name, packed, back) == 0:
+        if run_image("import", "--force", "--quiet", "--format", name, packed, back) == 0:
             assert back.read_bytes() == content  # what was cut off held nothing
         else:
             refused += 1
@@ -270,9 +263,9 @@ def test_a_truncated_base_is_found_below_its_overlay(
     subprocess.run(
         ["qemu-img", "create", "-q", "-f", "qcow2", "-F", "qcow2", "-b", base, overlay], check=True
     )
-    assert image("import", "--quiet", "--format", "qcow2", overlay, tmp_path / "back.raw") == 0
+    assert run_image("import", "--quiet", "--format", "qcow2", overlay, tmp_path / "back.raw") == 0
     os.truncate(base, base.stat().st_size // 2)
-    assert image("import", "--force", "--format", "qcow2", overlay, tmp_path / "back.raw") == 1
+    assert run_image("import", "--force", "--format", "qcow2", overlay, tmp_path / "back.raw") == 1
     assert f"{base} is cut off" in capsys.readouterr().err
 
 

@@ -4,17 +4,8 @@ import os
 import signal
 from pathlib import Path
 
-import pytest
-
 from ringblk import Frontend, engine_command
 from ringblk.workers.backends.image_lock import is_image_locked
-
-
-@pytest.fixture
-def image(tmp_path: Path) -> Path:
-    path = tmp_path / "disk.img"
-    path.write_bytes(bytes(1 << 20))
-    return path
 
 
 def is_held(image: Path) -> bool:

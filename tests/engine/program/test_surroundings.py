@@ -27,13 +27,6 @@ STARTERS = 4
 SYS_PIDFD_OPEN = 434
 
 
-@pytest.fixture
-def image(tmp_path: Path) -> Path:
-    path = tmp_path / "disk.img"
-    path.write_bytes(bytes(MEMORY_BYTES))
-    return path
-
-
 def run(*arguments: str | bytes, **options: object) -> "subprocess.CompletedProcess[bytes]":
     return subprocess.run(  # type: ignore[call-overload, no-any-return]
         arguments, check=False, **{"capture_output": True, "timeout": DEADLINE_S, **options}

@@ -31,13 +31,6 @@ Process: TypeAlias = "subprocess.Popen[bytes]"
 
 
 @pytest.fixture
-def image(tmp_path: Path) -> Path:
-    path = tmp_path / "disk.img"
-    path.write_bytes(bytes(1 << 20))
-    return path
-
-
-@pytest.fixture
 def image_fd(image: Path) -> Iterator[int]:
     fd = os.open(image, os.O_RDWR)
     yield fd

@@ -55,13 +55,6 @@ MISBEHAVIOUR = Callable[[socket.socket], None]
 
 
 @pytest.fixture
-def image(tmp_path: Path) -> Path:
-    path = tmp_path / "image"
-    path.write_bytes(bytes(1 << 20))
-    return path
-
-
-@pytest.fixture
 def engine(image: Path, tmp_path: Path) -> Iterator[Engine]:
     with Engine(f"--blk-file={image}", "--workers=1", f"--control={tmp_path / 'control'}") as engine:
         yield engine

@@ -19,13 +19,6 @@ from tests.rigs.backends.ram_disk import RamDisk
 from tests.rigs.image_file import MIB
 
 
-@pytest.fixture
-def image(tmp_path: Path) -> Path:
-    path = tmp_path / "disk.img"
-    path.write_bytes(bytes(MIB))
-    return path
-
-
 def test_one_that_says_nothing_may_block() -> None:
     backend = NativeBackend()
     assert backend.waiting().may_block
