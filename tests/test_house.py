@@ -199,6 +199,42 @@ def test_a_backend_that_is_named_is_found(tmp_path: Path) -> None:
         assert BACKEND_TYPE_CHECK.search(check)
 
 
+KNOWERS_OF_BLOCK = ("workers.block", "engine.devices", "engine.frontend", "engine.load")
+"""The rooms that may name the block device; all others know a drive by its kind alone."""
+BLOCK_CLASS = re.compile(
+    r"\bBlock(?:Device|Kind|Parser|Executor|Requests|State|Header|Operation|ConfigSpace)\w*"
+)
+BLOCK_OPTIONS = "engine/options/command_line.py"
+"""It says what a block device's options mean."""
+
+
+def named_block_modules(modules: set[str]) -> set[str]:
+    return {
+        module
+        for module in modules
+        if re.match(r"ringblk\.(workers\.block\b|engine\.devices\.block_)", module)
+    }
+
+
+@pytest.mark.parametrize("path", IN_ROOMS, ids=name_of)
+def test_only_its_own_rooms_name_the_block_device(path: Path) -> None:
+    if room_of(path) in KNOWERS_OF_BLOCK or name_of(path) == BLOCK_OPTIONS:
+        return
+    assert named_block_modules(imported_modules(path)) == set()
+    assert BLOCK_CLASS.findall(path.read_text()) == []
+
+
+def test_a_block_device_that_is_named_is_found(tmp_path: Path) -> None:
+    source = tmp_path / "module.pyx"
+    source.write_text("from ringblk.workers.block.executor cimport BlockExecutor\n")
+    assert named_block_modules(imported_modules(source)) != set()
+    assert BLOCK_CLASS.search(source.read_text())
+    source.write_text("from ringblk.engine.devices.block_kind import BLOCK\n")
+    assert named_block_modules(imported_modules(source)) != set()
+    source.write_text("from ringblk.engine.devices.kinds import DEFAULT_KIND\n")
+    assert named_block_modules(imported_modules(source)) == set()
+
+
 @pytest.mark.parametrize("path", [*SOURCES, *TESTS, *SCRIPTS], ids=name_of)
 def test_a_file_is_read_in_one_sitting(path: Path) -> None:
     line_count = len(path.read_text().splitlines())

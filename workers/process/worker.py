@@ -59,9 +59,7 @@ def run_worker(setup: WorkerSetup, channel: Channel[ToWorker]) -> None:
 def make_pump(setup: WorkerSetup, memory: GuestMemory, executor: RequestExecutor) -> Pump:
     """The loop that the worker is to run."""
     own, dispatcher = setup.own_eventfd, setup.dispatcher_eventfd
-    if (
-        setup.uring is None or executor.outcome_fd >= 0
-    ):  # two things to wait for, and the plain one knows both
+    if setup.uring is None or executor.outcome_fd >= 0:  # the plain one knows how to wait for two things
         return Pump(setup.state, setup.worker_index, memory, executor, own, dispatcher)
     form = UringForm(setup.uring, setup.backend)
     return UringPump(setup.state, setup.worker_index, memory, executor, own, dispatcher, form)
