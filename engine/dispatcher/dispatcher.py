@@ -55,6 +55,7 @@ from ringblk.workers.backends.native import NativeBackend
 from ringblk.workers.backends.uring_form import UringForm
 from ringblk.workers.process.host_errors import HostErrors
 from ringblk.workers.process.messages import Stop
+from ringblk.workers.process.waiting_for_drive import wait_for_drive
 from ringblk.workers.requests.drive_requests import DriveRequests
 from ringblk.workers.sandbox.sandbox import Sandbox, report_refused
 from ringblk.workers.sandbox.syscall_filter import DISPATCHER_CALLS, URING_CALLS
@@ -65,7 +66,8 @@ class DispatcherSetup(msgspec.Struct, frozen=True):
     """What a dispatcher inherits from the supervisor that forks it."""
 
     state: StateSegment
-    backend: NativeBackend
+    backend: NativeBackend | None
+    """None: the first message brings it (`OpenDrive`)."""
     requests: DriveRequests
     own_eventfd: int
     uring: Uring | None
@@ -84,13 +86,19 @@ class _StopReceived(Exception):  # noqa: N818
 class Dispatcher:
     """One dispatcher's life: messages in, the loop, answers out."""
 
-    def __init__(self, setup: DispatcherSetup, channel: Channel[ToDispatcher]) -> None:
+    def __init__(
+        self,
+        setup: DispatcherSetup,
+        backend: NativeBackend,
+        requests: DriveRequests,
+        channel: Channel[ToDispatcher],
+    ) -> None:
         self._setup = setup
         self._channel = channel
         self._memory = GuestMemory(setup.state)
-        self._executor = setup.requests.make_executor(setup.state, self._memory)
+        self._executor = requests.make_executor(setup.state, self._memory)
         self._table = QueueTable(setup.state, setup.own_eventfd)
-        form = UringForm(setup.uring, setup.backend) if setup.uring is not None else None
+        form = UringForm(setup.uring, backend) if setup.uring is not None else None
         if form is not None:
             self._table.watch(form.ready_fd)
         if self._executor.outcome_fd >= 0:
@@ -99,7 +107,7 @@ class Dispatcher:
         self._loop = DispatchLoop(
             setup.state,
             self._memory,
-            setup.requests.make_parser(setup.state, self._memory),
+            requests.make_parser(setup.state, self._memory),
             self._executor,
             self._handover,
             self._table,
@@ -338,7 +346,16 @@ class Dispatcher:
 def run_dispatcher(setup: DispatcherSetup, channel: Channel[ToDispatcher]) -> None:
     """The body of a dispatcher process."""
     setup.sandbox.drop_privileges()
-    if setup.inline_limit_ns:
-        setup.backend.start_dispatcher()
+    backend, requests = setup.backend, setup.requests
+    if backend is not None and setup.inline_limit_ns:
+        backend.start_dispatcher()
     setup.sandbox.confine(DISPATCHER_CALLS, URING_CALLS if setup.uring is not None else "")
-    Dispatcher(setup, channel).run()
+    if backend is None:
+        try:
+            backend = wait_for_drive(channel)
+        except ChannelClosed:
+            return
+        if setup.inline_limit_ns:
+            backend.start_dispatcher()
+        requests = requests.on(backend)
+    Dispatcher(setup, backend, requests, channel).run()

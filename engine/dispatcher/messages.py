@@ -2,7 +2,7 @@
 
 import msgspec
 
-from ringblk.workers.process.messages import MapRegion, Stop
+from ringblk.workers.process.messages import MapRegion, OpenDrive, Stop
 
 
 class ChangeRegions(msgspec.Struct, tag=True, frozen=True):
@@ -149,7 +149,8 @@ class RequestGivenUp(msgspec.Struct, tag=True, frozen=True):
 
 
 ToDispatcher = (
-    ChangeRegions
+    OpenDrive
+    | ChangeRegions
     | SetInflight
     | StartQueue
     | SetQueueFds

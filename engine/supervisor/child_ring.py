@@ -1,4 +1,4 @@
-"""The io_uring of a child process: made before the fork, and after its death what fences it."""
+"""The io_uring of a child process: made before the fork; with the backend it is what fences a dead one."""
 
 import asyncio
 import logging
@@ -9,6 +9,7 @@ from typing import Any
 
 from ringblk.engine.supervisor.child import Child, fork_child
 from ringblk.shm.sync.channel import Channel
+from ringblk.workers.backends.native import NativeBackend
 from ringblk.workers.uring.ring import Uring
 
 FENCE_LOOK_S = 0.001
@@ -18,10 +19,13 @@ _log = logging.getLogger(__name__)
 
 
 class ChildRing:
-    """The ring of one child after the other in the same place; `entry_count` 0 stands for none."""
+    """The ring of one child after the other in the place of that name; `entry_count` 0 stands for none."""
 
-    def __init__(self, entry_count: int) -> None:
+    def __init__(self, name: str, entry_count: int, backend: NativeBackend) -> None:
+        """`name` as in `NativeBackend.prepare_process`."""
+        self._name = name
         self._entry_count = entry_count
+        self._backend = backend
         self._uring: Uring | None = None
 
     def fork(
@@ -33,25 +37,31 @@ class ChildRing:
         keep_fds: frozenset[int],
     ) -> Child[Any]:
         """Fork a child with a ring of its own (see `fork_child`). The former one was reaped and fenced."""
+        own_fds = set(self._backend.prepare_process(self._name))
         uring = Uring(self._entry_count) if self._entry_count else None
         ring_fds: set[int] = set() if uring is None else {uring.fileno()}
-        child: Child[Any] = fork_child(name, make_body(uring), received_type, sent_type, keep_fds | ring_fds)
+        child: Child[Any] = fork_child(
+            name, make_body(uring), received_type, sent_type, keep_fds | ring_fds | own_fds
+        )
         if uring is not None:
             uring.keep_from_children()
         self._uring = uring
         return child
 
-    async def fence(self, name: str, wake: Callable[[], None] | None = None) -> None:
+    async def fence(self, wake: Callable[[], None] | None = None) -> None:
         """Wait until nothing that a reaped child began can still land (see `Uring`).
 
         `wake` ends what the ring itself may wait for. A disk that hangs makes it long, and is named then.
         """
         warn_at_s = time.monotonic() + FENCE_WARNING_S
-        while self._uring is not None and not self._uring.is_idle:
+        while not self._is_fenced():
             if wake is not None:
                 wake()
             await asyncio.sleep(FENCE_LOOK_S)
             if time.monotonic() > warn_at_s:
-                _log.warning("the next %s waits for the disk to answer the one that died", name)
+                _log.warning("the next %s waits for the disk to answer the one that died", self._name)
                 warn_at_s = math.inf
         self._uring = None
+
+    def _is_fenced(self) -> bool:
+        return (self._uring is None or self._uring.is_idle) and self._backend.is_fenced(self._name)

@@ -45,7 +45,8 @@ class DispatcherProcess:
         self._report = report
         self._fail = fail
         self._child: Child[FromDispatcher] | None = None
-        self._ring = ChildRing(URING_ENTRIES if setup.plan.uses_dispatcher_uring else 0)
+        entry_count = URING_ENTRIES if setup.plan.uses_dispatcher_uring else 0
+        self._ring = ChildRing("dispatcher", entry_count, setup.backend)
         self._limit = RestartLimit()
         self._is_ending = False
         self._replacement: asyncio.Task[None] | None = None
@@ -116,7 +117,7 @@ class DispatcherProcess:
 
     async def _replace(self, own_fault: bool) -> None:
         """It was reaped: nothing of its work may land any more when the next one begins."""
-        await self._ring.fence("dispatcher")
+        await self._ring.fence()
         if self._is_ending:
             return
         try:

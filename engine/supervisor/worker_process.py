@@ -52,7 +52,8 @@ class WorkerProcess:
         self._link = link
         self._fail = fail
         self._child: Child[None] | None = None
-        self._ring = ChildRing(URING_ENTRIES if setup.plan.uses_worker_uring else 0)
+        entry_count = URING_ENTRIES if setup.plan.uses_worker_uring else 0
+        self._ring = ChildRing(f"worker {worker_index}", entry_count, setup.backend)
         self._limit = RestartLimit()
         self._is_ending = False
         self._is_released = False  # the dispatcher has said that it gives it nothing more
@@ -175,7 +176,7 @@ class WorkerProcess:
     async def _fence(self) -> None:
         """Wait until nothing that the reaped process began can still land."""
         # A write ends the ring's own read of the eventfd.
-        await self._ring.fence(f"worker {self._index}", partial(os.eventfd_write, self._eventfd, 1))
+        await self._ring.fence(partial(os.eventfd_write, self._eventfd, 1))
 
     async def retire(self) -> None:
         """Have it finish what it holds and end; returns when nothing of it or its work is left."""

@@ -120,6 +120,9 @@ class EchoRequests:
         self._backend = backend
         self._gate = gate
 
+    def on(self, backend: NativeBackend) -> "EchoRequests":
+        return EchoRequests(backend, self._gate)
+
     def make_parser(self, state: StateSegment, memory: GuestMemory) -> RequestParser:
         parser: RequestParser = _compiled().EchoParser(state, memory)
         return parser

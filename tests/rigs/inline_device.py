@@ -86,6 +86,7 @@ class InlineDevice:
         is_flush_offered: bool = True,
         is_discard_offered: bool = True,
         poll_ns: int = 0,
+        inline_limit_ns: int = EVERYTHING_NS,
     ) -> None:
         self.ram = GuestRam(ram_bytes, cuts)
         self.driver = MockDriver(self.ram.view, GPA, queue_size, event_idx=event_idx)
@@ -102,10 +103,10 @@ class InlineDevice:
         )
         self.memory = self.ram.guest_memory()
         self.executor = BlockExecutor(self.state, self.memory, backend, drive_id)
-        self._eventfd = os.eventfd(0, os.EFD_NONBLOCK)
+        self.eventfd = os.eventfd(0, os.EFD_NONBLOCK)
         self.kick_fd = os.eventfd(0, os.EFD_NONBLOCK)
         self.call_fd = os.eventfd(0, os.EFD_NONBLOCK)
-        self.table = QueueTable(self.state, self._eventfd)
+        self.table = QueueTable(self.state, self.eventfd)
         if self.executor.outcome_fd >= 0:
             self.table.watch(self.executor.outcome_fd)
         self.loop = DispatchLoop(
@@ -116,7 +117,7 @@ class InlineDevice:
             Handover(self.state),
             self.table,
             Throttle(self.state, self.state.rate_limit, False),
-            InlineGate(EVERYTHING_NS),
+            InlineGate(inline_limit_ns),
             DispatcherRing(self.state, self.executor, None),
             IdlePoll(poll_ns),
             CpuPlacement([]),
@@ -139,7 +140,7 @@ class InlineDevice:
 
     def wake(self) -> None:
         """End the loop's sleep."""
-        os.eventfd_write(self._eventfd, 1)
+        os.eventfd_write(self.eventfd, 1)
 
     def run(self) -> list[tuple[int, int]]:
         """Let the device serve what was offered; (head, used length) of what came back. Broken: what did."""
@@ -182,7 +183,7 @@ class InlineDevice:
     def close(self) -> None:
         self.table.remove_queue(0)
         self.state.close()
-        for fd in (self._eventfd, self.kick_fd, self.call_fd):
+        for fd in (self.eventfd, self.kick_fd, self.call_fd):
             os.close(fd)
         self.ram.close()
 

@@ -2,6 +2,7 @@ import os
 
 from ringblk.workers.backends.direct_io import DirectMode
 from ringblk.workers.backends.native import NativeBackend
+from ringblk.workers.backends.open_storage import OpenFile
 
 class FileBackend(NativeBackend):
     """A regular file or a block device."""
@@ -15,4 +16,6 @@ class FileBackend(NativeBackend):
     def direct_refusal(self) -> str | None: ...
     @property
     def memory_alignment_bytes(self) -> int: ...
+    @staticmethod
+    def take(found: OpenFile, fd: int) -> FileBackend: ...
     def fileno(self) -> int: ...

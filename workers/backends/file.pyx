@@ -34,6 +34,7 @@ from ringblk.workers.backends.image_lock import lock_image
 from ringblk.workers.backends.interface import BackendError
 from ringblk.workers.backends.topology import device_topology, file_topology
 from ringblk.workers.backends.image_open import name_of, open_image
+from ringblk.workers.backends.open_storage import OpenFile
 from ringblk.workers.sandbox.syscall_filter import FILE_CALLS
 
 logger = logging.getLogger(__name__)
@@ -178,6 +179,42 @@ cdef class FileBackend(NativeBackend):
     def system_calls(self):
         """All that are made here."""
         return FILE_CALLS
+
+    def hand_over(self):
+        """All that was found out, and the descriptor. One of a class that is made from it is inherited only."""
+        if type(self) is not FileBackend:
+            return NativeBackend.hand_over(self)
+        found = OpenFile(
+            size_bytes=self.size_bytes,
+            read_only=self.read_only,
+            is_block_device=self.is_block_device,
+            direct=self.direct,
+            direct_mode=self.direct_mode,
+            direct_refusal=self.direct_refusal,
+            block_size_bytes=self.block_size_bytes,
+            offset_alignment_bytes=self.offset_mask + 1,
+            memory_alignment_bytes=self.memory_alignment_bytes,
+            topology=self.topology,
+        )
+        return found, (self.fd,)
+
+    @staticmethod
+    def take(found, int fd):
+        """The same of what another process has handed over: `fd` is this backend's from now on."""
+        cdef FileBackend backend = FileBackend.__new__(FileBackend)
+        backend.fd = fd
+        backend.size_bytes = found.size_bytes
+        backend.read_only = found.read_only
+        backend.is_block_device = found.is_block_device
+        backend.direct = found.direct
+        backend.direct_mode = found.direct_mode
+        backend.direct_refusal = found.direct_refusal
+        backend.block_size_bytes = found.block_size_bytes
+        backend.offset_mask = found.offset_alignment_bytes - 1
+        backend.memory_alignment_bytes = found.memory_alignment_bytes
+        backend.memory_mask = found.memory_alignment_bytes - 1
+        backend.topology = found.topology
+        return backend
 
     def fileno(self):
         """The descriptor that all workers share; -1 once closed."""

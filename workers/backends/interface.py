@@ -1,7 +1,7 @@
 """What a block backend is: where a drive's bytes are kept.
 
 `BlockBackend` is all that a user's own class has to offer; `ringblk.workers.backends.loader` finds it by
-name. The backends that come with ringblk are compiled (`native_backend.pyx`) and fulfil it too.
+name. The backends that come with ringblk are compiled (`native.pyx`) and fulfil it too.
 """
 
 from typing import Protocol, runtime_checkable

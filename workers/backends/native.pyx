@@ -183,6 +183,28 @@ cdef class NativeBackend:
         """Files and folders that its processes open while they serve; all else they have open before."""
         return ()
 
+    def hand_over(self):
+        """What to tell a process that runs already, and the descriptors to send it along (`opening.take_backend`).
+
+        They stay this backend's. Raises `BackendError` where it can only be inherited.
+        """
+        raise BackendError("this backend is for processes that are forked once it was made")
+
+    def prepare_process(self, name):
+        """Open what a process needs that is about to be forked; gives the descriptors that it is to keep.
+
+        Called where the backend was made. `name` is "worker 3" or "dispatcher": one process after the other has it.
+        """
+        return ()
+
+    def is_fenced(self, name):
+        """Whether nothing can land any more that the last process of this name began, which was reaped.
+
+        Asked again and again until it is so, and never waits. Blocking calls end with their process; who has sent
+        something to a server or a device asks that. (An io_uring is a fence of its own.)
+        """
+        return True
+
     def start_worker(self):
         """Called once in each worker after the fork, before its first request and before it is in its sandbox.
 

@@ -1,9 +1,10 @@
-"""Opening a drive's storage: an image by its path, or a backend by its name."""
+"""Opening a drive's storage: an image by its path, a backend by its name, what another process has open."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from ringblk.workers.backends.direct_io import DirectMode
 from ringblk.workers.backends.native import NativeBackend
+from ringblk.workers.backends.open_storage import OpenFile, OpenNull, OpenStorage
 
 
 def open_image_backend(path: str, *, read_only: bool, direct: DirectMode) -> NativeBackend:
@@ -18,3 +19,20 @@ def open_named_backend(name: str, arguments: Mapping[str, str]) -> NativeBackend
     from ringblk.workers.backends.loader import load_backend
 
     return load_backend(name, arguments)
+
+
+def take_backend(storage: OpenStorage, fds: Sequence[int]) -> NativeBackend:
+    """What another process has handed over (`NativeBackend.hand_over`), with the descriptors as its own.
+
+    Makes no system call: it may be done in the sandbox.
+    """
+    match storage:
+        case OpenFile():
+            from ringblk.workers.backends.file import FileBackend
+
+            (fd,) = fds
+            return FileBackend.take(storage, fd)
+        case OpenNull():
+            from ringblk.workers.backends.null import NullBackend
+
+            return NullBackend(storage.size_bytes)

@@ -29,7 +29,7 @@ cdef enum:
 
 
 cdef class PythonBackend(NativeBackend):
-    """Calls `backend`, a BlockBackend that `backend_loader.check_backend` has found complete.
+    """Calls `backend`, a BlockBackend that `loader.check_backend` has found complete.
 
     `backend` is kept as the attribute of that name; its `size_bytes` and `read_only` are read once, here: what
     they become later nobody sees. Raises `BackendError` when they are not what they must be.
