@@ -9,7 +9,10 @@ cdef class ChainIntake:
     cdef Handover handover
     cdef uint64_t waiting_queues     # queues whose next chain waits for a long list
 
-    cdef void begin_round(self) noexcept nogil
+    cdef inline void begin_round(self) noexcept nogil:
+        """Let those that wait try again, once there is a list for one of them."""
+        if self.handover.free_list_count:
+            self.waiting_queues = 0
     cdef inline bint is_waiting(self, uint32_t queue_index) noexcept nogil:
         """Whether the queue's next chain needs a long list, and all are in use."""
         return self.handover.free_list_count == 0 and (self.waiting_queues >> queue_index) & 1

@@ -22,11 +22,6 @@ cdef class ChainIntake:
         self.state = state
         self.handover = handover
 
-    cdef void begin_round(self) noexcept nogil:
-        """Let those that wait try again, once there is a list for one of them."""
-        if self.handover.free_list_count:
-            self.waiting_queues = 0
-
     cdef int read(self, Virtqueue virtqueue, uint16_t head_index, uint32_t slot_index) noexcept nogil:
         """Read a chain into a free slot; what `Virtqueue.read` returns, or -EAGAIN where it has to wait."""
         cdef RequestSlot *slot = &self.state.slots[slot_index]

@@ -4,7 +4,7 @@ from ringblk.engine.dispatcher.chain_intake cimport ChainIntake
 from ringblk.engine.dispatcher.cpu_placement cimport CpuPlacement
 from ringblk.engine.dispatcher.ring cimport DispatcherRing
 from ringblk.engine.dispatcher.handover cimport Handover
-from ringblk.engine.dispatcher.idle_poll cimport IdlePoll
+from ringblk.engine.dispatcher.idle_wait cimport IdleWait
 from ringblk.engine.dispatcher.inline_gate cimport InlineGate
 from ringblk.engine.dispatcher.lost_memory cimport LostMemory
 from ringblk.engine.dispatcher.overlap_list cimport OverlapList
@@ -26,7 +26,7 @@ cdef class DispatchLoop:
     cdef readonly OverlapList overlaps
     cdef InlineGate gate
     cdef DispatcherRing ring
-    cdef IdlePoll idle_poll
+    cdef IdleWait idle
     cdef CpuPlacement placement
     cdef public bint reports_progress
     cdef readonly QueueTable table
@@ -47,15 +47,10 @@ cdef class DispatchLoop:
     cdef uint32_t _release_held(self) noexcept nogil
     cdef uint32_t _resubmit_all(self) noexcept nogil
     cdef uint32_t _pop_all(self) noexcept nogil
-    cdef bint _may_pop(self) noexcept nogil
-    cdef bint _may_pop_queue(self, uint32_t queue_index) noexcept nogil
-    cdef uint32_t _pop_queue(self, Virtqueue virtqueue, uint64_t now_ns) noexcept nogil
+    cdef uint32_t _pop_queue(self, Virtqueue virtqueue, uint64_t *now_ns) noexcept nogil
     cdef int _take_in(self, Virtqueue virtqueue, uint16_t head_index, uint64_t counter, uint64_t now_ns,
                       bint is_new) noexcept nogil
     cdef bint _resubmit(self, Resubmission *old, uint64_t now_ns) noexcept nogil
     cdef void submit(self, uint32_t slot_index) noexcept nogil
     cdef void _begin(self, uint32_t slot_index) noexcept nogil
     cdef void complete(self) noexcept nogil
-    cdef bint _poll(self) noexcept nogil
-    cdef bint _has_work(self) noexcept nogil
-    cdef void _sleep(self) noexcept nogil

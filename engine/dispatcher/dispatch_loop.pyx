@@ -15,6 +15,7 @@ from ringblk.engine.dispatcher.ring cimport DispatcherRing
 from ringblk.engine.dispatcher.give_back cimport give_back
 from ringblk.engine.dispatcher.handover cimport Handover
 from ringblk.engine.dispatcher.idle_poll cimport IdlePoll
+from ringblk.engine.dispatcher.idle_wait cimport IdleWait
 from ringblk.engine.dispatcher.inline_gate cimport InlineGate
 from ringblk.engine.dispatcher.lost_memory cimport LostMemory
 from ringblk.engine.dispatcher.overlap_list cimport OverlapList
@@ -32,7 +33,6 @@ from ringblk.shm.layout.region_set cimport RegionSet, region_mask, region_set
 from ringblk.shm.layout.slot cimport NO_WORKER, SLOT_HANDED, SLOT_PREPARED, RequestSlot
 from ringblk.shm.state.segment cimport QUEUE_LIMIT, QueueState, StateSegment
 from ringblk.shm.queues.virtqueue cimport BROKEN_MEMORY, Virtqueue
-from ringblk.shm.sync.wakeup cimport end_sleep, prepare_sleep
 from ringblk.workers.requests.request cimport (
     OPERATION_COMPLETE, OUTCOME_PENDING, SLOT_ADMITTED, SLOT_PARTIAL, RequestExecutor, RequestParser,
 )
@@ -47,9 +47,6 @@ cdef enum:
 
     POP_LIMIT = 64         # chains popped from one queue before others are looked at
     INLINE_BATCH = 8       # requests carried out here before the driver hears of them
-    POLLED_WAIT_NS = 100000   # how long a queue without a kick may wait, or what the kernel did not take
-
-cdef uint64_t NO_TIMEOUT = <uint64_t>-1
 
 CONTROL, PROGRESS, BROKEN, ERROR = EVENT_CONTROL, EVENT_PROGRESS, EVENT_BROKEN, EVENT_ERROR
 LOST, UNHEARD = EVENT_LOST, EVENT_UNHEARD
@@ -75,11 +72,12 @@ cdef class DispatchLoop:
         self.recorder = RequestRecorder(state, parser)
         self.gate = gate
         self.ring = ring
-        self.idle_poll = idle_poll
         self.placement = placement
         self.resubmissions = ResubmissionList()
         self.intake = ChainIntake(state, handover)
         self.lost_memory = LostMemory(state)
+        self.idle = IdleWait(state, handover, table, throttle, ring, self.intake, self.resubmissions, self.lost_memory,
+                             idle_poll, placement)
 
     # Queues
 
@@ -200,10 +198,7 @@ cdef class DispatchLoop:
             if progress and self.reports_progress:
                 return EVENT_PROGRESS
             if progress == 0 and popped == 0:
-                self.ring.idle_ns = monotonic_ns()
-                if not self._poll():
-                    self._sleep()
-                self.ring.idle_ns = monotonic_ns()   # what it has slept was no time without a moment to spare
+                self.idle.wait()
 
     cdef void collect(self) noexcept nogil:
         """Publish what the workers have done, and what was pending here."""
@@ -228,7 +223,10 @@ cdef class DispatchLoop:
 
     cdef uint32_t _release_held(self) noexcept nogil:
         """Begin what has waited for requests that change the same blocks."""
-        cdef uint32_t place, count = self.overlaps.take_ready()
+        cdef uint32_t place, count
+        if self.overlaps.woken_count == 0:
+            return 0
+        count = self.overlaps.take_ready()
         for place in range(count):
             self._begin(self.overlaps.ready[place])
         return count
@@ -257,17 +255,16 @@ cdef class DispatchLoop:
         """Pop from every queue in turn, or until a message waits: a chain may take milliseconds to read."""
         cdef uint32_t place, count, popped = 0
         cdef int first_waiter = -1
-        cdef uint64_t now_ns
-        if not self._may_pop():
+        cdef uint64_t now_ns = 0   # read once there is something to be popped
+        if not self.idle.may_pop():
             return 0
-        now_ns = monotonic_ns()
         self.intake.begin_round()
         place = self.next_place
         for _ in range(self.table.active_count):
             if place >= self.table.active_count:
                 place = 0
             if not self.intake.is_waiting(self.table.active[place]):
-                count = self._pop_queue(<Virtqueue>self.table.queues[self.table.active[place]].virtqueue, now_ns)
+                count = self._pop_queue(<Virtqueue>self.table.queues[self.table.active[place]].virtqueue, &now_ns)
                 popped += count
                 if count == 0 and first_waiter < 0 and self.intake.is_waiting(self.table.active[place]):
                     first_waiter = <int>place
@@ -278,21 +275,15 @@ cdef class DispatchLoop:
         self.next_place = place if first_waiter < 0 else <uint32_t>first_waiter
         return popped
 
-    cdef bint _may_pop(self) noexcept nogil:
-        """Whether there is a slot and no debt; what is new comes after what an earlier engine left."""
-        return not self.throttle.is_in_debt() and self.handover.free_count and self.resubmissions.is_empty()
-
-    cdef bint _may_pop_queue(self, uint32_t queue_index) noexcept nogil:
-        """Whether nothing of the queue's own holds it up: a chain that waits for a long list, too much that waits for tokens."""
-        return not self.intake.is_waiting(queue_index) and not self.throttle.is_full(queue_index, self.table.active_count)
-
-    cdef uint32_t _pop_queue(self, Virtqueue virtqueue, uint64_t now_ns) noexcept nogil:
+    cdef uint32_t _pop_queue(self, Virtqueue virtqueue, uint64_t *now_ns) noexcept nogil:
         cdef int head, available = virtqueue.available_count()
         cdef uint32_t popped = 0
+        if available > 0 and now_ns[0] == 0:
+            now_ns[0] = monotonic_ns()
         while available > 0 and popped < POP_LIMIT and self.handover.free_count \
                 and not self.throttle.is_full(virtqueue.queue_index, self.table.active_count):
             head = virtqueue.peek()
-            if head < 0 or self._take_in(virtqueue, <uint16_t>head, self.next_counter, now_ns, True) <= 0:
+            if head < 0 or self._take_in(virtqueue, <uint16_t>head, self.next_counter, now_ns[0], True) <= 0:
                 break
             popped += 1
             available -= 1
@@ -391,48 +382,3 @@ cdef class DispatchLoop:
         self.handover.release()
         self.placement.note_completed(count, self.state.slot_count - self.handover.free_count)
         self.completed_count += count
-
-    cdef bint _poll(self) noexcept nogil:
-        """Look for work a little longer before sleeping; True when there is some."""
-        # Held to a core, it may be the driver's: looking for work would keep the driver from making some.
-        if self.placement.held_cpu >= 0 or not self.idle_poll.begin():
-            return False
-        while True:
-            if self._has_work():
-                self.idle_poll.found()
-                return True
-            if not self.idle_poll.goes_on():
-                return False
-
-    cdef bint _has_work(self) noexcept nogil:
-        """Whether a queue, a done ring or the channel has something."""
-        cdef uint32_t place
-        if self.handover.has_done() or self.ring.has_done() or load_acquire_32(&self.state.header.control_pending):
-            return True
-        if self._may_pop():
-            for place in range(self.table.active_count):
-                if self._may_pop_queue(self.table.active[place]) \
-                        and (<Virtqueue>self.table.queues[self.table.active[place]].virtqueue).available_count() != 0:
-                    return True
-        return False
-
-    cdef void _sleep(self) noexcept nogil:
-        """Wait for a kick, a completion or a message; every way in is looked at once more before."""
-        cdef uint32_t place
-        cdef uint64_t timeout_ns = NO_TIMEOUT
-        cdef bint has_work = False
-        prepare_sleep(&self.state.header.dispatcher_sleeping)
-        if self._may_pop():
-            for place in range(self.table.active_count):
-                if self._may_pop_queue(self.table.active[place]):
-                    has_work |= (<Virtqueue>self.table.queues[self.table.active[place]].virtqueue).arm()
-        crash_point("dispatcher: about to sleep")
-        if not has_work and not self.handover.has_done() and not self.ring.has_done() \
-                and not self.lost_memory.has_news() and not load_acquire_32(&self.state.header.control_pending):
-            timeout_ns = self.throttle.wait_ns(monotonic_ns())
-            if self.table.polled_count or self.ring.has_filled:
-                timeout_ns = min(timeout_ns, <uint64_t>POLLED_WAIT_NS)
-            self.table.wait(timeout_ns)
-        end_sleep(&self.state.header.dispatcher_sleeping)
-        for place in range(self.table.active_count):
-            (<Virtqueue>self.table.queues[self.table.active[place]].virtqueue).disarm()

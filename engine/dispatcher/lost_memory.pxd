@@ -2,6 +2,7 @@ from libc.stdint cimport uint64_t
 
 from ringblk.shm.layout.region_set cimport RegionSet
 from ringblk.shm.state.segment cimport StateHeader, StateSegment
+from ringblk.shm.sync.atomic cimport load_relaxed_64
 
 cdef class LostMemory:
     cdef StateSegment state
@@ -9,4 +10,11 @@ cdef class LostMemory:
     cdef bint has_told_regions       # whether that may have any
     cdef uint64_t told_inflight
 
-    cdef bint has_news(self) noexcept nogil
+    cdef inline bint has_news(self) noexcept nogil:
+        """Whether memory was lost that nobody was told of yet."""
+        if load_relaxed_64(&self.state.header.lost_inflight) != self.told_inflight:
+            return True
+        if load_relaxed_64(&self.state.header.lost_words) == 0 and not self.has_told_regions:
+            return False
+        return self._has_news()
+    cdef bint _has_news(self) noexcept nogil

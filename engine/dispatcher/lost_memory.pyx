@@ -14,15 +14,11 @@ cdef class LostMemory:
     def __cinit__(self, StateSegment state):
         self.state = state
 
-    cdef bint has_news(self) noexcept nogil:
-        """Whether memory was lost that nobody was told of yet."""
+    cdef bint _has_news(self) noexcept nogil:
+        """Whether a region was lost that nobody was told of yet."""
         cdef StateHeader *header = self.state.header
         cdef uint64_t lost
         cdef uint32_t word
-        if load_relaxed_64(&header.lost_inflight) != self.told_inflight:
-            return True
-        if load_relaxed_64(&header.lost_words) == 0 and not self.has_told_regions:
-            return False
         self.has_told_regions = False
         for word in range(<uint32_t>REGION_WORDS):
             lost = load_relaxed_64(&header.lost_regions.words[word])

@@ -24,6 +24,8 @@ cdef void publish_batch(StateSegment state, QueueTable table, Handover handover,
         recorder.record(slot)   # before the driver can know: whoever asks then finds it counted
         touched |= (<uint64_t>1) << slot.queue_index
     for place in range(<uint32_t>QUEUE_LIMIT):
+        if touched >> place == 0:
+            break
         if (touched >> place) & 1:
             (<Virtqueue>table.queues[place].virtqueue).publish()
             table.call_if_needed(place)
@@ -31,5 +33,7 @@ cdef void publish_batch(StateSegment state, QueueTable table, Handover handover,
         slot = &state.slots[handover.batch[place]]
         (<Virtqueue>table.queues[slot.queue_index].virtqueue).forget(slot.head_index)
     for place in range(<uint32_t>QUEUE_LIMIT):
+        if touched >> place == 0:
+            break
         if (touched >> place) & 1:
             (<Virtqueue>table.queues[place].virtqueue).settle()

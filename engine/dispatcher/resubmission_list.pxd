@@ -13,6 +13,7 @@ cdef class ResubmissionList:
     cdef uint32_t room
 
     cdef int add(self, uint32_t queue_index, uint32_t head_index, uint64_t counter) except -1
-    cdef bint is_empty(self) noexcept nogil
+    cdef inline bint is_empty(self) noexcept nogil:
+        return self.first == self.end
     cdef Resubmission *peek(self) noexcept nogil
     cdef void remove_first(self) noexcept nogil

@@ -26,9 +26,6 @@ cdef class ResubmissionList:
         self.end += 1
         return 0
 
-    cdef bint is_empty(self) noexcept nogil:
-        return self.first == self.end
-
     cdef Resubmission *peek(self) noexcept nogil:
         """The oldest, which there must be; valid until the next `add`."""
         return &self.entries[self.first]

@@ -4,6 +4,7 @@ from ringblk.shm.rates.account cimport RateAccount
 from ringblk.shm.rates.limit cimport BUCKET_COUNT
 from ringblk.shm.layout.region_set cimport RegionSet
 from ringblk.shm.state.segment cimport QUEUE_LIMIT, StateSegment
+from ringblk.shm.sync.clock cimport monotonic_ns
 
 cdef enum:
     LANE_COUNT = 3         # reads, writes, operations without bytes
@@ -55,8 +56,16 @@ cdef class Throttle:
     cdef int take_first(self, uint32_t queue_index, uint64_t now_ns) noexcept nogil
     cdef uint32_t take_from(self, uint32_t queue_index, uint32_t lane_index, uint64_t now_ns) noexcept nogil
     cdef int take_back(self, uint32_t queue_index, uint64_t position) noexcept nogil
-    cdef bint is_in_debt(self) noexcept nogil
-    cdef bint is_full(self, uint32_t queue_index, uint32_t queue_count) noexcept nogil
+    cdef inline bint is_in_debt(self) noexcept nogil:
+        """Whether nothing may be popped yet, for what went before its time."""
+        return self.account.own.debt_mask != 0 and self.account.pay_debt(monotonic_ns())
+    cdef inline bint is_full(self, uint32_t queue_index, uint32_t queue_count) noexcept nogil:
+        """Whether a queue, one of so many, has enough waiting, so that nothing more is popped from it."""
+        return (self.waiting_queues >> queue_index) & 1 and self._is_enough(queue_index, queue_count)
+    cdef inline bint has_waiting(self) noexcept nogil:
+        """Whether something waits for tokens, or a debt is to be paid."""
+        return self.waiting_queues != 0 or self.account.own.debt_mask != 0
+    cdef bint _is_enough(self, uint32_t queue_index, uint32_t queue_count) noexcept nogil
     cdef uint64_t wait_ns(self, uint64_t now_ns) noexcept nogil
     cdef Head *_choose(self, uint64_t now_ns) noexcept nogil
     cdef void _list_heads(self, uint64_t limited) noexcept nogil

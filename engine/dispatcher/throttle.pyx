@@ -275,17 +275,10 @@ cdef class Throttle:
                 return <int>slot_index
         return -1
 
-    cdef bint is_in_debt(self) noexcept nogil:
-        """Whether nothing may be popped yet, for what went before its time."""
-        return self.account.own.debt_mask != 0 and self.account.pay_debt(monotonic_ns())
-
-    cdef bint is_full(self, uint32_t queue_index, uint32_t queue_count) noexcept nogil:
-        """Whether a queue, one of so many, has enough waiting, so that nothing more is popped from it."""
+    cdef bint _is_enough(self, uint32_t queue_index, uint32_t queue_count) noexcept nogil:
         cdef uint64_t limited
         cdef uint32_t index
         cdef int64_t ahead
-        if not (self.waiting_queues >> queue_index) & 1:
-            return False
         limited = self.account.refresh()
         for index in range(BUCKET_COUNT):
             ahead = self.account.drawings[index].ahead
@@ -297,7 +290,7 @@ cdef class Throttle:
     cdef uint64_t wait_ns(self, uint64_t now_ns) noexcept nogil:
         """How long until something may begin or be popped; the largest value if nothing waits and nothing is owed."""
         cdef uint64_t next_ns
-        if self.waiting_queues == 0 and self.account.own.debt_mask == 0:
+        if not self.has_waiting():
             return NEVER
         # What `is_in_debt` has credited since the last look may be another's head's, with no piece reserved any more.
         if self.waiting_queues and self._choose(now_ns) != NULL:

@@ -8,6 +8,7 @@ PROTOCOL_FILES = (
     "engine/dispatcher/dispatch_loop.pyx",
     "engine/dispatcher/ring.pyx",
     "engine/dispatcher/give_back.pyx",
+    "engine/dispatcher/idle_wait.pyx",
     "engine/dispatcher/handover.pyx",
     "engine/dispatcher/queue_table.pyx",
     "engine/dispatcher/recovery.pyx",
