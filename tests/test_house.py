@@ -42,8 +42,6 @@ ROOMS = (
 """From the ground up: a room imports from those before it."""
 MAX_LINES = 400
 MAX_FUNCTION_LINES = 70
-LONG_FILES = {"workers/backends/file.pyx"}
-"""Longer ones that are known; to be taken apart."""
 SOURCES = sorted(path for floor in FLOORS for path in (ROOT / floor).rglob("*.py*") if path.suffix != ".pyc")
 IN_ROOMS = [path for path in SOURCES if path.parent.parent != ROOT]
 TESTS, SCRIPTS = (
@@ -237,11 +235,7 @@ def test_a_block_device_that_is_named_is_found(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("path", [*SOURCES, *TESTS, *SCRIPTS], ids=name_of)
 def test_a_file_is_read_in_one_sitting(path: Path) -> None:
-    line_count = len(path.read_text().splitlines())
-    if name_of(path) in LONG_FILES:
-        assert line_count > MAX_LINES, "not long any more"
-    else:
-        assert line_count <= MAX_LINES
+    assert len(path.read_text().splitlines()) <= MAX_LINES
 
 
 CYTHON_FUNCTION = re.compile(

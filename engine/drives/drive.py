@@ -31,7 +31,7 @@ from ringblk.engine.drives.reports import GuestReports
 from ringblk.engine.drives.running_settings import DriveIdentity, RunningSettings
 from ringblk.engine.drives.settings import DriveSettings
 from ringblk.engine.supervisor.dispatcher_link import DispatcherGone
-from ringblk.engine.supervisor.drive_model import DriveModel, ServedQueue
+from ringblk.engine.supervisor.drive_model import DriveModel, StartedQueue
 from ringblk.engine.supervisor.drive_processes import DriveProcesses
 from ringblk.engine.supervisor.process_setup import ProcessSetup
 from ringblk.engine.vhost_user.listener import Listener
@@ -205,7 +205,7 @@ class Drive:
                 " until the driver turns the cache on or begins anew"
             )
         self.publication.publish()
-        queue = ServedQueue(vring, bool(self.device.features & F_EVENT_IDX))
+        queue = StartedQueue(vring, bool(self.device.features & F_EVENT_IDX))
         # Known before it is asked for: when this call is given up half-way, `reset` must stop the queue.
         self._model.queues[vring.queue_index] = queue
         resumed = await self.processes.ask(
@@ -216,7 +216,7 @@ class Drive:
         if resumed:
             _log.info("queue %d goes on with %d requests of an earlier engine", vring.queue_index, resumed)
 
-    def _settle_start(self, queue: ServedQueue, is_done: bool) -> None:
+    def _settle_start(self, queue: StartedQueue, is_done: bool) -> None:
         self._model.settle_start(queue, is_done)
         if is_done:
             self._memory_advice.forget()

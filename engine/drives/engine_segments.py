@@ -14,7 +14,6 @@ import msgspec
 
 from ringblk.engine.devices.device_kind import DeviceKind
 from ringblk.shm.segments.segment import (
-    POSIX_SHM_FOLDER,
     SegmentError,
     SegmentTaken,
     check_segment_file,
@@ -22,13 +21,13 @@ from ringblk.shm.segments.segment import (
     open_segment,
     read_subject,
     segment_info,
-    segment_names,
 )
+from ringblk.shm.segments.shared_folder import FOLDER, shared_names
 from ringblk.shm.state.segment import SEGMENT_KIND, SEGMENT_PREFIX, StateSegment
 from ringblk.workers.backends.image_lock import locked_inodes
 
 _NAME = re.compile(re.escape(SEGMENT_PREFIX) + r"([0-9]+)(?:-[0-9a-f]{8})?", re.ASCII)
-_LINK = re.compile(rf"{re.escape(POSIX_SHM_FOLDER)}/({_NAME.pattern}) \(deleted\)", re.ASCII)
+_LINK = re.compile(rf"{re.escape(FOLDER)}/({_NAME.pattern}) \(deleted\)", re.ASCII)
 _NAME_TRIES = 16
 _IMAGE_SINCE_VERSION = 5
 
@@ -114,7 +113,7 @@ def named_segments() -> list[EngineSegment]:
     """All whose names stand in the folder and may be believed."""
     return [
         EngineSegment(name, process_id(name))
-        for name in segment_names(SEGMENT_PREFIX)
+        for name in shared_names(SEGMENT_PREFIX)
         if (info := segment_info(name)) is not None
         and (os.geteuid() == 0 or info.st_uid == os.geteuid())  # before it is opened, which others may notice
     ]
@@ -151,7 +150,7 @@ def engines_of_others() -> dict[str, int]:
     """Segments that a process holds and that may not be looked at: their names, and whose they are."""
     locked = locked_inodes("FLOCK")
     found = {}
-    for name in segment_names(SEGMENT_PREFIX):
+    for name in shared_names(SEGMENT_PREFIX):
         info = segment_info(name)
         if info is not None and info.st_ino in locked and os.geteuid() not in (0, info.st_uid):
             found[name] = info.st_uid

@@ -18,13 +18,8 @@ import msgspec
 
 from ringblk.engine.drives.running_settings import DriveIdentity, DriveRecord
 from ringblk.engine.options.config import EngineConfig
-from ringblk.shm.segments.record_file import (
-    RecordFile,
-    read_record,
-    record_names,
-    remove_empty_records,
-    remove_record,
-)
+from ringblk.shm.segments.record_file import RecordFile, read_record, remove_empty_records, remove_record
+from ringblk.shm.segments.shared_folder import shared_names
 from ringblk.workers.backends.native import NativeBackend
 
 PREFIX = "ringblk-drive-"
@@ -75,7 +70,7 @@ def find_predecessor(
     `trusted_users`'.
     """
     found = []
-    for name in record_names(f"{PREFIX}{_key(drive)}-"):
+    for name in shared_names(f"{PREFIX}{_key(drive)}-"):
         each = _read(name, trusted_users)
         if each is None or each.is_held or each.record.drive != drive:
             continue
@@ -87,7 +82,7 @@ def find_predecessor(
 
 def record_of_process(pid: int, trusted_users: Collection[int] = ()) -> FoundRecord | None:
     """The record of an engine, by its supervisor's process id; the newest where the number was used again."""
-    of_process = [name for name in record_names(PREFIX) if name.split("-")[3:4] == [str(pid)]]
+    of_process = [name for name in shared_names(PREFIX) if name.split("-")[3:4] == [str(pid)]]
     read = [each for name in of_process if (each := _read(name, trusted_users)) is not None]
     found = [each for each in read if each.record.pid == pid]
     return max(found, key=lambda each: each.record.written_ns, default=None)
@@ -109,7 +104,7 @@ def socket_digest(config: EngineConfig) -> str | None:
 def clear_records() -> None:
     """Remove empty records, and the oldest where very many were left."""
     remove_empty_records(PREFIX)
-    names = record_names(PREFIX)
+    names = shared_names(PREFIX)
     if len(names) <= MAX_LEFT:
         return
     # Of our own user's: others may make as many as they like, and push nothing out.

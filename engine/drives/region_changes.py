@@ -9,7 +9,7 @@ import logging
 import os
 
 from ringblk.engine.dispatcher.messages import ChangeRegions
-from ringblk.engine.supervisor.drive_model import DriveModel, MappedRegion
+from ringblk.engine.supervisor.drive_model import DriveModel, SharedRegion
 from ringblk.engine.supervisor.drive_processes import DriveProcesses
 from ringblk.shm.memory.region import MemoryRegion
 from ringblk.shm.state.segment import StateSegment
@@ -91,7 +91,7 @@ class RegionChanges:
                 os.close(fd)
             raise
 
-    def _take_back(self, added: list[MappedRegion], dropped: list[int]) -> None:
+    def _take_back(self, added: list[SharedRegion], dropped: list[int]) -> None:
         """The dispatcher has refused, and may have a part of it: its successor is told how things are."""
         region_indexes = [mapped.message.region_index for mapped in added]
         if region_indexes:

@@ -18,7 +18,7 @@ from ringblk.shm.queues.driver_virtqueue cimport DriverVirtqueue, Piece
 from ringblk.shm.sync.foreign_eventfd cimport reset_foreign_eventfd, signal_foreign_eventfd
 from ringblk.shm.layout.split_ring cimport UsedElement
 from ringblk.workers.block.request cimport (
-    HEADER_BYTES, SECTOR_BYTES, STATUS_NOT_WRITTEN, TYPE_IN, TYPE_OUT, Segment,
+    HEADER_BYTES, SECTOR_BYTES, STATUS_NOT_WRITTEN, TYPE_IN, TYPE_OUT, SectorRange,
 )
 
 from itertools import islice
@@ -111,7 +111,7 @@ cdef class FrontendQueue:
         area.range_sector = sector
         area.range_num_sectors = num_sectors
         area.range_flags = flags
-        return self._add(self._area_gpa(head_index) + HEADER_BYTES, sizeof(Segment), False)
+        return self._add(self._area_gpa(head_index) + HEADER_BYTES, sizeof(SectorRange), False)
 
     cdef uint64_t _area_gpa(self, uint32_t head_index) noexcept nogil:
         return self.areas_gpa + head_index * sizeof(RequestArea)

@@ -18,7 +18,8 @@ import time
 from ringblk.engine.base.program_error import ProgramError
 from ringblk.engine.drives.engine_segments import EngineSegment, engine_segments, named_segments, process_id
 from ringblk.engine.program.takeover import Takeover, is_engine
-from ringblk.shm.segments.segment import SegmentError, remove_orphan, segment_names
+from ringblk.shm.segments.segment import SegmentError, remove_orphan
+from ringblk.shm.segments.shared_folder import shared_names
 from ringblk.shm.state.segment import SEGMENT_PREFIX
 from ringblk.workers.backends.image_lock import ImageLocked, locked_inodes
 from ringblk.workers.backends.native import NativeBackend
@@ -92,7 +93,7 @@ def remove_dead_engines(own_image: tuple[int, int]) -> list[str]:
     One stays where an engine without processes still holds its image, by I/O in the kernel: from its segment
     a successor learns that it only has to wait.
     """
-    segments = {name: EngineSegment(name, process_id(name)) for name in segment_names(SEGMENT_PREFIX)}
+    segments = {name: EngineSegment(name, process_id(name)) for name in shared_names(SEGMENT_PREFIX)}
     held = {name for name, segment in segments.items() if segment.is_held()}
     if len(held) == len(segments):
         return []  # as nearly always: nothing else needs to be looked at

@@ -29,7 +29,7 @@ MAPPED_BYTES_LIMIT = 1 << 45
 Sent = list[tuple[ToDispatcher, Sequence[int]]]
 
 
-class MappedRegion(msgspec.Struct):
+class SharedRegion(msgspec.Struct):
     """A region that the children have mapped; `fd` is ours. Not current: waits for its last request."""
 
     message: MapRegion
@@ -37,7 +37,7 @@ class MappedRegion(msgspec.Struct):
     is_current: bool = True
 
 
-class ServedQueue(msgspec.Struct):
+class StartedQueue(msgspec.Struct):
     """A queue that the dispatcher was asked to serve. Its fds are the session's."""
 
     vring: Vring
@@ -71,26 +71,26 @@ class DriveModel:
     """Regions, queues, in-flight region and pause as the dispatcher knows them."""
 
     def __init__(self) -> None:
-        self.regions: dict[int, MappedRegion] = {}
-        self.queues: dict[int, ServedQueue] = {}
+        self.regions: dict[int, SharedRegion] = {}
+        self.queues: dict[int, StartedQueue] = {}
         self.inflight: tuple[SetInflight, int] | None = None
         self.pause_holders: set[str] = set()
         """Whoever wants nothing to be popped now."""
         self.epoch = 0
 
-    def new_region(self, region: MemoryRegion, fd: int) -> MappedRegion:
+    def new_region(self, region: MemoryRegion, fd: int) -> SharedRegion:
         """Give a region an index and an epoch. Raises `DeviceError` when all indexes are in use."""
         free = next((index for index in range(REGION_INDEXES) if index not in self.regions), None)
         if free is None:
             raise DeviceError("too many memory regions, with those that requests in flight still use")
         self.epoch += 1
-        mapped = MappedRegion(MapRegion(free, region, self.epoch), fd)
+        mapped = SharedRegion(MapRegion(free, region, self.epoch), fd)
         self.regions[free] = mapped
         return mapped
 
     def admit_regions(
         self, regions: Sequence[tuple[MemoryRegion, int]], dropped: Sequence[int]
-    ) -> list[MappedRegion]:
+    ) -> list[SharedRegion]:
         """Check regions against each other, those that stay and the rings, and give them indexes.
 
         Their fds are closed if one is refused. Raises `DeviceError`.
@@ -161,7 +161,7 @@ class DriveModel:
             if mapped.is_current and region in (None, mapped.message.region)
         ]
 
-    def settle_start(self, queue: ServedQueue, is_done: bool) -> None:
+    def settle_start(self, queue: StartedQueue, is_done: bool) -> None:
         """The dispatcher has begun to serve a queue, or refused it."""
         queue.is_started = is_done
         if not is_done:
@@ -218,12 +218,12 @@ class DriveModel:
         return sent
 
 
-def _parts(regions: list[MappedRegion]) -> list[list[MappedRegion]]:
+def _parts(regions: list[SharedRegion]) -> list[list[SharedRegion]]:
     """As many in each as one message has room for fds."""
     return [regions[start : start + MAX_FDS] for start in range(0, len(regions), MAX_FDS)]
 
 
-def _additions(regions: list[MappedRegion]) -> Sent:
+def _additions(regions: list[SharedRegion]) -> Sent:
     return [
         (ChangeRegions(0, [], [mapped.message for mapped in part]), [mapped.fd for mapped in part])
         for part in _parts(regions)

@@ -11,15 +11,14 @@ import errno
 import fcntl
 import itertools
 import os
-import stat
 from collections.abc import Collection
 from typing import NamedTuple
 
 from ringblk.shm.segments.segment import is_held
+from ringblk.shm.segments.shared_folder import FOLDER, file_fault, shared_names
 from ringblk.shm.segments.two_slots import RECORD_BYTES, newest, next_slot
 from ringblk.shm.sync.process import crash_point
 
-FOLDER = "/dev/shm"
 _READ_FLAGS = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC  # a lease or a FIFO holds nobody up
 
 
@@ -99,13 +98,6 @@ def _write(fd: int, data: bytes, offset_bytes: int) -> None:
     crash_point("record: slot written")
 
 
-def record_names(prefix: str) -> list[str]:
-    """Names of existing records, those of other users included."""
-    with contextlib.suppress(OSError):
-        return sorted(name for name in os.listdir(FOLDER) if name.startswith(prefix))
-    return []
-
-
 def read_record(name: str, trusted_users: Collection[int] = ()) -> ReadRecord | None:
     """A record as it stands; None: there is none, or it is not ours to believe."""
     fd = _open_trusted(name, trusted_users)
@@ -136,7 +128,7 @@ def remove_record(name: str, trusted_users: Collection[int] = ()) -> None:
 
 def remove_empty_records(prefix: str) -> None:
     """Remove what is left of records that were let go of."""
-    for name in record_names(prefix):
+    for name in shared_names(prefix):
         with contextlib.suppress(OSError):
             if os.lstat(_path(name)).st_size == 0:
                 remove_record(name)
@@ -146,19 +138,15 @@ def _open_trusted(name: str, trusted_users: Collection[int]) -> int | None:
     """Open a record of our own user's or of one of these; looked at before it is opened, and again after."""
     users = {os.geteuid(), *trusted_users}
     try:
-        if not _is_of(os.lstat(_path(name)), users):
+        if file_fault(name, os.lstat(_path(name)), users):
             return None
         fd = os.open(_path(name), _READ_FLAGS)
     except OSError:
         return None
-    if _is_of(os.fstat(fd), users):
-        return fd
-    os.close(fd)
-    return None
-
-
-def _is_of(info: os.stat_result, users: Collection[int]) -> bool:
-    return stat.S_ISREG(info.st_mode) and info.st_uid in users
+    if file_fault(name, os.fstat(fd), users):
+        os.close(fd)
+        return None
+    return fd
 
 
 def _path(name: str) -> str:

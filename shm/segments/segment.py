@@ -14,12 +14,13 @@ import errno
 import fcntl
 import mmap
 import os
-import stat
 import struct
 from collections.abc import Collection
 from types import TracebackType
 
 import posix_ipc
+
+from ringblk.shm.segments.shared_folder import FOLDER, file_fault
 
 MAGIC = b"RINGBLK\0"
 HEADER = struct.Struct("<8sIIQ")
@@ -29,7 +30,6 @@ SUBJECT = struct.Struct("<QQ")
 HEADER_BYTES = 64
 """What a segment's own layout leaves to the header."""
 
-POSIX_SHM_FOLDER = "/dev/shm"
 _NO_ROOM_HINT = "make room in /dev/shm (rm, mount -o remount,size=), or ask for fewer or shorter queues"
 
 
@@ -134,13 +134,6 @@ class Segment:
         self.close()
 
 
-def segment_names(prefix: str) -> list[str]:
-    """The names of existing segments that begin with `prefix` (none where the system cannot list them)."""
-    if not os.path.isdir(POSIX_SHM_FOLDER):
-        return []
-    return sorted(name for name in os.listdir(POSIX_SHM_FOLDER) if name.startswith(prefix))
-
-
 def open_segment(name: str, owners: Collection[int] | None = None) -> int:
     """Open an existing segment to read and write, without waiting. Raises `SegmentError`.
 
@@ -162,12 +155,10 @@ def open_segment(name: str, owners: Collection[int] | None = None) -> int:
 def check_segment_file(fd: int, name: str, owners: Collection[int] | None = None) -> None:
     """Raise `SegmentError` unless it is a plain file without other names, and of one of these users."""
     info = os.fstat(fd)
-    if not stat.S_ISREG(info.st_mode):
-        raise SegmentError(f"{name} is no shared memory segment, but a pipe, folder or device")
+    if fault := file_fault(name, info, owners):
+        raise SegmentError(fault)
     if info.st_nlink > 1:
         raise SegmentError(f"shared memory segment {name} has other names besides")
-    if owners is not None and info.st_uid not in owners:
-        raise SegmentError(f"shared memory segment {name} belongs to another user ({info.st_uid})")
 
 
 def checked_size_bytes(fd: int, kind: str, layout_version: int, name: str = "") -> int:
@@ -221,7 +212,7 @@ def remove_orphan(name: str) -> bool:
 def segment_info(name: str) -> os.stat_result | None:
     """What stat(2) says of what has that name; None where there is nothing. It is not opened for it."""
     try:
-        return os.lstat(f"{POSIX_SHM_FOLDER}/{name}")
+        return os.lstat(f"{FOLDER}/{name}")
     except OSError:
         return None
 

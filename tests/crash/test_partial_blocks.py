@@ -19,7 +19,7 @@ from tests.crash.crash_plan import CrashPlan
 from tests.crash.crash_points import point_names
 from tests.crash.partial_load import PartialLoad
 from tests.rigs.engine_process import EngineProcess
-from tests.rigs.stalling_file import StallingFile
+from tests.rigs.stalling_file import StallingFile, stalling_file
 
 IO_ENGINES = ["psync", "io_uring", "sync", "io_uring_inline", "auto"]
 NUM_BLOCKS = 16
@@ -153,14 +153,8 @@ def test_deaths_at_each_step(tmp_path: Path, loop_device: Callable[[int, int], P
 
 @pytest.fixture
 def disk_file(tmp_path: Path) -> Iterator[StallingFile]:
-    folder = tmp_path / "mount"
-    folder.mkdir()
-    try:
-        file = StallingFile(folder, SIZE_BYTES)
-    except OSError as error:
-        pytest.skip(f"no file system in user space: {error}")
-    yield file
-    file.close()
+    with stalling_file(tmp_path, SIZE_BYTES) as file:
+        yield file
 
 
 @pytest.fixture(params=["psync", "io_uring", "io_uring_inline"])

@@ -10,7 +10,7 @@ from pathlib import Path
 import posix_ipc
 import pytest
 
-from ringblk.shm.segments.record_file import FOLDER
+from ringblk.shm.segments.shared_folder import FOLDER
 from tests.crash.crash_plan import CrashPlan
 from tests.crash.walk_points import RECORD_POINTS
 from tests.rigs.control_client import ControlClient

@@ -15,7 +15,7 @@ from ringblk import RequestStatus
 from tests.crash.rig import NUM_BLOCKS, Rig
 from tests.rigs.crash_load import BLOCK_BYTES
 from tests.rigs.engine_process import EngineProcess, wait_gone
-from tests.rigs.stalling_file import StallingFile
+from tests.rigs.stalling_file import StallingFile, stalling_file
 
 OLD, NEW = b"old" + b"." * 4093, b"new" + b"!" * 4093
 PLACE = NUM_BLOCKS * BLOCK_BYTES
@@ -24,14 +24,8 @@ PLACE = NUM_BLOCKS * BLOCK_BYTES
 
 @pytest.fixture
 def disk_file(tmp_path: Path) -> Iterator[StallingFile]:
-    folder = tmp_path / "mount"
-    folder.mkdir()
-    try:
-        file = StallingFile(folder, PLACE + (1 << 20))
-    except OSError as error:
-        pytest.skip(f"no file system in user space: {error}")
-    yield file
-    file.close()
+    with stalling_file(tmp_path, PLACE + (1 << 20)) as file:
+        yield file
 
 
 @pytest.fixture

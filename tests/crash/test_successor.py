@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from ringblk.shm.segments.segment import segment_names
+from ringblk.shm.segments.shared_folder import shared_names
 from ringblk.shm.state.segment import SEGMENT_PREFIX
 from tests.crash.rig import Rig
 from tests.rigs.engine_process import EngineProcess, wait_gone
@@ -108,13 +108,13 @@ def test_another_engine_leaves_what_a_successor_needs(tmp_path: Path, rig: Rig) 
     other_image = tmp_path / "other.img"
     other_image.write_bytes(bytes(1 << 20))
     with EngineProcess(tmp_path / "other", [f"--blk-file={other_image}", "--workers=1"]):
-        assert segment_names(killed) == [killed]
+        assert shared_names(killed) == [killed]
     successor = EngineProcess(rig.socket_path, rig.options)
     successor.wait_log("waiting for the last process of the engine before this one")
     holder.kill()
     holder.wait()
     rig.engine = successor.wait_listening()
-    assert segment_names(killed) == []
+    assert shared_names(killed) == []
     rig.reconnect()
     rig.run(50)
     rig.check()

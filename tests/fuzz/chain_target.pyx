@@ -27,7 +27,7 @@ from ringblk.shm.state.segment cimport LONG_RANGES, StateSegment
 from ringblk.shm.queues.split.virtqueue cimport SplitVirtqueue
 from ringblk.workers.block.request cimport (
     DRIVE_ID_BYTES, MAX_SEGMENTS, OPERATION_DISCARD, OPERATION_FLUSH, OPERATION_GET_ID, OPERATION_READ, OPERATION_WRITE,
-    OPERATION_WRITE_ZEROES, SECTOR_BYTES, STATUS_UNSUPP, Segment,
+    OPERATION_WRITE_ZEROES, SECTOR_BYTES, STATUS_UNSUPP, SectorRange,
 )
 from ringblk.workers.block.state cimport block_state
 from ringblk.workers.backends.native cimport NativeBackend
@@ -144,7 +144,7 @@ cdef class CheckingParser(RequestParser):
         if slot.operation == OPERATION_FLUSH:
             return check(block_state(self.state).is_flush_offered and not block_state(self.state).skips_flush, b"flush is on offer")
         if slot.operation == OPERATION_DISCARD or slot.operation == OPERATION_WRITE_ZEROES:
-            return self._check_segments(slot, <Segment *>ranges)
+            return self._check_segments(slot, <SectorRange *>ranges)
         check(slot.first_range <= count and slot.range_count <= count - slot.first_range, b"data is of the chain")
         for index in range(slot.first_range, slot.first_range + slot.range_count):
             check_range(self.memory, ranges + index)
@@ -160,7 +160,7 @@ cdef class CheckingParser(RequestParser):
         check(size_bytes == slot.length_bytes, b"the length is that of the ranges")
         return check_place(slot.offset_bytes, slot.length_bytes)
 
-    cdef int _check_segments(self, RequestSlot *slot, const Segment *segments) noexcept nogil:
+    cdef int _check_segments(self, RequestSlot *slot, const SectorRange *segments) noexcept nogil:
         cdef uint32_t index
         check(block_state(self.state).is_discard_offered and not block_state(self.state).is_read_only, b"discard is on offer")
         check(0 < slot.range_count <= MAX_SEGMENTS and slot.first_range == 0, b"not too many segments")

@@ -12,7 +12,7 @@ from ringblk.engine.devices.device import DeviceError
 from ringblk.engine.devices.vring import Vring
 from ringblk.engine.dispatcher.messages import SetInflight
 from ringblk.engine.drives.inflight_region import admit_inflight
-from ringblk.engine.supervisor.drive_model import DriveModel, MappedRegion, ServedQueue
+from ringblk.engine.supervisor.drive_model import DriveModel, SharedRegion, StartedQueue
 from ringblk.shm.layout.sizes import queue_size_fault
 from ringblk.shm.memory.guest_memory import GuestMemory
 from ringblk.shm.memory.region import MemoryRegion, RegionError
@@ -82,7 +82,7 @@ class MappingDevice:
             self.memory.unmap(region_index)
             self.model.forget_region(region_index)
 
-    def _map(self, mapped: MappedRegion) -> None:
+    def _map(self, mapped: SharedRegion) -> None:
         self.memory.add(mapped.message.region_index, mapped.message.region, mapped.fd, mapped.message.epoch)
 
     async def start_queue(self, vring: Vring) -> None:
@@ -107,7 +107,7 @@ class MappingDevice:
         except (RingError, InflightError, OSError, ValueError) as error:
             raise DeviceError(str(error)) from error
         self.queues[vring.queue_index] = virtqueue
-        self.model.queues[vring.queue_index] = ServedQueue(vring, False)
+        self.model.queues[vring.queue_index] = StartedQueue(vring, False)
         for _ in range(MAX_POPS):
             if (popped := virtqueue.pop()) is None:
                 break

@@ -18,7 +18,7 @@ from ringblk.engine.drives.record import record_of_process
 from ringblk.engine.frontend.connection import FrontendConnection
 from ringblk.engine.vhost_user.codes import ProtocolFeature
 from ringblk.engine.vhost_user.messages import VringAddress
-from ringblk.shm.segments.segment import segment_names
+from ringblk.shm.segments.shared_folder import shared_names
 from ringblk.shm.state.segment import SEGMENT_PREFIX
 from tests.rigs.child_process import ends_with_tests, environment_with_path
 from tests.rigs.inline_device import GPA, UVA_OFFSET, GuestRam
@@ -61,7 +61,7 @@ def run_program(
         preexec_fn=prepare,
     ) as process:
         output, errors = process.communicate(timeout=DEADLINE_S)
-    assert segment_names(f"{SEGMENT_PREFIX}{process.pid}") == []
+    assert shared_names(f"{SEGMENT_PREFIX}{process.pid}") == []
     return subprocess.CompletedProcess(process.args, process.returncode, output, errors)
 
 
@@ -153,7 +153,7 @@ class Engine:
 
     def assert_nothing_left(self, children: set[int]) -> None:
         assert not self.socket_path.exists()
-        assert segment_names(self.segment_name) == []
+        assert shared_names(self.segment_name) == []
         eventually(lambda: not any(is_alive(pid) for pid in children), "the children's end")
 
     def __enter__(self) -> "Engine":

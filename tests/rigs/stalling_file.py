@@ -13,8 +13,10 @@ import os
 import stat
 import struct
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
+
+import pytest
 
 FILE_NAME = "disk.img"
 MAX_WRITE_BYTES = 1 << 20
@@ -183,3 +185,16 @@ class StallingFile:
         body = b"" if error_number else answer
         with contextlib.suppress(FileNotFoundError):  # it was interrupted meanwhile
             os.write(self._device, _OUT.pack(_OUT.size + len(body), -error_number, unique) + body)
+
+
+@contextlib.contextmanager
+def stalling_file(tmp_path: Path, size_bytes: int) -> Iterator[StallingFile]:
+    """One, for a test; the test is skipped where there are no file systems in user space."""
+    folder = tmp_path / "mount"
+    folder.mkdir()
+    try:
+        file = StallingFile(folder, size_bytes)
+    except OSError as error:
+        pytest.skip(f"no file system in user space: {error}")
+    yield file
+    file.close()

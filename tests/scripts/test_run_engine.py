@@ -10,7 +10,7 @@ import pytest
 from rich.console import Console
 
 from ringblk.engine.load.verified_load import VerifiedLoad
-from ringblk.shm.segments.segment import segment_names
+from ringblk.shm.segments.shared_folder import shared_names
 from ringblk.shm.state.segment import SEGMENT_PREFIX
 from scripts import run_engine
 
@@ -79,12 +79,12 @@ def test_a_run_that_is_ended_leaves_nothing_behind() -> None:
     program = subprocess.Popen(
         [sys.executable, PROGRAM, *QUICK, "--seconds=1000"], stdout=subprocess.PIPE, text=True, bufsize=1
     )
-    while not (engine := children(program.pid)) or segment_of(engine[0]) not in segment_names(SEGMENT_PREFIX):
+    while not (engine := children(program.pid)) or segment_of(engine[0]) not in shared_names(SEGMENT_PREFIX):
         assert program.poll() is None
     program.send_signal(signal.SIGTERM)
     assert program.wait(30) == 128 + signal.SIGTERM
     assert not Path(f"/proc/{engine[0]}").exists()
-    assert segment_of(engine[0]) not in segment_names(SEGMENT_PREFIX)
+    assert segment_of(engine[0]) not in shared_names(SEGMENT_PREFIX)
 
 
 def segment_of(pid: int) -> str:

@@ -15,7 +15,6 @@ import stat
 from libc.errno cimport EINTR, EINVAL, EIO, ENOMEM, ENOSYS, ENOTTY, EOPNOTSUPP, errno
 from libc.stdint cimport uint8_t, uint64_t
 from libc.stdlib cimport free
-from libc.string cimport memcpy
 from posix.stdlib cimport posix_memalign
 from posix.uio cimport iovec, preadv, pwritev
 from posix.unistd cimport close as close_fd
@@ -24,6 +23,7 @@ from ringblk.workers.backends.file_calls cimport (
     device_discard, device_zero, punch_hole, pwritev_durable, sync_data, zero_range,
 )
 from ringblk.workers.backends.native cimport NativeBackend
+from ringblk.workers.backends.range_cursor cimport Cursor, copy, skip
 
 from ringblk.workers.backends import direct_io
 from ringblk.workers.backends import host_device
@@ -42,11 +42,6 @@ logger = logging.getLogger(__name__)
 cdef enum:
     BOUNCE_BYTES = 1 << 20
     BOUNCE_ALIGN_BYTES = 4096
-
-cdef struct Cursor:
-    # A place in a list of ranges.
-    const iovec *range
-    size_t offset_bytes
 
 
 cdef class FileBackend(NativeBackend):
@@ -419,35 +414,3 @@ cdef class FileBackend(NativeBackend):
 
 cdef inline bint is_unsupported(int error) noexcept nogil:
     return error == EOPNOTSUPP or error == ENOSYS or error == ENOTTY
-
-
-cdef inline void skip(Cursor *cursor, const iovec *end, size_t size_bytes) noexcept nogil:
-    """Move on by so many bytes, and past ranges of no length."""
-    cdef size_t left_bytes
-    while cursor.range < end:
-        left_bytes = cursor.range.iov_len - cursor.offset_bytes
-        if size_bytes < left_bytes:
-            cursor.offset_bytes += size_bytes
-            return
-        size_bytes -= left_bytes
-        cursor.range += 1
-        cursor.offset_bytes = 0
-
-
-cdef void copy(Cursor *cursor, uint8_t *buffer, size_t size_bytes, bint to_ranges) noexcept nogil:
-    """Copy between a buffer and the ranges, from the cursor on; the ranges hold at least as much."""
-    cdef size_t chunk_bytes
-    cdef uint8_t *place
-    while size_bytes:
-        chunk_bytes = min(size_bytes, cursor.range.iov_len - cursor.offset_bytes)
-        place = <uint8_t *>cursor.range.iov_base + cursor.offset_bytes
-        if to_ranges:
-            memcpy(place, buffer, chunk_bytes)
-        else:
-            memcpy(buffer, place, chunk_bytes)
-        buffer += chunk_bytes
-        size_bytes -= chunk_bytes
-        cursor.offset_bytes += chunk_bytes
-        if cursor.offset_bytes == cursor.range.iov_len:
-            cursor.range += 1
-            cursor.offset_bytes = 0

@@ -13,6 +13,7 @@ from ringblk.workers.backends.native cimport NativeBackend
 
 from ringblk.workers.backends.answers import Waiting
 from ringblk.workers.backends.interface import BackendError
+from ringblk.workers.backends.topology import drive_size_fault
 
 cdef extern from * nogil:
     """
@@ -38,8 +39,8 @@ cdef class MemoryBackend(NativeBackend):
     cdef uint64_t page_mask
 
     def __init__(self, size_bytes):
-        if size_bytes <= 0 or size_bytes % 512:
-            raise BackendError(f"memory backend: size_bytes is {size_bytes}, not a multiple of 512 above 0")
+        if fault := drive_size_fault(size_bytes):
+            raise BackendError(f"memory backend: {fault}")
         try:
             self.view = memoryview(mmap.mmap(-1, size_bytes))
         except (OSError, OverflowError) as error:

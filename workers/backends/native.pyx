@@ -20,7 +20,7 @@ from posix.uio cimport iovec
 
 from ringblk.workers.backends.answers import DirectIo, Waiting
 from ringblk.workers.backends.interface import BackendError
-from ringblk.workers.backends.topology import BlockTopology
+from ringblk.workers.backends.topology import SECTOR_BYTES, BlockTopology
 
 cdef extern from * nogil:
     """
@@ -47,7 +47,7 @@ cdef class NativeBackend:
     """
 
     def __cinit__(self):
-        self.block_size_bytes = 512
+        self.block_size_bytes = SECTOR_BYTES
         self.fd = -1
         self.topology = BlockTopology()
 

@@ -10,6 +10,7 @@ from ringblk.workers.backends.native cimport NativeBackend
 from ringblk.workers.backends.answers import Waiting
 from ringblk.workers.backends.interface import BackendError
 from ringblk.workers.backends.open_storage import OpenNull
+from ringblk.workers.backends.topology import drive_size_fault
 
 
 cdef class NullBackend(NativeBackend):
@@ -20,10 +21,8 @@ cdef class NullBackend(NativeBackend):
     """
 
     def __init__(self, size_bytes):
-        if size_bytes <= 0 or size_bytes % 512:
-            raise BackendError(f"null backend: size_bytes is {size_bytes}, not a multiple of 512 above 0")
-        if size_bytes >= 1 << 63:
-            raise BackendError(f"null backend: size_bytes is {size_bytes}, not below 2**63")
+        if fault := drive_size_fault(size_bytes):
+            raise BackendError(f"null backend: {fault}")
         self.size_bytes = size_bytes
 
     def waiting(self):

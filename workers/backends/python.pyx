@@ -20,6 +20,7 @@ from ringblk.workers.backends.native cimport NativeBackend
 
 from ringblk.workers.backends.answers import Waiting
 from ringblk.workers.backends.interface import BackendError
+from ringblk.workers.backends.topology import drive_size_fault
 
 logger = logging.getLogger(__name__)
 
@@ -200,8 +201,8 @@ def read_attribute(backend, str name):
 
 def checked_size(size_bytes):
     """`size_bytes`, if a drive can have so many; `BackendError` if not."""
-    if type(size_bytes) is not int or size_bytes <= 0 or size_bytes % 512 or size_bytes >= 1 << 63:
-        raise BackendError(f"size_bytes is {size_bytes!r}, not a multiple of 512 above 0")
+    if fault := drive_size_fault(size_bytes):
+        raise BackendError(fault)
     return size_bytes
 
 

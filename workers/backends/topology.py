@@ -14,6 +14,13 @@ MAX_PHYSICAL_BLOCK_BYTES = 32768
 USUAL_PAGE_BYTES = 4096
 
 
+def drive_size_fault(size_bytes: object) -> str | None:
+    """What is wrong with a drive's size, or None: it is an int, whole sectors, and some."""
+    if type(size_bytes) is int and 0 < size_bytes < 1 << 63 and size_bytes % SECTOR_BYTES == 0:
+        return None
+    return f"size_bytes is {size_bytes!r}, not a multiple of {SECTOR_BYTES} above 0"
+
+
 class BlockTopology(msgspec.Struct, frozen=True, kw_only=True):
     """Sizes in bytes, as Linux means them of a block device.
 

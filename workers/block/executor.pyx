@@ -13,7 +13,7 @@ from ringblk.shm.layout.slot cimport Range, RequestSlot
 from ringblk.shm.state.segment cimport StateSegment
 from ringblk.workers.block.request cimport (
     DRIVE_ID_BYTES, OPERATION_DISCARD, OPERATION_FLUSH, OPERATION_GET_ID, OPERATION_READ, OPERATION_WRITE,
-    OPERATION_WRITE_ZEROES, SECTOR_BYTES, SEGMENT_F_UNMAP, STATUS_IOERR, STATUS_OK, Segment,
+    OPERATION_WRITE_ZEROES, SECTOR_BYTES, SEGMENT_F_UNMAP, STATUS_IOERR, STATUS_OK, SectorRange,
 )
 from ringblk.workers.backends.asynchronous cimport (
     STORAGE_DISCARD, STORAGE_FLUSH, STORAGE_READ, STORAGE_WRITE, STORAGE_WRITE_ZEROES, AsyncForm, StorageOutcome,
@@ -84,7 +84,7 @@ cdef class BlockExecutor(RequestExecutor):
         elif slot.operation == OPERATION_FLUSH:
             error = self.backend.flush_all()
         else:
-            error = self._change_segments(slot, <Segment *>ranges)
+            error = self._change_segments(slot, <SectorRange *>ranges)
         self._settle(slot_index, error)
         return OUTCOME_DONE
 
@@ -212,7 +212,7 @@ cdef class BlockExecutor(RequestExecutor):
 
     cdef void _begin_segments(self, uint32_t slot_index, Progress *progress) noexcept nogil:
         cdef RequestSlot *slot = &self.state.slots[slot_index]
-        cdef Segment *segments = <Segment *>(self.state.slot_ranges(slot_index) + slot.first_range)
+        cdef SectorRange *segments = <SectorRange *>(self.state.slot_ranges(slot_index) + slot.first_range)
         cdef StorageRequest part
         cdef uint32_t index
         memset(&part, 0, sizeof(part))
@@ -292,7 +292,7 @@ cdef class BlockExecutor(RequestExecutor):
             given += part_bytes
             ranges += 1
 
-    cdef int _change_segments(self, RequestSlot *slot, Segment *segments) noexcept nogil:
+    cdef int _change_segments(self, RequestSlot *slot, SectorRange *segments) noexcept nogil:
         cdef uint32_t index
         cdef uint64_t offset_bytes, length_bytes
         cdef int error

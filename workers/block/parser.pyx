@@ -17,7 +17,7 @@ from ringblk.workers.block.request cimport (
     DRIVE_ID_BYTES, HEADER_BYTES, MAX_DISCARD_SECTORS, MAX_SEGMENTS, MAX_WRITE_ZEROES_SECTORS, OPERATION_DISCARD,
     OPERATION_FLUSH, OPERATION_GET_ID, OPERATION_READ, OPERATION_WRITE, OPERATION_WRITE_ZEROES, SECTOR_BYTES,
     SEGMENT_F_UNMAP, STATUS_IOERR, STATUS_OK, STATUS_UNSUPP, TYPE_DISCARD, TYPE_FLUSH, TYPE_GET_ID, TYPE_IN, TYPE_OUT,
-    TYPE_WRITE_ZEROES, BlockHeader, Segment,
+    TYPE_WRITE_ZEROES, BlockHeader, SectorRange,
 )
 from ringblk.workers.block.state cimport BlockState, block_state
 from ringblk.workers.requests.request cimport (
@@ -78,12 +78,12 @@ cdef class BlockParser(RequestParser):
 
     cdef uint64_t affected_bytes(self, RequestSlot *slot) noexcept nogil:
         """The length of the data, or that of the segments to be discarded or zeroed."""
-        cdef Segment *segments
+        cdef SectorRange *segments
         cdef uint64_t num_sectors = 0
         cdef uint32_t index
         if slot.operation != OPERATION_DISCARD and slot.operation != OPERATION_WRITE_ZEROES:
             return slot.length_bytes
-        segments = <Segment *>self.state.slot_ranges(<uint32_t>(slot - self.state.slots)) + slot.first_range
+        segments = <SectorRange *>self.state.slot_ranges(<uint32_t>(slot - self.state.slots)) + slot.first_range
         for index in range(slot.range_count):
             num_sectors += segments[index].num_sectors
         return num_sectors * SECTOR_BYTES
@@ -111,12 +111,12 @@ cdef class BlockParser(RequestParser):
 
     cdef void _get_change(self, RequestSlot *slot, uint32_t place, uint64_t *start, uint64_t *end) noexcept nogil:
         """One of the ranges that a request changes, as offsets in bytes."""
-        cdef Segment *segment
+        cdef SectorRange *segment
         if slot.operation == OPERATION_WRITE:
             start[0] = slot.offset_bytes
             end[0] = slot.offset_bytes + slot.length_bytes
         else:
-            segment = <Segment *>self.state.slot_ranges(<uint32_t>(slot - self.state.slots)) + slot.first_range + place
+            segment = <SectorRange *>self.state.slot_ranges(<uint32_t>(slot - self.state.slots)) + slot.first_range + place
             start[0] = segment.sector * SECTOR_BYTES
             end[0] = start[0] + <uint64_t>segment.num_sectors * SECTOR_BYTES
 
@@ -211,15 +211,15 @@ cdef class BlockParser(RequestParser):
 
     cdef void _prepare_segments(self, RequestSlot *slot, Range *ranges, uint32_t request_type) noexcept nogil:
         """DISCARD and WRITE_ZEROES: copy the segments, check them, put them where the ranges were."""
-        cdef Segment segments[MAX_SEGMENTS]
+        cdef SectorRange segments[MAX_SEGMENTS]
         cdef uint64_t most_sectors = MAX_DISCARD_SECTORS, written_sectors = 0
         cdef uint64_t capacity = self.device.capacity_sectors
         cdef uint32_t count, index, allowed_flags = 0
         if self.device.is_read_only or not self._measure(slot, ranges):
             return
-        if slot.length_bytes == 0 or slot.length_bytes % sizeof(Segment) or slot.length_bytes > sizeof(segments):
+        if slot.length_bytes == 0 or slot.length_bytes % sizeof(SectorRange) or slot.length_bytes > sizeof(segments):
             return
-        count = <uint32_t>(slot.length_bytes // sizeof(Segment))
+        count = <uint32_t>(slot.length_bytes // sizeof(SectorRange))
         if not self._take(slot, ranges, <uint8_t *>segments, <uint32_t>slot.length_bytes):
             return
         if request_type == TYPE_WRITE_ZEROES:
@@ -242,7 +242,7 @@ cdef class BlockParser(RequestParser):
         slot.charge_kind = CHARGE_WRITE
         slot.length_bytes = written_sectors * SECTOR_BYTES   # what is only given back costs no bytes
         slot.readable_count = slot.writable_count = 0   # only the status byte is still to be written
-        memcpy(ranges, segments, count * sizeof(Segment))
+        memcpy(ranges, segments, count * sizeof(SectorRange))
         slot.first_range = 0
         slot.range_count = count
         slot.operation = OPERATION_DISCARD if request_type == TYPE_DISCARD else OPERATION_WRITE_ZEROES

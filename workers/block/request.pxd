@@ -42,8 +42,8 @@ cdef packed struct BlockHeader:
     uint64_t sector
 
 
-cdef packed struct Segment:
-    # Of DISCARD and WRITE_ZEROES; stands in the slot's ranges, from first_range on, range_count of them.
+cdef packed struct SectorRange:
+    # What the standard calls a segment of DISCARD and WRITE_ZEROES; stands in the slot's ranges, from first_range on, range_count of them.
     uint64_t sector
     uint32_t num_sectors
     uint32_t flags

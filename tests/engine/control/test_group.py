@@ -8,7 +8,7 @@ from pathlib import Path
 import posix_ipc
 import pytest
 
-from ringblk.shm.segments.segment import segment_names
+from ringblk.shm.segments.shared_folder import shared_names
 from tests.rigs.control_client import ControlClient
 from tests.rigs.engine_rig import Engine
 from tests.rigs.group_lock import lock_group
@@ -18,7 +18,7 @@ from tests.rigs.group_lock import lock_group
 def group() -> Iterator[str]:
     name = f"test-{uuid.uuid4().hex}"
     yield name
-    for left in segment_names(f"ringblk-rate-{name}"):
+    for left in shared_names(f"ringblk-rate-{name}"):
         posix_ipc.unlink_shared_memory("/" + left)
 
 

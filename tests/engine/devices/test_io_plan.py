@@ -9,7 +9,7 @@ import pytest
 
 from ringblk.engine.devices.io_plan import _uring_refusal, plan_io
 from ringblk.workers.backends.file import FileBackend
-from tests.rigs.stalling_file import StallingFile
+from tests.rigs.stalling_file import stalling_file
 
 
 @pytest.mark.parametrize(
@@ -30,11 +30,10 @@ def test_who_refuses_io_uring_is_named(number: int, sysctl: str, seccomp_mode: s
 
 def test_a_disk_in_user_space_keeps_no_dispatcher_waiting(tmp_path: Path) -> None:
     """The kernel carries out a write to FUSE while it is submitted, so the dispatcher would hang with it."""
-    try:
-        file = StallingFile(tmp_path, 1 << 20)
-    except OSError as error:
-        pytest.skip(f"no file system in user space: {error}")
-    with contextlib.closing(file), contextlib.closing(FileBackend(os.fspath(file.path))) as backend:
+    with (
+        stalling_file(tmp_path, 1 << 20) as file,
+        contextlib.closing(FileBackend(os.fspath(file.path))) as backend,
+    ):
         plan = plan_io("auto", backend)
     assert (plan.name, plan.reason) == ("psync", "who asks fuse waits for it, with io_uring, too")
     assert backend.direct

@@ -19,7 +19,7 @@ from ringblk.engine.drives.running_settings import (
 from ringblk.engine.options.config import EngineConfig
 from ringblk.engine.options.rate_limiter_config import RATE_OF_BUCKET
 from ringblk.shm.rates.bucket_settings import BucketSettings
-from ringblk.shm.segments.record_file import FOLDER, record_names
+from ringblk.shm.segments.shared_folder import FOLDER, shared_names
 from ringblk.shm.segments.two_slots import MAX_PAYLOAD_BYTES
 from tests.rigs.child_process import ends_with_tests
 from tests.rigs.engine_rig import DEADLINE_S, NOBODY, PROGRAM, environment, run_program
@@ -106,7 +106,7 @@ def prefix(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     name = f"ringblk-test-{uuid.uuid4().hex}-"
     monkeypatch.setattr(drive_record, "PREFIX", name)
     yield name
-    for left in record_names(name):
+    for left in shared_names(name):
         (Path(FOLDER) / left).unlink()
 
 
@@ -120,7 +120,7 @@ def test_the_oldest_of_very_many_records_go(prefix: str, monkeypatch: pytest.Mon
     monkeypatch.setattr(drive_record, "MAX_LEFT", 3)
     leave_records(5)
     clear_records()
-    found = [each for name in record_names(prefix) if (each := drive_record._read(name)) is not None]
+    found = [each for name in shared_names(prefix) if (each := drive_record._read(name)) is not None]
     assert sorted(each.record.written_ns for each in found) == [2, 3, 4]
 
 
@@ -133,4 +133,4 @@ def test_another_users_files_push_no_record_out(prefix: str, monkeypatch: pytest
         path.write_bytes(b"anything")
         os.chown(path, NOBODY, -1)
     clear_records()
-    assert len(record_names(prefix)) == 3 + 5
+    assert len(shared_names(prefix)) == 3 + 5

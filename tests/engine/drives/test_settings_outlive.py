@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from ringblk.engine.drives.record import PREFIX, record_of_process
-from ringblk.shm.segments.record_file import FOLDER, record_names
+from ringblk.shm.segments.shared_folder import FOLDER, shared_names
 from tests.rigs.control_client import ControlClient
 from tests.rigs.engine_rig import NOBODY, Engine, RawFrontend, eventually
 from tests.rigs.inline_device import OUT
@@ -190,7 +190,7 @@ def test_it_holds_however_the_engine_became_its_user(before: str, after: str, wa
                 assert "has left no record" not in new.log()
                 assert new.end() == 0
                 pids = [str(old.process.pid), str(new.process.pid)]
-        assert [name for name in record_names(PREFIX) if name.split("-")[3] in pids] == []
+        assert [name for name in shared_names(PREFIX) if name.split("-")[3] in pids] == []
 
 
 @pytest.mark.parametrize("way", WAYS)

@@ -20,7 +20,7 @@ from ringblk.engine.program.image_claim import engines_on, remove_dead_engines
 from ringblk.engine.program.takeover import is_engine
 from ringblk.shm.rates.group import RateGroup, RateGroupError
 from ringblk.shm.rates.limit_settings import RateLimitSettings
-from ringblk.shm.segments.segment import segment_names
+from ringblk.shm.segments.shared_folder import shared_names
 from ringblk.shm.state.segment import SEGMENT_PREFIX, StateSegment
 from ringblk.workers.backends.file_identity import subject_of
 from tests.rigs.engine_rig import DEADLINE_S, NOBODY, PROGRAM, Engine, eventually
@@ -212,7 +212,7 @@ def take_own_name() -> None:
 
 def test_an_engine_takes_another_name_where_its_own_is_taken(image: Path) -> None:
     with Engine(f"--blk-file={image}", "--workers=1", prepare=take_own_name) as engine:
-        (own,) = set(segment_names(engine.segment_name)) - {engine.segment_name}
+        (own,) = set(shared_names(engine.segment_name)) - {engine.segment_name}
         assert stat.S_IMODE((FOLDER / own).stat().st_mode) == 0o600
         assert [found["name"] for found in stat_engines(str(engine.process.pid))] == [own]
         assert is_engine(engine.process.pid)

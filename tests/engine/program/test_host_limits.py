@@ -19,7 +19,7 @@ from ringblk.engine.frontend.request import BackendGone, BackendRefused
 from tests.rigs.child_process import ends_with_tests
 from tests.rigs.engine_rig import PROGRAM, Engine, RawFrontend, RawQueue, eventually, raw_frontend
 from tests.rigs.inline_device import DISCARD, FLUSH, IN, IOERR, OK, OUT
-from tests.rigs.stalling_file import StallingFile
+from tests.rigs.stalling_file import StallingFile, stalling_file
 
 DISK_BYTES = 4 << 20
 IO_ENGINES = pytest.mark.parametrize("io_engine", ["psync", "io_uring", "sync"])
@@ -41,14 +41,8 @@ def small_file_system(tmp_path: Path) -> Iterator[Path]:
 
 @pytest.fixture
 def failing_file(tmp_path: Path) -> Iterator[StallingFile]:
-    folder = tmp_path / "mount"
-    folder.mkdir()
-    try:
-        file = StallingFile(folder, DISK_BYTES)
-    except OSError as error:
-        pytest.skip(f"no file system in user space: {error}")
-    yield file
-    file.close()
+    with stalling_file(tmp_path, DISK_BYTES) as file:
+        yield file
 
 
 @contextlib.contextmanager

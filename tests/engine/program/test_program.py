@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from ringblk.engine.statistics.running_engines import RunningEngines
-from ringblk.shm.segments.segment import segment_names
+from ringblk.shm.segments.shared_folder import shared_names
 from tests.rigs.engine_rig import (
     DEADLINE_S,
     MEMORY,
@@ -164,7 +164,7 @@ def test_a_signal_ends_it_with_status_0_and_nothing_left(
     with Engine(*MEMORY, f"--io-engine={io_engine}", "--workers=2") as engine:
         children = engine.children()
         assert len(children) == (3 if io_engine == "psync" else 1)
-        assert segment_names(engine.segment_name) == [engine.segment_name]
+        assert shared_names(engine.segment_name) == [engine.segment_name]
         if has_session:
             with raw_frontend(engine) as frontend:
                 assert frontend.queues[0].request(OUT, data=bytes(512))[0] == OK
@@ -253,10 +253,10 @@ def test_orphans_are_removed_at_the_next_start_and_living_ones_kept() -> None:
         children = killed.children()
         killed.end(signal.SIGKILL)
         eventually(lambda: not any(is_alive(pid) for pid in children), "the children's end")
-        left = segment_names(killed.segment_name)  # nothing, if some other engine has just been started here
+        left = shared_names(killed.segment_name)  # nothing, if some other engine has just been started here
         with Engine(*MEMORY) as next_one:
-            assert segment_names(killed.segment_name) == []
-            assert segment_names(living.segment_name) == [living.segment_name]
+            assert shared_names(killed.segment_name) == []
+            assert shared_names(living.segment_name) == [living.segment_name]
             assert all(name in next_one.log() for name in left)
         with raw_frontend(living) as frontend:
             assert frontend.queues[0].request(IN, read_bytes=512) == (OK, bytes(512))
@@ -299,6 +299,6 @@ def test_1000_connections_leave_nothing() -> None:
         use(1000)
         assert holdings() == before  # the same processes, each with as many descriptors
         children = engine.children()
-        assert segment_names(engine.segment_name) == [engine.segment_name]
+        assert shared_names(engine.segment_name) == [engine.segment_name]
         assert engine.end() == 0
         engine.assert_nothing_left(children)

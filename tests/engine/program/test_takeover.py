@@ -19,7 +19,8 @@ from ringblk.engine.options.config import EngineConfig
 from ringblk.engine.program import image_claim, takeover
 from ringblk.engine.program.image_claim import claim_image, engines_on, remove_dead_engines
 from ringblk.engine.program.takeover import is_engine
-from ringblk.shm.segments.segment import HEADER_BYTES, MAGIC, remove_orphan, segment_names
+from ringblk.shm.segments.segment import HEADER_BYTES, MAGIC, remove_orphan
+from ringblk.shm.segments.shared_folder import shared_names
 from ringblk.shm.state.segment import LAYOUT_VERSION, SEGMENT_PREFIX, StateSegment
 from ringblk.workers.backends.file import FileBackend
 from ringblk.workers.backends.file_identity import subject_of
@@ -91,7 +92,7 @@ def leave_orphan(name: str, image_fd: int, version: int = LAYOUT_VERSION) -> Non
         finally:
             os._exit(0)
     os.waitpid(pid, 0)
-    assert segment_names(name) == [name]
+    assert shared_names(name) == [name]
 
 
 def refuse_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -163,11 +164,11 @@ def test_a_dead_engine_stays_known_while_its_image_is_locked(
 ) -> None:
     leave_orphan(dead_name, image_fd)
     assert dead_name not in remove_dead_engines((0, 0))
-    assert segment_names(dead_name) == [dead_name]
+    assert shared_names(dead_name) == [dead_name]
     assert dead_name in remove_dead_engines(
         subject_of(os.fstat(image_fd))
     )  # now the lock is the remover's own
-    assert segment_names(dead_name) == []
+    assert shared_names(dead_name) == []
 
 
 def test_a_dead_engine_whose_image_is_free_is_forgotten(image_fd: int, dead_name: str) -> None:
@@ -190,7 +191,7 @@ def test_a_dead_engine_of_another_version_stays_known_while_its_image_is_locked(
 ) -> None:
     leave_orphan(dead_name, image_fd, version)
     assert dead_name not in remove_dead_engines((0, 0))
-    assert segment_names(dead_name) == [dead_name]
+    assert shared_names(dead_name) == [dead_name]
     assert (engines_on(subject_of(os.fstat(image_fd))) != []) == (version > LAYOUT_VERSION)
     remove_orphan(dead_name)
 
@@ -200,7 +201,7 @@ def test_a_dead_engine_of_another_version_whose_image_is_free_is_forgotten(
 ) -> None:
     leave_orphan(dead_name, image_fd, LAYOUT_VERSION + 1)
     remove_dead_engines((0, 0))
-    assert segment_names(dead_name) == []
+    assert shared_names(dead_name) == []
 
 
 def test_a_living_engine_of_another_version_is_known_by_its_image(image_fd: int) -> None:

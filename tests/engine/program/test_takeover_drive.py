@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from ringblk.engine.drives.record import record_of_process
-from ringblk.shm.segments.record_file import FOLDER
+from ringblk.shm.segments.shared_folder import FOLDER
 from tests.rigs.engine_rig import DEADLINE_S, Engine, RawFrontend, run_program
 
 DISK_BYTES = 1 << 20

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from ringblk import BackendGone
-from ringblk.shm.segments.segment import segment_names
+from ringblk.shm.segments.shared_folder import shared_names
 from tests.rigs.engine_rig import Engine, Gate, RawFrontend, eventually, is_alive, raw_frontend
 from tests.rigs.inline_device import FLUSH, GPA, IN, IOERR, OK, OUT, UNSUPP
 from tests.rigs.mock_driver import DESC_F_NEXT, MockDriver
@@ -191,7 +191,7 @@ def test_the_supervisor_dies(tmp_path: Path) -> None:
         engine.end(signal.SIGKILL)
         eventually(lambda: not any(is_alive(pid) for pid in children), "the children's end")
         with Engine(*MEMORY):
-            assert segment_names(engine.segment_name) == []
+            assert shared_names(engine.segment_name) == []
         assert engine.socket_path.exists()  # a path of its own: only an engine that wants it removes it
 
 

@@ -9,14 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from ringblk.shm.segments.record_file import (
-    FOLDER,
-    RecordFile,
-    read_record,
-    record_names,
-    remove_empty_records,
-    remove_record,
-)
+from ringblk.shm.segments.record_file import RecordFile, read_record, remove_empty_records, remove_record
+from ringblk.shm.segments.shared_folder import FOLDER, shared_names
 from ringblk.shm.segments.two_slots import RECORD_BYTES
 from tests.rigs.engine_rig import NOBODY
 
@@ -25,7 +19,7 @@ from tests.rigs.engine_rig import NOBODY
 def prefix() -> Iterator[str]:
     name = f"ringblk-test-{uuid.uuid4().hex}-"
     yield name
-    for left in record_names(name):
+    for left in shared_names(name):
         (Path(FOLDER) / left).unlink()
 
 
@@ -37,7 +31,7 @@ def test_a_record_outlives_its_writer(prefix: str) -> None:
     record.close(keep=True)
     assert read_record(record.name) == (b"two", False, os.geteuid())
     remove_record(record.name)
-    assert record_names(prefix) == []
+    assert shared_names(prefix) == []
 
 
 def test_a_record_is_empty_or_whole_when_its_writer_is_killed_making_it(
@@ -60,20 +54,20 @@ def test_a_record_is_empty_or_whole_when_its_writer_is_killed_making_it(
 
 def test_a_record_that_is_let_go_of_is_removed(prefix: str) -> None:
     RecordFile.create(prefix, b"one").close(keep=False)
-    assert record_names(prefix) == []
+    assert shared_names(prefix) == []
 
 
 def test_a_living_writers_record_stays(prefix: str) -> None:
     record = RecordFile.create(prefix, b"one")
     remove_record(record.name)
     remove_empty_records(prefix)
-    assert record_names(prefix) == [record.name]
+    assert shared_names(prefix) == [record.name]
     os.ftruncate(record.fileno(), 0)  # let go of by one who may not remove it
     remove_empty_records(prefix)
-    assert record_names(prefix) == [record.name]
+    assert shared_names(prefix) == [record.name]
     os.close(record.fileno())
     remove_empty_records(prefix)
-    assert record_names(prefix) == []
+    assert shared_names(prefix) == []
 
 
 def test_a_name_that_is_taken_is_left_alone(prefix: str) -> None:
@@ -100,10 +94,10 @@ def test_a_record_of_another_user_is_not_believed(prefix: str) -> None:
     assert read_record(record.name) is None
     record.close(keep=True)
     remove_record(record.name)
-    assert record_names(prefix) == [record.name]
+    assert shared_names(prefix) == [record.name]
     assert read_record(record.name, [NOBODY]) == (b"anything", False, NOBODY)
     remove_record(record.name, [NOBODY])
-    assert record_names(prefix) == []
+    assert shared_names(prefix) == []
 
 
 def test_what_is_no_file_holds_nobody_up(prefix: str) -> None:
@@ -112,9 +106,9 @@ def test_what_is_no_file_holds_nobody_up(prefix: str) -> None:
     leased = RecordFile.create(prefix, b"held by a lease")
     former = signal.signal(signal.SIGIO, signal.SIG_IGN)  # which tells the holder that somebody came
     fcntl.fcntl(leased.fileno(), fcntl.F_SETLEASE, fcntl.F_WRLCK)
-    for name in record_names(prefix):
+    for name in shared_names(prefix):
         assert read_record(name) is None
         remove_record(name)
-    assert len(record_names(prefix)) == 3
+    assert len(shared_names(prefix)) == 3
     signal.signal(signal.SIGIO, former)
     leased.close(keep=False)

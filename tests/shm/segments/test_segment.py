@@ -14,14 +14,9 @@ import posix_ipc
 import pytest
 
 from ringblk.shm.segments import segment as segment_module
-from ringblk.shm.segments.segment import (
-    HEADER,
-    HEADER_BYTES,
-    Segment,
-    SegmentError,
-    remove_orphan,
-    segment_names,
-)
+from ringblk.shm.segments.segment import HEADER, HEADER_BYTES, Segment, SegmentError, remove_orphan
+from ringblk.shm.segments.shared_folder import shared_names
+from tests.rigs.child_process import forked_holder
 
 SIZE = 8192
 
@@ -30,7 +25,7 @@ SIZE = 8192
 def name() -> Iterator[str]:
     unique = f"ringblk-test-{uuid.uuid4().hex}"
     yield unique
-    for left in segment_names(unique):
+    for left in shared_names(unique):
         posix_ipc.unlink_shared_memory("/" + left)
 
 
@@ -63,14 +58,14 @@ def test_what_is_written_is_seen_by_name_and_by_fd(name: str) -> None:
         with Segment.attach_fd(os.dup(created.fd), "test", 1) as by_fd:
             by_fd.memory[100:105] = b"there"
         assert created.memory[100:105] == b"there"
-        assert segment_names(name) == [name]
-    assert segment_names(name) == []
+        assert shared_names(name) == [name]
+    assert shared_names(name) == []
 
 
 def test_only_the_creator_removes_the_name(name: str) -> None:
     with Segment.create(name, "test", 1, SIZE):
         Segment.attach(name, "test", 1).close()
-        assert segment_names(name) == [name]
+        assert shared_names(name) == [name]
 
 
 def test_attach_checks_the_header(name: str) -> None:
@@ -119,9 +114,9 @@ def test_a_killed_owner_leaves_an_orphan_that_is_removed(name: str) -> None:
     with owner_process(name) as process:
         process.send_signal(signal.SIGKILL)
         process.wait()
-        assert segment_names(name) == [name]
+        assert shared_names(name) == [name]
         assert remove_orphan(name)
-        assert segment_names(name) == []
+        assert shared_names(name) == []
         assert not remove_orphan(name)
 
 
@@ -135,18 +130,10 @@ def test_create_takes_the_place_of_an_orphan(name: str) -> None:
 
 def test_a_forked_child_keeps_the_segment_alive(name: str) -> None:
     segment = Segment.create(name, "test", 1, SIZE)
-    end_read, end_write = os.pipe()
-    child = os.fork()
-    if child == 0:
-        os.close(end_write)
-        os.read(end_read, 1)
-        os._exit(0)
-    os.close(end_read)
-    segment.memory.close()
-    os.close(segment.fd)  # as if this process had died: the child holds the same open file
-    assert not remove_orphan(name)
-    os.close(end_write)
-    os.waitpid(child, 0)
+    with forked_holder():
+        segment.memory.close()
+        os.close(segment.fd)  # as if this process had died: the child holds the same open file
+        assert not remove_orphan(name)
     assert remove_orphan(name)
 
 
@@ -168,7 +155,7 @@ def test_an_orphan_removed_by_another_does_not_take_its_successor_along(
 
     monkeypatch.setattr(fcntl, "flock", late_flock)
     assert not remove_orphan(name)
-    assert segment_names(name) == [name]
+    assert shared_names(name) == [name]
     successors[0].close()
 
 
@@ -193,5 +180,5 @@ def test_no_room_is_an_error_and_leaves_nothing(name: str) -> None:
     before = os.listdir("/proc/self/fd")
     with pytest.raises(SegmentError, match=f"cannot create shared memory segment {name}.*(space|large)"):
         Segment.create(name, "test", 1, room.f_frsize * (room.f_blocks + 1024))
-    assert segment_names(name) == []
+    assert shared_names(name) == []
     assert os.listdir("/proc/self/fd") == before

@@ -7,7 +7,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from ringblk.shm.segments.segment import HEADER, HEADER_BYTES, MAGIC, Segment, SegmentError, segment_names
+from ringblk.shm.segments.segment import HEADER, HEADER_BYTES, MAGIC, Segment, SegmentError
+from ringblk.shm.segments.shared_folder import shared_names
 from ringblk.shm.state.segment import (
     LAYOUT_VERSION,
     MAX_RANGES_PER_SLOT,
@@ -21,7 +22,7 @@ from ringblk.shm.state.segment import (
 def name() -> Iterator[str]:
     unique = f"ringblk-test-{uuid.uuid4().hex}"
     yield unique
-    assert segment_names(unique) == []
+    assert shared_names(unique) == []
 
 
 @pytest.mark.parametrize(("slot_count", "queue_size"), [(2, 2), (64, 128), (1024, 1024), (64, 32768)])

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from ringblk.workers.backends.image_lock import ImageLocked, is_image_locked, lock_image
+from tests.rigs.child_process import forked_holder
 
 needs_qemu = pytest.mark.skipif(shutil.which("qemu-io") is None, reason="qemu-io is not installed")
 
@@ -65,19 +66,11 @@ def test_closing_another_descriptor_keeps_the_lock(image: Path) -> None:
 def test_a_child_holds_the_lock_after_its_parent(image: Path) -> None:
     holder, other = opened(image), opened(image)
     lock_image(holder, read_only=False)
-    release_read, release_write = os.pipe()
-    child = os.fork()
-    if child == 0:
-        os.close(release_write)
-        os.read(release_read, 1)
-        os._exit(0)
-    os.close(holder)
-    with pytest.raises(ImageLocked):
-        lock_image(other, read_only=False)
-    os.close(release_write)
-    os.waitpid(child, 0)
+    with forked_holder():
+        os.close(holder)
+        with pytest.raises(ImageLocked):
+            lock_image(other, read_only=False)
     lock_image(other, read_only=False)
-    os.close(release_read)
     os.close(other)
 
 
