@@ -47,6 +47,15 @@ def set_direct(fd: int) -> Alignment:
         raise
 
 
+def set_direct_for_size(fd: int, size_bytes: int) -> Alignment:
+    """`set_direct`, unless the last block reaches past the end: writing it would make the file longer."""
+    alignment = set_direct(fd)
+    if size_bytes % alignment.offset_bytes:
+        unset_direct(fd)
+        raise OSError(errno.EINVAL, f"its size is no multiple of {alignment.offset_bytes}")
+    return alignment
+
+
 def unset_direct(fd: int) -> None:
     """Let I/O on `fd` go through the page cache again."""
     if sys.platform == "darwin":

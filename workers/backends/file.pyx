@@ -1,18 +1,17 @@
 # cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True
 """A file or a block device as a drive: positioned I/O on one descriptor that all workers share.
 
-No lock is taken: every call says where it reads or writes. With direct I/O an aligned request goes straight
-between guest memory and the file. Any other goes through a bounce buffer, of which each process has its
-own, and a write that begins or ends within a block reads that block first (see NativeBackend on what must
-not run beside it). The descriptor's O_DIRECT belongs to the open file description, so it is the same in
-all workers.
+No lock is taken: every call says where it reads or writes. With direct I/O an aligned request goes straight between
+guest memory and the file. Any other goes through a bounce buffer, of which each process has its own, and a write that
+begins or ends within a block reads that block first (see NativeBackend on what must not run beside it). The
+descriptor's O_DIRECT belongs to the open file description, so it is the same in all workers.
 """
 
 import logging
 import os
 import stat
 
-from libc.errno cimport EINTR, EINVAL, EIO, ENOMEM, ENOSYS, ENOTTY, EOPNOTSUPP, errno
+from libc.errno cimport EINTR, EIO, ENOMEM, ENOSYS, EOPNOTSUPP, errno
 from libc.stdint cimport uint8_t, uint64_t
 from libc.stdlib cimport free
 from posix.stdlib cimport posix_memalign
@@ -20,14 +19,14 @@ from posix.uio cimport iovec, preadv, pwritev
 from posix.unistd cimport close as close_fd
 
 from ringblk.workers.backends.file_calls cimport (
-    device_discard, device_zero, punch_hole, pwritev_durable, sync_data, zero_range,
+    device_discard, device_zero, is_unsupported, punch_hole, pwritev_durable, sync_data, zero_range,
 )
 from ringblk.workers.backends.native cimport NativeBackend
 from ringblk.workers.backends.range_cursor cimport Cursor, copy, skip
 
-from ringblk.workers.backends import direct_io
-from ringblk.workers.backends import host_device
+from ringblk.workers.backends import direct_io, host_device
 from ringblk.workers.backends.answers import DirectIo
+from ringblk.workers.backends.direct_open import size_of
 from ringblk.workers.backends.file_identity import file_identity
 from ringblk.workers.backends.file_waiting import file_waiting
 from ringblk.workers.backends.image_lock import lock_image
@@ -47,11 +46,11 @@ cdef enum:
 cdef class FileBackend(NativeBackend):
     """A regular file or a block device, by its path or a descriptor that is open on it already.
 
-    A descriptor, given as a number or as `/dev/fd/N`, stays the caller's: the file is opened once more.
-    `direct` is "on", "off", or "auto": direct where the file system takes it. `block_size_bytes` is what
-    direct I/O wants offsets and lengths to be multiples of, and a block device's logical block size. What a size
-    has beyond whole logical blocks is not served, and never written to.
-    Raises BackendError, which names the file, if it can't be opened or used as asked.
+    A descriptor, given as a number or as `/dev/fd/N`, stays the caller's: the file is opened once more. `direct` is
+    "on", "off", or "auto": direct where the file system takes it. `block_size_bytes` is what direct I/O wants
+    offsets and lengths to be multiples of, and a block device's logical block size. What a size has beyond whole
+    logical blocks is not served, and never written to. Raises BackendError, which names the file, if it can't be
+    opened or used as asked.
     """
 
     def __init__(self, path, *, bint read_only=False, str direct="auto"):
@@ -81,7 +80,7 @@ cdef class FileBackend(NativeBackend):
                 self.block_size_bytes = self.topology.logical_block_bytes
                 if not self.read_only and host_device.is_read_only(self.fd):
                     raise BackendError(f"{path}: is a read-only device")
-            size_bytes = self.whole_size()
+            size_bytes = size_of(self.fd)
             self.size_bytes = self.measure()
         except OSError as error:
             raise BackendError(f"{path}: can't tell its size: {error.strerror or error}") from error
@@ -111,14 +110,8 @@ cdef class FileBackend(NativeBackend):
 
     def measure(self):
         """The size of the file or device now, in whole logical blocks."""
-        size_bytes = self.whole_size()
+        size_bytes = size_of(self.fd)
         return size_bytes - size_bytes % self.topology.logical_block_bytes
-
-    def whole_size(self):
-        """The size of the file or device now, to the last byte."""
-        if self.is_block_device:
-            return host_device.device_size_bytes(self.fd)
-        return os.fstat(self.fd).st_size
 
     def preferred_alignment(self):
         """What direct I/O asks for on this file, used or not."""
@@ -130,11 +123,7 @@ cdef class FileBackend(NativeBackend):
     def make_direct(self, path, bint required):
         """Turn on direct I/O; where it is refused, BackendError if it is required, a log line if not."""
         try:
-            alignment = direct_io.set_direct(self.fd)
-            # The last block would reach past the end: writing it would make the file longer.
-            if self.size_bytes % alignment.offset_bytes:
-                direct_io.unset_direct(self.fd)
-                raise OSError(EINVAL, f"its size is no multiple of {alignment.offset_bytes}")
+            alignment = direct_io.set_direct_for_size(self.fd, self.size_bytes)
         except OSError as error:
             if required:
                 raise BackendError(f"{path}: can't have direct I/O: {error.strerror or error}") from error
@@ -179,7 +168,7 @@ cdef class FileBackend(NativeBackend):
         """All that was found out, and the descriptor. One of a class that is made from it is inherited only."""
         if type(self) is not FileBackend:
             return NativeBackend.hand_over(self)
-        found = OpenFile(
+        return OpenFile(
             size_bytes=self.size_bytes,
             read_only=self.read_only,
             is_block_device=self.is_block_device,
@@ -190,8 +179,7 @@ cdef class FileBackend(NativeBackend):
             offset_alignment_bytes=self.offset_mask + 1,
             memory_alignment_bytes=self.memory_alignment_bytes,
             topology=self.topology,
-        )
-        return found, (self.fd,)
+        ), (self.fd,)
 
     @staticmethod
     def take(found, int fd):
@@ -410,7 +398,3 @@ cdef class FileBackend(NativeBackend):
                 return 0
             if errno != EINTR:
                 return -errno
-
-
-cdef inline bint is_unsupported(int error) noexcept nogil:
-    return error == EOPNOTSUPP or error == ENOSYS or error == ENOTTY

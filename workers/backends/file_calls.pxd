@@ -1,6 +1,7 @@
 # System calls on files and block devices that POSIX doesn't have. 0 or a count, or -1 and errno;
 # where the host has no such call, errno is EOPNOTSUPP.
 
+from libc.errno cimport ENOSYS, ENOTTY, EOPNOTSUPP
 from libc.stdint cimport uint64_t
 from posix.types cimport off_t
 from posix.uio cimport iovec
@@ -53,3 +54,8 @@ cdef extern from * nogil:
     int zero_range(int fd, off_t offset_bytes, off_t size_bytes)
     int device_discard(int fd, uint64_t offset_bytes, uint64_t size_bytes)
     int device_zero(int fd, uint64_t offset_bytes, uint64_t size_bytes)
+
+
+cdef inline bint is_unsupported(int error) noexcept nogil:
+    """Whether a call's errno says that the file system or device has no such thing."""
+    return error == EOPNOTSUPP or error == ENOSYS or error == ENOTTY
