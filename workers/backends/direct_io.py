@@ -4,25 +4,19 @@ A guest has a page cache of its own; caching its drive a second time on the host
 and makes a completed write less than it seems.
 """
 
-import ctypes
 import errno
 import fcntl
 import mmap
 import os
 import stat
-import struct
 import sys
 from typing import Literal, NamedTuple
 
 from ringblk.workers.backends import host_device
+from ringblk.workers.backends.statx import DIO_ALIGN, read_statx
 from ringblk.workers.backends.topology import SECTOR_BYTES
 
 DirectMode = Literal["auto", "on", "off"]
-
-AT_EMPTY_PATH = 0x1000
-STATX_DIOALIGN = 0x2000
-STATX_BYTES = 256
-DIO_ALIGN_OFFSET_BYTES = 152  # of stx_dio_mem_align and stx_dio_offset_align in struct statx
 
 
 class Alignment(NamedTuple):
@@ -78,19 +72,9 @@ def find_alignment(fd: int) -> Alignment:
 
 
 def read_statx_alignment(fd: int) -> Alignment | None:
-    """STATX_DIOALIGN (Linux 6.1), or None where the C library, kernel or file system doesn't say."""
-    try:
-        statx = ctypes.CDLL(None).statx
-    except AttributeError:
-        return None
-    answer = ctypes.create_string_buffer(STATX_BYTES)
-    if statx(fd, b"", AT_EMPTY_PATH, STATX_DIOALIGN, answer) != 0:
-        return None
-    (mask,) = struct.unpack_from("=I", answer)
-    if not mask & STATX_DIOALIGN:
-        return None
-    memory_bytes, offset_bytes = struct.unpack_from("=II", answer, DIO_ALIGN_OFFSET_BYTES)
-    return Alignment(offset_bytes, memory_bytes)
+    """What statx(2) says, or None where it says nothing."""
+    stated = read_statx(fd, DIO_ALIGN)
+    return None if stated is None else Alignment(offset_bytes=stated[1], memory_bytes=stated[0])
 
 
 def try_alignments(fd: int) -> Alignment:

@@ -1,17 +1,11 @@
 """Which file or block device a descriptor is open on, whatever path it was opened by."""
 
 import contextlib
-import ctypes
 import os
 import stat
-import struct
 
 from ringblk.workers.backends.answers import StorageIdentity
-
-_AT_EMPTY_PATH = 0x1000
-_STATX_BTIME = 0x800
-_STATX_BYTES = 256
-_BTIME_OFFSET_BYTES = 80  # stx_btime in struct statx
+from ringblk.workers.backends.statx import BIRTH_TIME, read_statx
 
 
 def file_identity(fd: int) -> StorageIdentity:
@@ -29,17 +23,9 @@ def subject_of(info: os.stat_result) -> tuple[int, int]:
 
 
 def _birth_ns(fd: int) -> int:
-    """When a file was made (statx(2)); 0 where the C library, kernel or file system doesn't say."""
-    try:
-        statx = ctypes.CDLL(None).statx
-    except AttributeError:
-        return 0
-    answer = ctypes.create_string_buffer(_STATX_BYTES)
-    if statx(fd, b"", _AT_EMPTY_PATH, _STATX_BTIME, answer) != 0:
-        return 0
-    (mask,) = struct.unpack_from("=I", answer)
-    seconds, nanoseconds = struct.unpack_from("=qI", answer, _BTIME_OFFSET_BYTES)
-    return (seconds * 1_000_000_000 + nanoseconds) if mask & _STATX_BTIME else 0
+    """When a file was made; 0 where nobody says."""
+    seconds, nanoseconds = read_statx(fd, BIRTH_TIME) or (0, 0)
+    return seconds * 1_000_000_000 + nanoseconds
 
 
 def _disk_sequence(device: int) -> int:
