@@ -1,10 +1,7 @@
 """What the control API does to its engine, without HTTP: descriptions, statistics and changes."""
 
-import asyncio
-import contextlib
 import os
-import time
-from collections.abc import Callable, Mapping
+from collections.abc import Sequence
 from typing import Any
 
 from msgspec import UNSET
@@ -14,7 +11,7 @@ from ringblk.engine.base.printable_text import printable
 from ringblk.engine.base.program_error import ProgramError
 from ringblk.engine.base.version import package_version
 from ringblk.engine.control.messages import DriveBody, DriveDescription, EngineDescription, WorkersBody
-from ringblk.engine.drives.changes import ChangeRefused
+from ringblk.engine.drives.changes import ChangeRefused, DriveChange
 from ringblk.engine.drives.drive import Drive
 from ringblk.engine.options.rate_limiter_config import (
     RateLimiterError,
@@ -24,20 +21,15 @@ from ringblk.engine.options.rate_limiter_config import (
 )
 from ringblk.engine.statistics.statistics import StatisticsSnapshot, take_snapshot
 from ringblk.shm.rates.bucket_settings import BucketSettings
-from ringblk.shm.rates.group import LOCK_WAIT_S, RateGroupBusy
-
-LOOK_AGAIN_S = 0.01
 
 
 class EngineControl:
     """One engine as the control API sees it."""
 
-    def __init__(self, drive: Drive) -> None:
-        assert drive.config.control is not None
-        self.engine_name = printable(os.path.abspath(drive.config.control))
+    def __init__(self, socket_path: str, drives: Sequence[Drive]) -> None:
+        self.engine_name = printable(os.path.abspath(socket_path))
         """The API's socket: no other engine of the machine has it, and the next one here has it again."""
-        self._drive = drive
-        self._changing = asyncio.Lock()
+        (self._drive,) = drives  # /drive, /workers and all else mean the only one
 
     def describe(self) -> EngineDescription:
         """Who this engine is and how it is set."""
@@ -82,41 +74,17 @@ class EngineControl:
 
         Raises `ChangeRefused` and `RateGroupBusy`; nothing was changed then.
         """
-        buckets = _buckets_of(body)
-        changes, settings = self._drive.changes, self._drive.settings
-        async with self._changing, contextlib.AsyncExitStack() as prepared:
-            set_size = None
-            if body.size_bytes is not UNSET:
-                set_size = await prepared.enter_async_context(changes.resizing(body.size_bytes))
-            set_limits = await self._changing_limits(buckets, prepared) if buckets else None
-            if set_size is not None:
-                set_size()  # the host may refuse it: first, and nothing after it can fail
-            if body.cache is not UNSET:
-                changes.set_cache(body.cache)
-            if set_limits is not None:
-                set_limits()
-            if body.is_root_device is not UNSET:
-                settings.is_root_device = body.is_root_device
-            if body.partuuid is not UNSET:
-                settings.partuuid = body.partuuid
-            self._drive.publication.save()
-        if set_size is not None:
+        await self._drive.changes.apply(
+            DriveChange(
+                size=body.size_bytes,
+                cache=body.cache,
+                buckets=_buckets_of(body),
+                is_root_device=body.is_root_device,
+                partuuid=body.partuuid,
+            )
+        )
+        if body.size_bytes is not UNSET:
             self._drive.tell_size()
-        if set_limits is not None:
-            self._drive.processes.wake_dispatcher()
-
-    async def _changing_limits(
-        self, buckets: Mapping[str, BucketSettings | None], prepared: contextlib.AsyncExitStack
-    ) -> Callable[[], None]:
-        """Wait a while for another member of the group that sets them; the event loop goes on meanwhile."""
-        given_up_s = time.monotonic() + LOCK_WAIT_S
-        while True:
-            try:
-                return prepared.enter_context(self._drive.limits.changing(buckets))
-            except RateGroupBusy:
-                if time.monotonic() >= given_up_s:
-                    raise
-            await asyncio.sleep(LOOK_AGAIN_S)
 
     async def patch_workers(self, body: WorkersBody) -> None:
         """Have so many workers. Raises `ChangeRefused` and `ChangeUnfinished`."""

@@ -1,1 +1,1 @@
-"""A drive: how it is limited, what was set while it ran, what it has become."""
+"""One drive: what it is made of, how it is served, set and limited, what it leaves to the next engine."""

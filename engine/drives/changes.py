@@ -1,23 +1,30 @@
-"""What can be changed about a drive while a guest uses it: pause, size, cache mode, number of workers."""
+"""What can be changed about a drive while it is used: size, cache mode, limits, pause, number of workers."""
 
 import asyncio
+import contextlib
 import logging
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+import time
+from collections.abc import AsyncIterator, Callable, Mapping
 from functools import partial
 from typing import Literal
 
+import msgspec
+from msgspec import UNSET, UnsetType
+
 from ringblk.engine.devices.device_face import CacheMode, DeviceFace
 from ringblk.engine.dispatcher.messages import Pause, Resume
+from ringblk.engine.drives.limits import DriveLimits
 from ringblk.engine.drives.publication import Publication
 from ringblk.engine.drives.settings import USER, DriveSettings
 from ringblk.engine.supervisor.drive_model import DriveModel
 from ringblk.engine.supervisor.drive_processes import DriveProcesses
+from ringblk.engine.supervisor.process_setup import ProcessSetup
 from ringblk.engine.supervisor.workforce import WorkersMissing
-from ringblk.shm.state.segment import StateSegment
+from ringblk.shm.rates.bucket_settings import BucketSettings
+from ringblk.shm.rates.group import LOCK_WAIT_S, RateGroupBusy
 from ringblk.workers.backends.interface import BackendError
-from ringblk.workers.backends.native import NativeBackend
 
+LOOK_AGAIN_S = 0.01
 RESIZE = "resize"
 """Who holds a pause while the drive shrinks."""
 
@@ -44,27 +51,79 @@ class ChangeUnfinished(Exception):  # noqa: N818
         self.field = field
 
 
+class DriveChange(msgspec.Struct, frozen=True, kw_only=True):
+    """What is to change about a drive. UNSET: it stays as it is."""
+
+    size: int | Literal["image"] | UnsetType = UNSET
+    """In bytes, or what its image has now."""
+    cache: CacheMode | UnsetType = UNSET
+    buckets: Mapping[str, BucketSettings | None] = {}
+    """Limits by bucket; None takes one away."""
+    is_root_device: bool | UnsetType = UNSET
+    partuuid: str | UnsetType | None = UNSET
+
+
 class DriveChanges:
     """Changes to one running drive; those of the same kind are made one after the other."""
 
     def __init__(
         self,
+        setup: ProcessSetup,
         device: DeviceFace,
-        backend: NativeBackend,
-        state: StateSegment,
+        limits: DriveLimits,
         model: DriveModel,
         processes: DriveProcesses,
         settings: DriveSettings,
         publication: Publication,
     ) -> None:
         self._device = device
-        self._backend = backend
-        self._state = state
+        self._backend = setup.backend
+        self._state = setup.state
+        self._limits = limits
         self._model = model
         self._processes = processes
         self._settings = settings
         self._publication = publication
-        self._resize_lock = asyncio.Lock()
+        self._lock = asyncio.Lock()
+
+    async def apply(self, change: DriveChange) -> None:
+        """Make a change: all of it, or nothing.
+
+        Raises `ChangeRefused` and `RateGroupBusy`; nothing was changed then.
+        """
+        async with self._lock, contextlib.AsyncExitStack() as prepared:
+            set_size = set_limits = None
+            if change.size is not UNSET:
+                set_size = await prepared.enter_async_context(self._resizing(change.size))
+            if change.buckets:
+                set_limits = await self._changing_limits(change.buckets, prepared)
+            if set_size is not None:
+                set_size()  # the host may refuse it: first, and nothing after it can fail
+            if change.cache is not UNSET:
+                self._device.set_cache(change.cache)  # for what is popped from now on
+                self._publication.publish()
+            if set_limits is not None:
+                set_limits()
+            if change.is_root_device is not UNSET:
+                self._settings.is_root_device = change.is_root_device
+            if change.partuuid is not UNSET:
+                self._settings.partuuid = change.partuuid
+            self._publication.save()
+        if set_limits is not None:
+            self._processes.wake_dispatcher()
+
+    async def _changing_limits(
+        self, buckets: Mapping[str, BucketSettings | None], prepared: contextlib.AsyncExitStack
+    ) -> Callable[[], None]:
+        """Wait a while for another member of the group that sets them; the event loop goes on meanwhile."""
+        given_up_s = time.monotonic() + LOCK_WAIT_S
+        while True:
+            try:
+                return prepared.enter_context(self._limits.changing(buckets))
+            except RateGroupBusy:
+                if time.monotonic() >= given_up_s:
+                    raise
+            await asyncio.sleep(LOOK_AGAIN_S)
 
     # Pause
 
@@ -94,27 +153,26 @@ class DriveChanges:
         if not self._model.pause_holders:
             await self._processes.ask(Resume)
 
-    # Size and cache mode
+    # Size
 
-    @asynccontextmanager
-    async def resizing(self, size: int | Literal["image"]) -> AsyncIterator[Callable[[], None]]:
+    @contextlib.asynccontextmanager
+    async def _resizing(self, size: int | Literal["image"]) -> AsyncIterator[Callable[[], None]]:
         """Prepare to make the drive so many bytes large, or as its image is now; what it gives does so.
 
         A regular file is extended or cut off. Shrinking waits until nothing is in flight, so that no write
         lands beyond the new end and brings it back. Both raise `ChangeRefused`.
         """
-        async with self._resize_lock:
-            size_bytes = self._whole_blocks(self._backend_size()) if size == "image" else size
-            self._check_size(size_bytes)
-            set_size = partial(self._set_size, size_bytes, is_measured=size == "image")
-            if size_bytes >= self._device.capacity_bytes:
-                yield set_size
-                return
-            try:
-                await self._hold(RESIZE)
-                yield set_size
-            finally:
-                await self._release(RESIZE)
+        size_bytes = self._whole_blocks(self._backend_size()) if size == "image" else size
+        self._check_size(size_bytes)
+        set_size = partial(self._set_size, size_bytes, is_measured=size == "image")
+        if size_bytes >= self._device.capacity_bytes:
+            yield set_size
+            return
+        try:
+            await self._hold(RESIZE)
+            yield set_size
+        finally:
+            await self._release(RESIZE)
 
     def _backend_size(self) -> int:
         try:
@@ -152,11 +210,6 @@ class DriveChanges:
             raise ChangeRefused("size_bytes", str(error)) from error
         self._settings.size_bytes = None if is_measured else size_bytes
         self._device.set_capacity(size_bytes)
-        self._publication.publish()
-
-    def set_cache(self, cache: CacheMode) -> None:
-        """Use another cache mode for what is popped from now on."""
-        self._device.set_cache(cache)
         self._publication.publish()
 
     # Workers

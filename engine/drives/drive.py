@@ -4,9 +4,11 @@ It is the `Device` that a vhost-user session drives. It keeps what its session h
 `DriveModel`: memory, queues, in-flight record) and has its processes told of each change.
 """
 
+import asyncio
 import logging
 import os
 import time
+from typing import Any
 
 from ringblk.engine.base.open_files import mem_slot_count
 from ringblk.engine.devices.device_face import DeviceFace
@@ -21,7 +23,7 @@ from ringblk.engine.dispatcher.messages import (
     StopQueue,
 )
 from ringblk.engine.drives.changes import DriveChanges
-from ringblk.engine.drives.engine_facts import EngineFacts, first_line
+from ringblk.engine.drives.facts import DriveFacts, first_line
 from ringblk.engine.drives.inflight_region import admit_inflight, was_inflight_used
 from ringblk.engine.drives.limits import DriveLimits
 from ringblk.engine.drives.memory_advice import MemoryAdvice
@@ -32,7 +34,7 @@ from ringblk.engine.drives.running_settings import DriveIdentity, RunningSetting
 from ringblk.engine.drives.settings import DriveSettings
 from ringblk.engine.supervisor.dispatcher_link import DispatcherGone
 from ringblk.engine.supervisor.drive_model import DriveModel, StartedQueue
-from ringblk.engine.supervisor.drive_processes import DriveProcesses
+from ringblk.engine.supervisor.drive_processes import DriveProcesses, ProcessesFailed
 from ringblk.engine.supervisor.process_setup import ProcessSetup
 from ringblk.engine.vhost_user.listener import Listener
 from ringblk.engine.vhost_user.session import Session
@@ -45,7 +47,7 @@ _log = logging.getLogger(__name__)
 
 
 class Drive:
-    """A drive that is served: `start`, `serve`, and in the end `stop`."""
+    """A drive that is served: `listen`, `start`, `run` until `end` is called, and then `stop` and `close`."""
 
     def __init__(
         self,
@@ -53,10 +55,17 @@ class Drive:
         device: DeviceFace,
         limits: DriveLimits,
         identity: DriveIdentity,
-        facts: EngineFacts,
+        facts: DriveFacts,
         taken_over: RunningSettings,
+        inherited: Listener | None,
+        *,
+        goes_on: bool,
     ) -> None:
-        """Make its record, with what is taken over. Raises `ProgramError` where there is no room for it."""
+        """Make its record, with what is taken over. Raises `ProgramError` where there is no room for it.
+
+        `inherited` is the socket to listen on, where it was handed over. `goes_on`: should the start fail, an
+        engine before has left something for the next attempt.
+        """
         self.config = setup.config
         self.state = setup.state
         self.limits = limits
@@ -75,21 +84,25 @@ class Drive:
         )
         self.publication = Publication(self.config, identity, device, self.state, self.settings)
         self.changes = DriveChanges(
-            device,
-            setup.backend,
-            self.state,
-            self._model,
-            self.processes,
-            self.settings,
-            self.publication,
+            setup, device, limits, self._model, self.processes, self.settings, self.publication
         )
+        self._listener = inherited
         self._session: Session | None = None
+        self._is_to_end = asyncio.Event()
+        self._is_succeeded = False  # whether a successor has said that it goes on
+        self._goes_on = goes_on
         self._was_inflight_used = False
 
     def first_line(self) -> str:
         """What it says of itself at its start."""
         size_bytes = self.device.capacity_bytes
         return first_line(self.config, self.facts, size_bytes, is_read_only=self.device.read_only)
+
+    def listen(self) -> None:
+        """Open the socket that front ends come to. Raises `ProgramError`."""
+        if self._listener is None:
+            assert self.config.socket_path is not None  # EngineConfig.check: or a socket was inherited
+            self._listener = Listener.at_path(self.config.socket_path)
 
     def start(self) -> None:
         """Start its processes. Raises `OSError`."""
@@ -100,8 +113,42 @@ class Drive:
         self.publication.publish()
         self.processes.start()
 
-    async def serve(self, listener: Listener) -> None:
-        """Serve one front end after the other; the session that runs is drained when this is cancelled."""
+    async def run(self) -> None:
+        """Serve one front end after the other, until told to end or no more can come.
+
+        What is in flight then is done before it returns. Raises `ProcessesFailed`; the front end goes on with
+        another engine then.
+        """
+        loop = asyncio.get_running_loop()
+        serving = loop.create_task(self._serve())
+        ending = loop.create_task(self._is_to_end.wait())
+        failing = loop.create_task(self.processes.wait_failure())
+        try:
+            ends: set[asyncio.Future[Any]] = {serving, ending, failing}
+            await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
+            # A front end that is connected now connects to the next engine.
+            has_front_end = self._session is not None and self._session.has_front_end
+            if not failing.done():
+                serving.cancel()  # the session that runs drains its rings
+                await asyncio.wait({serving, failing}, return_when=asyncio.FIRST_COMPLETED)
+            if failing.done():
+                failing.result()
+            if not serving.cancelled():
+                serving.result()
+            self._goes_on = has_front_end or self._is_succeeded
+        except ProcessesFailed:
+            self._goes_on = True
+            self.kill()
+            raise
+        finally:
+            self.stop_listening()
+            for task in (serving, ending, failing):
+                task.cancel()
+            await asyncio.wait({serving})
+
+    async def _serve(self) -> None:
+        listener = self._listener
+        assert listener is not None, "listen comes first"
         async for connected in listener.connections():
             self._session = Session(connected, self)
             self._memory_advice.front_end_pid = peer_process_id(connected)
@@ -110,15 +157,15 @@ class Drive:
             finally:
                 self._session = None
 
+    def end(self, *, for_successor: bool = False) -> None:
+        """Have `run` end once what is in flight is done; `for_successor`: another engine goes on with it."""
+        self._is_succeeded = self._is_succeeded or for_successor
+        self._is_to_end.set()
+
     @property
     def is_connected(self) -> bool:
         """Whether a front end is served."""
         return self._session is not None
-
-    @property
-    def has_front_end(self) -> bool:
-        """Whether a front end is served and there still: it will want to go on."""
-        return self._session is not None and self._session.has_front_end
 
     def tell_size(self) -> None:
         """Tell the driver of another size, where its front end takes that."""
@@ -137,6 +184,18 @@ class Drive:
         """End its processes at once. Requests in flight stay in the in-flight records."""
         self.processes.kill()
         self._regions.cancel()
+
+    def stop_listening(self) -> None:
+        """No more front ends."""
+        if self._listener is not None:
+            self._listener.close()
+            self._listener = None
+
+    def close(self) -> None:
+        """Leave group, record and segment: to another engine that goes on with the drive, or to nobody."""
+        self.limits.leave(goes_on=self._goes_on)
+        self.publication.close(goes_on=self._goes_on)
+        self.state.close()
 
     def _hear(self, report: Report) -> None:
         """What the dispatcher sends without being asked."""

@@ -16,13 +16,13 @@ from collections.abc import Collection
 
 import msgspec
 
+from ringblk.engine.drives.names import own_record_prefix, record_prefix, supervisor_of
 from ringblk.engine.drives.running_settings import DriveIdentity, DriveRecord
 from ringblk.engine.options.config import EngineConfig
 from ringblk.shm.segments.record_file import RecordFile, read_record, remove_empty_records, remove_record
 from ringblk.shm.segments.shared_folder import shared_names
 from ringblk.workers.backends.native import NativeBackend
 
-PREFIX = "ringblk-drive-"
 MAX_LEFT = 4096
 """Records of engines that are gone which a user may have; beyond it the oldest are removed."""
 
@@ -70,7 +70,7 @@ def find_predecessor(
     `trusted_users`'.
     """
     found = []
-    for name in shared_names(f"{PREFIX}{_key(drive)}-"):
+    for name in shared_names(record_prefix(_key(drive))):
         each = _read(name, trusted_users)
         if each is None or each.is_held or each.record.drive != drive:
             continue
@@ -82,7 +82,7 @@ def find_predecessor(
 
 def record_of_process(pid: int, trusted_users: Collection[int] = ()) -> FoundRecord | None:
     """The record of an engine, by its supervisor's process id; the newest where the number was used again."""
-    of_process = [name for name in shared_names(PREFIX) if name.split("-")[3:4] == [str(pid)]]
+    of_process = [name for name in shared_names(record_prefix()) if supervisor_of(name) == pid]
     read = [each for name in of_process if (each := _read(name, trusted_users)) is not None]
     found = [each for each in read if each.record.pid == pid]
     return max(found, key=lambda each: each.record.written_ns, default=None)
@@ -103,8 +103,8 @@ def socket_digest(config: EngineConfig) -> str | None:
 
 def clear_records() -> None:
     """Remove empty records, and the oldest where very many were left."""
-    remove_empty_records(PREFIX)
-    names = shared_names(PREFIX)
+    remove_empty_records(record_prefix())
+    names = shared_names(record_prefix())
     if len(names) <= MAX_LEFT:
         return
     # Of our own user's: others may make as many as they like, and push nothing out.
@@ -119,7 +119,7 @@ class RecordKeeper:
 
     def __init__(self, first: DriveRecord) -> None:
         """Make it, with what was taken over from a predecessor. Raises `OSError` where there is no room."""
-        prefix = f"{PREFIX}{_key(first.drive)}-{first.pid}-"
+        prefix = own_record_prefix(_key(first.drive), first.pid)
         self._file = RecordFile.create(prefix, msgspec.json.encode(first))
         self._record = first
         self._is_failing = False

@@ -1,1 +1,1 @@
-"""The programs: command line, one engine from start to end, taking over from another."""
+"""The programs: command line, one engine from start to end, claiming drives, taking over from another."""

@@ -16,7 +16,7 @@ import signal
 import time
 
 from ringblk.engine.base.program_error import ProgramError
-from ringblk.engine.drives.engine_segments import EngineSegment, engine_segments, named_segments, process_id
+from ringblk.engine.drives.segments import DriveSegment, all_segments, named_segments
 from ringblk.engine.program.takeover import Takeover, is_engine
 from ringblk.shm.segments.segment import SegmentError, remove_orphan
 from ringblk.shm.segments.shared_folder import shared_names
@@ -80,10 +80,10 @@ def engines_on(image: tuple[int, int]) -> list[int]:
     """
     found = _users_of(image, named_segments())
     # Those whose names are gone are looked for where nobody else is found: it takes a look at every process.
-    return found or _users_of(image, engine_segments())
+    return found or _users_of(image, all_segments())
 
 
-def _users_of(image: tuple[int, int], segments: list[EngineSegment]) -> list[int]:
+def _users_of(image: tuple[int, int], segments: list[DriveSegment]) -> list[int]:
     return [each.pid for each in segments if each.pid is not None and _image_of(each) == image]
 
 
@@ -93,7 +93,7 @@ def remove_dead_engines(own_image: tuple[int, int]) -> list[str]:
     One stays where an engine without processes still holds its image, by I/O in the kernel: from its segment
     a successor learns that it only has to wait.
     """
-    segments = {name: EngineSegment(name, process_id(name)) for name in shared_names(SEGMENT_PREFIX)}
+    segments = {name: DriveSegment.named(name) for name in shared_names(SEGMENT_PREFIX)}
     held = {name for name, segment in segments.items() if segment.is_held()}
     if len(held) == len(segments):
         return []  # as nearly always: nothing else needs to be looked at
@@ -110,7 +110,7 @@ def remove_dead_engines(own_image: tuple[int, int]) -> list[str]:
     return [name for name in segments if name not in held | waited_for and remove_orphan(name)]
 
 
-def _image_of(segment: EngineSegment) -> tuple[int, int] | None:
+def _image_of(segment: DriveSegment) -> tuple[int, int] | None:
     """Its engine's image. (0, 0): none, or it is not to be believed; None: it cannot be told."""
     try:
         return segment.image()

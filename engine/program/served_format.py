@@ -18,7 +18,7 @@ _log = logging.getLogger(__name__)
 
 def check_served_format(config: EngineConfig, backend: NativeBackend) -> None:
     """Raise `ProgramError` if the image is in a format that is not served, and nobody insists."""
-    if config.format == "raw":
+    if config.format == "raw" or not backend.is_image:
         return
     try:
         head = _read(backend, 0, CONTAINER_HEAD_BYTES)

@@ -9,9 +9,9 @@ import socket
 import time
 
 from ringblk.engine.base.program_error import ProgramError
-from ringblk.engine.drives.engine_segments import segments_of, user_ids
 from ringblk.engine.drives.record import record_of_process
 from ringblk.engine.drives.running_settings import DriveIdentity
+from ringblk.engine.drives.segments import segments_of, user_ids
 from ringblk.engine.options.config import EngineConfig
 from ringblk.engine.vhost_user.listener import check_listening_at
 from ringblk.engine.vhost_user.turn import peer_process_id

@@ -5,16 +5,10 @@ from pathlib import Path
 
 from ringblk.engine.base.printable_text import utf8_text
 from ringblk.engine.base.program_error import ProgramError
-from ringblk.engine.drives.engine_segments import (
-    EngineSegment,
-    engine_segments,
-    engines_of_others,
-    process_id,
-    user_ids,
-)
+from ringblk.engine.drives.names import spoken_names, supervisor_of
+from ringblk.engine.drives.segments import DriveSegment, all_segments, segments_of_others, user_ids
 from ringblk.engine.statistics.statistics import StatisticsSnapshot, take_snapshot
 from ringblk.shm.segments.segment import SegmentError
-from ringblk.shm.state.segment import SEGMENT_PREFIX
 
 
 class RunningEngines:
@@ -30,15 +24,15 @@ class RunningEngines:
 
     def snapshots(self) -> list[StatisticsSnapshot]:
         """One of each engine that lives now. Raises `ProgramError` when the wanted one does not."""
-        others = engines_of_others()
+        others = segments_of_others()
         self.hidden_owners = set(others.values())
-        found = [snapshot for segment in engine_segments() if (snapshot := self._look_at(segment))]
+        found = [snapshot for segment in all_segments() if (snapshot := self._look_at(segment))]
         if self._wanted is None:
             return found
         found = [snapshot for snapshot in found if _is_meant(snapshot, self._wanted)]
         if not found:
             for name, owner in others.items():
-                if self._wanted in (name, name.removeprefix(SEGMENT_PREFIX), str(process_id(name))):
+                if self._wanted in {*spoken_names(name), str(supervisor_of(name))}:
                     raise ProgramError(
                         f"engine {self._wanted} is another user's ({user_name(owner)})", exit_status=1
                     )
@@ -52,14 +46,14 @@ class RunningEngines:
         users = ", ".join(map(user_name, sorted(self.hidden_owners)))
         return f"engines of other users run here ({users}); only they and root may look at them"
 
-    def _look_at(self, segment: EngineSegment) -> StatisticsSnapshot | None:
+    def _look_at(self, segment: DriveSegment) -> StatisticsSnapshot | None:
         """None: it has ended, is of another version, or not to be believed."""
         try:
             if not segment.is_held() or not _is_plausible(segment):
                 return None
             state = segment.copy()
         except SegmentError as error:
-            if self._wanted in (segment.name, segment.name.removeprefix(SEGMENT_PREFIX)):
+            if self._wanted in spoken_names(segment.name):
                 raise ProgramError(str(error), exit_status=1) from error
             return None
         try:
@@ -78,7 +72,7 @@ def user_name(uid: int) -> str:
         return f"user {uid}"
 
 
-def _is_plausible(segment: EngineSegment) -> bool:
+def _is_plausible(segment: DriveSegment) -> bool:
     """Whether who made the segment can be the engine that its name tells of."""
     owner = segment.owner()
     return owner in (0, os.geteuid()) or (segment.pid is not None and owner in user_ids(segment.pid))
@@ -86,8 +80,7 @@ def _is_plausible(segment: EngineSegment) -> bool:
 
 def _is_meant(snapshot: StatisticsSnapshot, wanted: str) -> bool:
     names = {
-        snapshot.name,
-        snapshot.name.removeprefix(SEGMENT_PREFIX),
+        *spoken_names(snapshot.name),
         str(snapshot.supervisor_pid),
         snapshot.drive,
         Path(snapshot.drive).name,

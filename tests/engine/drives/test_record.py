@@ -9,6 +9,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
+from ringblk.engine.drives import names
 from ringblk.engine.drives import record as drive_record
 from ringblk.engine.drives.record import RecordKeeper, clear_records, socket_digest
 from ringblk.engine.drives.running_settings import (
@@ -104,7 +105,7 @@ def test_an_argument_of_a_backend_need_not_be_utf_8(tmp_path: Path) -> None:
 def prefix(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     """What records of this test's drives are named by, and no others."""
     name = f"ringblk-test-{uuid.uuid4().hex}-"
-    monkeypatch.setattr(drive_record, "PREFIX", name)
+    monkeypatch.setattr(names, "RECORD_PREFIX", name)
     yield name
     for left in shared_names(name):
         (Path(FOLDER) / left).unlink()

@@ -10,7 +10,8 @@ from typing import Any
 
 import pytest
 
-from ringblk.engine.drives.record import PREFIX, record_of_process
+from ringblk.engine.drives.names import record_prefix, supervisor_of
+from ringblk.engine.drives.record import record_of_process
 from ringblk.shm.segments.shared_folder import FOLDER, shared_names
 from tests.rigs.control_client import ControlClient
 from tests.rigs.engine_rig import NOBODY, Engine, RawFrontend, eventually
@@ -189,8 +190,8 @@ def test_it_holds_however_the_engine_became_its_user(before: str, after: str, wa
                 assert (drive["bps"], drive["cache"]) == (5_000_000, "writethrough"), new.log()
                 assert "has left no record" not in new.log()
                 assert new.end() == 0
-                pids = [str(old.process.pid), str(new.process.pid)]
-        assert [name for name in shared_names(PREFIX) if name.split("-")[3] in pids] == []
+                pids = [old.process.pid, new.process.pid]
+        assert [name for name in shared_names(record_prefix()) if supervisor_of(name) in pids] == []
 
 
 @pytest.mark.parametrize("way", WAYS)

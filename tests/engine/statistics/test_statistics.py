@@ -13,7 +13,7 @@ from rich.console import Console
 from ringblk.engine.base.number_text import count_text, duration_text, size_text, time_text
 from ringblk.engine.control.metrics import exposition
 from ringblk.engine.dispatcher.request_recorder import RequestRecorder
-from ringblk.engine.drives.engine_segments import EngineSegment
+from ringblk.engine.drives.segments import DriveSegment
 from ringblk.engine.statistics.stat_command import describe
 from ringblk.engine.statistics.statistics import (
     OperationSnapshot,
@@ -109,7 +109,7 @@ def test_a_reader_attaches_by_name_and_counters_go_on(state: StateSegment, recor
     assert operation(take_snapshot(attached), "read").request_count == 5
     record(RequestRecorder(state, RequestParser()), 5)  # of the next dispatcher
     assert operation(take_snapshot(attached), "read").request_count == 10
-    assert EngineSegment(state.name, None).is_held()
+    assert DriveSegment.named(state.name).is_held()
     attached.close()
 
 

@@ -1,4 +1,4 @@
-"""What an engine has become of its options, and why: for the log's first line and the control API."""
+"""What a drive has become of its options, and why: for the log's first line and the control API."""
 
 import msgspec
 
@@ -9,7 +9,7 @@ from ringblk.workers.backends.native import NativeBackend
 from ringblk.workers.sandbox.sandbox import Sandbox
 
 
-class EngineFacts(msgspec.Struct, frozen=True, kw_only=True):
+class DriveFacts(msgspec.Struct, frozen=True, kw_only=True):
     """How requests are carried out, and by processes that are held to what."""
 
     direct: bool
@@ -21,10 +21,10 @@ class EngineFacts(msgspec.Struct, frozen=True, kw_only=True):
     sandbox: str
 
 
-def engine_facts(config: EngineConfig, backend: NativeBackend, plan: IoPlan, sandbox: Sandbox) -> EngineFacts:
+def drive_facts(config: EngineConfig, backend: NativeBackend, plan: IoPlan, sandbox: Sandbox) -> DriveFacts:
     """Put them together."""
     direct = backend.direct_io()
-    return EngineFacts(
+    return DriveFacts(
         direct=direct.is_direct,
         direct_reason=direct.reason,
         io_engine=plan.name,
@@ -33,8 +33,8 @@ def engine_facts(config: EngineConfig, backend: NativeBackend, plan: IoPlan, san
     )
 
 
-def first_line(config: EngineConfig, facts: EngineFacts, size_bytes: int, *, is_read_only: bool) -> str:
-    """What the engine says of itself at its start."""
+def first_line(config: EngineConfig, facts: DriveFacts, size_bytes: int, *, is_read_only: bool) -> str:
+    """What a drive says of itself at its start."""
     place = config.socket_path if config.socket_path is not None else f"descriptor {config.fd}"
     return (
         f"{config.drive_name}, {size_text(size_bytes)}{', read-only' if is_read_only else ''}, at {place}:"

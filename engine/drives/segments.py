@@ -1,4 +1,4 @@
-"""The state segments of this machine's engines, whatever else stands in the folder that all may write to.
+"""The state segments of this machine's drives, whatever else stands in the folder that all may write to.
 
 A segment is believed where this process's user made it, or where this is root, who looks at everybody's. Its
 name says which process made it; the name may be gone (`rm`, systemd's RemoveIPC), and then it is found by the
@@ -13,6 +13,7 @@ from collections.abc import Iterator
 import msgspec
 
 from ringblk.engine.devices.device_kind import DeviceKind
+from ringblk.engine.drives.names import SEGMENT_PATTERN, other_segment_name, segment_name, supervisor_of
 from ringblk.shm.segments.segment import (
     SegmentError,
     SegmentTaken,
@@ -26,19 +27,23 @@ from ringblk.shm.segments.shared_folder import FOLDER, shared_names
 from ringblk.shm.state.segment import SEGMENT_KIND, SEGMENT_PREFIX, StateSegment
 from ringblk.workers.backends.image_lock import locked_inodes
 
-_NAME = re.compile(re.escape(SEGMENT_PREFIX) + r"([0-9]+)(?:-[0-9a-f]{8})?", re.ASCII)
-_LINK = re.compile(rf"{re.escape(FOLDER)}/({_NAME.pattern}) \(deleted\)", re.ASCII)
+_LINK = re.compile(rf"{re.escape(FOLDER)}/(?P<name>{SEGMENT_PATTERN}) \(deleted\)", re.ASCII)
 _NAME_TRIES = 16
 _IMAGE_SINCE_VERSION = 5
 
 
-class EngineSegment(msgspec.Struct, frozen=True):
+class DriveSegment(msgspec.Struct, frozen=True):
     """One segment by its name, or by a descriptor of its supervisor's when the name is gone."""
 
     name: str
     pid: int | None
     """The supervisor that its name tells of."""
     descriptor_path: str | None = None
+
+    @classmethod
+    def named(cls, name: str) -> "DriveSegment":
+        """The one of this name."""
+        return cls(name, supervisor_of(name))
 
     def open(self) -> int:
         """A descriptor of it, the caller's to close. Raises `SegmentError`."""
@@ -98,42 +103,36 @@ class EngineSegment(msgspec.Struct, frozen=True):
             raise SegmentError(f"shared memory segment {self.name} cannot be read: {error}") from error
 
 
-def create_engine_segment(slot_count: int, queue_size: int, kind: DeviceKind) -> StateSegment:
+def create_segment(slot_count: int, queue_size: int, kind: DeviceKind) -> StateSegment:
     """Make this process's own segment, by another name where the first is taken. Raises `SegmentError`."""
-    name = f"{SEGMENT_PREFIX}{os.getpid()}"
+    name = segment_name(os.getpid())
     for _ in range(_NAME_TRIES):
         try:
             return StateSegment.create(name, slot_count, queue_size, kind.name, kind.operations)
         except SegmentTaken:  # anybody may have taken that one; nobody can guess these
-            name = f"{SEGMENT_PREFIX}{os.getpid()}-{os.urandom(4).hex()}"
+            name = other_segment_name(os.getpid())
     return StateSegment.create(name, slot_count, queue_size, kind.name, kind.operations)
 
 
-def named_segments() -> list[EngineSegment]:
+def named_segments() -> list[DriveSegment]:
     """All whose names stand in the folder and may be believed."""
     return [
-        EngineSegment(name, process_id(name))
+        DriveSegment.named(name)
         for name in shared_names(SEGMENT_PREFIX)
         if (info := segment_info(name)) is not None
         and (os.geteuid() == 0 or info.st_uid == os.geteuid())  # before it is opened, which others may notice
     ]
 
 
-def engine_segments() -> list[EngineSegment]:
+def all_segments() -> list[DriveSegment]:
     """All of them, also those whose names are gone."""
     pids = [int(entry) for entry in os.listdir("/proc") if entry.isdecimal()]
     return [*named_segments(), *(segment for pid in pids for segment in _nameless(pid))]
 
 
-def segments_of(pid: int) -> list[EngineSegment]:
+def segments_of(pid: int) -> list[DriveSegment]:
     """Those that name this process as their engine's supervisor; one at most is its own."""
     return [*(segment for segment in named_segments() if segment.pid == pid), *_nameless(pid)]
-
-
-def process_id(name: str) -> int | None:
-    """The supervisor that a segment's name tells of."""
-    match = _NAME.fullmatch(name)
-    return int(match[1]) if match else None
 
 
 def user_ids(pid: int) -> set[int]:
@@ -146,7 +145,7 @@ def user_ids(pid: int) -> set[int]:
     return {int(word) for word in words[1:]}
 
 
-def engines_of_others() -> dict[str, int]:
+def segments_of_others() -> dict[str, int]:
     """Segments that a process holds and that may not be looked at: their names, and whose they are."""
     locked = locked_inodes("FLOCK")
     found = {}
@@ -161,7 +160,7 @@ def _believed_owners() -> set[int] | None:
     return None if os.geteuid() == 0 else {os.geteuid()}
 
 
-def _nameless(pid: int) -> Iterator[EngineSegment]:
+def _nameless(pid: int) -> Iterator[DriveSegment]:
     """The process's own segment, if its name is gone."""
     folder = f"/proc/{pid}/fd"
     try:
@@ -173,6 +172,6 @@ def _nameless(pid: int) -> Iterator[EngineSegment]:
             match = _LINK.fullmatch(os.readlink(f"{folder}/{entry}"))
         except OSError:
             continue
-        if match and int(match[2]) == pid:
-            yield EngineSegment(match[1], pid, f"{folder}/{entry}")
+        if match and int(match["pid"]) == pid:
+            yield DriveSegment(match["name"], pid, f"{folder}/{entry}")
             return

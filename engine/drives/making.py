@@ -1,0 +1,99 @@
+"""A drive is made of its plan: its segment, its limits, its record."""
+
+import contextlib
+from functools import partial
+
+from ringblk.engine.base.program_error import ProgramError
+from ringblk.engine.drives.drive import Drive
+from ringblk.engine.drives.facts import drive_facts
+from ringblk.engine.drives.limits import open_limits
+from ringblk.engine.drives.plan import DrivePlan
+from ringblk.engine.drives.record import FoundRecord, clear_records
+from ringblk.engine.drives.running_settings import RunningSettings
+from ringblk.engine.drives.segments import create_segment
+from ringblk.engine.drives.taken_settings import take_settings
+from ringblk.engine.options.config import EngineConfig
+from ringblk.engine.supervisor.child import open_fds
+from ringblk.engine.supervisor.process_setup import ProcessSetup
+from ringblk.shm.segments.segment import SegmentError
+from ringblk.shm.state.segment import StateSegment
+from ringblk.shm.sync.process import crash_point
+
+MAX_SLOTS = 8192
+"""Requests in flight at once in one drive; what is offered beyond waits in its ring."""
+MAX_RANGES = 1 << 21
+"""Pieces of guest memory that all slots together can name; bounds the segment at 32 MiB and a little."""
+
+
+def make_drive(plan: DrivePlan, found: FoundRecord | None) -> Drive:
+    """Make a drive that is claimed, with what the engine before has left of it. Raises `ProgramError`.
+
+    Should that fail, or the start of its processes, what was found waits for the next attempt.
+    """
+    with contextlib.ExitStack() as undo:
+        state = _make_segment(plan)
+        undo.callback(state.close)
+        settings = RunningSettings()
+        if found is not None:
+            settings = take_settings(plan.config, plan.backend, plan.device, plan.io, found)
+        users = [plan.user.uid] if plan.user is not None else []
+        limits = open_limits(plan.config, state, settings.limits, users)
+        undo.callback(partial(limits.leave, goes_on=found is not None))
+        setup = ProcessSetup(
+            config=plan.config,
+            backend=plan.backend,
+            requests=plan.kind.make_requests(plan.config, plan.backend),
+            state=state,
+            rate_limit=limits.limit,
+            sandbox=plan.sandbox,
+            plan=plan.io,
+            inherited_fds=frozenset(open_fds() - {plan.config.fd}),  # not the front end's socket
+        )
+        drive = Drive(
+            setup,
+            plan.device,
+            limits,
+            plan.identity,
+            drive_facts(plan.config, plan.backend, plan.io, plan.sandbox),
+            settings,
+            plan.inherited,
+            goes_on=found is not None,
+        )
+        undo.pop_all()
+    try:
+        _hand_over_files(plan, drive)
+        if found is not None:
+            crash_point("record: former one about to be removed")
+            found.remove()
+            crash_point("record: former one removed")
+        clear_records()
+    except BaseException:
+        drive.close()
+        raise
+    return drive
+
+
+def _make_segment(plan: DrivePlan) -> StateSegment:
+    try:
+        state = create_segment(slot_count(plan.config), plan.config.queue_size, plan.kind)
+    except SegmentError as error:
+        raise ProgramError(str(error), exit_status=1) from error
+    if (storage := plan.backend.identity()) is not None:
+        state.set_image(*storage.subject)
+    return state
+
+
+def slot_count(config: EngineConfig) -> int:
+    """Request slots: enough for all queues up to a limit, fewer where each must hold a very long chain."""
+    wanted = min(MAX_SLOTS, config.queue_size * config.num_queues, MAX_RANGES // config.queue_size)
+    return 1 << max(6, (wanted - 1).bit_length())
+
+
+def _hand_over_files(plan: DrivePlan, drive: Drive) -> None:
+    """The user whom the processes run as is to remove in the end what was made for them."""
+    if plan.user is None:
+        return
+    plan.user.own(drive.state.fileno())
+    if drive.limits.group is not None and drive.limits.group.is_creator:
+        plan.user.own(drive.limits.group.fileno())
+    plan.user.own(drive.publication.fileno())
