@@ -6,7 +6,6 @@ partition table, a file system, or zeroes. Anything else is not recognised, and 
 """
 
 import os
-from pathlib import Path
 from typing import Final, Literal, NamedTuple, get_args
 
 ImageFormat = Literal[
@@ -180,9 +179,9 @@ def is_disk(head: bytes) -> bool:
 
 def format_of_name(path: str | os.PathLike[str]) -> ImageFormat | None:
     """Tell the format from a file's name; None if it says none."""
-    return _SUFFIXES.get(Path(path).suffix.lower())
+    return _SUFFIXES.get(os.path.splitext(path)[1].lower())
 
 
 def content_format_of_name(path: str | os.PathLike[str]) -> ImageFormat | None:
     """Tell what a compressed file's name says of its content: "disk.qcow2.gz" is a qcow2 image's."""
-    return format_of_name(Path(path).stem)
+    return format_of_name(os.path.splitext(path)[0])

@@ -3,7 +3,6 @@
 import fcntl
 import os
 import struct
-from pathlib import Path
 
 BLKROGET = 0x125E
 BLKSSZGET = 0x1268
@@ -48,10 +47,11 @@ def alignment_offset_bytes(fd: int) -> int:
 def discard_granularity_bytes(fd: int) -> int:
     """The unit that the device gives space back in; 0 where it doesn't, or doesn't say. (No ioctl tells.)"""
     device = os.fstat(fd).st_rdev
-    folder = Path(f"/sys/dev/block/{os.major(device)}:{os.minor(device)}").resolve()
-    for disk in (folder, folder.parent):  # a partition has the queue of its disk
+    folder = os.path.realpath(f"/sys/dev/block/{os.major(device)}:{os.minor(device)}")
+    for disk in (folder, os.path.dirname(folder)):  # a partition has the queue of its disk
         try:
-            return int((disk / "queue" / "discard_granularity").read_text())
+            with open(f"{disk}/queue/discard_granularity") as file:
+                return int(file.read())
         except (OSError, ValueError):
             continue
     return 0

@@ -26,6 +26,19 @@ def test_an_image_needs_neither_openssl_nor_other_backends_nor_the_control_api(t
         assert name not in loaded
 
 
+def test_what_takes_long_to_import_is_not_imported_for_an_image(tmp_path: Path) -> None:
+    image = tmp_path / "image"
+    image.write_bytes(bytes(1 << 20))
+    code = (
+        "import sys; from ringblk.engine.program import cli, engine, serve\n"
+        "from ringblk.workers.backends.opening import open_image_backend\n"
+        f"open_image_backend({str(image)!r}, read_only=False, direct='auto').close()\n"
+        "print(*{'pathlib', 'ctypes', 'urllib.parse', 'dataclasses', 'shutil'} & sys.modules.keys())"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == []
+
+
 def test_a_built_in_backend_needs_no_openssl() -> None:
     with Engine(*MEMORY) as engine:
         assert OPENSSL not in libraries(engine.process.pid)
