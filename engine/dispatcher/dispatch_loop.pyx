@@ -12,7 +12,6 @@ from libc.stdint cimport uint16_t, uint32_t, uint64_t
 from ringblk.engine.dispatcher.chain_intake cimport ChainIntake
 from ringblk.engine.dispatcher.cpu_placement cimport CpuPlacement
 from ringblk.engine.dispatcher.ring cimport DispatcherRing
-from ringblk.engine.dispatcher.give_back cimport give_back
 from ringblk.engine.dispatcher.handover cimport Handover
 from ringblk.engine.dispatcher.idle_poll cimport IdlePoll
 from ringblk.engine.dispatcher.idle_wait cimport IdleWait
@@ -24,6 +23,7 @@ from ringblk.engine.dispatcher.queue_table cimport QueueTable, ServedQueue
 from ringblk.engine.dispatcher.request_recorder cimport RequestRecorder
 from ringblk.engine.dispatcher.resubmission_list cimport Resubmission, ResubmissionList
 from ringblk.engine.dispatcher.throttle cimport LANE_COUNT, NO_POSITION, Throttle
+from ringblk.engine.dispatcher.unpop cimport unpop_waiting
 from ringblk.shm.sync.atomic cimport load_acquire_32, store_relaxed_32, store_release_32
 from ringblk.shm.sync.clock cimport monotonic_ns
 from ringblk.shm.sync.crash_point cimport crash_point
@@ -117,7 +117,7 @@ cdef class DispatchLoop:
     cdef void _let_go(self, uint32_t queue_index) noexcept nogil:
         """Have nothing of a queue wait for tokens: what was popped last was not, what remains begins."""
         cdef int slot_index
-        give_back(self.state, self.table, self.handover, self.throttle, queue_index)
+        unpop_waiting(self.state, self.table, self.handover, self.throttle, queue_index)
         slot_index = self.throttle.take_first(queue_index, monotonic_ns())
         while slot_index >= 0:
             self.submit(<uint32_t>slot_index)

@@ -327,7 +327,7 @@ cdef class Throttle:
             slots.append(slot_index)
         return slots
 
-    def give_back(self, uint32_t queue_index, uint64_t position):
+    def unpop(self, uint32_t queue_index, uint64_t position):
         """`take_back`."""
         return self.take_back(queue_index, position)
 

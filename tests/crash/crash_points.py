@@ -7,7 +7,7 @@ from tests.rigs.separate_build import package_files
 PROTOCOL_FILES = (
     "engine/dispatcher/dispatch_loop.pyx",
     "engine/dispatcher/ring.pyx",
-    "engine/dispatcher/give_back.pyx",
+    "engine/dispatcher/unpop.pyx",
     "engine/dispatcher/idle_wait.pyx",
     "engine/dispatcher/handover.pyx",
     "engine/dispatcher/queue_table.pyx",

@@ -8,7 +8,7 @@ import posix_ipc
 from libc.stdint cimport uint32_t, uint64_t
 
 from ringblk.engine.dispatcher.dispatch_loop cimport DispatchLoop
-from ringblk.engine.dispatcher.give_back cimport give_back
+from ringblk.engine.dispatcher.unpop cimport unpop_waiting
 from ringblk.engine.dispatcher.handover cimport Handover
 from ringblk.engine.dispatcher.queue_table cimport QueueTable
 from ringblk.engine.dispatcher.ring cimport DispatcherRing
@@ -117,7 +117,7 @@ def collect_from_a_worker_without_load():
     handover.collect()
 
 
-# Release, and give back.
+# Release, and unpop.
 
 def release_a_slot_that_nobody_had():
     cdef Handover handover = with_worker(make_state())
@@ -144,13 +144,13 @@ def free_a_long_list_twice():
     handover.add_free(0)
 
 
-def give_back_a_slot_that_was_handed_over():
+def unpop_a_slot_that_was_handed_over():
     device = make_device()
     cdef DispatchLoop loop = device.loop
     cdef StateSegment state = device.state
     cdef QueueTable table = device.table
     state.slots[0].state = SLOT_HANDED
-    give_back(state, table, loop.handover, WrongThrottle(state, state.rate_limit, False), 0)
+    unpop_waiting(state, table, loop.handover, WrongThrottle(state, state.rate_limit, False), 0)
 
 
 def count_an_operation_that_there_is_not():
@@ -196,7 +196,7 @@ BREAKERS = {
     "no more slots are free than there are": free_a_slot_twice,
     "a slot has a long list that there is": free_a_long_list_that_is_none,
     "no more long lists are free than there are": free_a_long_list_twice,
-    "a slot whose chain goes back to its ring is PREPARED": give_back_a_slot_that_was_handed_over,
+    "a slot whose chain goes back to its ring is PREPARED": unpop_a_slot_that_was_handed_over,
     "an operation that is counted is one of those that there are": count_an_operation_that_there_is_not,
     "a chain that is given back is of the queue": give_a_head_back_that_is_not_of_the_queue,
     "no more chains are over than were taken": forget_a_chain_that_was_not_taken,

@@ -27,8 +27,8 @@ OVERLAP_POINTS = [name for name in POINTS if name.startswith("overlap:")]
 """Reached where parts of blocks are changed: tests/crash/test_partial_blocks.py."""
 FAILED_DISK_POINTS = ["dispatcher ring: given away"]
 """Reached where a disk fails: tests/crash/test_slow_disk.py."""
-GIVE_BACK_POINTS = [name for name in POINTS if name.startswith("give back:")]
-"""Reached where requests wait for tokens: tests/crash/test_give_back.py."""
+UNPOP_POINTS = [name for name in POINTS if name.startswith("unpop:")]
+"""Reached where requests wait for tokens: tests/crash/test_unpop.py."""
 PENDING_POINTS = [name for name in POINTS if name.startswith("pending:")]
 """Reached where requests wait for somebody else, which those of a block device do not."""
 FIRST_START_POINTS = ["recovery: record initialised"]
@@ -42,7 +42,7 @@ CHILD_POINTS = [
     + SESSION_POINTS
     + URING_POINTS
     + RING_POINTS
-    + GIVE_BACK_POINTS
+    + UNPOP_POINTS
     + OVERLAP_POINTS
     + PENDING_POINTS
     + FIRST_START_POINTS

@@ -33,7 +33,7 @@ OPTIONS = {
 }
 FUZZED = (
     "ringblk.engine.dispatcher.dispatch_loop",
-    "ringblk.engine.dispatcher.give_back",
+    "ringblk.engine.dispatcher.unpop",
     "ringblk.engine.dispatcher.handover",
     "ringblk.engine.dispatcher.publication",
     "ringblk.engine.dispatcher.recovery",

@@ -16,7 +16,7 @@ from tests.crash.rig import Rig
 from tests.stress.counts import counts
 
 ROLES = ("dispatcher", "worker-0", "worker-1")
-_ELSEWHERE = ("uring:", "session:", "give back:", "record:", "rate group:")
+_ELSEWHERE = ("uring:", "session:", "unpop:", "record:", "rate group:")
 POINTS = sorted(name for name in point_names() if not name.startswith(_ELSEWHERE))
 
 

@@ -221,8 +221,8 @@ def test_what_was_popped_last_goes_back_to_its_ring() -> None:
         places = [(65532 + slot) % 65536 for slot in range(len(kinds))]
         begun = [throttle.offer(slot, 0, kind, MIB, 0, places[slot]) for slot, kind in enumerate(kinds)]
         assert begun == [slot in (0, 3) for slot in range(len(kinds))]
-        assert throttle.give_back(0, places[5]) == -1  # not the last one
-        assert [throttle.give_back(0, place) for place in reversed(places[3:])] == [6, 5, 4, -1]
+        assert throttle.unpop(0, places[5]) == -1  # not the last one
+        assert [throttle.unpop(0, place) for place in reversed(places[3:])] == [6, 5, 4, -1]
         assert throttle.let_go(0, 0) == [1, 2]
 
 
@@ -247,7 +247,7 @@ def test_a_rested_drive_lets_no_more_than_its_burst_through() -> None:
         throttle, now_ns = drive.throttle, 10 * SECOND
         assert throttle.offer(0, 0, READ, 100_000, 0)
         assert not throttle.offer(1, 0, READ, 100_000, 0, 7)
-        assert throttle.give_back(0, 7) == 1
+        assert throttle.unpop(0, 7) == 1
         admitted = 0
         while throttle.offer(1, 0, READ, 1000, now_ns, 7):
             admitted += 1000

@@ -10,7 +10,7 @@ from tests.rigs.control_client import ControlClient
 COUNT = 6
 
 
-@pytest.mark.parametrize("point", ["inflight: flag cleared", "give back: slot freed"])
+@pytest.mark.parametrize("point", ["inflight: flag cleared", "unpop: slot freed"])
 @pytest.mark.parametrize("passage", [1, 3])
 def test_a_death_while_requests_go_back(tmp_path: Path, point: str, passage: int) -> None:
     control = ControlClient(tmp_path / "control")

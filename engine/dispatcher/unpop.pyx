@@ -18,8 +18,8 @@ from ringblk.shm.queues.virtqueue cimport Virtqueue
 from ringblk.shm.state.segment cimport QueueState
 
 
-cdef void give_back(StateSegment state, QueueTable table, Handover handover, Throttle throttle,
-                    uint32_t queue_index) noexcept nogil:
+cdef void unpop_waiting(StateSegment state, QueueTable table, Handover handover, Throttle throttle,
+                        uint32_t queue_index) noexcept nogil:
     """Leave to the driver what was popped last from a queue and waits."""
     cdef ServedQueue *queue = &table.queues[queue_index]
     cdef QueueState *counters = &state.queues[queue_index]
@@ -34,5 +34,5 @@ cdef void give_back(StateSegment state, QueueTable table, Handover handover, Thr
         (<Virtqueue>queue.virtqueue).unpop(slot.head_index)
         counters.popped_count -= 1
         store_relaxed_32(&slot.state, SLOT_FREE)
-        crash_point("give back: slot freed")
+        crash_point("unpop: slot freed")
         handover.add_free(<uint32_t>slot_index)

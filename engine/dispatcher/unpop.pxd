@@ -5,5 +5,5 @@ from ringblk.engine.dispatcher.queue_table cimport QueueTable
 from ringblk.engine.dispatcher.throttle cimport Throttle
 from ringblk.shm.state.segment cimport StateSegment
 
-cdef void give_back(StateSegment state, QueueTable table, Handover handover, Throttle throttle,
-                    uint32_t queue_index) noexcept nogil
+cdef void unpop_waiting(StateSegment state, QueueTable table, Handover handover, Throttle throttle,
+                        uint32_t queue_index) noexcept nogil
