@@ -30,7 +30,7 @@ def describe(snapshot: StatisticsSnapshot) -> str:
         if operation.request_count:
             wait, service = summarize(operation.queue_wait), summarize(operation.service)
             lines.append(
-                f"{operation.operation:<13}{count_text(operation.request_count):>9}"
+                f"{printable(operation.operation):<13}{count_text(operation.request_count):>9}"
                 f"{size_text(operation.byte_count):>12}{count_text(operation.error_count):>7}"
                 f"{count_text(operation.throttled_count):>10}{time_text(operation.throttled_ns):>9}"
                 f"{time_text(wait.p50_ns):>10}{time_text(wait.p99_ns):>8}"

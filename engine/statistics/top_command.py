@@ -1,6 +1,7 @@
 """`ringblk top`: the engines of this machine, live in the terminal."""
 
 import time
+from collections.abc import Mapping
 
 from ringblk.engine.base.program_error import ProgramError
 from ringblk.engine.statistics.running_engines import RunningEngines
@@ -28,13 +29,27 @@ def run_top(wanted: str | None, interval_s: float, frames: int | None) -> int:
             while frames is None or frames > 0:
                 time.sleep(interval_s)
                 after = _by_name(engines.snapshots())
-                pairs = [(before[name], after[name]) for name in after if name in before]
-                live.update(render(pairs), refresh=True)
+                live.update(render(pairs_of(before, after)), refresh=True)
                 before = after
                 frames = frames - 1 if frames is not None else None
     except KeyboardInterrupt:
         pass
     return 0
+
+
+def pairs_of(
+    before: Mapping[str, StatisticsSnapshot], after: Mapping[str, StatisticsSnapshot]
+) -> list[tuple[StatisticsSnapshot, StatisticsSnapshot]]:
+    """Two looks at each engine that was there both times. By the same name, there may be another by now."""
+    return [
+        (before[name], after[name])
+        for name in after
+        if name in before and _operations(before[name]) == _operations(after[name])
+    ]
+
+
+def _operations(snapshot: StatisticsSnapshot) -> list[str]:
+    return [operation.operation for operation in snapshot.operations]
 
 
 def _by_name(snapshots: list[StatisticsSnapshot]) -> dict[str, StatisticsSnapshot]:

@@ -126,7 +126,7 @@ def _operations(before: StatisticsSnapshot, after: StatisticsSnapshot) -> Table:
         if not total.request_count and total.operation not in ("read", "write"):
             continue
         table.add_row(
-            total.operation,
+            Text(printable(total.operation)),
             count_text(recent.request_count / rates.interval_s),
             f"{size_text(recent.byte_count / rates.interval_s)}/s",
             count_text(total.error_count),

@@ -5,7 +5,7 @@ import logging
 import math
 import time
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeVar
 
 from ringblk.engine.supervisor.child import Child, fork_child
 from ringblk.shm.sync.channel import Channel
@@ -16,6 +16,8 @@ FENCE_LOOK_S = 0.001
 FENCE_WARNING_S = 5.0
 
 _log = logging.getLogger(__name__)
+
+Answer = TypeVar("Answer")
 
 
 class ChildRing:
@@ -36,8 +38,11 @@ class ChildRing:
         sent_type: Any,
         keep_fds: frozenset[int],
     ) -> Child[Any]:
-        """Fork a child with a ring of its own (see `fork_child`). The former one was reaped and fenced."""
-        own_fds = set(self._backend.prepare_process(self._name))
+        """Fork a child with a ring of its own (see `fork_child`). The former one was reaped and fenced.
+
+        Raises `OSError`, also where the backend cannot prepare for it.
+        """
+        own_fds = set(self._ask(self._backend.prepare_process))
         uring = Uring(self._entry_count) if self._entry_count else None
         ring_fds: set[int] = set() if uring is None else {uring.fileno()}
         child: Child[Any] = fork_child(
@@ -52,6 +57,7 @@ class ChildRing:
         """Wait until nothing that a reaped child began can still land (see `Uring`).
 
         `wake` ends what the ring itself may wait for. A disk that hangs makes it long, and is named then.
+        Raises `OSError` where the backend cannot tell.
         """
         warn_at_s = time.monotonic() + FENCE_WARNING_S
         while not self._is_fenced():
@@ -64,4 +70,13 @@ class ChildRing:
         self._uring = None
 
     def _is_fenced(self) -> bool:
-        return (self._uring is None or self._uring.is_idle) and self._backend.is_fenced(self._name)
+        return (self._uring is None or self._uring.is_idle) and self._ask(self._backend.is_fenced)
+
+    def _ask(self, question: Callable[[str], Answer]) -> Answer:
+        """What the backend says of the child; an `OSError` where it fails at that."""
+        try:
+            return question(self._name)
+        except OSError:
+            raise
+        except Exception as error:  # a user's own method: anything may come of it
+            raise OSError(f"the backend fails: {error!r}") from error

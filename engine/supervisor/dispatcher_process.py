@@ -117,11 +117,10 @@ class DispatcherProcess:
 
     async def _replace(self, own_fault: bool) -> None:
         """It was reaped: nothing of its work may land any more when the next one begins."""
-        await self._ring.fence()
-        if self._is_ending:
-            return
         try:
-            self._start(own_fault=own_fault, is_restart=True)
+            await self._ring.fence()
+            if not self._is_ending:
+                self._start(own_fault=own_fault, is_restart=True)
         except OSError as error:
             self._fail(f"cannot start another dispatcher: {error}")
 

@@ -1,5 +1,6 @@
 """What the dispatcher counts is what a snapshot says; what is shown is what a snapshot says."""
 
+import contextlib
 import io
 import os
 import uuid
@@ -21,6 +22,7 @@ from ringblk.engine.statistics.statistics import (
     encode_json,
     take_snapshot,
 )
+from ringblk.engine.statistics.top_command import pairs_of
 from ringblk.engine.statistics.top_view import BARS, bars, render
 from ringblk.shm.layout.histogram import RELATIVE_ERROR, Histogram
 from ringblk.shm.state.segment import StateSegment
@@ -192,6 +194,25 @@ def test_a_drive_s_name_is_text_and_no_more(state: StateSegment) -> None:
     for text in (describe(snapshot), shown((snapshot, snapshot)), shown(*[(snapshot, snapshot)] * 2)):
         assert r"/tmp/[/red]x\x1b]0;owned\x07.img" in text
         assert "\x1b" not in text
+
+
+def test_an_operation_s_name_is_text_and_no_more() -> None:
+    """The segment says what they are called, and it may be anybody's."""
+    name = f"ringblk-test-{uuid.uuid4().hex}"
+    with contextlib.closing(StateSegment.create(name, 64, 16, "own", ["[/red]\x1b[2J\n"])) as state:
+        record(RequestRecorder(state, RequestParser()), 1, operation=1)
+        snapshot = take_snapshot(state)
+    for text in (describe(snapshot), shown((snapshot, snapshot))):
+        assert r"[/red]\x1b[2J\n" in text
+        assert "\x1b" not in text
+
+
+def test_top_compares_an_engine_with_itself_alone(state: StateSegment) -> None:
+    """Whoever owns a segment may put another of its name in its place."""
+    before = take_snapshot(state)
+    other = msgspec.structs.replace(before, operations=before.operations[1:])
+    assert pairs_of({"a": before}, {"a": before, "b": before}) == [(before, before)]
+    assert pairs_of({"a": before}, {"a": other}) == []
 
 
 def test_top_says_when_there_is_nothing() -> None:

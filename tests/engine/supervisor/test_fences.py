@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.rigs.engine_rig import Engine, eventually, raw_frontend
+from tests.rigs.engine_rig import DEADLINE_S, Engine, eventually, raw_frontend
 from tests.rigs.inline_device import IN, OK
 
 SIZE_BYTES = 1 << 20
@@ -33,6 +33,18 @@ def test_nobody_takes_the_place_of_one_that_is_not_fenced(tmp_path: Path, io_eng
             (tmp_path / "fenced").touch()
             queue.wait_used(1)
             assert notes.read_text() == "started\n" * 2
+
+
+@pytest.mark.parametrize(("io_engine", "name"), [("psync", "worker 0"), ("sync", "dispatcher")])
+def test_an_engine_ends_where_nobody_can_tell(tmp_path: Path, io_engine: str, name: str) -> None:
+    """Else its front end would wait for ever; it goes on with the next engine."""
+    options = [f"--backend-arg=size_bytes={SIZE_BYTES}", f"--backend-arg=folder={tmp_path}", "--workers=1"]
+    with Engine("--backend=fenced_disk:FencedDisk", *options, f"--io-engine={io_engine}") as engine:
+        eventually((tmp_path / f"of {name}").exists, "a file that was opened before the fork")
+        (tmp_path / "failing").touch()
+        os.kill(pid_of(engine, name), signal.SIGKILL)
+        assert engine.process.wait(DEADLINE_S) == 1
+        assert "nobody can tell" in engine.log()
 
 
 def pid_of(engine: Engine, name: str) -> int:

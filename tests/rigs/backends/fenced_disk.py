@@ -1,5 +1,7 @@
 """A disk whose dead processes are fenced when a file is there; what it opens before a fork they use after it.
 
+Where a file `failing` is there, the question fails.
+
 --backend=fenced_disk:FencedDisk --backend-arg=size_bytes=N --backend-arg=folder=PATH
 """
 
@@ -29,4 +31,6 @@ class FencedDisk(MemoryBackend):
 
     def is_fenced(self, name: str) -> bool:
         (self._folder / f"asked {name}").touch()
+        if (self._folder / "failing").exists():
+            raise RuntimeError("nobody can tell")
         return (self._folder / "fenced").exists()
