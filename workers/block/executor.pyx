@@ -46,6 +46,7 @@ cdef class BlockExecutor(RequestExecutor):
     cdef GuestMemory memory
     cdef NativeBackend backend
     cdef AsyncForm form       # the backend's, or None
+    cdef bint has_unsubmitted # it had no room for all that was begun
     cdef Progress *progress   # of each slot, where there is a form
     cdef uint8_t drive_id[DRIVE_ID_BYTES]
     cdef iovec vectors[IOV_LIMIT]
@@ -89,14 +90,16 @@ cdef class BlockExecutor(RequestExecutor):
         return OUTCOME_DONE
 
     cdef void submit(self) noexcept nogil:
-        self.form.submit()
+        self.has_unsubmitted = self.form.submit()
 
     cdef bint has_outcomes(self) noexcept nogil:
-        return self.form.has_outcomes()
+        return self.has_unsubmitted or self.form.has_outcomes()   # nobody sleeps before all of it is on its way
 
     cdef int reap(self) noexcept nogil:
         cdef StorageOutcome outcome
         cdef Progress *progress
+        if self.has_unsubmitted:
+            self.submit()
         while self.form.reap(&outcome):
             progress = &self.progress[outcome.tag]
             progress.left -= 1
@@ -175,7 +178,7 @@ cdef class BlockExecutor(RequestExecutor):
                 and (slot.operation == OPERATION_DISCARD or slot.operation == OPERATION_WRITE_ZEROES):
             progress.is_flushed = True
             self._begin_flush(slot_index, progress)
-            self.form.submit()
+            self.submit()
         if progress.left:
             return False
         self._settle(slot_index, progress.error)

@@ -10,7 +10,7 @@ import pytest
 
 from ringblk.engine.frontend.frontend import Frontend
 from ringblk.engine.load.verified_load import LoadSettings, VerifiedLoad
-from tests.rigs.engine_rig import Engine, eventually
+from tests.rigs.engine_rig import Engine, eventually, raw_frontend
 from tests.rigs.inline_device import DISCARD, FLUSH, GET_ID, IN, IOERR, OK, OUT, WRITE_ZEROES, InlineDevice
 from tests.rigs.late_disk import late_disk_folder, make_late_disk
 
@@ -88,6 +88,16 @@ def late_disks(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Options of an engine that serves one."""
     monkeypatch.setenv("PYTHONPATH", str(late_disk_folder()), prepend=os.pathsep)
     return ["--backend=late_disk:make", f"--backend-arg=size_bytes={DISK_BYTES}"]
+
+
+@pytest.mark.parametrize("io_engine", ["psync", "sync"])
+def test_an_engine_whose_form_has_no_room_at_first(late_disks: list[str], io_engine: str) -> None:
+    """Nobody else comes and does it, and nothing is to wake anybody."""
+    with (
+        Engine(*late_disks, "--backend-arg=full_count=3", f"--io-engine={io_engine}") as engine,
+        raw_frontend(engine) as frontend,
+    ):
+        assert frontend.queues[0].request(IN, read_bytes=512) == (OK, bytes(512))
 
 
 def is_gone(engine: Engine, pid: int) -> bool:

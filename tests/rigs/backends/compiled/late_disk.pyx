@@ -31,11 +31,13 @@ cdef class LateForm(AsyncForm):
     cdef object begun, submitted, done, thread, refused
     cdef uint32_t done_count      # of `done`, to be read without the GIL
     cdef uint64_t failing_offset_bytes
+    cdef uint32_t full_count      # calls of `submit` that find no room
 
-    def __init__(self, view, uint64_t failing_offset_bytes, refused):
+    def __init__(self, view, uint64_t failing_offset_bytes, refused, uint32_t full_count):
         self.memory = address_of(view)
         self.failing_offset_bytes = failing_offset_bytes
         self.refused = refused
+        self.full_count = full_count
         self.ready_fd = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         self.begun, self.done, self.submitted = [], [], queue.SimpleQueue()
         self.thread = None
@@ -83,6 +85,9 @@ cdef class LateForm(AsyncForm):
             if self.thread is None:   # a thread that began sooner would be outside of the sandbox
                 self.thread = threading.Thread(target=self.serve, daemon=True)
                 self.thread.start()
+            if self.full_count:
+                self.full_count -= 1
+                return True
             if self.begun:
                 self.submitted.put(self.begun)
                 self.begun = []
@@ -108,19 +113,23 @@ cdef class LateForm(AsyncForm):
 
 
 cdef class LateDisk(NativeBackend):
-    """`failing_offset_bytes`: requests on this byte fail. `refused`: operations left to a blocking form."""
+    """`failing_offset_bytes`: requests on this byte fail. `refused`: operations left to a blocking form.
+
+    `full_count`: how often `submit` says that it has to be called again.
+    """
 
     cdef readonly object view
-    cdef object failing_offset_bytes, refused
+    cdef object failing_offset_bytes, refused, full_count
 
-    def __init__(self, size_bytes, failing_offset_bytes=None, refused=()):
+    def __init__(self, size_bytes, failing_offset_bytes=None, refused=(), full_count=0):
         self.view = memoryview(mmap.mmap(-1, size_bytes))
         self.size_bytes = size_bytes
         self.failing_offset_bytes = (1 << 64) - 1 if failing_offset_bytes is None else failing_offset_bytes
         self.refused = refused
+        self.full_count = full_count
 
     def start_worker(self):
-        self.form = LateForm(self.view, self.failing_offset_bytes, self.refused)
+        self.form = LateForm(self.view, self.failing_offset_bytes, self.refused, self.full_count)
 
     def start_dispatcher(self):
         self.start_worker()
@@ -131,6 +140,7 @@ cdef class LateDisk(NativeBackend):
         return 0
 
 
-def make(size_bytes: int, failing_offset_bytes: int = -1):
+def make(size_bytes: int, failing_offset_bytes: int = -1, full_count: int = 0):
     """`--backend=late_disk:make`. (A compiled constructor has no annotations to convert by.)"""
-    return LateDisk(size_bytes, None if failing_offset_bytes < 0 else failing_offset_bytes)
+    failing = None if failing_offset_bytes < 0 else failing_offset_bytes
+    return LateDisk(size_bytes, failing, full_count=full_count)
