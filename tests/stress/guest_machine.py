@@ -27,7 +27,9 @@ from tests.stress.request_shape import Shape
 from tests.stress.stress_engine import KINDS, NUM_SECTORS, Kind, StressEngine
 from tests.stress.stress_request import BAD_ASKS, good_ask
 
-POINTS = sorted({name for name in point_names() if not name.startswith(("session:", "supervisor:"))})
+_OF_SUPERVISOR = ("session:", "supervisor:", "record:", "rate group:")
+"""Whoever dies there is all of the engine: `kill_engine`."""
+POINTS = sorted({name for name in point_names() if not name.startswith(_OF_SUPERVISOR)})
 QUEUES = st.integers(0, 3)
 REGIONS = st.integers(1, 7)
 TYPES = st.sampled_from([IN, IN, OUT, OUT, FLUSH, GET_ID, DISCARD, WRITE_ZEROES])

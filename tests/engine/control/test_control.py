@@ -280,7 +280,10 @@ def test_stat_and_top_find_the_engine(engine: ControlledEngine, control: Control
     program = str(Path(engine_command()[0]).with_name("ringblk"))
 
     def run(*arguments: str) -> subprocess.CompletedProcess[str]:
-        return subprocess.run([program, *arguments], capture_output=True, text=True, timeout=TIMEOUT_S)
+        wide = {**os.environ, "COLUMNS": "200"}  # the image's path on one line
+        return subprocess.run(
+            [program, *arguments], capture_output=True, text=True, timeout=TIMEOUT_S, env=wide
+        )
 
     pid = str(control.processes["supervisor"])
     for name in (pid, f"ringblk-engine-{pid}", str(engine.image)):
