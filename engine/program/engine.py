@@ -43,15 +43,13 @@ class Engine:
         self._first_signal_s: float | None = None
 
     async def run(self) -> int:
-        """Serve; returns the exit status. Raises `ProgramError` where it cannot begin."""
+        """Serve; returns the exit status. Raises `ProgramError` where it cannot begin, and `OSError`."""
         self._catch_signals()
-        for drive in self._drives:
-            drive.listen()
-            drive.start()
+        self._start_drives()
         try:
             control = await self._open_control()
             self._drop_privileges()
-        except ProgramError:
+        except (ProgramError, OSError):
             await self._stop_drives()
             raise
         for drive in self._drives:
@@ -63,6 +61,18 @@ class Engine:
                 await control.close()
             await self._stop_drives()
             hold_end_signals()
+
+    def _start_drives(self) -> None:
+        """Start all of them, or leave nothing behind of those that were. Raises `ProgramError`, `OSError`."""
+        try:
+            for drive in self._drives:
+                drive.listen()
+                drive.start()
+        except BaseException:
+            for drive in self._drives:
+                drive.stop_listening()
+                drive.kill()
+            raise
 
     async def _run_drives(self) -> int:
         """Until the first of them ends, and then the others too; returns the exit status."""

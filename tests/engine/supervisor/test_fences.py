@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.rigs.engine_rig import DEADLINE_S, Engine, eventually, raw_frontend
+from tests.rigs.engine_rig import DEADLINE_S, Engine, eventually, raw_frontend, run_program
 from tests.rigs.inline_device import IN, OK
 
 SIZE_BYTES = 1 << 20
@@ -45,6 +45,24 @@ def test_an_engine_ends_where_nobody_can_tell(tmp_path: Path, io_engine: str, na
         os.kill(pid_of(engine, name), signal.SIGKILL)
         assert engine.process.wait(DEADLINE_S) == 1
         assert "nobody can tell" in engine.log()
+
+
+@pytest.mark.parametrize("failing", ["worker 1", "dispatcher"])
+def test_a_start_that_fails_leaves_nothing_behind(tmp_path: Path, failing: str) -> None:
+    """Be it that the backend cannot prepare for one process, when others run already."""
+    (tmp_path / f"of {failing}").mkdir()
+    socket_path = tmp_path / "socket"
+    done = run_program(
+        f"--socket-path={socket_path}",
+        "--backend=fenced_disk:FencedDisk",
+        f"--backend-arg=size_bytes={SIZE_BYTES}",
+        f"--backend-arg=folder={tmp_path}",
+        "--workers=2",
+        "--io-engine=psync",
+    )
+    assert (done.returncode, "Is a directory" in done.stderr) == (1, True)
+    assert (tmp_path / "of worker 0").exists()
+    assert not socket_path.exists()
 
 
 def pid_of(engine: Engine, name: str) -> int:
