@@ -101,7 +101,7 @@ def _first_word(path: str) -> str:
 def _seccomp_mode() -> str:
     """Of this process (proc(5)): 2 where a filter holds it."""
     try:
-        with open("/proc/self/status") as status_file:
+        with open("/proc/self/status", errors="replace") as status_file:
             return next((line.split()[1] for line in status_file if line.startswith("Seccomp:")), "")
     except OSError:
         return ""

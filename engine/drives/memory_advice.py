@@ -71,13 +71,16 @@ class MemoryAdvice:
 
 
 def private_mappings(pid: int) -> list[tuple[range, int]]:
-    """Where a process has private mappings of files, and the inodes of these. Raises `OSError` (proc(5))."""
+    """Where a process has private mappings of files, and the inodes of these. Raises `OSError` (proc(5)).
+
+    The files' names may be any bytes.
+    """
     found = []
-    with open(f"/proc/{pid}/maps") as maps:
+    with open(f"/proc/{pid}/maps", "rb") as maps:
         for line in maps:
             place, permissions, _, _, inode, *_ = line.split()
-            if permissions.endswith("p") and inode != "0":
-                start, end = (int(word, 16) for word in place.split("-"))
+            if permissions.endswith(b"p") and inode != b"0":
+                start, end = (int(word, 16) for word in place.split(b"-"))
                 found.append((range(start, end), int(inode)))
     return found
 

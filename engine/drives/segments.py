@@ -136,9 +136,12 @@ def segments_of(pid: int) -> list[DriveSegment]:
 
 
 def user_ids(pid: int) -> set[int]:
-    """The process's real, effective, saved and file system user (proc(5)); none if it is gone."""
+    """The process's real, effective, saved and file system user (proc(5)); none if it is gone.
+
+    Its name, which stands there as well, may be any bytes.
+    """
     try:
-        with open(f"/proc/{pid}/status") as status_file:
+        with open(f"/proc/{pid}/status", errors="replace") as status_file:
             words = next(line.split() for line in status_file if line.startswith("Uid:"))
     except OSError:
         return set()

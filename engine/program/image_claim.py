@@ -147,7 +147,7 @@ def is_running(pid: int) -> bool:
 def _state_of(pid: int) -> str:
     """The process's state as a letter; nothing if it is gone."""
     try:
-        with open(f"/proc/{pid}/stat") as stat_file:
+        with open(f"/proc/{pid}/stat", errors="replace") as stat_file:
             return stat_file.read().rpartition(")")[2].split()[0]
     except OSError:
         return ""
@@ -156,7 +156,10 @@ def _state_of(pid: int) -> str:
 def _is_ending(pid: int) -> bool:
     """Whether SIGKILL waits to be seen, or the process is in its exit already (proc(5))."""
     try:
-        with open(f"/proc/{pid}/status") as status_file, open(f"/proc/{pid}/stat") as stat_file:
+        with (
+            open(f"/proc/{pid}/status", errors="replace") as status_file,
+            open(f"/proc/{pid}/stat", errors="replace") as stat_file,
+        ):
             status = status_file.read()
             flags = int(stat_file.read().rpartition(")")[2].split()[6])
     except OSError:

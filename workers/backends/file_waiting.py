@@ -31,16 +31,23 @@ def file_waiting(fd: int, size_bytes: int, *, is_direct: bool) -> Waiting:
 
 def _file_system(fd: int) -> str:
     """The type of the file system that a file is on; empty where it cannot be told."""
-    device = os.fstat(fd).st_dev
-    number = f"{os.major(device)}:{os.minor(device)}"
     try:
-        with open("/proc/self/mountinfo") as file:
-            mounts = file.read().splitlines()
+        with open("/proc/self/mountinfo", "rb") as file:
+            return file_system_type(os.fstat(fd).st_dev, file.read())
     except OSError:
         return ""
-    for fields in map(str.split, mounts):  # proc(5): field 3 the device, then "-" and the type
-        if fields[2] == number:
-            return fields[fields.index("-") + 1]
+
+
+def file_system_type(device: int, mounts: bytes) -> str:
+    """What `mounts` (/proc/self/mountinfo) says of a device; empty where it says nothing.
+
+    Who may mount something may call the place anything: its path may be no text, and have line ends in it
+    that are none to the kernel.
+    """
+    number = f"{os.major(device)}:{os.minor(device)}".encode()
+    for fields in (line.split(b" ") for line in mounts.split(b"\n") if line):
+        if fields[2] == number:  # proc(5): field 3 the device, then "-" and the type
+            return os.fsdecode(fields[fields.index(b"-") + 1])
     return ""
 
 

@@ -5,6 +5,7 @@ import mmap
 import os
 import shutil
 import subprocess
+from pathlib import Path
 
 import msgspec
 import pytest
@@ -43,6 +44,15 @@ def test_no_memory_at_all_is_told_once_until_a_queue_has_started() -> None:
             frontend.set_up()
         start_without_memory(engine, attempts=2)
         assert engine.log().count(NOTHING_SHARED) == 2
+
+
+def test_a_file_that_a_front_end_has_mapped_may_have_any_name(tmp_path: Path) -> None:
+    """Else no queue of it would start, and nobody would tell it."""
+    with open(os.fsencode(tmp_path) + b"/\xff\r", "w+b") as file:
+        file.truncate(4096)
+        with mmap.mmap(file.fileno(), 4096, mmap.MAP_PRIVATE):
+            inode = os.fstat(file.fileno()).st_ino
+            assert inode in [each for _, each in private_mappings(os.getpid())]
 
 
 def test_it_is_told_once_too_where_it_ends_the_session() -> None:

@@ -15,14 +15,15 @@ from pathlib import Path
 import pytest
 
 from ringblk.engine.devices.kinds import DEFAULT_KIND
-from ringblk.engine.drives.segments import all_segments, create_segment, segments_of
-from ringblk.engine.program.image_claim import engines_on, remove_dead_engines
+from ringblk.engine.drives.segments import all_segments, create_segment, segments_of, user_ids
+from ringblk.engine.program.image_claim import engines_on, is_running, remove_dead_engines
 from ringblk.engine.program.takeover import is_engine
 from ringblk.shm.rates.group import RateGroup, RateGroupError
 from ringblk.shm.rates.limit_settings import RateLimitSettings
 from ringblk.shm.segments.shared_folder import shared_names
 from ringblk.shm.state.segment import SEGMENT_PREFIX, StateSegment
 from ringblk.workers.backends.file_identity import subject_of
+from tests.rigs.child_process import ends_with_tests
 from tests.rigs.engine_rig import DEADLINE_S, NOBODY, PROGRAM, Engine, eventually
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="only root can be other users as well")
@@ -266,6 +267,22 @@ def test_a_segment_without_a_name_is_looked_at_once() -> None:
     assert isinstance(copy, StateSegment)
     copy.close()
     state.close()
+
+
+def test_a_process_may_have_any_name() -> None:
+    """Whoever lists engines, or begins one, looks at the process that a segment names."""
+    name_it = "import ctypes, time; ctypes.CDLL(None).prctl(15, b'\\xff'); print(flush=True); time.sleep(60)"
+    with subprocess.Popen(
+        ends_with_tests([sys.executable, "-c", name_it]), stdout=subprocess.PIPE
+    ) as process:
+        try:
+            assert process.stdout is not None
+            assert process.stdout.readline() == b"\n"
+            assert user_ids(process.pid) == {os.getuid()}
+            assert is_running(process.pid)
+        finally:
+            process.kill()
+    assert not is_running(process.pid)
 
 
 def ringblk_as_another_user(*arguments: str) -> "subprocess.CompletedProcess[str]":
