@@ -4,7 +4,6 @@ import os
 
 from ringblk.engine.base.program_error import ProgramError
 from ringblk.engine.devices.device_face import DeviceFace
-from ringblk.engine.devices.published_device import PublishedDevice
 from ringblk.engine.drives.record import RecordKeeper, now_ns, socket_digest
 from ringblk.engine.drives.running_settings import DriveIdentity, DriveRecord
 from ringblk.engine.drives.settings import DriveSettings
@@ -27,7 +26,7 @@ class Publication:
         self._config = config
         self._identity = identity
         self._device = device
-        self._published = PublishedDevice(device, state)
+        self._state = state
         self._settings = settings
         try:
             self._keeper = RecordKeeper(self._record())
@@ -36,7 +35,7 @@ class Publication:
 
     def publish(self) -> None:
         """The device has changed: have requests checked against it as it is now, and the record say so."""
-        self._published.publish()
+        self._device.publish(self._state)
         self.save()
 
     def save(self) -> None:

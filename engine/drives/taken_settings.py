@@ -9,10 +9,7 @@ from ringblk.engine.base.program_error import ProgramError
 from ringblk.engine.devices.device_face import DeviceFace
 from ringblk.engine.devices.io_plan import IoPlan
 from ringblk.engine.drives.record import FoundRecord
-from ringblk.engine.drives.running_settings import (
-    RunningSettings,
-    limit_words,
-)
+from ringblk.engine.drives.running_settings import RunningSettings, limit_words
 from ringblk.engine.options.config import EngineConfig
 from ringblk.workers.backends.interface import BackendError
 from ringblk.workers.backends.native import NativeBackend
