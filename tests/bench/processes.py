@@ -1,5 +1,6 @@
 """What running processes use, read from /proc."""
 
+import os
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -37,6 +38,20 @@ def memory_kib(pids: Iterable[int]) -> dict[str, dict[str, int]]:
         parts = {key: int(fields[key].split()[0]) for key in ("Pss", "Pss_Anon", "Pss_File", "Pss_Shmem")}
         found[f"{process_name(pid)} {pid}"] = parts
     return found
+
+
+def shared_kib(pids: Iterable[int]) -> float:
+    """What the shared memory that they hold open takes in its file system, each piece counted once."""
+    found = {}
+    for pid in pids:
+        for entry in Path(f"/proc/{pid}/fd").iterdir():
+            try:
+                target, info = os.readlink(entry), entry.stat()
+            except OSError:
+                continue
+            if target.startswith(("/dev/shm/ringblk-engine-", "/dev/shm/ringblk-drive-", "/memfd:")):
+                found[info.st_dev, info.st_ino] = info.st_blocks / 2
+    return sum(found.values())
 
 
 def process_name(pid: int) -> str:

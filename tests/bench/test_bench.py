@@ -4,7 +4,10 @@ from pathlib import Path
 import pytest
 
 from ringblk.engine.load.load import Load, LoadFigures
+from tests.bench.backends import BackendFailed
 from tests.bench.comparison import RunSettings, interleave, summarize
+from tests.bench.drives import in_turn, totals
+from tests.bench.fleets import FleetSpec, storage_daemon_fleets
 from tests.bench.loads import MORE_LOADS, STANDARD_LOADS, load_named
 from tests.bench.picture import draw
 from tests.bench.report import print_ratios
@@ -88,6 +91,37 @@ def test_medians_spread_and_ratios(capsys: pytest.CaptureFixture[str]) -> None:
     assert "best" in line
     assert "1.25" in line
     assert line.endswith("MISSED")
+
+
+def test_fleets_take_turns_and_who_fails_is_left_out(capsys: pytest.CaptureFixture[str]) -> None:
+    calls = []
+
+    def measure(spec: FleetSpec) -> str:
+        calls.append(spec.name)
+        if spec.name == "bad":
+            raise BackendFailed("no such thing")
+        return spec.name
+
+    specs = [FleetSpec(name, name, lambda sockets, images: []) for name in ("good", "bad")]
+    assert in_turn(specs, 3, measure) == {"good": ["good"] * 3}
+    assert calls == ["good", "bad", "good", "good"]
+    assert capsys.readouterr().err == "bad: no such thing\n"
+
+
+def test_busy_drives_are_summed_up() -> None:
+    together = totals([figures(100.0), figures(300.0)])
+    assert together.iops == 400.0
+    assert together.slowest_part == pytest.approx(1 / 3)
+    assert together.backend_us_per_io == pytest.approx(0.5)  # each was told the CPU time of all
+
+
+def test_a_storage_daemon_serves_each_drive_or_all() -> None:
+    sockets, images = [Path("/s0"), Path("/s1")], [Path("/i0"), Path("/i1")]
+    lines = [spec.commands(sockets, images) for spec in storage_daemon_fleets(is_installed=True)]
+    assert [len(commands) for commands in lines] == [2, 1, 1]
+    for commands in lines:
+        text = " ".join(word for command in commands for word in command)
+        assert all(text.count(f"={path},") + text.count(f"={path} ") for path in (*sockets[:1], *images))
 
 
 def test_the_picture_is_well_formed(tmp_path: Path) -> None:
