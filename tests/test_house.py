@@ -37,6 +37,7 @@ ROOMS = (
     "engine.images",
     "engine.frontend",
     "engine.load",
+    "engine.doctor",
     "engine.program",
 )
 """From the ground up: a room imports from those before it."""

@@ -13,6 +13,8 @@ MAX_MEM_SLOTS = 509
 LEAST_MEM_SLOTS = 32
 """Where only few files may be open."""
 
+OPEN_FILES_MEND = "raise the limit (ulimit -Hn, LimitNOFILE=)"
+
 _BASE_COUNT = 80
 """Image, segment, sockets, event loop, front ends that wait, and what backend and control API have open."""
 _WORKER_COUNT = 6
@@ -28,19 +30,24 @@ def reserve_open_files(worker_count: int, num_queues: int) -> None:
 
     Raises `ProgramError` where the hard limit is too low even for few memory slots; nothing was changed then.
     """
-    wanted = _count_without_regions(worker_count, num_queues) + _REGION_COUNT * LEAST_MEM_SLOTS
-    most = wanted + _REGION_COUNT * (MAX_MEM_SLOTS - LEAST_MEM_SLOTS)
+    wanted, most = needed_open_files(worker_count, num_queues)
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft == resource.RLIM_INFINITY or soft >= most:
         return
     if hard != resource.RLIM_INFINITY and hard < wanted:
         raise ProgramError(
             f"only {hard} files may be open, {worker_count} workers and {num_queues} queues can need"
-            f" {wanted}: raise the limit (ulimit -Hn, LimitNOFILE=), or ask for fewer",
+            f" {wanted}: {OPEN_FILES_MEND}, or ask for fewer",
             exit_status=1,
         )
     soft = most if hard == resource.RLIM_INFINITY else min(most, hard)
     resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
+def needed_open_files(worker_count: int, num_queues: int) -> tuple[int, int]:
+    """How many descriptors such an engine can need: with few memory slots, and with as many as there are."""
+    wanted = _count_without_regions(worker_count, num_queues) + _REGION_COUNT * LEAST_MEM_SLOTS
+    return wanted, wanted + _REGION_COUNT * (MAX_MEM_SLOTS - LEAST_MEM_SLOTS)
 
 
 def mem_slot_count(worker_count: int, num_queues: int) -> int:

@@ -12,7 +12,17 @@ EVERYTHING_NS = (1 << 64) - 1
 INLINE_LIMIT_NS = 20_000
 """A request that takes less is done before a worker is awake: half of a wake-up across cores."""
 
+LOCKED_MEMORY_MEND = "raise the limit on locked memory: ulimit -l, LimitMEMLOCK="
+"""Before Linux 5.12 rings count against it."""
+
 _URING_SYSCTL = "/proc/sys/kernel/io_uring_disabled"
+
+
+class UringProblem(msgspec.Struct, frozen=True):
+    """Why there is no io_uring here, who says so, and what to change."""
+
+    what: str
+    mend: str
 
 
 class IoPlan(msgspec.Struct, frozen=True):
@@ -54,8 +64,8 @@ def plan_io(io_engine: str, backend: NativeBackend) -> IoPlan:
         return IoPlan(name="inline", reason=reason, inline_limit_ns=INLINE_LIMIT_NS)
     if not waiting.begins_at_once:
         return IoPlan(reason=waiting.reason)
-    if (problem := _uring_problem()) is not None:
-        return IoPlan(reason=f"io_uring is refused: {problem}")
+    if (problem := uring_problem()) is not None:
+        return IoPlan(reason=f"io_uring is refused: {problem.what}")
     return IoPlan(
         name="io_uring_inline", reason=waiting.reason, uses_worker_uring=True, uses_dispatcher_uring=True
     )
@@ -65,12 +75,12 @@ def _check_uring(io_engine: str, backend: NativeBackend) -> None:
     """Raises `ProgramError` where there is no io_uring for this backend."""
     if backend.fd < 0:
         raise ProgramError(f"--io-engine {io_engine}: only for --blk-file")
-    if (problem := _uring_problem()) is not None:
-        raise ProgramError(f"--io-engine {io_engine}: {problem}", exit_status=1)
+    if (problem := uring_problem()) is not None:
+        raise ProgramError(f"--io-engine {io_engine}: {problem.what}", exit_status=1)
 
 
-def _uring_problem() -> str | None:
-    """Why there is no io_uring here, and who says so; None where there is."""
+def uring_problem() -> UringProblem | None:
+    """None where there is an io_uring: one is made."""
     try:
         Uring(2)
     except OSError as error:
@@ -78,16 +88,20 @@ def _uring_problem() -> str | None:
     return None
 
 
-def _uring_refusal(error: OSError, sysctl: str, seccomp_mode: str) -> str:
+def _uring_refusal(error: OSError, sysctl: str, seccomp_mode: str) -> UringProblem:
     """What to change: the sysctl (Linux 6.6: 1 leaves it to a group, 2 to nobody), or a seccomp filter."""
     text = str(error.strerror or error)
     if error.errno == errno.EPERM and sysctl in ("1", "2"):
-        return f"{text}: sysctl kernel.io_uring_disabled is {sysctl}"
+        what = f"{text}: sysctl kernel.io_uring_disabled is {sysctl}"
+        return UringProblem(what, "sysctl -w kernel.io_uring_disabled=0")
     if error.errno in (errno.EPERM, errno.EACCES, errno.ENOSYS) and seccomp_mode == "2":
-        return f"{text}: by a seccomp filter, such as a container's"
+        what = f"{text}: by a seccomp filter, such as a container's"
+        return UringProblem(what, "allow io_uring_setup, io_uring_register and io_uring_enter in its profile")
     if error.errno == errno.ENOSYS:
-        return f"{text}: this kernel has none"
-    return text
+        return UringProblem(f"{text}: this kernel has none", "Linux 5.19 or later, with CONFIG_IO_URING")
+    if error.errno == errno.EINVAL:
+        return UringProblem(f"{text}: this kernel's is too old", "Linux 5.19 or later")
+    return UringProblem(text, LOCKED_MEMORY_MEND if error.errno == errno.ENOMEM else "see dmesg")
 
 
 def _first_word(path: str) -> str:

@@ -40,6 +40,7 @@ def _run_subcommand(arguments: list[str]) -> int:
     parser.set_defaults(run=partial(print_help, parser))  # where no command is given
     subparsers = parser.add_subparsers(dest="command", metavar="COMMAND")
     subparsers.add_parser("serve", help="serve a drive to a hypervisor (vhost-user)")
+    from ringblk.engine.doctor import commands as doctor_commands
     from ringblk.engine.images import command as image_command
     from ringblk.engine.statistics import (
         commands as statistics_commands,  # not for a backend program that only serves
@@ -47,6 +48,7 @@ def _run_subcommand(arguments: list[str]) -> int:
 
     image_command.add_parser(subparsers)
     statistics_commands.add_parsers(subparsers)
+    doctor_commands.add_parser(subparsers)
     parsed = parser.parse_args(arguments)
     status: int = parsed.run(parsed)
     return status

@@ -2,11 +2,12 @@
 
 import logging
 
+from ringblk.engine.drives.image_users import engines_on, is_engine
 from ringblk.engine.drives.plan import DrivePlan
 from ringblk.engine.drives.record import FoundRecord, find_predecessor, record_of_process
 from ringblk.engine.drives.segments import user_ids
-from ringblk.engine.program.image_claim import claim_image, engines_on, remove_dead_engines
-from ringblk.engine.program.takeover import check_same_drive, check_takeover, is_engine, take_over_socket
+from ringblk.engine.program.image_claim import claim_image, remove_dead_engines
+from ringblk.engine.program.takeover import check_same_drive, check_takeover, take_over_socket
 
 _log = logging.getLogger(__name__)
 

@@ -11,14 +11,13 @@ supervisor lives is in use; one whose supervisor is gone is about to end, and is
 import contextlib
 import logging
 import os
-import select
-import signal
 import time
 
 from ringblk.engine.base.program_error import ProgramError
-from ringblk.engine.drives.segments import DriveSegment, all_segments, named_segments
-from ringblk.engine.program.takeover import Takeover, is_engine
-from ringblk.shm.segments.segment import SegmentError, remove_orphan
+from ringblk.engine.drives.image_users import engines_on, holder_name, image_of, living
+from ringblk.engine.drives.segments import DriveSegment
+from ringblk.engine.program.takeover import Takeover
+from ringblk.shm.segments.segment import remove_orphan
 from ringblk.shm.segments.shared_folder import shared_names
 from ringblk.shm.state.segment import SEGMENT_PREFIX
 from ringblk.workers.backends.image_lock import ImageLocked, locked_inodes
@@ -29,8 +28,6 @@ REFUSAL_S = 1.0
 DEAD_HOLDER_S = 15.0
 """How long what is left of a dead engine (I/O in the kernel) may hold the image."""
 _LOOK_S = 0.005
-_PF_EXITING = 0x4  # linux/sched.h
-_SIGKILL_BIT = 1 << (signal.SIGKILL - 1)
 
 _log = logging.getLogger(__name__)
 
@@ -58,33 +55,18 @@ def claim_image(path: str, backend: NativeBackend, *, takes_over: bool) -> None:
                 "%s: cannot be locked: %s; nothing keeps others off it", path, error.strerror or error
             )
             return
-        alive = [pid for pid in holders if is_engine(pid) and is_running(pid)]
+        alive = living(holders)
         if takes_over and alive:
             for pid in alive:
                 takeover.tell(pid)
         elif alive or not holders or time.monotonic() > given_up_s:
             refused_s = refused_s or time.monotonic() + REFUSAL_S
             if time.monotonic() > refused_s:
-                holder = f"another engine (process {alive[0]})" if alive else "another program"
-                raise ProgramError(f"--blk-file {path}: in use by {holder}", exit_status=1)
+                raise ProgramError(f"--blk-file {path}: in use by {holder_name(alive)}", exit_status=1)
         elif not waits:
             waits = True
             _log.info("waiting for the last process of the engine before this one (process %d)", holders[0])
         time.sleep(_LOOK_S)
-
-
-def engines_on(image: tuple[int, int]) -> list[int]:
-    """The supervisors of engines whose image this is, be they alive or not, as far as it can be told.
-
-    That is what segments say, and anybody may make one: ask `is_engine` before anything is done to a process.
-    """
-    found = _users_of(image, named_segments())
-    # Those whose names are gone are looked for where nobody else is found: it takes a look at every process.
-    return found or _users_of(image, all_segments())
-
-
-def _users_of(image: tuple[int, int], segments: list[DriveSegment]) -> list[int]:
-    return [each.pid for each in segments if each.pid is not None and _image_of(each) == image]
 
 
 def remove_dead_engines(own_image: tuple[int, int]) -> list[str]:
@@ -97,7 +79,7 @@ def remove_dead_engines(own_image: tuple[int, int]) -> list[str]:
     held = {name for name, segment in segments.items() if segment.is_held()}
     if len(held) == len(segments):
         return []  # as nearly always: nothing else needs to be looked at
-    images = {name: _image_of(segment) for name, segment in segments.items()}
+    images = {name: image_of(segment) for name, segment in segments.items()}
     in_use = {images[name] for name in held} | {own_image}
     locked = locked_inodes()
     # An image that cannot be told may be any that is locked, and that no engine here is known to use.
@@ -110,14 +92,6 @@ def remove_dead_engines(own_image: tuple[int, int]) -> list[str]:
     return [name for name in segments if name not in held | waited_for and remove_orphan(name)]
 
 
-def _image_of(segment: DriveSegment) -> tuple[int, int] | None:
-    """Its engine's image. (0, 0): none, or it is not to be believed; None: it cannot be told."""
-    try:
-        return segment.image()
-    except SegmentError:
-        return (0, 0)
-
-
 def _inode_of(image: tuple[int, int]) -> int:
     """The inode that the image's lock is on: a block device's node. 0: it cannot be told."""
     device, inode = image
@@ -125,44 +99,3 @@ def _inode_of(image: tuple[int, int]) -> int:
         with contextlib.suppress(OSError):
             return os.stat(f"/dev/block/{os.major(device)}:{os.minor(device)}").st_ino
     return inode
-
-
-def is_running(pid: int) -> bool:
-    """Whether the process lives and is not about to end.
-
-    One that was killed may hang in the kernel for as long as the disk does; it does nothing any more.
-    """
-    try:
-        pidfd = os.pidfd_open(pid)
-    except ProcessLookupError:
-        return False
-    except OSError:  # refused, by a seccomp filter for example: the state tells (proc(5))
-        return _state_of(pid) not in ("", "Z", "X") and not _is_ending(pid)
-    try:
-        return not select.select([pidfd], [], [], 0)[0] and not _is_ending(pid)
-    finally:
-        os.close(pidfd)
-
-
-def _state_of(pid: int) -> str:
-    """The process's state as a letter; nothing if it is gone."""
-    try:
-        with open(f"/proc/{pid}/stat", errors="replace") as stat_file:
-            return stat_file.read().rpartition(")")[2].split()[0]
-    except OSError:
-        return ""
-
-
-def _is_ending(pid: int) -> bool:
-    """Whether SIGKILL waits to be seen, or the process is in its exit already (proc(5))."""
-    try:
-        with (
-            open(f"/proc/{pid}/status", errors="replace") as status_file,
-            open(f"/proc/{pid}/stat", errors="replace") as stat_file,
-        ):
-            status = status_file.read()
-            flags = int(stat_file.read().rpartition(")")[2].split()[6])
-    except OSError:
-        return False
-    pending = [line.split()[1] for line in status.splitlines() if line.startswith(("SigPnd:", "ShdPnd:"))]
-    return bool(flags & _PF_EXITING) or any(int(mask, 16) & _SIGKILL_BIT for mask in pending)

@@ -9,10 +9,10 @@ from ringblk.engine.drives.making import make_drive
 from ringblk.engine.drives.plan import plan_drive
 from ringblk.engine.drives.sandbox_plan import plan_user
 from ringblk.engine.drives.storage import close_storage, open_storage
+from ringblk.engine.images.served_format import check_served_format
 from ringblk.engine.options.config import EngineConfig
 from ringblk.engine.program.drive_claim import claim_drive
 from ringblk.engine.program.engine import Engine, hold_end_signals
-from ringblk.engine.program.served_format import check_served_format
 
 
 def serve(config: EngineConfig, kind: DeviceKind = DEFAULT_KIND) -> int:

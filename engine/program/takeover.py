@@ -9,9 +9,10 @@ import socket
 import time
 
 from ringblk.engine.base.program_error import ProgramError
+from ringblk.engine.drives.image_users import is_engine
 from ringblk.engine.drives.record import record_of_process
 from ringblk.engine.drives.running_settings import DriveIdentity
-from ringblk.engine.drives.segments import segments_of, user_ids
+from ringblk.engine.drives.segments import user_ids
 from ringblk.engine.options.config import EngineConfig
 from ringblk.engine.vhost_user.listener import check_listening_at
 from ringblk.engine.vhost_user.turn import peer_process_id
@@ -136,12 +137,3 @@ def _listening_pid(socket_path: str | None) -> int | None:
         except OSError:
             return None
         return peer_process_id(probe)
-
-
-def is_engine(pid: int) -> bool:
-    """Whether the process has a segment that it can have made, and that is held.
-
-    Anybody may make a segment of any name; a signal is for who made it.
-    """
-    users = user_ids(pid)
-    return any(segment.owner() in users and segment.is_held() for segment in segments_of(pid))

@@ -35,7 +35,7 @@ class Child(Generic[Received]):
         self.name = name
         self.pid = pid
         self.channel = channel
-        self.pidfd = _open_pidfd(pid)
+        self.pidfd = open_pidfd(pid)
         self.announce: Callable[[], None] = lambda: None
         """Makes the child look at its channel."""
         self.ended = asyncio.Event()
@@ -128,7 +128,8 @@ class Child(Generic[Received]):
         self.ended.set()
 
 
-def _open_pidfd(pid: int) -> int:
+def open_pidfd(pid: int) -> int:
+    """A descriptor to watch a child by. Raises `OSError`, with what to change where calls are refused."""
     try:
         return os.pidfd_open(pid)
     except OSError as error:

@@ -15,7 +15,7 @@ _SAMPLE_COUNT = 16
 
 def file_waiting(fd: int, size_bytes: int, *, is_direct: bool) -> Waiting:
     """Look at where the file is. One that is read past the page cache is read from, here and there."""
-    file_system = _file_system(fd)
+    file_system = file_system_of(fd)
     if file_system in _MEMORY_FILE_SYSTEMS:
         return Waiting(may_block=False, reason="the image is in memory")
     if file_system.split(".")[0] in _WAITING_FILE_SYSTEMS:
@@ -29,7 +29,7 @@ def file_waiting(fd: int, size_bytes: int, *, is_direct: bool) -> Waiting:
     )
 
 
-def _file_system(fd: int) -> str:
+def file_system_of(fd: int) -> str:
     """The type of the file system that a file is on; empty where it cannot be told."""
     try:
         with open("/proc/self/mountinfo", "rb") as file:

@@ -78,9 +78,11 @@ def _set_lock(fd: int, kind: int, start_bytes: int, length_bytes: int) -> None:
     fcntl.fcntl(fd, fcntl.F_OFD_SETLK, asked)
 
 
-def _get_lock(fd: int, start_bytes: int, length_bytes: int) -> tuple[int, int, int]:
-    """Return kind, start and length of a lock of others that a write lock there would run into."""
-    asked = struct.pack(_STRUCT_FLOCK, fcntl.F_WRLCK, os.SEEK_SET, start_bytes, length_bytes, 0)
+def _get_lock(
+    fd: int, start_bytes: int, length_bytes: int, kind: int = fcntl.F_WRLCK
+) -> tuple[int, int, int]:
+    """Return kind, start and length of a lock of others that such a lock there would run into."""
+    asked = struct.pack(_STRUCT_FLOCK, kind, os.SEEK_SET, start_bytes, length_bytes, 0)
     answer = struct.unpack(_STRUCT_FLOCK, fcntl.fcntl(fd, fcntl.F_OFD_GETLK, asked))
     return answer[0], answer[2], answer[3]
 
@@ -99,12 +101,19 @@ def locked_inodes(kind: str = "OFDLCK") -> set[int]:
         return set()
 
 
-def is_image_locked(fd: int) -> bool:
-    """Whether a lock that `lock_image(fd, read_only=False)` would run into is held; takes none.
+def is_image_locked(fd: int, read_only: bool = False) -> bool:
+    """Whether a lock that `lock_image` would run into is held; takes none. Raises OSError as that does.
 
     Only a hint: it may have changed by the time the caller looks. Where the kernel cannot tell without
     locking (no F_OFD_GETLK), the answer is False.
     """
     if not hasattr(fcntl, "F_OFD_GETLK"):
         return False
-    return _get_lock(fd, 0, _TO_THE_END)[0] != fcntl.F_UNLCK
+    if not read_only:
+        return _get_lock(fd, 0, _TO_THE_END)[0] != fcntl.F_UNLCK
+    try:
+        check_not_written(fd)
+    except ImageLocked:
+        return True
+    around = ((0, _QEMU_WRITE_BYTE), (_QEMU_WRITE_BYTE + 1, _TO_THE_END))
+    return any(_get_lock(fd, *piece, fcntl.F_RDLCK)[0] != fcntl.F_UNLCK for piece in around)

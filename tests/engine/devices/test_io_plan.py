@@ -25,7 +25,9 @@ from tests.rigs.stalling_file import stalling_file
 )
 def test_who_refuses_io_uring_is_named(number: int, sysctl: str, seccomp_mode: str, told: str) -> None:
     error = OSError(number, os.strerror(number))
-    assert _uring_refusal(error, sysctl, seccomp_mode) == told
+    problem = _uring_refusal(error, sysctl, seccomp_mode)
+    assert problem.what == told
+    assert problem.mend
 
 
 def test_a_disk_in_user_space_keeps_no_dispatcher_waiting(tmp_path: Path) -> None:

@@ -15,9 +15,9 @@ from pathlib import Path
 import pytest
 
 from ringblk.engine.devices.kinds import DEFAULT_KIND
+from ringblk.engine.drives.image_users import engines_on, is_engine, is_running
 from ringblk.engine.drives.segments import all_segments, create_segment, segments_of, user_ids
-from ringblk.engine.program.image_claim import engines_on, is_running, remove_dead_engines
-from ringblk.engine.program.takeover import is_engine
+from ringblk.engine.program.image_claim import remove_dead_engines
 from ringblk.shm.rates.group import RateGroup, RateGroupError
 from ringblk.shm.rates.limit_settings import RateLimitSettings
 from ringblk.shm.segments.shared_folder import shared_names

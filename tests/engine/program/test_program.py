@@ -68,7 +68,7 @@ def test_an_unknown_command_is_one_line(arguments: list[str]) -> None:
 
 @pytest.mark.parametrize(
     ("arguments", "commands"),
-    [([], {"serve", "image", "stat", "top"}), (["image"], {"create", "import", "export", "info"})],
+    [([], {"serve", "image", "stat", "top", "doctor"}), (["image"], {"create", "import", "export", "info"})],
 )
 def test_without_a_command_it_says_which_there_are(arguments: list[str], commands: set[str]) -> None:
     done = run_ringblk(*arguments)
@@ -84,7 +84,7 @@ def test_without_a_command_it_says_which_there_are(arguments: list[str], command
         ["ringblk"],
         ["vhost-user-ringblk"],
         ["python", "-m", "ringblk"],
-        *(["ringblk", *words.split()] for words in ("serve", "image", "image export", "stat", "top")),
+        *(["ringblk", *words.split()] for words in ("serve", "image", "image export", "stat", "top", "doctor")),
     ],
     ids=" ".join,
 )

@@ -4,21 +4,18 @@ The kernels that lack a part of it are made by a filter in front of the program,
 system call as a kernel without it does.
 """
 
-import errno
 import json
 import os
 import signal
-import struct
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from ringblk import Frontend
-from ringblk.workers.sandbox import calls as sandbox_calls
 from tests.rigs.control_client import ControlClient
 from tests.rigs.engine_rig import MEMORY, MEMORY_BYTES, NOBODY, Engine, eventually, raw_frontend, run_program
 from tests.rigs.inline_device import IN, IOERR, OK, OUT
+from tests.rigs.lacking_kernel import a_kernel_without
 
 REFUSED = "PermissionError"
 needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root can become somebody else")
@@ -45,21 +42,6 @@ def image(tmp_path: Path) -> Path:
     path.write_bytes(bytes(MEMORY_BYTES))
     path.chmod(0o600)
     return path
-
-
-def a_kernel_without(*names: str) -> Callable[[], None]:
-    """Have these system calls fail with ENOSYS, here and in what is started from here."""
-    numbers = [sandbox_calls.call_numbers()[name] for name in names]
-    lines = [(0x20, 0, 0, 0)]  # load the call's number
-    for number in numbers:
-        lines += [(0x15, 0, 1, number), (0x06, 0, 0, 0x0005_0000 | errno.ENOSYS)]
-    program = b"".join(struct.pack("=HBBI", *line) for line in [*lines, (0x06, 0, 0, 0x7FFF_0000)])
-
-    def load() -> None:
-        assert sandbox_calls.set_no_new_privs() == 0
-        assert sandbox_calls.load_filter(program) == 0
-
-    return load
 
 
 def status_of(pid: int) -> dict[str, str]:

@@ -15,10 +15,10 @@ from typing import TypeAlias
 import pytest
 
 from ringblk.engine.base.program_error import ProgramError
+from ringblk.engine.drives.image_users import engines_on, is_engine
 from ringblk.engine.options.config import EngineConfig
 from ringblk.engine.program import image_claim, takeover
-from ringblk.engine.program.image_claim import claim_image, engines_on, remove_dead_engines
-from ringblk.engine.program.takeover import is_engine
+from ringblk.engine.program.image_claim import claim_image, remove_dead_engines
 from ringblk.shm.segments.segment import HEADER_BYTES, MAGIC, remove_orphan
 from ringblk.shm.segments.shared_folder import shared_names
 from ringblk.shm.state.segment import LAYOUT_VERSION, SEGMENT_PREFIX, StateSegment

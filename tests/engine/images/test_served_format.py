@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from ringblk.engine.base.program_error import ProgramError
+from ringblk.engine.images.served_format import check_served_format
 from ringblk.engine.options.config import make_config
-from ringblk.engine.program.served_format import check_served_format
 from ringblk.workers.backends.file import FileBackend
 from tests.rigs.engine_rig import Engine, raw_frontend, run_program
 from tests.rigs.inline_device import IN, OK, OUT

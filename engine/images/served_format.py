@@ -7,11 +7,26 @@ that one served the image raw.
 
 import logging
 
+import msgspec
+
 from ringblk.engine.base.program_error import ProgramError
+from ringblk.engine.drives.image_users import engines_on
 from ringblk.engine.images.format import CONTAINER_HEAD_BYTES, TAIL_BYTES, UNREADABLE, find_container
 from ringblk.engine.options.config import EngineConfig
-from ringblk.engine.program.image_claim import engines_on
 from ringblk.workers.backends.native import NativeBackend
+
+
+class FormatRefusal(msgspec.Struct, frozen=True):
+    """What an image is that is not served, and what to do."""
+
+    container: str
+    mend: str
+
+    @property
+    def what(self) -> str:
+        """What is wrong."""
+        return f"this is a {self.container} file, and only raw images are served"
+
 
 _log = logging.getLogger(__name__)
 
@@ -21,24 +36,28 @@ def check_served_format(config: EngineConfig, backend: NativeBackend) -> None:
     if config.format == "raw" or not backend.is_image:
         return
     try:
-        head = _read(backend, 0, CONTAINER_HEAD_BYTES)
-        tail = _read(backend, backend.size_bytes - TAIL_BYTES, TAIL_BYTES)
+        refusal = format_refusal(backend)
     except OSError as error:
         _log.warning("%s: cannot see whether it is raw: %s", config.blk_file, error.strerror)
         return
-    container = find_container(head, tail)
-    if container is None:
+    if refusal is None:
         return
     storage = backend.identity()
     if storage is not None and engines_on(storage.subject):
-        _log.warning("%s: looks like a %s file, and goes on as raw", config.blk_file, container)
+        _log.warning("%s: looks like a %s file, and goes on as raw", config.blk_file, refusal.container)
         return
+    raise ProgramError(f"--blk-file {config.blk_file}: {refusal.what}: {refusal.mend}", exit_status=1)
+
+
+def format_refusal(backend: NativeBackend) -> FormatRefusal | None:
+    """Why an image is not served where nobody insists; None: it is. Raises `OSError`."""
+    head = _read(backend, 0, CONTAINER_HEAD_BYTES)
+    tail = _read(backend, backend.size_bytes - TAIL_BYTES, TAIL_BYTES)
+    container = find_container(head, tail)
+    if container is None:
+        return None
     advice = UNREADABLE.get(container, "`ringblk image import` makes a raw image of it")
-    raise ProgramError(
-        f"--blk-file {config.blk_file}: this is a {container} file, and only raw images are served: "
-        f"{advice}; --format=raw serves it as it is",
-        exit_status=1,
-    )
+    return FormatRefusal(container, f"{advice}; --format=raw serves it as it is")
 
 
 def _read(backend: NativeBackend, offset_bytes: int, size_bytes: int) -> bytes:

@@ -1,0 +1,99 @@
+"""Who uses an image: engines as their segments tell, be they alive or not."""
+
+import os
+import select
+import signal
+
+from ringblk.engine.drives.segments import (
+    DriveSegment,
+    all_segments,
+    named_segments,
+    segments_of,
+    user_ids,
+)
+from ringblk.shm.segments.segment import SegmentError
+
+_PF_EXITING = 0x4  # linux/sched.h
+_SIGKILL_BIT = 1 << (signal.SIGKILL - 1)
+
+
+def engines_on(image: tuple[int, int]) -> list[int]:
+    """The supervisors of engines whose image this is, be they alive or not, as far as it can be told.
+
+    That is what segments say, and anybody may make one: ask `is_engine` before anything is done to a process.
+    """
+    found = _users_of(image, named_segments())
+    # Those whose names are gone are looked for where nobody else is found: it takes a look at every process.
+    return found or _users_of(image, all_segments())
+
+
+def _users_of(image: tuple[int, int], segments: list[DriveSegment]) -> list[int]:
+    return [each.pid for each in segments if each.pid is not None and image_of(each) == image]
+
+
+def living(pids: list[int]) -> list[int]:
+    """Those of these processes that are engines and run."""
+    return [pid for pid in pids if is_engine(pid) and is_running(pid)]
+
+
+def holder_name(living_engines: list[int]) -> str:
+    """Who has an image that is locked, in words, where these engines use it."""
+    return f"another engine (process {living_engines[0]})" if living_engines else "another program"
+
+
+def is_engine(pid: int) -> bool:
+    """Whether the process has a segment that it can have made, and that is held.
+
+    Anybody may make a segment of any name; a signal is for who made it.
+    """
+    users = user_ids(pid)
+    return any(segment.owner() in users and segment.is_held() for segment in segments_of(pid))
+
+
+def image_of(segment: DriveSegment) -> tuple[int, int] | None:
+    """Its engine's image. (0, 0): none, or it is not to be believed; None: it cannot be told."""
+    try:
+        return segment.image()
+    except SegmentError:
+        return (0, 0)
+
+
+def is_running(pid: int) -> bool:
+    """Whether the process lives and is not about to end.
+
+    One that was killed may hang in the kernel for as long as the disk does; it does nothing any more.
+    """
+    try:
+        pidfd = os.pidfd_open(pid)
+    except ProcessLookupError:
+        return False
+    except OSError:  # refused, by a seccomp filter for example: the state tells (proc(5))
+        return _state_of(pid) not in ("", "Z", "X") and not _is_ending(pid)
+    try:
+        return not select.select([pidfd], [], [], 0)[0] and not _is_ending(pid)
+    finally:
+        os.close(pidfd)
+
+
+def _state_of(pid: int) -> str:
+    """The process's state as a letter; nothing if it is gone."""
+    try:
+        with open(f"/proc/{pid}/stat", errors="replace") as stat_file:
+            return stat_file.read().rpartition(")")[2].split()[0]
+    except OSError:
+        return ""
+
+
+def _is_ending(pid: int) -> bool:
+    """Whether SIGKILL waits to be seen, or the process is in its exit already (proc(5))."""
+    try:
+        with (
+            open(f"/proc/{pid}/status", errors="replace") as status_file,
+            open(f"/proc/{pid}/stat", errors="replace") as stat_file,
+        ):
+            status = status_file.read()
+            flags = int(stat_file.read().rpartition(")")[2].split()[6])
+    except OSError:
+        return False
+    pending = [line.split()[1] for line in status.splitlines() if line.startswith(("SigPnd:", "ShdPnd:"))]
+    return bool(flags & _PF_EXITING) or any(int(mask, 16) & _SIGKILL_BIT for mask in pending)
