@@ -3,7 +3,6 @@
 import contextlib
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -13,6 +12,7 @@ from types import TracebackType
 
 from tests.crash.crash_build import crash_environment
 from tests.rigs.child_process import ends_with_tests
+from tests.rigs.engine_rig import accepts
 
 START_TIMEOUT_S = 60.0
 END_TIMEOUT_S = 30.0
@@ -40,21 +40,12 @@ class EngineProcess:
     def wait_listening(self) -> "EngineProcess":
         """Wait until it takes connections."""
         for _ in range(int(START_TIMEOUT_S / _POLL_S)):  # looks, not the clock: all may have been paused
-            if self._can_connect():
+            if accepts(self.socket_path):
                 return self
             if self.process.poll() is not None:
                 break
             time.sleep(_POLL_S)
         raise AssertionError(f"the engine does not listen:\n{self.log}")
-
-    def _can_connect(self) -> bool:
-        """A socket that is bound and not yet listening refuses; nothing is sent."""
-        with socket.socket(socket.AF_UNIX) as probe:
-            try:
-                probe.connect(str(self.socket_path))
-            except OSError:
-                return False
-        return True
 
     @property
     def pid(self) -> int:

@@ -40,6 +40,12 @@ def own_lines(done: subprocess.CompletedProcess[str]) -> str:
     return "".join(line for line in lines if "engines that were killed" not in line)
 
 
+def accepts(socket_path: Path) -> bool:
+    """Whether somebody listens there: a socket has its name a moment before that."""
+    with socket.socket(socket.AF_UNIX) as probe:
+        return probe.connect_ex(str(socket_path)) == 0
+
+
 def eventually(condition: Callable[[], object], what: str) -> None:
     """Wait until the condition holds."""
     deadline = time.monotonic() + DEADLINE_S
@@ -113,8 +119,7 @@ class Engine:
             self.say_hello()
 
     def is_listening(self) -> bool:
-        with socket.socket(socket.AF_UNIX) as probe:
-            return self.socket_path.exists() and probe.connect_ex(str(self.socket_path)) == 0
+        return accepts(self.socket_path)
 
     def say_hello(self) -> None:
         """A session that asks one thing: when it is over, the engine and all earlier sessions are settled."""

@@ -6,7 +6,6 @@ import fcntl
 import itertools
 import os
 import signal
-import socket
 import subprocess
 import sys
 import termios
@@ -17,7 +16,7 @@ import pytest
 
 from ringblk import Frontend
 from tests.rigs.child_process import ends_with_tests
-from tests.rigs.engine_rig import DEADLINE_S, PROGRAM, eventually
+from tests.rigs.engine_rig import DEADLINE_S, PROGRAM, accepts, eventually
 
 SIZE = 1 << 20
 CLOSED = [fds for count in (1, 2, 3) for fds in itertools.combinations((0, 1, 2), count)]
@@ -109,10 +108,8 @@ def test_the_log_goes_where_standard_error_is(tmp_path: Path) -> None:
     options = [f"--socket-path={socket_path}", "--backend=memory", f"--backend-arg=size_bytes={SIZE}"]
     with log.open("wb") as stderr:
         process = subprocess.Popen(ends_with_tests(without((0, 1), [PROGRAM, *options])), stderr=stderr)
-    eventually(socket_path.exists, "the socket")
+    eventually(lambda: accepts(socket_path), "the socket")
     assert opened(process.pid, 2) == log
-    with socket.socket(socket.AF_UNIX) as connection:
-        connection.connect(str(socket_path))
     eventually(lambda: b"the front end has disconnected" in log.read_bytes(), "the log line")
     process.send_signal(signal.SIGTERM)
     assert process.wait(DEADLINE_S) == 0

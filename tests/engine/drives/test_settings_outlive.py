@@ -14,7 +14,7 @@ from ringblk.engine.drives.names import record_prefix, supervisor_of
 from ringblk.engine.drives.record import record_of_process
 from ringblk.shm.segments.shared_folder import FOLDER, shared_names
 from tests.rigs.control_client import ControlClient
-from tests.rigs.engine_rig import NOBODY, Engine, RawFrontend, eventually
+from tests.rigs.engine_rig import NOBODY, Engine, RawFrontend, accepts, eventually
 from tests.rigs.inline_device import OUT
 from tests.rigs.succession import DISK_BYTES, QUEUE_SIZE, WAYS, Guest, succeeded
 
@@ -177,7 +177,7 @@ def test_it_holds_however_the_engine_became_its_user(before: str, after: str, wa
         os.chown(image, NOBODY, NOBODY)
         options = [f"--blk-file={image}", f"--control={control.socket_path}", "--workers=1"]
         with start_as_nobody(before, *options) as old:
-            eventually(control.socket_path.exists, "the control API")
+            eventually(lambda: accepts(control.socket_path), "the control API")
             control.change("/drive", bps=5_000_000, cache="writethrough")
             if way == "killed":
                 children = old.children()
