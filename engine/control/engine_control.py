@@ -9,7 +9,7 @@ from msgspec import UNSET
 from ringblk.engine.base.open_files import reserve_open_files
 from ringblk.engine.base.printable_text import printable
 from ringblk.engine.base.program_error import ProgramError
-from ringblk.engine.base.version import package_version
+from ringblk.engine.base.version import VERSION
 from ringblk.engine.control.messages import DriveBody, DriveDescription, EngineDescription, WorkersBody
 from ringblk.engine.drives.changes import ChangeRefused, DriveChange
 from ringblk.engine.drives.drive import Drive
@@ -37,7 +37,7 @@ class EngineControl:
         facts, settings = drive.facts, drive.settings
         limits: dict[str, Any] = patch_from_settings(drive.limits.current)
         return EngineDescription(
-            version=package_version(),
+            version=VERSION,
             device="block",
             socket_path=drive.config.socket_path,
             drive=DriveDescription(

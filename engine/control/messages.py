@@ -1,6 +1,6 @@
 """The bodies of the control API, in and out."""
 
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Literal, TypeVar
 
 import msgspec
 from msgspec import UNSET, UnsetType
@@ -83,13 +83,6 @@ class EngineDescription(msgspec.Struct, frozen=True, kw_only=True):
     processes: dict[str, int]
 
 
-class ErrorBody(msgspec.Struct, frozen=True):
-    """What comes with a status of 400 or more; `field` is empty where no field of the body is at fault."""
-
-    error: str
-    field: str = ""
-
-
 def decode_body(data: bytes, body_type: type[Body]) -> Body:
     """Check a body. Raises `ChangeRefused` that names the field."""
     try:
@@ -101,11 +94,6 @@ def decode_body(data: bytes, body_type: type[Body]) -> Body:
         raise ChangeRefused(*_field_and_reason(str(error))) from error
     except msgspec.DecodeError as error:
         raise ChangeRefused("", f"the body is not JSON: {error}") from error
-
-
-def encode_body(body: Any) -> bytes:
-    """A body with a line end, for people with curl."""
-    return msgspec.json.encode(body) + b"\n"
 
 
 def _field_and_reason(text: str) -> tuple[str, str]:

@@ -6,14 +6,14 @@ Conventions: QEMU, docs/interop/vhost-user.rst, "Backend program conventions".
 import argparse
 import os
 import sys
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, Literal, NoReturn, get_args, get_origin
+from typing import TYPE_CHECKING, Any, Literal, get_args, get_origin
 
 import msgspec
 from msgspec.structs import FieldInfo
 
 from ringblk.engine.base.number_text import parse_size
 from ringblk.engine.base.program_error import ProgramError
+from ringblk.engine.base.version import VERSION
 from ringblk.engine.options.config import (
     BLOCK_SIZES,
     EngineConfig,
@@ -83,25 +83,15 @@ def _terminal_columns() -> int:
         return 80
 
 
-class _PrintVersion(argparse.Action):
-    """Looks the version up when asked: that imports importlib.metadata."""
-
-    def __init__(self, option_strings: Sequence[str], dest: str, help: str) -> None:
-        super().__init__(option_strings, dest, nargs=0, default=argparse.SUPPRESS, help=help)
-
-    def __call__(self, parser: argparse.ArgumentParser, *_: object) -> NoReturn:
-        from ringblk.engine.base.version import package_version
-
-        print(f"ringblk {package_version()}")
-        parser.exit()
-
-
 class OptionParser(argparse.ArgumentParser):
     """Raises `ProgramError` with one line instead of printing a usage text and exiting."""
 
     def __init__(self, **settings: Any) -> None:
         super().__init__(formatter_class=_HelpFormatter, **settings)
-        self.add_argument("--version", action=_PrintVersion, help="print the package's version and exit")
+        version = f"ringblk {VERSION}"
+        self.add_argument(
+            "--version", action="version", version=version, help="print the package's version and exit"
+        )
 
     def error(self, message: str) -> None:  # type: ignore[override]  # argparse says NoReturn
         """Called by argparse for a wrong command line."""

@@ -134,8 +134,8 @@ class EngineConfig(RateLimitOptions, frozen=True, kw_only=True, forbid_unknown_f
 
     @property
     def runs_own_code_only(self) -> bool:
-        """Whether the engine needs neither the control API's libraries nor a user's class as its backend."""
-        return self.control is None and ":" not in (self.backend or "")
+        """Whether no user's class is its backend."""
+        return ":" not in (self.backend or "")
 
     def rate_limits(self) -> RateLimitSettings:
         """The limits of the drive or its group. Raises `ProgramError`."""

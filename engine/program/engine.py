@@ -45,6 +45,7 @@ class Engine:
     async def run(self) -> int:
         """Serve; returns the exit status. Raises `ProgramError` where it cannot begin, and `OSError`."""
         self._catch_signals()
+        self._import_control()
         self._start_drives()
         try:
             control = await self._open_control()
@@ -122,18 +123,21 @@ class Engine:
 
     # What is opened before anybody is served
 
+    def _import_control(self) -> None:
+        """Import the control API where it is asked for, before children are forked: memory is shared then."""
+        if self._config.control is not None:
+            try:
+                import ringblk.engine.control.server  # noqa: F401
+            except ImportError as error:
+                raise ProgramError(f"--control: {CONTROL_HINT}", exit_status=1) from error
+
     async def _open_control(self) -> "ControlServer | None":
-        """Serve the control API where it is asked for; its libraries are imported nowhere else."""
         if self._config.control is None:
             return None
-        try:
-            from ringblk.engine.control.engine_control import EngineControl
-            from ringblk.engine.control.server import serve_control
+        from ringblk.engine.control.engine_control import EngineControl
+        from ringblk.engine.control.server import serve_control
 
-            control = EngineControl(self._config.control, self._drives)
-            return await serve_control(control, self._config.control)
-        except ImportError as error:
-            raise ProgramError(f"--control: {CONTROL_HINT}", exit_status=1) from error
+        return await serve_control(EngineControl(self._config.control, self._drives), self._config.control)
 
     def _drop_privileges(self) -> None:
         """Everything is open: go on as the user that was asked for, without capabilities."""

@@ -18,8 +18,8 @@ from ringblk.engine.vhost_user.listener import check_listening_at
 from ringblk.engine.vhost_user.turn import peer_process_id
 from ringblk.workers.backends.file_identity import subject_of
 
-CONTROL_PACKAGES = ("aiohttp", "prometheus_client")
-CONTROL_HINT = "it needs the packages aiohttp and prometheus_client: pip install 'ringblk[control]'"
+CONTROL_PACKAGES = ("h11",)
+CONTROL_HINT = "it needs the package h11: pip install 'ringblk[control]'"
 PATIENCE_S = 3.0
 """How long an engine may take to end before the log says that it has not."""
 _LOOK_S = 0.005

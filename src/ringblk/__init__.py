@@ -46,9 +46,9 @@ _MODULES = {
 def __getattr__(name: str) -> object:
     # Looked up when first asked for, so that the engine starts without the front end.
     if name == "__version__":
-        from ringblk.engine.base.version import package_version
+        from ringblk.engine.base.version import VERSION
 
-        return package_version()
+        return VERSION
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     return getattr(import_module(_MODULES.get(name, "ringblk.engine.frontend.request")), name)

@@ -6,7 +6,7 @@ import os
 import select
 import signal
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -79,16 +79,19 @@ class ControlClient:
 
 
 class ControlledEngine:
-    """A running engine with a file, a front end that is connected to it, and its control API."""
+    """A running engine with a file, a front end that is connected to it, and its control API.
 
-    def __init__(self, folder: Path, *options: str) -> None:
+    `launcher` is a program that becomes the one that stands behind it.
+    """
+
+    def __init__(self, folder: Path, *options: str, launcher: Sequence[str] = ()) -> None:
         self.image = folder / "disk.img"
         self.image.write_bytes(bytes(DISK_BYTES))
         self.control = ControlClient(folder / "control.sock")
         command = engine_command(
             f"--blk-file={self.image}", f"--control={self.control.socket_path}", *options
         )
-        self.frontend = Frontend(command, request_timeout_s=TIMEOUT_S)
+        self.frontend = Frontend([*launcher, *command], request_timeout_s=TIMEOUT_S)
 
     def submit_write(self, offset_bytes: int, size_bytes: int = 4096) -> int:
         """Begin a write of ones, which may lie outside of the disk; its token."""

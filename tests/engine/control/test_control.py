@@ -12,7 +12,6 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from prometheus_client.parser import text_string_to_metric_families
 
 from ringblk import Frontend, RequestStatus, engine_command
 from ringblk.engine.base.program_error import ProgramError
@@ -29,6 +28,8 @@ from tests.rigs.control_client import (
     kill_and_reap,
     stop_process,
 )
+from tests.rigs.engine_rig import MEMORY, PROGRAM, Engine
+from tests.rigs.metrics_text import read_metrics
 
 OK, IOERR = int(RequestStatus.OK), int(RequestStatus.IOERR)
 
@@ -57,12 +58,8 @@ def test_statistics_and_metrics_agree(engine: ControlledEngine, control: Control
     assert control.operation("flush")["service"]["count"] == 1
     status, text = control.ask_raw("GET", "/metrics")
     assert status == 200
-    samples = [
-        sample for family in text_string_to_metric_families(text.decode()) for sample in family.samples
-    ]
-    assert ("ringblk_request_bytes_total", 8192.0) in {
-        (sample.name, sample.value) for sample in samples if sample.labels.get("operation") == "write"
-    }
+    samples = read_metrics(text.decode())["ringblk_request_bytes_total"].samples
+    assert [s.value for s in samples if s.labels["operation"] == "write"] == [8192.0]
 
 
 def test_two_engines_metrics_go_into_one_database(tmp_path: Path) -> None:
@@ -73,12 +70,11 @@ def test_two_engines_metrics_go_into_one_database(tmp_path: Path) -> None:
         options = ("--backend=memory", "--backend-arg=size_bytes=1048576", f"--control={control.socket_path}")
         with Frontend(engine_command(*options)):
             _, text = control.ask_raw("GET", "/metrics")
-        samples = [
-            sample for family in text_string_to_metric_families(text.decode()) for sample in family.samples
-        ]
+        families = read_metrics(text.decode()).values()
+        samples = [sample for family in families for sample in family.samples]
         assert {sample.labels["drive"] for sample in samples} == {"memory"}
         assert {sample.labels["engine"] for sample in samples} == {str(control.socket_path)}
-        series += [(sample.name, frozenset(sample.labels.items())) for sample in samples]
+        series += [sample.series for sample in samples]
     assert len(series) == len(set(series)) > 0
 
 
@@ -326,12 +322,14 @@ def test_logs_as_json(tmp_path: Path) -> None:
 
 
 def test_an_engine_without_control_loads_none_of_it(tmp_path: Path) -> None:
-    def libraries(*options: str) -> str:
-        with Frontend(engine_command("--backend=null", "--backend-arg=size_bytes=512", *options)) as frontend:
-            return Path(f"/proc/{frontend.backend_pid}/maps").read_text()
+    program = (sys.executable, "-X", "importtime", PROGRAM)
 
-    assert "/aiohttp/" in libraries(f"--control={tmp_path / 'control.sock'}")
-    assert "/aiohttp/" not in libraries()
+    def imported(*options: str) -> set[str]:
+        with Engine(*MEMORY, *options, program=program) as engine:
+            return {line.split("|")[-1].strip() for line in engine.log().splitlines()}
+
+    assert {"h11", "ringblk.engine.control"} <= imported(f"--control={tmp_path / 'control.sock'}")
+    assert not {"h11", "ringblk.engine.control"} & imported()
 
 
 def test_control_says_which_packages_it_needs(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -16,6 +16,10 @@ from tests.rigs.control_client import TIMEOUT_S, ControlClient, ControlledEngine
 from tests.rigs.engine_rig import eventually
 
 OPEN_FILES = 400  # more than six workers can need
+MANY_FILES = (
+    "bash", "-c", 'for fd in $(seq 50 389); do eval "exec $fd</dev/null" || break; done; exec "$@"', "bash",
+)  # fmt: skip
+"""A launcher that has all but some of them open, and so its engine has."""
 WORKER_FDS = 3  # eventfd, pidfd and channel, with --io-engine=psync
 
 
@@ -70,8 +74,9 @@ def ask_for_workers(asking: http.client.HTTPConnection, count: int) -> tuple[int
     return answer.status, json.loads(answer.read())
 
 
-def test_a_host_that_starts_no_more_workers(engine: ControlledEngine) -> None:
+def test_a_host_that_starts_no_more_workers(tmp_path: Path) -> None:
     """EMFILE in the middle: the answer says so, what was started serves, and the next change is made."""
+    engine = ControlledEngine(tmp_path, "--workers=2", "--io-engine=psync", launcher=MANY_FILES)
     limit_open_files(engine, OPEN_FILES, OPEN_FILES)
     with filled(engine, 2 * WORKER_FDS + 1) as asking:
         status, answer = ask_for_workers(asking, 6)
@@ -89,6 +94,7 @@ def test_a_host_that_starts_no_more_workers(engine: ControlledEngine) -> None:
         assert worker_count(control) == count
     tokens = [engine.submit_write(index * 4096) for index in range(64)]
     assert engine.finish(*tokens) == [0] * 64
+    engine.close()
 
 
 def test_more_workers_than_files_may_be_open_for(engine: ControlledEngine) -> None:

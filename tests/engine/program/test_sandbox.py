@@ -225,7 +225,7 @@ def test_children_end_with_a_supervisor_that_changed_its_user() -> None:
 
 @needs_root
 def test_the_control_api_serves_another_user(image: Path) -> None:
-    pytest.importorskip("aiohttp")
+    pytest.importorskip("h11")
     control = image.with_name("control")
     options = [f"--blk-file={image}", f"--control={control}", "--rate-group=nobodys", "--iops=1000"]
     with Engine(*options, "--user=nobody", "--workers=1", owner=NOBODY) as engine:

@@ -266,5 +266,5 @@ def test_a_package_that_is_missing_is_said_before(monkeypatch: pytest.MonkeyPatc
     config = EngineConfig(
         socket_path=str(tmp_path / "s"), blk_file="x", control=str(tmp_path / "c"), takeover=True
     )
-    with pytest.raises(ProgramError, match="it needs the packages"):
+    with pytest.raises(ProgramError, match="it needs the package h11"):
         takeover.check_takeover(config, [])

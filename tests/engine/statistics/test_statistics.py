@@ -8,11 +8,9 @@ from collections.abc import Iterator
 
 import msgspec
 import pytest
-from prometheus_client.parser import text_string_to_metric_families
 from rich.console import Console
 
 from ringblk.engine.base.number_text import count_text, duration_text, size_text, time_text
-from ringblk.engine.control.metrics import exposition
 from ringblk.engine.dispatcher.request_recorder import RequestRecorder
 from ringblk.engine.drives.segments import DriveSegment
 from ringblk.engine.statistics.stat_command import describe
@@ -232,63 +230,6 @@ def test_the_picture_shows_few_beside_many() -> None:
     assert picture[-1] == BARS[1]
     assert picture.count(" ") == len(picture) - 4
     assert bars(Histogram()).strip() == ""
-
-
-def test_metrics_are_what_the_reference_parser_takes(state: StateSegment, recorder: RequestRecorder) -> None:
-    state.set_worker(0, 4242, True)
-    record(recorder, 3, service_us=100)
-    record(recorder, 1, service_us=30_000, status=1)
-    families = {
-        family.name: family
-        for family in text_string_to_metric_families(exposition(take_snapshot(state), "/run/a.sock").decode())
-    }
-    values = {
-        (
-            sample.name,
-            *sorted(set(sample.labels.values()) - {"/images/disk.img", "/run/a.sock"}),
-        ): sample.value
-        for family in families.values()
-        for sample in family.samples
-    }
-    assert values["ringblk_requests_total", "read"] == 4
-    assert values["ringblk_request_errors_total", "read"] == 1
-    assert values["ringblk_request_bytes_total", "read"] == 3 * 4096
-    assert values["ringblk_worker_restarts_total", "0"] == 1
-    assert values["ringblk_queue_depth", "1"] == 0
-    assert values["ringblk_service_seconds_sum", "read"] == pytest.approx(0.0303, rel=1e-3)
-    assert families["ringblk_service_seconds"].type == "histogram"
-    assert all(family.documentation for family in families.values())
-
-
-def test_no_series_of_two_engines_is_the_same(state: StateSegment, recorder: RequestRecorder) -> None:
-    """Not even where both drives have one name; each says which drive and engine it is of."""
-    record(recorder, 1, service_us=100)
-    state.set_worker(0, 4242, True)
-    series: list[tuple[str, frozenset[tuple[str, str]]]] = []
-    for engine in ("/run/a.sock", "/run/b.sock"):
-        text = exposition(take_snapshot(state), engine).decode()
-        for family in text_string_to_metric_families(text):
-            for sample in family.samples:
-                assert sample.labels["engine"] == engine
-                assert sample.labels["drive"] == take_snapshot(state).drive != ""
-                series.append((sample.name, frozenset(sample.labels.items())))
-    assert len(series) == len(set(series)) > 0
-
-
-def test_metrics_histograms_are_cumulative(state: StateSegment, recorder: RequestRecorder) -> None:
-    record(recorder, 3, service_us=100)
-    record(recorder, 1, service_us=30_000)
-    families = text_string_to_metric_families(exposition(take_snapshot(state), "/run/a.sock").decode())
-    service = next(family for family in families if family.name == "ringblk_service_seconds")
-    buckets = [
-        (float(sample.labels["le"]), sample.value)
-        for sample in service.samples
-        if sample.name.endswith("_bucket") and sample.labels["operation"] == "read"
-    ]
-    assert [bound for bound, _ in buckets] == sorted(bound for bound, _ in buckets)
-    assert buckets[-1] == (float("inf"), 4)
-    for bound, count in buckets:
-        assert count == 3 * (bound > 100e-6) + (bound > 30e-3)
 
 
 @pytest.mark.parametrize(
