@@ -8,7 +8,7 @@ from ringblk.engine.control.messages import DriveBody, EngineDescription, Worker
 from ringblk.engine.control.routes import Call, NoSuchPath, NotAllowed, Route, RouteTable
 from ringblk.engine.devices.device import DeviceError
 from ringblk.engine.drives.changes import ChangeRefused, ChangeUnfinished
-from ringblk.engine.statistics.metrics import CONTENT_TYPE, exposition
+from ringblk.engine.statistics.metrics import CONTENT_TYPE, Exposition
 from ringblk.engine.statistics.statistics import StatisticsSnapshot, encode_json
 from ringblk.shm.rates.group import RateGroupBusy
 
@@ -117,7 +117,9 @@ class ControlApi:
         return self._control.snapshot()
 
     async def _metrics(self, call: Call) -> bytes:
-        return exposition([(self._control.snapshot(), self._control.engine_name)])
+        exposition = Exposition()
+        exposition.add(self._control.snapshot(), self._control.engine_name)
+        return exposition.encoded()
 
     async def _patch_drive(self, call: Call) -> EngineDescription:
         await self._control.patch_drive(call.body)

@@ -7,7 +7,13 @@ from typing import Any
 def add_parsers(subparsers: Any) -> None:
     """Add both to what `add_subparsers` returned; `run` carries them out."""
     stat = subparsers.add_parser("stat", help="print what running engines have done")
-    stat.add_argument("--json", action="store_true", help="a JSON array of engines")
+    stat.add_argument(
+        "--format",
+        choices=("text", "json", "prometheus"),
+        default="text",
+        help="text for people, a JSON array of engines, or metrics in Prometheus's text format",
+    )
+    stat.add_argument("--json", dest="format", action="store_const", const="json", help="--format=json")
     stat.set_defaults(run=_run_stat)
     top = subparsers.add_parser("top", help="show running engines live")
     top.add_argument(
@@ -24,7 +30,7 @@ def add_parsers(subparsers: Any) -> None:
 def _run_stat(arguments: argparse.Namespace) -> int:
     from ringblk.engine.statistics.stat_command import run_stat  # reads segments: not for --help
 
-    return run_stat(arguments.engine, arguments.json)
+    return run_stat(arguments.engine, arguments.format)
 
 
 def _run_top(arguments: argparse.Namespace) -> int:

@@ -1,6 +1,10 @@
-"""What drives do, for Prometheus: its text format 0.0.4, any number of drives in one exposition."""
+"""What drives do, for Prometheus: its text format 0.0.4, any number of drives in one exposition.
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+https://prometheus.io/docs/instrumenting/exposition_formats/
+"""
+
+from collections.abc import Callable, Iterable, Iterator
+from itertools import chain
 from typing import NamedTuple
 
 from ringblk.engine.base.version import VERSION
@@ -20,42 +24,37 @@ They are exact: bounds of the engine's own, finer buckets.
 """
 
 
-class Sample(NamedTuple):
-    """One line: a value, and what tells it from the others of its family and drive."""
-
-    value: float
-    labels: Sequence[tuple[str, str]] = ()
-    suffix: str = ""
-    """What a histogram's lines have besides the family's name."""
-
-
 class Family(NamedTuple):
     """A metric of all drives."""
 
     name: str
     kind: str
     text: str
-    samples: Callable[[StatisticsSnapshot], Iterable[Sample]]
+    lines: Callable[[str, str, StatisticsSnapshot], Iterable[str]]
+    """A drive's lines, of this family's name and the labels that every series of the drive has."""
 
 
-def exposition(drives: Iterable[tuple[StatisticsSnapshot, str]]) -> bytes:
-    """The text of one scrape, of drives and the engines that they are of. Counters go on over restarts.
+class Exposition:
+    """The text of one scrape, drive by drive. Counters go on over restarts."""
 
-    Every series has the labels `drive`, the drive's name, and `engine`: drives may have the same name, as
-    two in memory do, so no two of an engine's may.
-    """
-    identified = [
-        (snapshot, f"drive={_quoted(snapshot.drive)},engine={_quoted(engine)}") for snapshot, engine in drives
-    ]
-    lines: list[str] = []
-    for family in FAMILIES:
-        lines.append(f"# HELP {family.name} {family.text}")
-        lines.append(f"# TYPE {family.name} {family.kind}")
-        for snapshot, identity in identified:
-            for value, labels, suffix in family.samples(snapshot):
-                own = "".join(f",{name}={_quoted(text)}" for name, text in labels)
-                lines.append(f"{family.name}{suffix}{{{identity}{own}}} {value!r}")
-    return "\n".join([*lines, ""]).encode()
+    def __init__(self) -> None:
+        self._parts = [
+            [f"# HELP {each.name} {each.text}\n# TYPE {each.name} {each.kind}\n"] for each in FAMILIES
+        ]
+
+    def add(self, snapshot: StatisticsSnapshot, engine: str) -> None:
+        """Add a drive, which no other of its engine has the name of.
+
+        Every series has the labels `drive`, the drive's name, and `engine`: drives of two engines may have
+        the same name, as two in memory do.
+        """
+        identity = f"drive={_quoted(snapshot.drive)},engine={_quoted(engine)}"
+        for family, parts in zip(FAMILIES, self._parts, strict=True):
+            parts.extend(family.lines(family.name, identity, snapshot))
+
+    def encoded(self) -> bytes:
+        """All that was added, family by family."""
+        return "".join(chain.from_iterable(self._parts)).encode()
 
 
 def _quoted(text: str) -> str:
@@ -64,66 +63,64 @@ def _quoted(text: str) -> str:
 
 
 def _of_drive(name: str, kind: str, text: str, value: Callable[[StatisticsSnapshot], float]) -> Family:
-    return Family(name, kind, text, lambda snapshot: [Sample(value(snapshot))])
+    def lines(name: str, identity: str, snapshot: StatisticsSnapshot) -> list[str]:
+        return [f"{name}{{{identity}}} {value(snapshot)!r}\n"]
+
+    return Family(name, kind, text, lines)
 
 
 def _of_operations(name: str, text: str, value: Callable[[OperationSnapshot], float]) -> Family:
-    return Family(
-        name,
-        "counter",
-        text,
-        lambda snapshot: [
-            Sample(value(operation), [("operation", operation.operation)])
+    def lines(name: str, identity: str, snapshot: StatisticsSnapshot) -> list[str]:
+        return [
+            f"{name}{{{identity},operation={_quoted(operation.operation)}}} {value(operation)!r}\n"
             for operation in snapshot.operations
-        ],
-    )
+        ]
+
+    return Family(name, "counter", text, lines)
 
 
 def _of_queues(name: str, kind: str, text: str, value: Callable[[QueueSnapshot], float]) -> Family:
-    return Family(
-        name,
-        kind,
-        text,
-        lambda snapshot: [
-            Sample(value(queue), [("queue", str(queue.queue_index))]) for queue in snapshot.queues
-        ],
-    )
+    def lines(name: str, identity: str, snapshot: StatisticsSnapshot) -> list[str]:
+        return [
+            f'{name}{{{identity},queue="{queue.queue_index}"}} {value(queue)!r}\n'
+            for queue in snapshot.queues
+        ]
+
+    return Family(name, kind, text, lines)
 
 
 def _of_workers(name: str, text: str, value: Callable[[WorkerSnapshot], float]) -> Family:
-    return Family(
-        name,
-        "counter",
-        text,
-        lambda snapshot: [
-            Sample(value(worker), [("worker", str(worker.worker_index))]) for worker in snapshot.workers
-        ],
-    )
+    def lines(name: str, identity: str, snapshot: StatisticsSnapshot) -> list[str]:
+        return [
+            f'{name}{{{identity},worker="{worker.worker_index}"}} {value(worker)!r}\n'
+            for worker in snapshot.workers
+        ]
+
+    return Family(name, "counter", text, lines)
 
 
 def _histograms(name: str, text: str, histogram: Callable[[OperationSnapshot], Histogram]) -> Family:
-    def samples(snapshot: StatisticsSnapshot) -> Iterator[Sample]:
+    bounds = [*(repr(bound_ns / 1e9) for bound_ns in BOUNDS_NS), "+Inf"]
+    # One formatting for the buckets of an operation: they are most of all there is to write.
+    bucket_lines = "".join(f'{name}_bucket{{%(labels)s,le="{bound}"}} %({bound})d\n' for bound in bounds)
+
+    def lines(name: str, identity: str, snapshot: StatisticsSnapshot) -> Iterator[str]:
         for operation in snapshot.operations:
-            yield from _histogram_samples(histogram(operation), ("operation", operation.operation))
+            labels = f"{identity},operation={_quoted(operation.operation)}"
+            found = histogram(operation)
+            counts = [*found.counts_below(BOUNDS_NS), found.count]
+            yield bucket_lines % {"labels": labels, **dict(zip(bounds, counts, strict=True))}
+            yield f"{name}_sum{{{labels}}} {found.sum_ns / 1e9!r}\n{name}_count{{{labels}}} {found.count}\n"
 
-    return Family(name, "histogram", text, samples)
+    return Family(name, "histogram", text, lines)
 
 
-def _histogram_samples(histogram: Histogram, label: tuple[str, str]) -> Iterator[Sample]:
-    for bound_ns, count in zip(BOUNDS_NS, histogram.counts_below(BOUNDS_NS), strict=True):
-        yield Sample(count, [label, ("le", repr(bound_ns / 1e9))], "_bucket")
-    yield Sample(histogram.count, [label, ("le", "+Inf")], "_bucket")
-    yield Sample(histogram.sum_ns / 1e9, [label], "_sum")
-    yield Sample(histogram.count, [label], "_count")
+def _info(name: str, identity: str, snapshot: StatisticsSnapshot) -> list[str]:
+    return [f"{name}{{{identity},version={_quoted(VERSION)}}} 1\n"]
 
 
 FAMILIES = (
-    Family(
-        "ringblk_info",
-        "gauge",
-        "The engine and its drive.",
-        lambda snapshot: [Sample(1, [("version", VERSION)])],
-    ),
+    Family("ringblk_info", "gauge", "The engine and its drive.", _info),
     _of_drive("ringblk_uptime_seconds", "gauge", "Since the start.", lambda s: s.uptime_ns / 1e9),
     _of_drive("ringblk_capacity_bytes", "gauge", "Size of the drive.", lambda s: s.capacity_bytes),
     _of_drive("ringblk_paused", "gauge", "1 while paused by the control API.", lambda s: int(s.is_paused)),

@@ -1,6 +1,7 @@
 """The engines that run on this machine, found by their segments."""
 
 import os
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from ringblk.engine.base.printable_text import utf8_text
@@ -22,23 +23,30 @@ class RunningEngines:
         self.hidden_owners: set[int] = set()
         """The users whose engines run here too and may not be looked at, as of the last look."""
 
-    def snapshots(self) -> list[StatisticsSnapshot]:
-        """One of each engine that lives now. Raises `ProgramError` when the wanted one does not."""
+    def snapshots(self) -> Iterator[StatisticsSnapshot]:
+        """One of each engine that lives now. Raises `ProgramError` when the wanted one does not.
+
+        One after the other: each takes some hundred KiB.
+        """
         others = segments_of_others()
         self.hidden_owners = set(others.values())
-        found = [snapshot for segment in all_segments() if (snapshot := self._look_at(segment))]
-        if self._wanted is None:
-            return found
-        found = [snapshot for snapshot in found if _is_meant(snapshot, self._wanted)]
-        if not found:
-            for name, owner in others.items():
-                if self._wanted in {*spoken_names(name), str(supervisor_of(name))}:
-                    raise ProgramError(
-                        f"engine {self._wanted} is another user's ({user_name(owner)})", exit_status=1
-                    )
-            hint = f", or it is another user's: {self.hidden_text}" if others else ""
-            raise ProgramError(f"no engine {self._wanted} runs here{hint}", exit_status=1)
-        return found
+        is_found = self._wanted is None
+        for segment in all_segments():
+            snapshot = self._look_at(segment)
+            if snapshot is not None and (self._wanted is None or _is_meant(snapshot, self._wanted)):
+                is_found = True
+                yield snapshot
+        if not is_found:
+            raise self._not_found(others)
+
+    def _not_found(self, others: Mapping[str, int]) -> ProgramError:
+        for name, owner in others.items():
+            if self._wanted in {*spoken_names(name), str(supervisor_of(name))}:
+                return ProgramError(
+                    f"engine {self._wanted} is another user's ({user_name(owner)})", exit_status=1
+                )
+        hint = f", or it is another user's: {self.hidden_text}" if others else ""
+        return ProgramError(f"no engine {self._wanted} runs here{hint}", exit_status=1)
 
     @property
     def hidden_text(self) -> str:

@@ -1,26 +1,58 @@
 """`ringblk stat`: what the engines of this machine have done, printed once."""
 
 import sys
+from typing import Literal
 
 from ringblk.engine.base.number_text import count_text, duration_text, size_text, time_text
 from ringblk.engine.base.printable_text import printable
+from ringblk.engine.statistics.metrics import Exposition
 from ringblk.engine.statistics.running_engines import RunningEngines
 from ringblk.engine.statistics.statistics import StatisticsSnapshot, encode_json, summarize
 
+StatFormat = Literal["text", "json", "prometheus"]
 
-def run_stat(wanted: str | None, as_json: bool) -> int:
-    """Print; a JSON array of snapshots if asked for. Raises `ProgramError` when `wanted` is not found."""
+
+def run_stat(wanted: str | None, stat_format: StatFormat) -> int:
+    """Print; a JSON array of snapshots, or metrics, if asked for.
+
+    Raises `ProgramError` when `wanted` is not found.
+    """
     engines = RunningEngines(wanted)
-    snapshots = engines.snapshots()
-    if as_json:
-        sys.stdout.write(encode_json(snapshots).decode() + "\n")
-    elif snapshots:
-        print("\n\n".join(describe(snapshot) for snapshot in snapshots))
-    elif not engines.hidden_owners:
-        print("no engine runs here")
+    if stat_format == "prometheus":
+        count = _print_metrics(engines)
+    elif stat_format == "json":
+        texts = [encode_json(snapshot).decode() for snapshot in engines.snapshots()]
+        print(f"[{','.join(texts)}]")
+        count = len(texts)
+    else:
+        count = _print_text(engines)
     if engines.hidden_owners and wanted is None:
         print(f"ringblk stat: {engines.hidden_text}", file=sys.stderr)
-    return 1 if engines.hidden_owners and not snapshots else 0
+    return 1 if engines.hidden_owners and not count else 0
+
+
+def _print_text(engines: RunningEngines) -> int:
+    count = 0
+    for count, snapshot in enumerate(engines.snapshots(), start=1):
+        print(("\n" if count > 1 else "") + describe(snapshot))
+    if not count and not engines.hidden_owners:
+        print("no engine runs here")
+    return count
+
+
+def _print_metrics(engines: RunningEngines) -> int:
+    """An engine is called by its process id: its segments tell no other name that is its alone."""
+    exposition = Exposition()
+    seen: set[tuple[str, int]] = set()
+    for snapshot in engines.snapshots():
+        identity = (snapshot.drive, snapshot.supervisor_pid)
+        # The segments of a user may say what they like: a reader refuses all for a series that stands twice.
+        if identity not in seen:
+            seen.add(identity)
+            exposition.add(snapshot, str(snapshot.supervisor_pid))
+    sys.stdout.flush()
+    sys.stdout.buffer.write(exposition.encoded())
+    return len(seen)
 
 
 def describe(snapshot: StatisticsSnapshot) -> str:

@@ -1,7 +1,7 @@
 """`ringblk top`: the engines of this machine, live in the terminal."""
 
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 from ringblk.engine.base.program_error import ProgramError
 from ringblk.engine.statistics.running_engines import RunningEngines
@@ -52,5 +52,5 @@ def _operations(snapshot: StatisticsSnapshot) -> list[str]:
     return [operation.operation for operation in snapshot.operations]
 
 
-def _by_name(snapshots: list[StatisticsSnapshot]) -> dict[str, StatisticsSnapshot]:
+def _by_name(snapshots: Iterable[StatisticsSnapshot]) -> dict[str, StatisticsSnapshot]:
     return {snapshot.name: snapshot for snapshot in snapshots}

@@ -8,7 +8,7 @@ import msgspec
 import pytest
 
 from ringblk.engine.dispatcher.request_recorder import RequestRecorder
-from ringblk.engine.statistics.metrics import exposition
+from ringblk.engine.statistics.metrics import Exposition
 from ringblk.engine.statistics.statistics import StatisticsSnapshot, take_snapshot
 from ringblk.shm.state.segment import StateSegment
 from ringblk.workers.block.parser import OPERATION_NAMES
@@ -35,8 +35,15 @@ def snapshot() -> Iterator[StatisticsSnapshot]:
     state.close()
 
 
+def text_of(*drives: tuple[StatisticsSnapshot, str]) -> str:
+    exposition = Exposition()
+    for snapshot, engine in drives:
+        exposition.add(snapshot, engine)
+    return exposition.encoded().decode()
+
+
 def metrics_of(*drives: tuple[StatisticsSnapshot, str]) -> dict[str, Family]:
-    return read_metrics(exposition(drives).decode())
+    return read_metrics(text_of(*drives))
 
 
 def test_metrics_are_what_was_counted(snapshot: StatisticsSnapshot) -> None:
@@ -86,7 +93,7 @@ def test_a_name_is_what_it_was(snapshot: StatisticsSnapshot, name: str) -> None:
 
 
 def test_large_counters_are_exact(snapshot: StatisticsSnapshot) -> None:
-    text = exposition([(msgspec.structs.replace(snapshot, capacity_bytes=(1 << 60) + 1), ENGINE)]).decode()
+    text = text_of((msgspec.structs.replace(snapshot, capacity_bytes=(1 << 60) + 1), ENGINE))
     assert f" {(1 << 60) + 1}\n" in text
 
 
