@@ -151,11 +151,13 @@ class Drive:
         assert listener is not None, "listen comes first"
         async for connected in listener.connections():
             self._session = Session(connected, self)
+            self.state.set_connected(True)
             self._memory_advice.front_end_pid = peer_process_id(connected)
             try:
                 await serve_turn(self._session, connected, listener)
             finally:
                 self._session = None
+                self.state.set_connected(False)
 
     def end(self, *, for_successor: bool = False) -> None:
         """Have `run` end once what is in flight is done; `for_successor`: another engine goes on with it."""

@@ -1,17 +1,22 @@
-"""`ringblk stat` and `ringblk top`: the command line's part of them."""
+"""`ringblk list`, `ringblk stat` and `ringblk top`: the command line's part of them."""
 
 import argparse
 from typing import Any
 
 
 def add_parsers(subparsers: Any) -> None:
-    """Add both to what `add_subparsers` returned; `run` carries them out."""
+    """Add them to what `add_subparsers` returned; `run` carries them out."""
+    listing = subparsers.add_parser("list", help="print a line for each drive that runs")
+    listing.add_argument(
+        "--format", choices=("human", "json"), default="human", help="for people, or a JSON array of drives"
+    )
+    listing.set_defaults(run=_run_list)
     stat = subparsers.add_parser("stat", help="print what running engines have done")
     stat.add_argument(
         "--format",
-        choices=("text", "json", "prometheus"),
-        default="text",
-        help="text for people, a JSON array of engines, or metrics in Prometheus's text format",
+        choices=("human", "json", "prometheus"),
+        default="human",
+        help="for people, a JSON array of engines, or metrics in Prometheus's text format",
     )
     stat.add_argument("--json", dest="format", action="store_const", const="json", help="--format=json")
     stat.set_defaults(run=_run_stat)
@@ -25,6 +30,12 @@ def add_parsers(subparsers: Any) -> None:
         parser.add_argument(
             "engine", nargs="?", metavar="ENGINE", help="process id, image or segment name (default: all)"
         )
+
+
+def _run_list(arguments: argparse.Namespace) -> int:
+    from ringblk.engine.statistics.list_command import run_list
+
+    return run_list(arguments.format)
 
 
 def _run_stat(arguments: argparse.Namespace) -> int:

@@ -9,7 +9,7 @@ from ringblk.engine.statistics.metrics import Exposition
 from ringblk.engine.statistics.running_engines import RunningEngines
 from ringblk.engine.statistics.statistics import StatisticsSnapshot, encode_json, summarize
 
-StatFormat = Literal["text", "json", "prometheus"]
+StatFormat = Literal["human", "json", "prometheus"]
 
 
 def run_stat(wanted: str | None, stat_format: StatFormat) -> int:

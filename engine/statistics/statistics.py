@@ -65,6 +65,8 @@ class StatisticsSnapshot(msgspec.Struct, frozen=True):
     dispatcher_restart_count: int
     capacity_bytes: int
     is_paused: bool
+    is_connected: bool
+    """Whether a front end is served."""
     oldest_request_ns: int
     operations: list[OperationSnapshot]
     queues: list[QueueSnapshot]
@@ -91,6 +93,7 @@ def take_snapshot(state: StateSegment) -> StatisticsSnapshot:
         dispatcher_restart_count=restarts,
         capacity_bytes=read_capacity_bytes(state),
         is_paused=is_paused,
+        is_connected=state.is_connected,
         oldest_request_ns=oldest_request_ns,
         operations=[
             OperationSnapshot(*read_operation(state, operation))

@@ -16,7 +16,7 @@ from ringblk.shm.layout.region_set cimport REGION_WORDS, RegionSet, add_region, 
 from ringblk.shm.layout.slot cimport SLOT_FREE, Range, RequestSlot
 
 cdef enum:
-    STATE_LAYOUT_VERSION = 6
+    STATE_LAYOUT_VERSION = 7
     QUEUE_LIMIT = 64
     WORKER_LIMIT = 64
     OPERATION_LIMIT = 64    # operations that a device kind may have
@@ -57,7 +57,8 @@ cdef struct StateHeader:
     uint32_t dispatcher_restart_count
     uint32_t queue_count
     uint32_t is_paused
-    uint32_t reserved_engine[8]
+    uint32_t is_connected           # a front end is served
+    uint32_t reserved_engine[7]
     char drive_name[DRIVE_NAME_BYTES]   # the image's path or the backend's name, UTF-8, padded with zeroes
 
 

@@ -225,6 +225,15 @@ cdef class StateSegment:
         """Say whether requests are popped at all."""
         self.header.is_paused = is_paused
 
+    @property
+    def is_connected(self):
+        """Whether a front end is served."""
+        return self.header.is_connected != 0
+
+    def set_connected(self, bint is_connected):
+        """Say whether a front end is served. The supervisor is the only writer, as of what stands before."""
+        self.header.is_connected = is_connected
+
     def announce_control(self, int worker_index=-1):
         """Say that a message waits on a channel: the dispatcher's, or that of a worker.
 

@@ -70,7 +70,7 @@ def test_no_engine_is_no_series_and_no_error(
 ) -> None:
     monkeypatch.setattr("ringblk.engine.statistics.running_engines.all_segments", list)
     monkeypatch.setattr("ringblk.engine.statistics.running_engines.segments_of_others", dict)
-    for stat_format, text in (("text", "no engine runs here\n"), ("json", "[]\n")):
+    for stat_format, text in (("human", "no engine runs here\n"), ("json", "[]\n")):
         assert run_stat(None, stat_format) == 0  # type: ignore[arg-type]
         assert capfd.readouterr().out == text
     assert run_stat(None, "prometheus") == 0
