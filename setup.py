@@ -1,9 +1,16 @@
-"""What pyproject.toml cannot say: every .pyx is a compiled module, and all have the same flags."""
+"""What pyproject.toml cannot say: every .pyx is a compiled module, man pages are made of the parsers."""
 
+import os
+import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 from setuptools import Extension, setup  # type: ignore[import-untyped]
+
+# isort: split
+# setuptools brings it.
+from distutils.command.install_data import install_data
 
 FLOORS = ("shm", "workers", "engine")
 """From the ground up: a floor imports from those before it."""
@@ -30,5 +37,21 @@ def extensions(root: Path) -> list[Extension]:
     ]
 
 
+class InstallData(install_data):
+    """What is installed below the prefix; man pages and completion are made by the package that was built."""
+
+    def run(self) -> None:
+        """Make them, and install all."""
+        build: Any = self.get_finalized_command("build")
+        made = Path(build.build_base, "share").resolve()
+        path = [os.path.abspath(build.build_lib), *filter(None, [os.environ.get("PYTHONPATH")])]
+        command = [sys.executable, "-m", "ringblk.engine.program.share_files", str(made)]
+        environment = {**os.environ, "PYTHONPATH": os.pathsep.join(path)}
+        subprocess.run([*command, self.distribution.get_version()], check=True, env=environment)
+        for file in sorted(path for path in made.rglob("*") if path.is_file()):
+            self.data_files.append((f"share/{file.parent.relative_to(made)}", [str(file)]))
+        super().run()
+
+
 if __name__ == "__main__":
-    setup(ext_modules=extensions(Path()))
+    setup(ext_modules=extensions(Path()), cmdclass={"install_data": InstallData})

@@ -52,7 +52,8 @@ def check_files(sources: set[str], files: dict[str, bytes]) -> None:
     assert not missing, f"not in the wheel: {sorted(missing)}"
     extra = [name for name in files if name.endswith((".c", ".pyx")) or name.startswith("tests")]
     assert not extra, f"not for a wheel: {extra}"
-    assert any(name.endswith(f"/{DESCRIPTOR}") for name in files), "no QEMU descriptor"
+    data = {name.partition(".data/data/")[2] for name in files} - {""}
+    assert data == shared_files(), f"below the prefix: {sorted(data ^ shared_files())}"
     assert any(name.endswith(".dist-info/licenses/LICENSE") for name in files), "no licence"
     for name, content in files.items():
         if name.endswith(".so"):
@@ -60,10 +61,18 @@ def check_files(sources: set[str], files: dict[str, bytes]) -> None:
             assert b".debug_info" not in content, f"{name} has debug information"
 
 
+def shared_files() -> set[str]:
+    """What stands below the prefix that it is installed to: a page for each command, too."""
+    from ringblk.engine.program.share_files import share_files  # the installed one
+
+    return {DESCRIPTOR, *(f"share/{name}" for name in share_files("0"))}
+
+
 def check_installed() -> None:
-    """The programs run, a drive takes and gives back, the descriptor is where it belongs."""
+    """The programs run, a drive takes and gives back, what is shared is where it belongs."""
     assert metadata("ringblk")["License-Expression"] == "Apache-2.0"
-    assert Path(sysconfig.get_path("data"), DESCRIPTOR).exists(), "the QEMU descriptor is not installed"
+    prefix = Path(sysconfig.get_path("data"))
+    assert [name for name in shared_files() if not (prefix / name).exists()] == [], "not all is installed"
     for program in PROGRAMS:
         command = [str(Path(sysconfig.get_path("scripts"), program)), "--help"]
         subprocess.run(command, check=True, stdout=subprocess.DEVNULL)

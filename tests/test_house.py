@@ -38,6 +38,7 @@ ROOMS = (
     "engine.frontend",
     "engine.load",
     "engine.doctor",
+    "engine.manual",
     "engine.program",
 )
 """From the ground up: a room imports from those before it."""

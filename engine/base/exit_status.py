@@ -7,7 +7,7 @@ from enum import IntEnum
 
 
 class ExitStatus(IntEnum):
-    """The statuses of all commands; the units in share/systemd know them."""
+    """The statuses of all commands."""
 
     DONE = 0
     """Done, or ended as it was told to."""
@@ -15,3 +15,11 @@ class ExitStatus(IntEnum):
     """It could not run, or could not go on: the host says no, or something has gone wrong. Again may help."""
     WRONG_OPTIONS = 2
     """An option or a configuration file is wrong: it has to be changed first."""
+
+
+MEANINGS = {
+    ExitStatus.DONE: "It is done, or has ended as it was told to.",
+    ExitStatus.FAILED: "It could not run, or could not go on: the host says no, or something has gone wrong.",
+    ExitStatus.WRONG_OPTIONS: "An option or a configuration file is wrong.",
+}
+"""For whoever reads a page."""

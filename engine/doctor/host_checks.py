@@ -26,6 +26,7 @@ from ringblk.workers.uring.ring import Uring
 
 _SYSCALLS_MEND = "allow {} in the container's seccomp profile"
 _MEMFD_SYSCTL = "/proc/sys/vm/memfd_noexec"
+_MOST_NAMED = 10
 _GUEST_BYTES = 1 << 30
 
 
@@ -106,12 +107,15 @@ def _mebibytes(size_bytes: int) -> int:
 def check_engines(_: Need) -> CheckResult:
     """Engines whose segments stand in the shared memory folder; those of other users are not looked into."""
     segments = named_segments()
-    held = sum(segment.is_held() for segment in segments)
-    texts = [f"{held} of this user" if os.geteuid() else str(held)]
+    held = [segment.pid for segment in segments if segment.is_held()]
+    texts = [f"{len(held)} of this user" if os.geteuid() else str(len(held))]
+    if held:
+        named = ", ".join(str(pid) for pid in held[:_MOST_NAMED])
+        texts[0] += f" (processes {named}{', ...' if len(held) > _MOST_NAMED else ''})"
     if others := segments_of_others():
         users = ", ".join(str(uid) for uid in sorted(set(others.values())))
         texts.append(f"{len(others)} of other users ({users})")
-    if left := len(segments) - held:
+    if left := len(segments) - len(held):
         texts.append(f"{left} that were killed, whose segments the next one removes")
     return ok("running engines", "; ".join(texts))
 

@@ -5,18 +5,19 @@ import os
 import signal
 import sys
 from collections.abc import Callable
-from functools import partial
 
 from ringblk.engine.base.asyncio_import import import_asyncio_without_tls
 from ringblk.engine.base.log_format import start_logging
 from ringblk.engine.base.printable_text import printable
 from ringblk.engine.base.program_error import ProgramError
 from ringblk.engine.base.standard_streams import open_standard_streams
-from ringblk.engine.options.command_line import (
-    OptionParser,
-    add_engine_options,
-    config_from,
-    print_help,
+from ringblk.engine.options.command_line import config_from
+from ringblk.engine.program.parsers import (
+    BACKEND_PROGRAM,
+    PROGRAM,
+    SERVE,
+    make_parser,
+    make_serve_parser,
 )
 
 CAPABILITIES = '{"type": "block", "features": ["read-only", "blk-file"]}'
@@ -25,31 +26,18 @@ CAPABILITIES = '{"type": "block", "features": ["read-only", "blk-file"]}'
 
 def backend_program() -> None:
     """`vhost-user-ringblk`: one engine, with the conventions' options."""
-    _exit_with("vhost-user-ringblk", lambda: _serve("vhost-user-ringblk", sys.argv[1:]))
+    _exit_with(BACKEND_PROGRAM, lambda: _serve(BACKEND_PROGRAM, sys.argv[1:]))
 
 
 def main() -> None:
     """`ringblk`: `serve` is the backend program; the others work on images and running engines."""
-    _exit_with("ringblk", lambda: _run_subcommand(sys.argv[1:]))
+    _exit_with(PROGRAM, lambda: _run_subcommand(sys.argv[1:]))
 
 
 def _run_subcommand(arguments: list[str]) -> int:
-    if arguments[:1] == ["serve"]:
-        return _serve("ringblk serve", arguments[1:])
-    parser = OptionParser(prog="ringblk", description="A virtio block backend.")
-    parser.set_defaults(run=partial(print_help, parser))  # where no command is given
-    subparsers = parser.add_subparsers(dest="command", metavar="COMMAND")
-    subparsers.add_parser("serve", help="serve a drive to a hypervisor (vhost-user)")
-    from ringblk.engine.doctor import commands as doctor_commands
-    from ringblk.engine.images import command as image_command
-    from ringblk.engine.statistics import (
-        commands as statistics_commands,  # not for a backend program that only serves
-    )
-
-    image_command.add_parser(subparsers)
-    statistics_commands.add_parsers(subparsers)
-    doctor_commands.add_parser(subparsers)
-    parsed = parser.parse_args(arguments)
+    if arguments[:1] == [SERVE]:
+        return _serve(f"{PROGRAM} {SERVE}", arguments[1:])
+    parsed = make_parser().parse_args(arguments)
     status: int = parsed.run(parsed)
     return status
 
@@ -58,12 +46,7 @@ def _serve(program: str, arguments: list[str]) -> int:
     if "--print-capabilities" in arguments:  # whatever else is said, as the conventions have it
         print(CAPABILITIES)
         return 0
-    parser = OptionParser(
-        prog=program, description="Serve a virtio block device over vhost-user.", allow_abbrev=False
-    )
-    add_engine_options(parser)
-    parser.add_argument("--print-capabilities", action="store_true", help="print what this program can do")
-    config = config_from(parser.parse_args(arguments))
+    config = config_from(make_serve_parser(program).parse_args(arguments))
     start_logging(config.log_format)
     if config.runs_own_code_only:
         import_asyncio_without_tls()

@@ -1,0 +1,31 @@
+"""What pages say beside what the parsers know: by page, titles and paragraphs."""
+
+SERVES = "serve"
+"""The two pages of the program that serves."""
+
+NOTES: dict[str, tuple[tuple[str, str], ...]] = {
+    SERVES: (
+        (
+            "SIGNALS",
+            """
+SIGTERM, SIGINT and SIGHUP (not under nohup) end the engine once the requests in flight are done; a second
+one ends it at once. SIGUSR2 does the same as the first, and leaves the drive to a successor.
+""",
+        ),
+        (
+            "FILES",
+            """
+/dev/shm/ringblk-engine-PID: the state of a running drive. What a killed engine leaves, the next one removes.
+
+/dev/shm/ringblk-drive-*: what was changed while an engine ran, for the next engine of that drive.
+""",
+        ),
+        (
+            "EXAMPLES",
+            """
+    truncate -s 10G disk.img
+    vhost-user-ringblk --socket-path=/run/disk.sock --blk-file=disk.img
+""",
+        ),
+    ),
+}
