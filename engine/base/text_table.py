@@ -17,10 +17,15 @@ class Column(NamedTuple):
     """How the texts below a title stand."""
 
     title: str
+    """May be several lines."""
     is_number: bool = False
     """It stands at the right."""
     cut: Cut = ""
     """Which end goes where there is no room for all: that of a path its head, that of a name its tail."""
+    rank: int = 0
+    """Where there is no room for all, those of the highest rank are left out; one of rank 0 never is."""
+    least_cells: int = 0
+    """How wide it is at the least, so that it does not dance as its values change."""
 
 
 def terminal_width() -> int | None:
@@ -39,15 +44,23 @@ def terminal_width() -> int | None:
 def table_lines(
     columns: Sequence[Column], rows: Sequence[Sequence[str]], width: int | None = None
 ) -> list[str]:
-    """The titles and the rows as lines. Texts that may be cut are, where a line would be wider than that."""
-    lines = [[column.title for column in columns], *rows]
-    widths = [max(cell_count(line[index]) for line in lines) for index in range(len(columns))]
+    """The titles and the rows as lines.
+
+    Where a line would be wider than that, columns are left out and then texts cut, as far as they may be.
+    """
+    title_count = 1 + max(column.title.count("\n") for column in columns)
+    titles = [[*[""] * title_count, *column.title.split("\n")][-title_count:] for column in columns]
+    lines = [*zip(*titles, strict=True), *rows]
+    widths = [
+        max(column.least_cells, *(cell_count(line[index]) for line in lines))
+        for index, column in enumerate(columns)
+    ]
+    shown = list(range(len(columns)))
     if width is not None:
-        _narrow(columns, widths, width)
+        shown = _fitting(columns, widths, width)
+        _narrow(columns, widths, shown, width)
     return [
-        GAP.join(
-            _cell(text, column, cells) for text, column, cells in zip(line, columns, widths, strict=True)
-        ).rstrip()
+        GAP.join(_cell(line[index], columns[index], widths[index]) for index in shown).rstrip()
         for line in lines
     ]
 
@@ -81,17 +94,37 @@ def _cells_of(character: str) -> int:
     return 2 if unicodedata.east_asian_width(character) in "WF" else 1
 
 
-def _narrow(columns: Sequence[Column], widths: list[int], width: int) -> None:
+def _fitting(columns: Sequence[Column], widths: Sequence[int], width: int) -> list[int]:
+    """Which columns there is room for, texts cut as far as they may be."""
+    least = [
+        min(cells, _least(column)) if column.cut else cells
+        for column, cells in zip(columns, widths, strict=True)
+    ]
+    shown = list(range(len(columns)))
+    while sum(least[index] + len(GAP) for index in shown) - len(GAP) > width:
+        highest = max(shown, key=lambda index: columns[index].rank)
+        if columns[highest].rank == 0:
+            break
+        shown.remove(highest)
+    return shown
+
+
+def _narrow(columns: Sequence[Column], widths: list[int], shown: Sequence[int], width: int) -> None:
     """Take from the widest of those that may be cut until the line fits, or all are at their least."""
-    flexible = [index for index, column in enumerate(columns) if column.cut]
-    least = {index: max(LEAST_CELLS, cell_count(columns[index].title)) for index in flexible}
-    excess = sum(widths) + len(GAP) * (len(columns) - 1) - width
+    flexible = [index for index in shown if columns[index].cut]
+    least = {index: _least(columns[index]) for index in flexible}
+    excess = sum(widths[index] + len(GAP) for index in shown) - len(GAP) - width
     while excess > 0:
         wide = [index for index in flexible if widths[index] > least[index]]
         if not wide:
             return
         widths[max(wide, key=lambda index: widths[index])] -= 1
         excess -= 1
+
+
+def _least(column: Column) -> int:
+    """How far a text of a column may be cut."""
+    return max(LEAST_CELLS, column.least_cells, *(map(cell_count, column.title.split("\n"))))
 
 
 def _cell(text: str, column: Column, cells: int) -> str:

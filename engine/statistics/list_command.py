@@ -10,10 +10,7 @@ from ringblk.engine.base.number_text import duration_text, size_text
 from ringblk.engine.base.printable_text import printable
 from ringblk.engine.base.text_table import Column, table_lines, terminal_width
 from ringblk.engine.statistics.running_engines import RunningEngines
-from ringblk.engine.statistics.statistics import StatisticsSnapshot
-
-DriveState = Literal["broken", "paused", "connected", "waiting"]
-"""The first that holds: a queue is broken; requests are not popped; a front end is served; none is."""
+from ringblk.engine.statistics.statistics import DriveState, StatisticsSnapshot
 
 
 class ListedDrive(msgspec.Struct, frozen=True):
@@ -48,18 +45,12 @@ def run_list(list_format: Literal["human", "json"]) -> int:
 
 def listed(snapshot: StatisticsSnapshot) -> ListedDrive:
     """What is said of the drive of a snapshot."""
-    broken = [queue.queue_index for queue in snapshot.queues if queue.broken]
-    state: DriveState = "connected" if snapshot.is_connected else "waiting"
-    if broken:
-        state = "broken"
-    elif snapshot.is_paused:
-        state = "paused"
     return ListedDrive(
         drive=snapshot.drive,
-        state=state,
+        state=snapshot.state,
         is_connected=snapshot.is_connected,
         is_paused=snapshot.is_paused,
-        broken_queues=broken,
+        broken_queues=[queue.queue_index for queue in snapshot.queues if queue.broken],
         capacity_bytes=snapshot.capacity_bytes,
         supervisor_pid=snapshot.supervisor_pid,
         uptime_ns=snapshot.uptime_ns,

@@ -1,7 +1,7 @@
 """What a running engine has done and is doing, read from its state segment by anyone."""
 
 import time
-from typing import Any
+from typing import Any, Literal
 
 import msgspec
 
@@ -10,6 +10,9 @@ from ringblk.shm.layout.histogram import Histogram
 from ringblk.shm.queues.virtqueue import BROKEN_REASONS
 from ringblk.shm.state.reader import read_engine, read_inflight, read_operation, read_queue, read_workers
 from ringblk.shm.state.segment import StateSegment
+
+DriveState = Literal["broken", "paused", "connected", "waiting"]
+"""The first that holds: a queue is broken; requests are not popped; a front end is served; none is."""
 
 
 class OperationSnapshot(msgspec.Struct, frozen=True):
@@ -71,6 +74,15 @@ class StatisticsSnapshot(msgspec.Struct, frozen=True):
     operations: list[OperationSnapshot]
     queues: list[QueueSnapshot]
     workers: list[WorkerSnapshot]
+
+    @property
+    def state(self) -> DriveState:
+        """What is most to be said of it."""
+        if any(queue.broken for queue in self.queues):
+            return "broken"
+        if self.is_paused:
+            return "paused"
+        return "connected" if self.is_connected else "waiting"
 
     @property
     def depth(self) -> int:

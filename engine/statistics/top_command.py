@@ -1,56 +1,75 @@
 """`ringblk top`: the engines of this machine, live in the terminal."""
 
+import sys
 import time
-from collections.abc import Iterable, Mapping
 
+from ringblk.engine.base.exit_status import ExitStatus
 from ringblk.engine.base.program_error import ProgramError
+from ringblk.engine.base.text_table import terminal_width
+from ringblk.engine.statistics.live_terminal import LiveTerminal, TerminalEnded
 from ringblk.engine.statistics.running_engines import RunningEngines
 from ringblk.engine.statistics.statistics import StatisticsSnapshot
+from ringblk.engine.statistics.top_page import TopLook, TopView, page_of, room_of, top_frame
+from ringblk.engine.statistics.top_rows import DriveLook
 
 
 def run_top(wanted: str | None, interval_s: float, frames: int | None) -> int:
-    """Show until interrupted, or `frames` times. Raises `ProgramError`."""
-    try:
-        from rich.console import Console
-        from rich.live import Live
-
-        from ringblk.engine.statistics.top_view import render
-    except ImportError as error:
-        raise ProgramError(
-            "top needs the package rich: pip install 'ringblk[tools]'", exit_status=1
-        ) from error
+    """Show until told to end, or `frames` times; returns the exit status. Raises `ProgramError`."""
     engines = RunningEngines(wanted)
-    console = Console()
+    before = look_at(engines)
+    if engines.hidden_owners and not before.drives:
+        raise ProgramError(engines.hidden_text, exit_status=ExitStatus.FAILED)
     try:
-        before = _by_name(engines.snapshots())
-        if engines.hidden_owners and not before:
-            raise ProgramError(engines.hidden_text, exit_status=1)
-        with Live(console=console, auto_refresh=False, screen=console.is_terminal and frames is None) as live:
-            while frames is None or frames > 0:
-                time.sleep(interval_s)
-                after = _by_name(engines.snapshots())
-                live.update(render(pairs_of(before, after)), refresh=True)
-                before = after
-                frames = frames - 1 if frames is not None else None
+        if frames is None and sys.stdout.isatty():
+            _show_live(engines, before, interval_s)
+        else:
+            _print(engines, before, interval_s, frames)
     except KeyboardInterrupt:
         pass
-    return 0
+    except TerminalEnded as ended:
+        return ended.exit_status
+    return ExitStatus.DONE
 
 
-def pairs_of(
-    before: Mapping[str, StatisticsSnapshot], after: Mapping[str, StatisticsSnapshot]
-) -> list[tuple[StatisticsSnapshot, StatisticsSnapshot]]:
-    """Two looks at each engine that was there both times. By the same name, there may be another by now."""
-    return [
-        (before[name], after[name])
-        for name in after
-        if name in before and _operations(before[name]) == _operations(after[name])
-    ]
+def look_at(engines: RunningEngines) -> TopLook:
+    """All drives now. Raises `ProgramError` when the wanted one is not there."""
+    drives: dict[str, DriveLook] = {}
+    only: StatisticsSnapshot | None = None
+    for snapshot in engines.snapshots():
+        drives[snapshot.name] = DriveLook.at(snapshot)
+        only = snapshot if len(drives) == 1 else None
+    return TopLook(drives, only)
 
 
-def _operations(snapshot: StatisticsSnapshot) -> list[str]:
-    return [operation.operation for operation in snapshot.operations]
+def _print(engines: RunningEngines, before: TopLook, interval_s: float, frames: int | None) -> None:
+    """Frame after frame, each with all that there is."""
+    order = TopView().order
+    while frames is None or frames > 0:
+        time.sleep(interval_s)
+        after = look_at(engines)
+        frame = top_frame(before, after, order, terminal_width())
+        print("\n".join([*frame.fixed, *frame.lines]), flush=True)
+        before = after
+        frames = frames - 1 if frames is not None else None
 
 
-def _by_name(snapshots: Iterable[StatisticsSnapshot]) -> dict[str, StatisticsSnapshot]:
-    return {snapshot.name: snapshot for snapshot in snapshots}
+def _show_live(engines: RunningEngines, before: TopLook, interval_s: float) -> None:
+    """Until `q`. Raises `TerminalEnded`."""
+    view = TopView()
+    after = before
+    with LiveTerminal() as terminal:
+        due_s = time.monotonic() + interval_s
+        while True:
+            width, height = terminal.size()
+            frame = top_frame(before, after, view.order, width)
+            lines, first = page_of(frame, view.first, height)
+            terminal.draw(lines, frame.title_index)
+            view = TopView(view.order, first)
+            keys = terminal.keys(max(0.0, due_s - time.monotonic()))
+            if keys is None:
+                before, after = after, look_at(engines)
+                due_s = time.monotonic() + interval_s
+            for key in keys or ():
+                if key in ("q", "Q"):
+                    return
+                view = view.after(key, room_of(frame, height))

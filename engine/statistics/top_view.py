@@ -1,15 +1,13 @@
-"""What `ringblk top` shows, made from two snapshots of an engine: no terminal is needed to make it."""
+"""What `ringblk top` shows of one drive, made from two snapshots of it: no terminal is needed to make it."""
 
 from collections.abc import Sequence
 from itertools import pairwise
 
-from rich.console import Group, RenderableType
-from rich.table import Table
-from rich.text import Text
-
 from ringblk.engine.base.number_text import count_text, duration_text, size_text, time_text
 from ringblk.engine.base.printable_text import printable
+from ringblk.engine.base.text_table import GAP, Column, cell_count, cut_text, table_lines
 from ringblk.engine.statistics.statistics import OperationSnapshot, StatisticsSnapshot
+from ringblk.engine.statistics.top_rows import merged
 from ringblk.shm.layout.histogram import Histogram
 
 BARS = " ▁▂▃▄▅▆▇█"
@@ -18,59 +16,26 @@ FIRST_EXPONENT = 10
 STEPS = 22
 """Powers of two in the picture: to four seconds, and all that is longer in the last one."""
 STEP_COLUMNS = 2
-
-Pair = tuple[StatisticsSnapshot, StatisticsSnapshot]
-
-
-def render(pairs: Sequence[Pair]) -> RenderableType:
-    """Several engines a row each; one engine with all that there is to say."""
-    if not pairs:
-        return Text("no engine runs here")
-    if len(pairs) > 1:
-        return render_many(pairs)
-    before, after = pairs[0]
-    return Group(
-        _headline(before, after), _operations(before, after), _picture(before, after), _workers(*pairs[0])
-    )
+LEFT_OUT_FIRST = 100
+"""The rank of columns in which there is nothing to see."""
 
 
-def render_many(pairs: Sequence[Pair]) -> RenderableType:
-    """A table of engines."""
-    table = _table(
-        "pid", "drive", "size", "read", "write", "IOPS", "depth", "p50", "p99", "p99.9", "oldest", "up"
-    )
-    for before, after in pairs:
-        rates = _Rates(before, after)
-        service = _merged([operation.service for operation in rates.operations])
-        table.add_row(
-            str(after.supervisor_pid),
-            Text(printable(after.drive)),
-            size_text(after.capacity_bytes),
-            f"{size_text(rates.bytes_per_s('read'))}/s",
-            f"{size_text(rates.bytes_per_s('write'))}/s",
-            count_text(rates.iops()),
-            str(after.depth),
-            *(time_text(service.percentile(percent)) for percent in (50, 99, 99.9)),
-            time_text(after.oldest_request_ns),
-            duration_text(after.uptime_ns) + (" paused" if after.is_paused else ""),
-        )
-    return table
+def is_one_drive(before: StatisticsSnapshot, after: StatisticsSnapshot) -> bool:
+    """Whether both are of one drive: whoever owns a segment may put another of its name in its place."""
+    operations = [[each.operation for each in snapshot.operations] for snapshot in (before, after)]
+    return (before.name, before.drive) == (after.name, after.drive) and operations[0] == operations[1]
 
 
-class _Rates:
-    """What happened between two snapshots."""
-
-    def __init__(self, before: StatisticsSnapshot, after: StatisticsSnapshot) -> None:
-        self.interval_s = max(after.taken_ns - before.taken_ns, 1) / 1e9
-        self.operations = [
-            _difference(*pair) for pair in zip(before.operations, after.operations, strict=True)
-        ]
-
-    def bytes_per_s(self, name: str) -> float:
-        return sum(item.byte_count for item in self.operations if item.operation == name) / self.interval_s
-
-    def iops(self) -> float:
-        return sum(item.request_count for item in self.operations) / self.interval_s
+def drive_lines(before: StatisticsSnapshot, after: StatisticsSnapshot, width: int | None) -> list[str]:
+    """All that there is to say of a drive, in lines that are not wider unless their numbers are."""
+    interval_s = max(after.taken_ns - before.taken_ns, 1) / 1e9
+    recent = [_difference(*pair) for pair in zip(before.operations, after.operations, strict=True)]
+    return [
+        *_headline(before, after, recent, interval_s, width),
+        *_operations(after, recent, interval_s, width),
+        *_picture(recent),
+        *_workers(before, after, width),
+    ]
 
 
 def _difference(before: OperationSnapshot, after: OperationSnapshot) -> OperationSnapshot:
@@ -86,65 +51,91 @@ def _difference(before: OperationSnapshot, after: OperationSnapshot) -> Operatio
     )
 
 
-def _merged(histograms: Sequence[Histogram]) -> Histogram:
-    merged = Histogram()
-    for histogram in histograms:
-        merged.merge(histogram)
-    return merged
-
-
-def _headline(before: StatisticsSnapshot, after: StatisticsSnapshot) -> RenderableType:
-    rates = _Rates(before, after)
-    first = Text.assemble(
-        (printable(after.drive), "bold"),
-        f"  {size_text(after.capacity_bytes)}  pid {after.supervisor_pid}",
-        f"  up {duration_text(after.uptime_ns)}",
-        ("  paused" if after.is_paused else "", "bold yellow"),
-    )
+def _headline(
+    before: StatisticsSnapshot,
+    after: StatisticsSnapshot,
+    recent: Sequence[OperationSnapshot],
+    interval_s: float,
+    width: int | None,
+) -> list[str]:
+    facts = [
+        size_text(after.capacity_bytes),
+        f"pid {after.supervisor_pid}",
+        f"up {duration_text(after.uptime_ns)}",
+        after.state,
+    ]
+    drive = printable(after.drive)
+    if width is not None:
+        drive = cut_text(drive, max(16, width - sum(cell_count(GAP + fact) for fact in facts)), "head")
     calls = sum(queue.call_count for queue in after.queues) - sum(queue.call_count for queue in before.queues)
     kicks = sum(queue.kick_count for queue in after.queues) - sum(queue.kick_count for queue in before.queues)
-    second = Text(
-        f"IOPS {count_text(rates.iops())}  depth {after.depth}  oldest {time_text(after.oldest_request_ns)}"
-        f"  kicks {count_text(kicks / rates.interval_s)}/s  calls {count_text(calls / rates.interval_s)}/s"
-        f"  dispatcher restarts {after.dispatcher_restart_count}"
-    )
-    broken = [
-        Text(f"queue {queue.queue_index} is broken: {queue.broken}", "bold red")
-        for queue in after.queues
-        if queue.broken
+    rates = [
+        f"IOPS {count_text(sum(item.request_count for item in recent) / interval_s)}",
+        f"depth {after.depth}",
+        f"oldest {time_text(after.oldest_request_ns)}",
+        f"kicks {count_text(kicks / interval_s)}/s",
+        f"calls {count_text(calls / interval_s)}/s",
+        f"dispatcher restarts {after.dispatcher_restart_count}",
     ]
-    return Group(first, second, *broken)
+    broken = [
+        f"queue {queue.queue_index} is broken: {queue.broken}" for queue in after.queues if queue.broken
+    ]
+    return [*_wrapped([drive, *facts], width), *_wrapped(rates, width), *broken]
 
 
-def _operations(before: StatisticsSnapshot, after: StatisticsSnapshot) -> Table:
-    table = _table(
-        "", "IOPS", "bytes/s", "errors", "throttled",
-        "wait p50", "p99", "p99.9", "service p50", "p99", "p99.9",
-    )  # fmt: skip
-    rates = _Rates(before, after)
-    for total, recent in zip(after.operations, rates.operations, strict=True):
-        if not total.request_count and total.operation not in ("read", "write"):
-            continue
-        table.add_row(
-            Text(printable(total.operation)),
-            count_text(recent.request_count / rates.interval_s),
-            f"{size_text(recent.byte_count / rates.interval_s)}/s",
+def _wrapped(items: Sequence[str], width: int | None) -> list[str]:
+    """Items side by side, on as many lines as they need."""
+    lines: list[str] = []
+    for item in items:
+        if lines and (width is None or cell_count(lines[-1] + GAP + item) <= width):
+            lines[-1] += GAP + item
+        else:
+            lines.append(item)
+    return lines
+
+
+def _operations(
+    after: StatisticsSnapshot, recent: Sequence[OperationSnapshot], interval_s: float, width: int | None
+) -> list[str]:
+    pairs = [
+        (total, rates)
+        for total, rates in zip(after.operations, recent, strict=True)
+        if total.request_count or total.operation in ("read", "write")
+    ]
+    has_errors = any(total.error_count for total, _ in pairs)
+    has_throttled = any(rates.throttled_count for _, rates in pairs)
+    columns = (
+        Column(""),
+        Column("IOPS", True, least_cells=5),
+        Column("bytes/s", True, rank=3, least_cells=10),
+        Column("errors", True, rank=1 if has_errors else LEFT_OUT_FIRST),
+        Column("throttled", True, rank=2 if has_throttled else LEFT_OUT_FIRST),
+        Column("wait\np50", True, rank=6, least_cells=6),
+        Column("wait\np99", True, rank=5, least_cells=6),
+        Column("wait\np99.9", True, rank=8, least_cells=6),
+        Column("service\np50", True, rank=4),
+        Column("service\np99", True),
+        Column("service\np99.9", True, rank=7),
+    )
+    rows = [
+        (
+            printable(total.operation),
+            count_text(rates.request_count / interval_s),
+            f"{size_text(rates.byte_count / interval_s)}/s",
             count_text(total.error_count),
-            count_text(recent.throttled_count / rates.interval_s) + "/s",
-            *(time_text(recent.queue_wait.percentile(percent)) for percent in (50, 99, 99.9)),
-            *(time_text(recent.service.percentile(percent)) for percent in (50, 99, 99.9)),
+            count_text(rates.throttled_count / interval_s) + "/s",
+            *(time_text(rates.queue_wait.percentile(percent)) for percent in (50, 99, 99.9)),
+            *(time_text(rates.service.percentile(percent)) for percent in (50, 99, 99.9)),
         )
-    return table
+        for total, rates in pairs
+    ]
+    return table_lines(columns, rows, width)
 
 
-def _picture(before: StatisticsSnapshot, after: StatisticsSnapshot) -> RenderableType:
-    rates = _Rates(before, after)
-    table = Table.grid(padding=(0, 1))
-    for name in ("queue_wait", "service"):
-        histogram = _merged([getattr(operation, name) for operation in rates.operations])
-        table.add_row(name.removeprefix("queue_"), Text(bars(histogram), "cyan"))
-    table.add_row("", _axis())
-    return table
+def _picture(recent: Sequence[OperationSnapshot]) -> list[str]:
+    wait = merged(operation.queue_wait for operation in recent)
+    service = merged(operation.service for operation in recent)
+    return [f"wait     {bars(wait)}".rstrip(), f"service  {bars(service)}".rstrip(), " " * 9 + _axis()]
 
 
 def bars(histogram: Histogram) -> str:
@@ -179,27 +170,31 @@ def _axis() -> str:
     return axis
 
 
-def _workers(before: StatisticsSnapshot, after: StatisticsSnapshot) -> Table:
-    table = _table("worker", "pid", "IOPS", "busy", "", "held", "restarts")
+def _workers(before: StatisticsSnapshot, after: StatisticsSnapshot, width: int | None) -> list[str]:
+    columns = (
+        Column("worker", True),
+        Column("pid", True),
+        Column("IOPS", True, least_cells=5),
+        Column("busy", True),
+        Column("", rank=1),
+        Column("held", True),
+        Column("restarts", True),
+    )
     interval_ns = max(after.taken_ns - before.taken_ns, 1)
     earlier = {worker.worker_index: worker for worker in before.workers}
+    rows = []
     for worker in after.workers:
         was = earlier.get(worker.worker_index, worker)
         busy = min((worker.busy_ns - was.busy_ns) / interval_ns, 1.0)
-        table.add_row(
-            str(worker.worker_index),
-            str(worker.pid),
-            count_text((worker.request_count - was.request_count) * 1e9 / interval_ns),
-            f"{busy:.0%}",
-            Text("█" * round(busy * 10) + "░" * (10 - round(busy * 10)), "green"),
-            str(worker.held_count),
-            str(worker.restart_count),
+        rows.append(
+            (
+                str(worker.worker_index),
+                str(worker.pid),
+                count_text((worker.request_count - was.request_count) * 1e9 / interval_ns),
+                f"{busy:.0%}",
+                "█" * round(busy * 10) + "░" * (10 - round(busy * 10)),
+                str(worker.held_count),
+                str(worker.restart_count),
+            )
         )
-    return table
-
-
-def _table(*titles: str) -> Table:
-    table = Table(box=None, pad_edge=False, header_style="dim")
-    for title in titles:
-        table.add_column(title, justify="left" if title in ("", "drive") else "right", no_wrap=True)
-    return table
+    return table_lines(columns, rows, width) if rows else []

@@ -30,6 +30,11 @@ class Screen:
         self.is_cursor_shown = True
         self._clear()
 
+    def resize(self, columns: int, lines: int) -> None:
+        """What stood there is gone: who is told of another size draws anew."""
+        self.columns, self.lines = columns, lines
+        self._clear()
+
     def _clear(self) -> None:
         self._cells = [[" "] * self.columns for _ in range(self.lines)]
         self._line = self._column = 0

@@ -17,7 +17,6 @@ from ringblk import Frontend, RequestStatus, engine_command
 from ringblk.engine.base.program_error import ProgramError
 from ringblk.engine.options.config import EngineConfig
 from ringblk.engine.program.serve import serve
-from ringblk.engine.statistics.top_command import run_top
 from tests.rigs.child_process import ends_with_tests
 from tests.rigs.control_client import (
     DISK_BYTES,
@@ -343,9 +342,3 @@ def test_control_says_which_packages_it_needs(monkeypatch: pytest.MonkeyPatch, t
     with pytest.raises(ProgramError, match=re.escape("pip install 'ringblk[control]'")):
         serve(config)
     assert not list(tmp_path.iterdir())
-
-
-def test_top_says_which_package_it_needs(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "rich.console", None)
-    with pytest.raises(ProgramError, match=re.escape("pip install 'ringblk[tools]'")):
-        run_top(None, 1.0, 1)

@@ -291,7 +291,7 @@ STRANGER = 100_000 + os.getpid()
 
 def ringblk_as_another_user(*arguments: str) -> "subprocess.CompletedProcess[str]":
     code = (  # imported before: this user may not read where Python is
-        "import os, sys, rich.console, rich.live; from ringblk.engine.program import cli\n"
+        "import os, sys; from ringblk.engine.program import cli\n"
         "from ringblk.engine.images import command\n"
         "from ringblk.engine.statistics import commands, stat_command, top_command, top_view\n"
         f"sys.argv[0] = 'ringblk'; os.setgroups([]); os.setgid({STRANGER}); os.setuid({STRANGER}); cli.main()"

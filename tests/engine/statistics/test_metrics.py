@@ -1,9 +1,5 @@
 """The text for Prometheus: what a strict reader takes, and what the counters say."""
 
-import os
-import uuid
-from collections.abc import Iterator
-
 import msgspec
 import pytest
 
@@ -11,28 +7,19 @@ from ringblk.engine.dispatcher.request_recorder import RequestRecorder
 from ringblk.engine.statistics.metrics import Exposition
 from ringblk.engine.statistics.statistics import StatisticsSnapshot, take_snapshot
 from ringblk.shm.state.segment import StateSegment
-from ringblk.workers.block.parser import OPERATION_NAMES
-from ringblk.workers.requests.request import RequestParser
 from tests.rigs.metrics_text import Family, read_metrics
+from tests.rigs.recorded_requests import DRIVE, record
 
-READ = 1 + OPERATION_NAMES.index("read")
-DRIVE, ENGINE = "/images/disk.img", "/run/a.sock"
+ENGINE = "/run/a.sock"
 
 
 @pytest.fixture
-def snapshot() -> Iterator[StatisticsSnapshot]:
+def snapshot(state: StateSegment, recorder: RequestRecorder) -> StatisticsSnapshot:
     """Three reads of 100 us, one of 30 ms that failed, and a worker that has died."""
-    state = StateSegment.create(f"ringblk-test-{uuid.uuid4().hex}", 64, 16, "block", OPERATION_NAMES)
-    state.set_engine(DRIVE, os.getpid(), 2, 0)
     state.set_worker(0, 4242, True)
-    recorder = RequestRecorder(state, RequestParser())
-    for count, service_ns, status in ((3, 100_000, 0), (1, 30_000_000, 1)):
-        recorder.fill_slot(
-            0, operation=READ, wait_ns=10_000, service_ns=service_ns, length_bytes=4096, status=status
-        )
-        recorder.record_many(0, count)
-    yield take_snapshot(state)
-    state.close()
+    record(recorder, 3, service_us=100)
+    record(recorder, 1, service_us=30_000, status=1)
+    return take_snapshot(state)
 
 
 def text_of(*drives: tuple[StatisticsSnapshot, str]) -> str:

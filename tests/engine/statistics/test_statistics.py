@@ -1,14 +1,11 @@
 """What the dispatcher counts is what a snapshot says; what is shown is what a snapshot says."""
 
 import contextlib
-import io
 import os
 import uuid
-from collections.abc import Iterator
 
 import msgspec
 import pytest
-from rich.console import Console
 
 from ringblk.engine.base.number_text import count_text, duration_text, size_text, time_text
 from ringblk.engine.dispatcher.request_recorder import RequestRecorder
@@ -20,58 +17,17 @@ from ringblk.engine.statistics.statistics import (
     encode_json,
     take_snapshot,
 )
-from ringblk.engine.statistics.top_command import pairs_of
-from ringblk.engine.statistics.top_view import BARS, bars, render
-from ringblk.shm.layout.histogram import RELATIVE_ERROR, Histogram
+from ringblk.engine.statistics.top_rows import DriveLook, row_between
+from ringblk.engine.statistics.top_table import TopOrder, top_lines
+from ringblk.engine.statistics.top_view import drive_lines
+from ringblk.shm.layout.histogram import RELATIVE_ERROR
 from ringblk.shm.state.segment import StateSegment
-from ringblk.workers.block.parser import OPERATION_NAMES
 from ringblk.workers.requests.request import RequestParser
-
-READ, WRITE, OTHER = 1 + OPERATION_NAMES.index("read"), 1 + OPERATION_NAMES.index("write"), 0
-MICROSECOND_NS = 1000
-
-
-@pytest.fixture
-def state() -> Iterator[StateSegment]:
-    segment = StateSegment.create(f"ringblk-test-{uuid.uuid4().hex}", 64, 16, "block", OPERATION_NAMES)
-    segment.set_engine("/images/disk.img", os.getpid(), 2, 0)
-    segment.set_dispatcher(17)
-    yield segment
-    segment.close()
-
-
-@pytest.fixture
-def recorder(state: StateSegment) -> RequestRecorder:
-    return RequestRecorder(state, RequestParser())
+from tests.rigs.recorded_requests import MICROSECOND_NS, READ, WRITE, record
 
 
 def operation(snapshot: StatisticsSnapshot, name: str) -> OperationSnapshot:
     return next(item for item in snapshot.operations if item.operation == name)
-
-
-def record(
-    recorder: RequestRecorder,
-    count: int,
-    *,
-    operation: int = READ,
-    wait_us: int = 10,
-    service_us: int = 100,
-    length_bytes: int = 4096,
-    status: int = 0,
-    throttled_us: int = 0,
-    queue_index: int = 0,
-) -> None:
-    recorder.fill_slot(
-        0,
-        operation=operation,
-        wait_ns=wait_us * MICROSECOND_NS,
-        service_ns=service_us * MICROSECOND_NS,
-        length_bytes=length_bytes,
-        status=status,
-        throttled_ns=throttled_us * MICROSECOND_NS,
-        queue_index=queue_index,
-    )
-    recorder.record_many(0, count)
 
 
 def test_requests_are_counted_by_operation(state: StateSegment, recorder: RequestRecorder) -> None:
@@ -151,45 +107,20 @@ def test_stat_shows_what_there_is(state: StateSegment, recorder: RequestRecorder
     assert "write" not in text  # there were none
 
 
-def shown(*pairs: tuple[StatisticsSnapshot, StatisticsSnapshot]) -> str:
-    console = Console(file=io.StringIO(), width=110, force_terminal=False)
-    console.print(render(pairs))
-    assert isinstance(console.file, io.StringIO)
-    return console.file.getvalue()
+def shown(snapshot: StatisticsSnapshot) -> str:
+    return "\n".join(drive_lines(snapshot, snapshot, None))
 
 
-def later(snapshot: StatisticsSnapshot, seconds: int, before: StatisticsSnapshot) -> StatisticsSnapshot:
-    return msgspec.structs.replace(snapshot, taken_ns=before.taken_ns + seconds * 1_000_000_000)
-
-
-def test_top_shows_what_happened_between_two_looks(state: StateSegment, recorder: RequestRecorder) -> None:
-    state.set_worker(0, 4242)
-    record(recorder, 1000, service_us=50_000)  # before the first look: not to be seen
-    before = take_snapshot(state)
-    record(recorder, 200, service_us=100)
-    text = shown((before, later(take_snapshot(state), 2, before)))
-    lines = {line.split()[0]: line for line in text.splitlines() if line.split()}
-    assert lines["read"].split()[1:4] == ["100", "400", "KiB/s"]
-    assert "99.8us" in lines["read"]  # the middle of a bucket
-    assert "50.0ms" not in text
-    assert lines["0"].split()[1] == "4242"
-    assert "█" in lines["service"]
-
-
-def test_top_shows_a_row_for_each_of_several_engines(state: StateSegment, recorder: RequestRecorder) -> None:
-    before = take_snapshot(state)
-    record(recorder, 10, operation=WRITE, length_bytes=1 << 20)
-    after = later(take_snapshot(state), 1, before)
-    text = shown((before, after), (before, before))
-    assert text.count("/images/disk.img") == 2
-    assert "10.0 MiB/s" in text
+def table_of(snapshot: StatisticsSnapshot) -> str:
+    look = DriveLook.at(snapshot)
+    return "\n".join(top_lines([row_between(look, look)], TopOrder(), None))
 
 
 def test_a_drive_s_name_is_text_and_no_more(state: StateSegment) -> None:
     """Neither the terminal nor the table takes anything in it for an order."""
     state.set_engine("/tmp/[/red]x\x1b]0;owned\x07.img", os.getpid(), 1, 0)
     snapshot = take_snapshot(state)
-    for text in (describe(snapshot), shown((snapshot, snapshot)), shown(*[(snapshot, snapshot)] * 2)):
+    for text in (describe(snapshot), shown(snapshot), table_of(snapshot)):
         assert r"/tmp/[/red]x\x1b]0;owned\x07.img" in text
         assert "\x1b" not in text
 
@@ -200,36 +131,9 @@ def test_an_operation_s_name_is_text_and_no_more() -> None:
     with contextlib.closing(StateSegment.create(name, 64, 16, "own", ["[/red]\x1b[2J\n"])) as state:
         record(RequestRecorder(state, RequestParser()), 1, operation=1)
         snapshot = take_snapshot(state)
-    for text in (describe(snapshot), shown((snapshot, snapshot))):
+    for text in (describe(snapshot), shown(snapshot)):
         assert r"[/red]\x1b[2J\n" in text
         assert "\x1b" not in text
-
-
-def test_top_compares_an_engine_with_itself_alone(state: StateSegment) -> None:
-    """Whoever owns a segment may put another of its name in its place."""
-    before = take_snapshot(state)
-    other = msgspec.structs.replace(before, operations=before.operations[1:])
-    assert pairs_of({"a": before}, {"a": before, "b": before}) == [(before, before)]
-    assert pairs_of({"a": before}, {"a": other}) == []
-
-
-def test_top_says_when_there_is_nothing() -> None:
-    assert "no engine" in shown()
-
-
-def test_the_picture_shows_few_beside_many() -> None:
-    histogram = Histogram()
-    histogram.record(1 << 12, 1_000_000)
-    histogram.record(1 << 20, 1)
-    histogram.record(100, 1)
-    histogram.record(1 << 38, 1)
-    picture = bars(histogram)
-    assert picture[4] == BARS[-1]
-    assert picture[20] == BARS[1]
-    assert picture[0] == BARS[1]  # what is shorter stands in the first place, what is longer in the last
-    assert picture[-1] == BARS[1]
-    assert picture.count(" ") == len(picture) - 4
-    assert bars(Histogram()).strip() == ""
 
 
 @pytest.mark.parametrize(
