@@ -27,6 +27,15 @@ def shm_path() -> Iterator[Path]:
 
 
 @pytest.fixture
+def everybodys_path() -> Iterator[Path]:
+    """A directory that every user may use, as /tmp; pytest keeps its own from others."""
+    with tempfile.TemporaryDirectory(prefix="ringblk-test-") as directory:
+        path = Path(directory)
+        path.chmod(0o1777)
+        yield path
+
+
+@pytest.fixture
 def image(tmp_path: Path) -> Path:
     """An image of 1 MiB of zeroes."""
     path = tmp_path / "disk.img"

@@ -9,7 +9,7 @@ from ringblk.engine.frontend.frontend import Frontend
 from ringblk.engine.frontend.request import BackendGone
 from tests.crash.crash_plan import CrashPlan
 from tests.rigs.crash_load import BLOCK_BYTES, VerifiedLoad
-from tests.rigs.engine_process import EngineProcess
+from tests.rigs.engine_process import EngineProcess, listening_engine
 
 NUM_BLOCKS = 256
 NUM_QUEUES = 3
@@ -54,7 +54,7 @@ class Rig:
     def start_engine(self) -> EngineProcess:
         """Start an engine and wait until it listens."""
         plan = self.plan.path if self.plan else None
-        return EngineProcess(self.socket_path, self.options, plan).wait_listening()
+        return listening_engine(self.socket_path, self.options, plan)
 
     def _connect(self) -> Frontend:
         """A front end, however many engines that takes."""

@@ -21,6 +21,10 @@ _POLL_S = 0.002
 _MAIN = "from ringblk.engine.program.cli import backend_program; backend_program()"
 
 
+class EngineEndedError(AssertionError):
+    """It has ended before anybody could see it listen."""
+
+
 class EngineProcess:
     """An engine that listens on `socket_path`; its log goes to a file beside it.
 
@@ -43,7 +47,7 @@ class EngineProcess:
             if accepts(self.socket_path):
                 return self
             if self.process.poll() is not None:
-                break
+                raise EngineEndedError(f"the engine ends with {self.process.returncode}:\n{self.log}")
             time.sleep(_POLL_S)
         raise AssertionError(f"the engine does not listen:\n{self.log}")
 
@@ -118,6 +122,17 @@ class EngineProcess:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.end()
+
+
+def listening_engine(socket_path: Path, options: Sequence[str], plan: Path | None) -> EngineProcess:
+    """An engine that listens, or has; those that die by their plan before that are followed by others."""
+    while True:
+        engine = EngineProcess(socket_path, options, plan)
+        try:
+            return engine.wait_listening()
+        except EngineEndedError:
+            if plan is None or engine.process.returncode != -signal.SIGKILL:
+                raise
 
 
 def wait_gone(pids: Sequence[int]) -> None:

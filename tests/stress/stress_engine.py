@@ -9,7 +9,7 @@ from pathlib import Path
 from ringblk.workers.backends.topology import SECTOR_BYTES
 from tests.crash.crash_plan import CrashPlan
 from tests.rigs.control_client import ControlClient
-from tests.rigs.engine_process import EngineProcess, wait_gone
+from tests.rigs.engine_process import EngineProcess, listening_engine, wait_gone
 
 NUM_SECTORS = 512
 _DRIVE = "--drive-id=stress"
@@ -52,7 +52,7 @@ class StressEngine:
         self.process = self._start()
 
     def _start(self) -> EngineProcess:
-        return EngineProcess(self._socket_path, self._options, self.plan.path).wait_listening()
+        return listening_engine(self._socket_path, self._options, self.plan.path)
 
     def connect(self) -> socket.socket:
         """A connection to it; to the next one if it has gone."""
