@@ -4,13 +4,16 @@ What a guest or a front end can cause, it can cause without end. So each message
 values are put in, is written `FREE_LINES` times and then only when its count is a power of two, until it has
 been quiet for a while. A log grows by a few lines a message and not with the number of events.
 
-A line holds no control characters, whoever chose its words.
+A line holds no control characters, whoever chose its words. What happens to one drive of several is told with
+its name (`drive_in_log`).
 """
 
+import contextlib
 import logging
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextvars import ContextVar
 from datetime import UTC, datetime
 from typing import Literal
 
@@ -24,6 +27,27 @@ QUIET_S = 600.0
 MAX_MESSAGES = 1000
 """Different messages kept count of; beyond, the one that came first is forgotten."""
 
+_drive: ContextVar[str] = ContextVar("drive", default="")
+
+
+@contextlib.contextmanager
+def drive_in_log(name: str) -> Iterator[None]:
+    """What is logged meanwhile, and in tasks and processes that begin meanwhile, is of this drive."""
+    former = _drive.set(name)
+    try:
+        yield
+    finally:
+        _drive.reset(former)
+
+
+class DriveFilter(logging.Filter):
+    """Says of each record which drive it is of; "" for the engine itself, and for the only drive."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """True; `record.drive` is set."""
+        record.drive = _drive.get()
+        return True
+
 
 class RepeatFilter(logging.Filter):
     """Lets through what is new, and of what repeats a line at each power of two, with the count."""
@@ -31,11 +55,11 @@ class RepeatFilter(logging.Filter):
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         super().__init__()
         self._clock = clock
-        self._seen: dict[tuple[str, int, object], tuple[int, float]] = {}
+        self._seen: dict[tuple[str, str, int, object], tuple[int, float]] = {}
 
     def filter(self, record: logging.LogRecord) -> bool:
         """Whether to write the record; what it leaves out shows as `repeated` in the next that is written."""
-        key = (record.name, record.levelno, record.msg)
+        key = (_drive_of(record), record.name, record.levelno, record.msg)
         now_s = self._clock()
         count, last_s = self._seen.get(key, (0, now_s))
         if now_s - last_s > QUIET_S:
@@ -49,11 +73,11 @@ class RepeatFilter(logging.Filter):
 
 
 class HumanFormatter(logging.Formatter):
-    """`ringblk[PID] LEVEL: message`, on one line."""
+    """`ringblk[PID] LEVEL: message`, on one line; the drive's name before the message where it has one."""
 
     def format(self, record: logging.LogRecord) -> str:
         """The line."""
-        text = f"ringblk[{record.process}] {record.levelname}: {_message(record)}"
+        text = f"ringblk[{record.process}] {record.levelname}: {_told_drive(record)}{_message(record)}"
         if record.exc_info:
             text += " | " + self.formatException(record.exc_info)
         return " | ".join(_printable_lines(text))
@@ -65,12 +89,13 @@ class _JsonLine(msgspec.Struct, omit_defaults=True):
     pid: int | None
     source: str
     message: str
+    drive: str = ""
     repeated: int = 0
     exception: str = ""
 
 
 class JsonFormatter(logging.Formatter):
-    """One JSON object: time (UTC), level, pid, source, message; repeated and exception where there are."""
+    """One JSON object: time (UTC), level, pid, source, message; drive, repeated, exception if any."""
 
     def format(self, record: logging.LogRecord) -> str:
         """The line."""
@@ -81,6 +106,7 @@ class JsonFormatter(logging.Formatter):
             record.process,
             record.name,
             "\n".join(_printable_lines(record.getMessage())),
+            _drive_of(record),
             repeated,
             "\n".join(_printable_lines(self.formatException(record.exc_info))) if record.exc_info else "",
         )
@@ -91,6 +117,7 @@ def start_logging(log_format: LogFormat) -> None:
     """Log to stderr from now on, in this process and those forked from it."""
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(JsonFormatter() if log_format == "json" else HumanFormatter())
+    handler.addFilter(DriveFilter())
     handler.addFilter(RepeatFilter())
     logging.basicConfig(level=logging.INFO, handlers=[handler])
 
@@ -104,6 +131,15 @@ def _repeated(record: logging.LogRecord) -> int:
     """How often it has happened, where lines are being left out; 0 otherwise."""
     count: int = getattr(record, "repeated", 0)
     return count if count > FREE_LINES else 0
+
+
+def _drive_of(record: logging.LogRecord) -> str:
+    drive: str = getattr(record, "drive", "")
+    return drive
+
+
+def _told_drive(record: logging.LogRecord) -> str:
+    return f"{drive}: " if (drive := _drive_of(record)) else ""
 
 
 def _message(record: logging.LogRecord) -> str:

@@ -1,10 +1,12 @@
-"""How many descriptors an engine may have open: as many as it can come to need, or it does not start.
+"""How many descriptors an engine may have open: as many as its drives can come to need, or they do not start.
 
 What a front end can make it hold is bounded (rings, regions), so an engine that starts never runs out by
-what a front end does. It is looked at again before more workers are started.
+what a front end does. It is looked at again before more workers are started, and before another drive is.
 """
 
 import resource
+
+import msgspec
 
 from ringblk.engine.base.program_error import ProgramError
 
@@ -12,11 +14,15 @@ MAX_MEM_SLOTS = 509
 """As many memory regions as others take (rust-vmm); QEMU plugs up to 256 for one virtio-mem device."""
 LEAST_MEM_SLOTS = 32
 """Where only few files may be open."""
+SHARE = 256
+"""The part of what is left for regions that one drive of many may take: so hundreds find some, too."""
 
 OPEN_FILES_MEND = "raise the limit (ulimit -Hn, LimitNOFILE=)"
 
-_BASE_COUNT = 80
-"""Image, segment, sockets, event loop, front ends that wait, and what backend and control API have open."""
+_ENGINE_COUNT = 40
+"""Event loop, standard streams, and what the control API has open."""
+_DRIVE_COUNT = 40
+"""Image, segment, records, sockets, dispatcher, front ends that wait, and what its backend has open."""
 _WORKER_COUNT = 6
 """Eventfd, pidfd, io_uring, both ends of the channel, and a message's copy."""
 _QUEUE_COUNT = 6
@@ -25,39 +31,84 @@ _REGION_COUNT = 3
 """Its own, that of one that has gone while requests still use it, and a copy on its way to a child."""
 
 
-def reserve_open_files(worker_count: int, num_queues: int) -> None:
-    """Raise the soft limit on open files to what an engine with so many workers and queues can need.
+class _Need(msgspec.Struct, frozen=True):
+    """What one drive can need."""
 
-    Raises `ProgramError` where the hard limit is too low even for few memory slots; nothing was changed then.
-    """
-    wanted, most = needed_open_files(worker_count, num_queues)
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    if soft == resource.RLIM_INFINITY or soft >= most:
-        return
-    if hard != resource.RLIM_INFINITY and hard < wanted:
-        raise ProgramError(
-            f"only {hard} files may be open, {worker_count} workers and {num_queues} queues can need"
-            f" {wanted}: {OPEN_FILES_MEND}, or ask for fewer",
-            exit_status=1,
-        )
-    soft = most if hard == resource.RLIM_INFINITY else min(most, hard)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    worker_count: int
+    num_queues: int
+    mem_slot_count: int = LEAST_MEM_SLOTS
+
+    @property
+    def file_count(self) -> int:
+        counts = _DRIVE_COUNT + _WORKER_COUNT * self.worker_count + _QUEUE_COUNT * self.num_queues
+        return counts + _REGION_COUNT * self.mem_slot_count
+
+
+class OpenFiles:
+    """The descriptors of one engine, and which of its drives may have how many."""
+
+    def __init__(self, *, is_sole: bool) -> None:
+        """With `is_sole` there will be one drive, which may have them all."""
+        self._is_sole = is_sole
+        self._needs: dict[str, _Need] = {}
+
+    def reserve(self, drive: str, worker_count: int, num_queues: int) -> None:
+        """Set apart what a drive with so many workers and queues can need, and raise the soft limit to that.
+
+        Raises `ProgramError` where the hard limit is too low even for few memory slots; nothing has changed
+        then.
+        """
+        former = self._needs.get(drive)
+        others = sum(need.file_count for name, need in self._needs.items() if name != drive)
+        need = _Need(worker_count, num_queues, former.mem_slot_count if former else LEAST_MEM_SLOTS)
+        soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+        least = _ENGINE_COUNT + others + need.file_count
+        if hard != resource.RLIM_INFINITY and hard < least:
+            raise ProgramError(
+                f"only {hard} files may be open, {self._words(drive, need)} can need {least}:"
+                f" {OPEN_FILES_MEND}, or ask for fewer",
+                exit_status=1,
+            )
+        if former is None and not self._is_sole:
+            room = (
+                MAX_MEM_SLOTS if hard == resource.RLIM_INFINITY else (hard - least) // _REGION_COUNT // SHARE
+            )
+            slot_count = max(LEAST_MEM_SLOTS, min(MAX_MEM_SLOTS, room))
+            need = msgspec.structs.replace(need, mem_slot_count=slot_count)
+        self._needs[drive] = need
+        most = msgspec.structs.replace(need, mem_slot_count=MAX_MEM_SLOTS) if self._is_sole else need
+        wanted = _ENGINE_COUNT + others + most.file_count
+        if soft != resource.RLIM_INFINITY and soft < wanted:
+            soft = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
+            resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+    def release(self, drive: str) -> None:
+        """A drive is no more, or was not started: others may have its share."""
+        self._needs.pop(drive, None)
+
+    def mem_slot_count(self, drive: str) -> int:
+        """How many memory slots a drive may offer that has reserved its share."""
+        need = self._needs[drive]
+        if not self._is_sole:
+            return need.mem_slot_count
+        soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+        if soft == resource.RLIM_INFINITY:
+            return MAX_MEM_SLOTS
+        without_regions = _ENGINE_COUNT + need.file_count - _REGION_COUNT * need.mem_slot_count
+        room = (soft - without_regions) // _REGION_COUNT
+        return max(LEAST_MEM_SLOTS, min(MAX_MEM_SLOTS, room))
+
+    def _words(self, drive: str, need: _Need) -> str:
+        """What all of the drives together have, this one among them."""
+        needs = {**self._needs, drive: need}.values()
+        workers = sum(each.worker_count for each in needs)
+        queues = sum(each.num_queues for each in needs)
+        counts = f"{workers} workers and {queues} queues"
+        return counts if self._is_sole else f"{len(needs)} drives with {counts}"
 
 
 def needed_open_files(worker_count: int, num_queues: int) -> tuple[int, int]:
-    """How many descriptors such an engine can need: with few memory slots, and with as many as there are."""
-    wanted = _count_without_regions(worker_count, num_queues) + _REGION_COUNT * LEAST_MEM_SLOTS
-    return wanted, wanted + _REGION_COUNT * (MAX_MEM_SLOTS - LEAST_MEM_SLOTS)
-
-
-def mem_slot_count(worker_count: int, num_queues: int) -> int:
-    """How many memory slots an engine with so many workers and queues has the descriptors for."""
-    soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-    if soft == resource.RLIM_INFINITY:
-        return MAX_MEM_SLOTS
-    room = (soft - _count_without_regions(worker_count, num_queues)) // _REGION_COUNT
-    return max(LEAST_MEM_SLOTS, min(MAX_MEM_SLOTS, room))
-
-
-def _count_without_regions(worker_count: int, num_queues: int) -> int:
-    return _BASE_COUNT + _WORKER_COUNT * worker_count + _QUEUE_COUNT * num_queues
+    """How many descriptors an engine with one drive can need: with few memory slots, and with all."""
+    need = _Need(worker_count, num_queues)
+    most = _Need(worker_count, num_queues, MAX_MEM_SLOTS)
+    return _ENGINE_COUNT + need.file_count, _ENGINE_COUNT + most.file_count

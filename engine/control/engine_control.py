@@ -1,18 +1,17 @@
 """What the control API does to its engine, without HTTP: descriptions, statistics and changes."""
 
 import os
-from collections.abc import Sequence
 from typing import Any
 
 from msgspec import UNSET
 
-from ringblk.engine.base.open_files import reserve_open_files
 from ringblk.engine.base.printable_text import printable
-from ringblk.engine.base.program_error import ProgramError
 from ringblk.engine.base.version import VERSION
 from ringblk.engine.control.messages import DriveBody, DriveDescription, EngineDescription, WorkersBody
 from ringblk.engine.drives.changes import ChangeRefused, DriveChange
 from ringblk.engine.drives.drive import Drive
+from ringblk.engine.drives.drives import EngineDrives
+from ringblk.engine.options.drive_names import SOLE_DRIVE
 from ringblk.engine.options.rate_limiter_config import (
     RateLimiterError,
     buckets_from_config,
@@ -26,10 +25,17 @@ from ringblk.shm.rates.bucket_settings import BucketSettings
 class EngineControl:
     """One engine as the control API sees it."""
 
-    def __init__(self, socket_path: str, drives: Sequence[Drive]) -> None:
+    def __init__(self, socket_path: str, drives: EngineDrives) -> None:
         self.engine_name = printable(os.path.abspath(socket_path))
         """The API's socket: no other engine of the machine has it, and the next one here has it again."""
-        (self._drive,) = drives  # /drive, /workers and all else mean the only one
+        self._drives = drives
+
+    @property
+    def _drive(self) -> Drive:
+        """The only drive of an engine that is for one: what /drive, /workers and all else mean."""
+        drive = self._drives.get(SOLE_DRIVE).drive
+        assert drive is not None, "its engine ends with it"
+        return drive
 
     def describe(self) -> EngineDescription:
         """Who this engine is and how it is set."""
@@ -41,7 +47,7 @@ class EngineControl:
             device="block",
             socket_path=drive.config.socket_path,
             drive=DriveDescription(
-                name=snapshot.drive,
+                name=snapshot.storage,
                 id=drive.config.drive_id,
                 size_bytes=snapshot.capacity_bytes,
                 read_only=drive.device.read_only,
@@ -88,11 +94,6 @@ class EngineControl:
 
     async def patch_workers(self, body: WorkersBody) -> None:
         """Have so many workers. Raises `ChangeRefused` and `ChangeUnfinished`."""
-        if 0 < self._drive.processes.worker_count < body.count:
-            try:
-                reserve_open_files(body.count, self._drive.config.num_queues)
-            except ProgramError as error:
-                raise ChangeRefused("count", str(error)) from error
         await self._drive.changes.set_worker_count(body.count)
 
     async def pause(self) -> None:

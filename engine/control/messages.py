@@ -6,9 +6,8 @@ import msgspec
 from msgspec import UNSET, UnsetType
 
 from ringblk.engine.base.number_text import read_sizes
-from ringblk.engine.devices.device_face import CacheMode
 from ringblk.engine.drives.changes import ChangeRefused
-from ringblk.engine.options.config import PartitionId
+from ringblk.engine.options.drive_config import CacheMode, PartitionId
 from ringblk.engine.options.rate_limiter_config import (
     LIMIT_NAMES,
     Count,

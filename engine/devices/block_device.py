@@ -8,8 +8,8 @@ from typing import Annotated, Literal
 import msgspec
 
 from ringblk.engine.devices.device import ConfigRefused
-from ringblk.engine.devices.device_face import CacheMode
 from ringblk.engine.devices.features import F_EVENT_IDX, F_INDIRECT_DESC, F_VERSION_1
+from ringblk.engine.options.drive_config import CacheMode
 from ringblk.shm.layout.sizes import power_of_two_fault, queue_size_fault
 from ringblk.shm.state.segment import MAX_QUEUES, StateSegment
 from ringblk.workers.backends.topology import MAX_LOGICAL_BLOCK_BYTES, MAX_PHYSICAL_BLOCK_BYTES, SECTOR_BYTES

@@ -5,7 +5,7 @@ import logging
 from ringblk.engine.base.program_error import ProgramError
 from ringblk.engine.devices.block_device import BlockDevice, BlockDeviceConfig
 from ringblk.engine.devices.device_kind import DeviceKind
-from ringblk.engine.options.config import EngineConfig
+from ringblk.engine.options.drive_config import DriveConfig
 from ringblk.workers.backends.native import NativeBackend
 from ringblk.workers.backends.topology import MAX_PHYSICAL_BLOCK_BYTES, SECTOR_BYTES
 from ringblk.workers.block.drive_requests import BlockRequests
@@ -15,12 +15,13 @@ from ringblk.workers.block.state import read_capacity_sectors
 _log = logging.getLogger(__name__)
 
 
-def make_device(config: EngineConfig, backend: NativeBackend) -> BlockDevice:
+def make_device(config: DriveConfig, backend: NativeBackend) -> BlockDevice:
     """The device as the driver is to see it. Raises `ProgramError` for values that make none."""
     try:
         device = BlockDevice(device_config(config, backend))
     except ValueError as error:
         raise ProgramError(str(error), exit_status=1) from error
+    device.set_cache(config.cache)
     if device.bytes_out_of_reach:
         _log.warning(
             "the guest does not see the last %d bytes: no whole logical block of %d",
@@ -30,7 +31,7 @@ def make_device(config: EngineConfig, backend: NativeBackend) -> BlockDevice:
     return device
 
 
-def device_config(config: EngineConfig, backend: NativeBackend) -> BlockDeviceConfig:
+def device_config(config: DriveConfig, backend: NativeBackend) -> BlockDeviceConfig:
     """The device as the driver is to see it. Raises `ProgramError` for blocks that don't fit it."""
     topology = backend.topology
     logical_bytes = config.logical_block_size or topology.logical_block_bytes
@@ -44,7 +45,7 @@ def device_config(config: EngineConfig, backend: NativeBackend) -> BlockDeviceCo
     return BlockDeviceConfig(
         capacity_bytes=backend.size_bytes,
         read_only=config.read_only or backend.read_only,
-        cache=config.cache,
+        cache="unsafe" if config.cache == "unsafe" else "writeback",  # what is offered, for good
         num_queues=config.num_queues,
         queue_size=config.queue_size,
         logical_block_size_bytes=logical_bytes,

@@ -1,11 +1,9 @@
 """A device as its driver sees it, whatever kind it is."""
 
-from typing import Literal, Protocol
+from typing import Protocol
 
+from ringblk.engine.options.drive_config import CacheMode
 from ringblk.shm.state.segment import StateSegment
-
-CacheMode = Literal["writeback", "writethrough", "unsafe"]
-"""What becomes of a write before it is done: `DeviceFace.set_cache`."""
 
 
 class DeviceFace(Protocol):

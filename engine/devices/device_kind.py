@@ -5,7 +5,7 @@ from collections.abc import Callable
 import msgspec
 
 from ringblk.engine.devices.device_face import DeviceFace
-from ringblk.engine.options.config import EngineConfig
+from ringblk.engine.options.drive_config import DriveConfig
 from ringblk.shm.state.segment import StateSegment
 from ringblk.workers.backends.native import NativeBackend
 from ringblk.workers.requests.drive_requests import DriveRequests
@@ -21,9 +21,9 @@ class DeviceKind(msgspec.Struct, frozen=True, kw_only=True):
     """At most 15 bytes: how it is found by whoever reads a state segment."""
     operations: tuple[str, ...]
     """What its requests do, in words, from operation 1 on; each at most 23 bytes, 63 of them at most."""
-    make_device: Callable[[EngineConfig, NativeBackend], DeviceFace]
+    make_device: Callable[[DriveConfig, NativeBackend], DeviceFace]
     """What the driver is to see. Raises `ProgramError`."""
-    make_requests: Callable[[EngineConfig, NativeBackend], DriveRequests]
+    make_requests: Callable[[DriveConfig, NativeBackend], DriveRequests]
     """Before the first fork, once a drive."""
     read_capacity_bytes: Callable[[StateSegment], int] = lambda state: 0
     """The drive's size, from its state segment."""

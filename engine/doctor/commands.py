@@ -4,7 +4,7 @@ import argparse
 from collections.abc import Callable
 from typing import Any
 
-from ringblk.engine.options.config import EngineConfig
+from ringblk.engine.options.drive_config import DriveConfig
 from ringblk.shm.state.segment import MAX_QUEUES, MAX_WORKERS
 
 MAX_DRIVES = 100_000
@@ -22,7 +22,7 @@ def add_parser(subparsers: Any) -> None:
         "path", nargs="*", metavar="PATH", help="an image, or a folder that one is to be made in"
     )
     doctor.add_argument("--read-only", action="store_true", help="ask for a drive that is only read")
-    defaults = EngineConfig()
+    defaults = DriveConfig()
     for option, default, most, what in (
         ("--drives", 1, MAX_DRIVES, "drives that are to run here"),
         ("--workers", defaults.workers, MAX_WORKERS, "worker processes of each"),

@@ -11,13 +11,13 @@ from ringblk.engine.base.exit_status import ExitStatus
 from ringblk.engine.base.printable_text import printable, utf8_text
 from ringblk.engine.doctor.checks import Findings, examine
 from ringblk.engine.doctor.host_checks import Need
-from ringblk.engine.options.config import EngineConfig
+from ringblk.engine.options.drive_config import DriveConfig
 
 
 def run_doctor(arguments: argparse.Namespace) -> int:
     """Look, and print; the exit status: `FAILED` where something keeps a drive from starting."""
     logging.disable(logging.WARNING)  # what the log of an engine would say is said in the findings
-    drive = EngineConfig(
+    drive = DriveConfig(
         read_only=arguments.read_only, workers=arguments.workers, num_queues=arguments.num_queues
     )
     found = []

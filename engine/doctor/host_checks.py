@@ -14,7 +14,7 @@ from ringblk.engine.devices.kinds import DEFAULT_KIND
 from ringblk.engine.doctor.check import CheckResult, failure, ok, warning
 from ringblk.engine.drives.making import slot_count
 from ringblk.engine.drives.segments import named_segments, segments_of_others
-from ringblk.engine.options.config import EngineConfig
+from ringblk.engine.options.drive_config import DriveConfig
 from ringblk.engine.supervisor import dispatcher_process, worker_process
 from ringblk.engine.supervisor.child import open_pidfd
 from ringblk.shm.queues.inflight_region import make_inflight_region
@@ -34,7 +34,7 @@ class Need(msgspec.Struct, frozen=True):
     """What is to run on this host: so many drives, each with an engine of its own and these options."""
 
     drive_count: int
-    drive: EngineConfig
+    drive: DriveConfig
 
 
 def check_io_uring(_: Need) -> CheckResult:

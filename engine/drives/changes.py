@@ -11,17 +11,19 @@ from typing import Literal
 import msgspec
 from msgspec import UNSET, UnsetType
 
-from ringblk.engine.devices.device_face import CacheMode, DeviceFace
+from ringblk.engine.base.program_error import ProgramError
 from ringblk.engine.dispatcher.messages import Pause, Resume
 from ringblk.engine.drives.limits import DriveLimits
+from ringblk.engine.drives.plan import DrivePlan
 from ringblk.engine.drives.publication import Publication
 from ringblk.engine.drives.settings import USER, DriveSettings
+from ringblk.engine.options.drive_config import CacheMode
 from ringblk.engine.supervisor.drive_model import DriveModel
 from ringblk.engine.supervisor.drive_processes import DriveProcesses
-from ringblk.engine.supervisor.process_setup import ProcessSetup
 from ringblk.engine.supervisor.workforce import WorkersMissing
 from ringblk.shm.rates.bucket_settings import BucketSettings
 from ringblk.shm.rates.group import LOCK_WAIT_S, RateGroupBusy
+from ringblk.shm.state.segment import StateSegment
 from ringblk.workers.backends.interface import BackendError
 
 LOOK_AGAIN_S = 0.01
@@ -68,17 +70,19 @@ class DriveChanges:
 
     def __init__(
         self,
-        setup: ProcessSetup,
-        device: DeviceFace,
+        plan: DrivePlan,
+        state: StateSegment,
         limits: DriveLimits,
         model: DriveModel,
         processes: DriveProcesses,
         settings: DriveSettings,
         publication: Publication,
     ) -> None:
-        self._device = device
-        self._backend = setup.backend
-        self._state = setup.state
+        self._name = plan.name
+        self._open_files = plan.open_files
+        self._device = plan.device
+        self._backend = plan.backend
+        self._state = state
         self._limits = limits
         self._model = model
         self._processes = processes
@@ -217,10 +221,15 @@ class DriveChanges:
     async def set_worker_count(self, count: int) -> None:
         """Have so many worker processes; returns when new ones are started and others have ended.
 
-        Raises `ChangeRefused` for a drive without workers, `ChangeUnfinished` where the host starts no more.
+        Raises `ChangeRefused` for a drive without workers, and where fewer files may be open than they can
+        need; `ChangeUnfinished` where the host starts no more.
         """
         if self._processes.worker_count == 0:
             raise ChangeRefused("count", "this engine has no workers (--io-engine=sync)")
+        try:
+            self._open_files.reserve(self._name, count, self._device.num_queues)
+        except ProgramError as error:
+            raise ChangeRefused("count", str(error)) from error
         try:
             await self._processes.set_worker_count(count)
         except WorkersMissing as error:

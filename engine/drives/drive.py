@@ -10,8 +10,6 @@ import os
 import time
 from typing import Any
 
-from ringblk.engine.base.open_files import mem_slot_count
-from ringblk.engine.devices.device_face import DeviceFace
 from ringblk.engine.devices.features import F_EVENT_IDX
 from ringblk.engine.devices.vring import Vring
 from ringblk.engine.dispatcher.messages import (
@@ -23,14 +21,15 @@ from ringblk.engine.dispatcher.messages import (
     StopQueue,
 )
 from ringblk.engine.drives.changes import DriveChanges
-from ringblk.engine.drives.facts import DriveFacts, first_line
+from ringblk.engine.drives.facts import drive_facts, first_line
 from ringblk.engine.drives.inflight_region import admit_inflight, was_inflight_used
 from ringblk.engine.drives.limits import DriveLimits
 from ringblk.engine.drives.memory_advice import MemoryAdvice
+from ringblk.engine.drives.plan import DrivePlan
 from ringblk.engine.drives.publication import Publication
 from ringblk.engine.drives.region_changes import RegionChanges
 from ringblk.engine.drives.reports import GuestReports
-from ringblk.engine.drives.running_settings import DriveIdentity, RunningSettings
+from ringblk.engine.drives.running_settings import RunningSettings
 from ringblk.engine.drives.settings import DriveSettings
 from ringblk.engine.supervisor.dispatcher_link import DispatcherGone
 from ringblk.engine.supervisor.drive_model import DriveModel, StartedQueue
@@ -51,26 +50,24 @@ class Drive:
 
     def __init__(
         self,
+        plan: DrivePlan,
         setup: ProcessSetup,
-        device: DeviceFace,
         limits: DriveLimits,
-        identity: DriveIdentity,
-        facts: DriveFacts,
         taken_over: RunningSettings,
-        inherited: Listener | None,
         *,
         goes_on: bool,
     ) -> None:
         """Make its record, with what is taken over. Raises `ProgramError` where there is no room for it.
 
-        `inherited` is the socket to listen on, where it was handed over. `goes_on`: should the start fail, an
-        engine before has left something for the next attempt.
+        `goes_on`: should the start fail, an engine before has left something for the next attempt.
         """
+        self.name = plan.name
+        self._open_files = plan.open_files
         self.config = setup.config
         self.state = setup.state
         self.limits = limits
-        self.facts = facts
-        self.device = device
+        self.facts = drive_facts(plan.config, plan.backend, plan.io, plan.sandbox)
+        self.device = device = plan.device
         self._model = DriveModel()
         worker_count = taken_over.workers or self.config.workers
         self.processes = DriveProcesses(
@@ -80,16 +77,19 @@ class Drive:
         self._reports = GuestReports(self._model, self._end_session)
         self._memory_advice = MemoryAdvice()
         self.settings = DriveSettings(
-            self.config, identity, device, limits, self._model, self.processes, taken_over
+            self.config, plan.identity, device, limits, self._model, self.processes, taken_over
         )
-        self.publication = Publication(self.config, identity, device, self.state, self.settings)
+        self.publication = Publication(
+            plan.name, self.config, plan.identity, device, self.state, self.settings
+        )
         self.changes = DriveChanges(
-            setup, device, limits, self._model, self.processes, self.settings, self.publication
+            plan, self.state, limits, self._model, self.processes, self.settings, self.publication
         )
-        self._listener = inherited
+        self._listener = plan.inherited
         self._session: Session | None = None
         self._is_to_end = asyncio.Event()
         self._is_succeeded = False  # whether a successor has said that it goes on
+        self._is_removed = False
         self._goes_on = goes_on
         self._was_inflight_used = False
 
@@ -101,13 +101,13 @@ class Drive:
     def listen(self) -> None:
         """Open the socket that front ends come to. Raises `ProgramError`."""
         if self._listener is None:
-            assert self.config.socket_path is not None  # EngineConfig.check: or a socket was inherited
+            assert self.config.socket_path is not None  # DriveConfig.check: or a socket was inherited
             self._listener = Listener.at_path(self.config.socket_path)
 
     def start(self) -> None:
         """Start its processes. Raises `OSError`."""
         self.state.set_engine(
-            self.config.drive_name, os.getpid(), self.config.num_queues, time.monotonic_ns()
+            self.name, self.config.storage_name, os.getpid(), self.config.num_queues, time.monotonic_ns()
         )
         self.state.set_paused(self.settings.is_paused)
         self.publication.publish()
@@ -135,7 +135,7 @@ class Drive:
                 failing.result()
             if not serving.cancelled():
                 serving.result()
-            self._goes_on = has_front_end or self._is_succeeded
+            self._goes_on = (has_front_end or self._is_succeeded) and not self._is_removed
         except ProcessesFailed:
             self._goes_on = True
             self.kill()
@@ -159,8 +159,13 @@ class Drive:
                 self._session = None
                 self.state.set_connected(False)
 
-    def end(self, *, for_successor: bool = False) -> None:
-        """Have `run` end once what is in flight is done; `for_successor`: another engine goes on with it."""
+    def end(self, *, for_successor: bool = False, is_removed: bool = False) -> None:
+        """Have `run` end once what is in flight is done.
+
+        `for_successor`: another engine goes on with it; `is_removed`: none does, whoever is connected.
+        """
+        if is_removed:
+            self._is_removed, self._goes_on = True, False
         self._is_succeeded = self._is_succeeded or for_successor
         self._is_to_end.set()
 
@@ -220,7 +225,7 @@ class Drive:
     @property
     def max_mem_slots(self) -> int:
         """How many memory regions may be added one by one."""
-        return mem_slot_count(self.processes.worker_count, self.config.num_queues)
+        return self._open_files.mem_slot_count(self.name)
 
     @property
     def device_features(self) -> int:

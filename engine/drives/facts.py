@@ -4,7 +4,7 @@ import msgspec
 
 from ringblk.engine.base.number_text import size_text
 from ringblk.engine.devices.io_plan import IoPlan
-from ringblk.engine.options.config import EngineConfig
+from ringblk.engine.options.drive_config import DriveConfig
 from ringblk.workers.backends.native import NativeBackend
 from ringblk.workers.sandbox.sandbox import Sandbox
 
@@ -21,7 +21,7 @@ class DriveFacts(msgspec.Struct, frozen=True, kw_only=True):
     sandbox: str
 
 
-def drive_facts(config: EngineConfig, backend: NativeBackend, plan: IoPlan, sandbox: Sandbox) -> DriveFacts:
+def drive_facts(config: DriveConfig, backend: NativeBackend, plan: IoPlan, sandbox: Sandbox) -> DriveFacts:
     """Put them together."""
     direct = backend.direct_io()
     return DriveFacts(
@@ -33,17 +33,17 @@ def drive_facts(config: EngineConfig, backend: NativeBackend, plan: IoPlan, sand
     )
 
 
-def first_line(config: EngineConfig, facts: DriveFacts, size_bytes: int, *, is_read_only: bool) -> str:
+def first_line(config: DriveConfig, facts: DriveFacts, size_bytes: int, *, is_read_only: bool) -> str:
     """What a drive says of itself at its start."""
     place = config.socket_path if config.socket_path is not None else f"descriptor {config.fd}"
     return (
-        f"{config.drive_name}, {size_text(size_bytes)}{', read-only' if is_read_only else ''}, at {place}:"
+        f"{config.storage_name}, {size_text(size_bytes)}{', read-only' if is_read_only else ''}, at {place}:"
         f" {'direct' if facts.direct else 'not direct'} ({facts.direct_reason}),"
         f" I/O engine {facts.io_engine} ({facts.io_engine_reason}), sandbox {facts.sandbox}"
     )
 
 
-def _sandbox_level(config: EngineConfig, sandbox: Sandbox) -> str:
+def _sandbox_level(config: DriveConfig, sandbox: Sandbox) -> str:
     level = "off" if config.sandbox == "off" else "on"
     if sandbox.missing:
         level += f" without {' and '.join(sandbox.missing)}"

@@ -8,8 +8,8 @@ from collections.abc import Callable, Collection, Iterator, Mapping
 import msgspec
 
 from ringblk.engine.base.program_error import ProgramError
+from ringblk.engine.drives.plan import DrivePlan
 from ringblk.engine.drives.running_settings import limit_words
-from ringblk.engine.options.config import EngineConfig
 from ringblk.shm.rates.bucket_settings import BucketSettings
 from ringblk.shm.rates.group import RateGroup, RateGroupError
 from ringblk.shm.rates.limit import RateLimit
@@ -79,12 +79,13 @@ class DriveLimits:
 
 
 def open_limits(
-    config: EngineConfig, state: StateSegment, carried: Buckets, trusted_users: Collection[int]
+    plan: DrivePlan, state: StateSegment, carried: Buckets, trusted_users: Collection[int]
 ) -> DriveLimits:
     """The drive's own limits, or its group's, which the engine joins. Raises `ProgramError`.
 
     A group's segment may be root's, this process's user's, or one of `trusted_users`'.
     """
+    config = plan.config
     given = config.rate_limits()
     if config.rate_group is None:
         return DriveLimits(state.rate_limit, given, carried)
@@ -94,7 +95,7 @@ def open_limits(
             given,
             time.monotonic_ns(),
             trusted_users,
-            forgets_changes=config.forget_changes,
+            forgets_changes=plan.options.forget_changes,
         )
     except RateGroupError as error:
         raise ProgramError(f"--rate-group: {error}", exit_status=1) from error

@@ -5,15 +5,13 @@ from functools import partial
 
 from ringblk.engine.base.program_error import ProgramError
 from ringblk.engine.drives.drive import Drive
-from ringblk.engine.drives.facts import drive_facts
-from ringblk.engine.drives.limits import open_limits
+from ringblk.engine.drives.limits import DriveLimits, open_limits
 from ringblk.engine.drives.plan import DrivePlan
-from ringblk.engine.drives.record import FoundRecord, clear_records
+from ringblk.engine.drives.record import FoundRecord
 from ringblk.engine.drives.running_settings import RunningSettings
 from ringblk.engine.drives.segments import create_segment
 from ringblk.engine.drives.taken_settings import take_settings
-from ringblk.engine.options.config import EngineConfig
-from ringblk.engine.supervisor.child import open_fds
+from ringblk.engine.options.drive_config import DriveConfig
 from ringblk.engine.supervisor.process_setup import ProcessSetup
 from ringblk.shm.segments.segment import SegmentError
 from ringblk.shm.state.segment import StateSegment
@@ -35,9 +33,9 @@ def make_drive(plan: DrivePlan, found: FoundRecord | None) -> Drive:
         undo.callback(state.close)
         settings = RunningSettings()
         if found is not None:
-            settings = take_settings(plan.config, plan.backend, plan.device, plan.io, found)
+            settings = take_settings(plan, found)
         users = [plan.user.uid] if plan.user is not None else []
-        limits = open_limits(plan.config, state, settings.limits, users)
+        limits = open_limits(plan, state, settings.limits, users)
         undo.callback(partial(limits.leave, goes_on=found is not None))
         setup = ProcessSetup(
             config=plan.config,
@@ -47,18 +45,9 @@ def make_drive(plan: DrivePlan, found: FoundRecord | None) -> Drive:
             rate_limit=limits.limit,
             sandbox=plan.sandbox,
             plan=plan.io,
-            inherited_fds=frozenset(open_fds() - {plan.config.fd}),  # not the front end's socket
+            inherited_fds=_inherited_fds(plan, state, limits),
         )
-        drive = Drive(
-            setup,
-            plan.device,
-            limits,
-            plan.identity,
-            drive_facts(plan.config, plan.backend, plan.io, plan.sandbox),
-            settings,
-            plan.inherited,
-            goes_on=found is not None,
-        )
+        drive = Drive(plan, setup, limits, settings, goes_on=found is not None)
         undo.pop_all()
     try:
         _hand_over_files(plan, drive)
@@ -66,7 +55,6 @@ def make_drive(plan: DrivePlan, found: FoundRecord | None) -> Drive:
             crash_point("record: former one about to be removed")
             found.remove()
             crash_point("record: former one removed")
-        clear_records()
     except BaseException:
         drive.close()
         raise
@@ -75,7 +63,7 @@ def make_drive(plan: DrivePlan, found: FoundRecord | None) -> Drive:
 
 def _make_segment(plan: DrivePlan) -> StateSegment:
     try:
-        state = create_segment(slot_count(plan.config), plan.config.queue_size, plan.kind)
+        state = create_segment(plan.name, slot_count(plan.config), plan.config.queue_size, plan.kind)
     except SegmentError as error:
         raise ProgramError(str(error), exit_status=1) from error
     if (storage := plan.backend.identity()) is not None:
@@ -83,7 +71,15 @@ def _make_segment(plan: DrivePlan) -> StateSegment:
     return state
 
 
-def slot_count(config: EngineConfig) -> int:
+def _inherited_fds(plan: DrivePlan, state: StateSegment, limits: DriveLimits) -> frozenset[int]:
+    """What its processes keep open: all that is the drive's, and nothing of another's."""
+    fds = {state.fileno(), *plan.storage_fds, *plan.sandbox.fds}
+    if limits.group is not None:
+        fds.add(limits.group.fileno())
+    return frozenset(fds)
+
+
+def slot_count(config: DriveConfig) -> int:
     """Request slots: enough for all queues up to a limit, fewer where each must hold a very long chain."""
     wanted = min(MAX_SLOTS, config.queue_size * config.num_queues, MAX_RANGES // config.queue_size)
     return 1 << max(6, (wanted - 1).bit_length())

@@ -1,7 +1,8 @@
 """The names of what a drive has in shared memory, and the processes that they tell of.
 
-Its state segment is called after the engine's supervisor, with eight random digits behind where that name is
-taken; its record after the drive and the supervisor. A name proves nothing: anybody may make a file of any.
+Its state segment is called after the engine's supervisor, with eight random digits behind: but for the only
+drive of an engine, unless that name is taken. Its record is called after the drive and the supervisor. A name
+proves nothing: anybody may make a file of any.
 """
 
 import os
@@ -16,7 +17,7 @@ _RECORD = re.compile(re.escape(RECORD_PREFIX) + r"[0-9a-f]+-(?P<pid>[0-9]+)-[0-9
 
 
 def segment_name(pid: int) -> str:
-    """The name of an engine's segment where nobody has taken it."""
+    """The name of the segment of an engine's only drive where nobody has taken it."""
     return f"{SEGMENT_PREFIX}{pid}"
 
 

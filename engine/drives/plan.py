@@ -2,13 +2,15 @@
 
 import msgspec
 
+from ringblk.engine.base.open_files import OpenFiles
 from ringblk.engine.devices.device_face import DeviceFace
 from ringblk.engine.devices.device_kind import DeviceKind
 from ringblk.engine.devices.io_plan import IoPlan, plan_io
 from ringblk.engine.drives.record import identify
 from ringblk.engine.drives.running_settings import DriveIdentity
 from ringblk.engine.drives.sandbox_plan import plan_sandbox
-from ringblk.engine.options.config import EngineConfig
+from ringblk.engine.options.config import EngineOptions
+from ringblk.engine.options.drive_config import DriveConfig
 from ringblk.engine.vhost_user.listener import Listener
 from ringblk.workers.backends.native import NativeBackend
 from ringblk.workers.sandbox.process_user import ProcessUser
@@ -18,9 +20,17 @@ from ringblk.workers.sandbox.sandbox import Sandbox
 class DrivePlan(msgspec.Struct, frozen=True, kw_only=True):
     """A drive's parts that need nobody's leave."""
 
-    config: EngineConfig
+    name: str
+    """As its engine knows it; `SOLE_DRIVE` where the engine is for one."""
+    config: DriveConfig
+    options: EngineOptions
+    """How its engine was started."""
+    open_files: OpenFiles
+    """Where its engine keeps count of descriptors; its share is reserved."""
     kind: DeviceKind
     backend: NativeBackend
+    storage_fds: frozenset[int]
+    """What was opened for the storage, by whoever opened it."""
     device: DeviceFace
     identity: DriveIdentity
     io: IoPlan
@@ -37,13 +47,24 @@ class DrivePlan(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def plan_drive(
-    config: EngineConfig, kind: DeviceKind, backend: NativeBackend, user: ProcessUser | None
+    name: str,
+    config: DriveConfig,
+    options: EngineOptions,
+    open_files: OpenFiles,
+    kind: DeviceKind,
+    backend: NativeBackend,
+    storage_fds: frozenset[int],
+    user: ProcessUser | None,
 ) -> DrivePlan:
     """Put the parts together. Raises `ProgramError`."""
     return DrivePlan(
+        name=name,
         config=config,
+        options=options,
+        open_files=open_files,
         kind=kind,
         backend=backend,
+        storage_fds=storage_fds,
         device=kind.make_device(config, backend),
         sandbox=plan_sandbox(config, backend, user, kind.system_calls),
         io=plan_io(config.io_engine, backend),

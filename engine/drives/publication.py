@@ -7,7 +7,7 @@ from ringblk.engine.devices.device_face import DeviceFace
 from ringblk.engine.drives.record import RecordKeeper, now_ns, socket_digest
 from ringblk.engine.drives.running_settings import DriveIdentity, DriveRecord
 from ringblk.engine.drives.settings import DriveSettings
-from ringblk.engine.options.config import EngineConfig
+from ringblk.engine.options.drive_config import DriveConfig
 from ringblk.shm.state.segment import StateSegment
 
 
@@ -16,13 +16,15 @@ class Publication:
 
     def __init__(
         self,
-        config: EngineConfig,
+        name: str,
+        config: DriveConfig,
         identity: DriveIdentity,
         device: DeviceFace,
         state: StateSegment,
         settings: DriveSettings,
     ) -> None:
         """Make the record, with what is taken over. Raises `ProgramError` where there is no room for it."""
+        self._name = name
         self._config = config
         self._identity = identity
         self._device = device
@@ -55,6 +57,7 @@ class Publication:
             pid=os.getpid(),
             written_ns=now_ns(),
             drive=self._identity,
+            name=self._name,
             socket=socket_digest(self._config),
             is_read_only=self._device.read_only,
             capacity_bytes=self._device.capacity_bytes,

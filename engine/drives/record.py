@@ -18,7 +18,7 @@ import msgspec
 
 from ringblk.engine.drives.names import own_record_prefix, record_prefix, supervisor_of
 from ringblk.engine.drives.running_settings import DriveIdentity, DriveRecord
-from ringblk.engine.options.config import EngineConfig
+from ringblk.engine.options.drive_config import DriveConfig
 from ringblk.shm.segments.record_file import RecordFile, read_record, remove_empty_records, remove_record
 from ringblk.shm.segments.shared_folder import shared_names
 from ringblk.workers.backends.native import NativeBackend
@@ -43,7 +43,7 @@ class FoundRecord(msgspec.Struct, frozen=True):
         remove_record(self.name, [self.owner])
 
 
-def identify(config: EngineConfig, backend: NativeBackend) -> DriveIdentity:
+def identify(config: DriveConfig, backend: NativeBackend) -> DriveIdentity:
     """What tells this drive from others."""
     storage = backend.identity()
     if storage is not None:
@@ -57,7 +57,7 @@ def identify(config: EngineConfig, backend: NativeBackend) -> DriveIdentity:
 
 
 def find_predecessor(
-    config: EngineConfig,
+    config: DriveConfig,
     drive: DriveIdentity,
     *,
     is_read_only: bool,
@@ -80,15 +80,30 @@ def find_predecessor(
     return max(found, key=lambda each: each.record.written_ns, default=None)
 
 
-def record_of_process(pid: int, trusted_users: Collection[int] = ()) -> FoundRecord | None:
-    """The record of an engine, by its supervisor's process id; the newest where the number was used again."""
+def records_of_process(pid: int, trusted_users: Collection[int] = ()) -> list[FoundRecord]:
+    """The records of an engine's drives, by its supervisor's process id, the newest first.
+
+    Where the number was used again there may be some of an earlier engine's.
+    """
     of_process = [name for name in shared_names(record_prefix()) if supervisor_of(name) == pid]
     read = [each for name in of_process if (each := _read(name, trusted_users)) is not None]
     found = [each for each in read if each.record.pid == pid]
-    return max(found, key=lambda each: each.record.written_ns, default=None)
+    return sorted(found, key=lambda each: each.record.written_ns, reverse=True)
 
 
-def socket_digest(config: EngineConfig) -> str | None:
+def record_of_process(
+    pid: int, trusted_users: Collection[int] = (), *, config: DriveConfig | None = None
+) -> FoundRecord | None:
+    """The record of an engine's drive at the socket that `config` names; of its only one in any case."""
+    found = records_of_process(pid, trusted_users)
+    if config is not None and (digest := socket_digest(config)) is not None:
+        at_socket = [each for each in found if each.record.socket == digest]
+        if at_socket or len({each.record.drive for each in found}) > 1:
+            found = at_socket
+    return found[0] if found else None
+
+
+def socket_digest(config: DriveConfig) -> str | None:
     """What tells the socket's path from others, whatever folder the engine is started in.
 
     The path itself may be of any length, and need not be UTF-8: it may not fit a record.

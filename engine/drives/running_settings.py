@@ -5,7 +5,7 @@ from typing import Literal
 import msgspec
 
 from ringblk.engine.base.number_text import size_text
-from ringblk.engine.devices.device_face import CacheMode
+from ringblk.engine.options.drive_config import CacheMode
 from ringblk.engine.options.rate_limiter_config import RATE_OF_BUCKET
 from ringblk.shm.rates.bucket_settings import BucketSettings
 
@@ -67,6 +67,8 @@ class DriveRecord(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True)
     pid: int
     written_ns: int
     drive: DriveIdentity
+    name: str = ""
+    """What its engine calls it."""
     socket: str | None = None
     """A digest of its path."""
     is_read_only: bool = False

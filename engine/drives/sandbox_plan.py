@@ -3,7 +3,7 @@
 import logging
 
 from ringblk.engine.base.program_error import ProgramError
-from ringblk.engine.options.config import EngineConfig
+from ringblk.engine.options.drive_config import DriveConfig
 from ringblk.workers.backends.native import NativeBackend
 from ringblk.workers.sandbox.process_user import ProcessUser, UnknownUser
 from ringblk.workers.sandbox.sandbox import Sandbox
@@ -11,7 +11,7 @@ from ringblk.workers.sandbox.sandbox import Sandbox
 _log = logging.getLogger(__name__)
 
 
-def plan_user(config: EngineConfig) -> ProcessUser | None:
+def plan_user(config: DriveConfig) -> ProcessUser | None:
     """Whom the processes are to run as, if that was said. Raises `ProgramError`."""
     if config.user is None:
         return None
@@ -22,7 +22,7 @@ def plan_user(config: EngineConfig) -> ProcessUser | None:
 
 
 def plan_sandbox(
-    config: EngineConfig, backend: NativeBackend, user: ProcessUser | None, system_calls: str
+    config: DriveConfig, backend: NativeBackend, user: ProcessUser | None, system_calls: str
 ) -> Sandbox:
     """Make it, for children that make these system calls, too.
 

@@ -14,6 +14,7 @@ import msgspec
 
 from ringblk.engine.devices.device_kind import DeviceKind
 from ringblk.engine.drives.names import SEGMENT_PATTERN, other_segment_name, segment_name, supervisor_of
+from ringblk.engine.options.drive_names import SOLE_DRIVE
 from ringblk.shm.segments.segment import (
     SegmentError,
     SegmentTaken,
@@ -103,9 +104,12 @@ class DriveSegment(msgspec.Struct, frozen=True):
             raise SegmentError(f"shared memory segment {self.name} cannot be read: {error}") from error
 
 
-def create_segment(slot_count: int, queue_size: int, kind: DeviceKind) -> StateSegment:
-    """Make this process's own segment, by another name where the first is taken. Raises `SegmentError`."""
-    name = segment_name(os.getpid())
+def create_segment(drive_name: str, slot_count: int, queue_size: int, kind: DeviceKind) -> StateSegment:
+    """Make the segment of a drive of this process. Raises `SegmentError`.
+
+    The only drive of an engine has a name that tells its process alone, or another where that is taken.
+    """
+    name = segment_name(os.getpid()) if drive_name == SOLE_DRIVE else other_segment_name(os.getpid())
     for _ in range(_NAME_TRIES):
         try:
             return StateSegment.create(name, slot_count, queue_size, kind.name, kind.operations)
@@ -131,7 +135,7 @@ def all_segments() -> list[DriveSegment]:
 
 
 def segments_of(pid: int) -> list[DriveSegment]:
-    """Those that name this process as their engine's supervisor; one at most is its own."""
+    """Those that name this process as their engine's supervisor; anybody may have made some of them."""
     return [*(segment for segment in named_segments() if segment.pid == pid), *_nameless(pid)]
 
 
@@ -164,17 +168,18 @@ def _believed_owners() -> set[int] | None:
 
 
 def _nameless(pid: int) -> Iterator[DriveSegment]:
-    """The process's own segment, if its name is gone."""
+    """The process's own segments whose names are gone."""
     folder = f"/proc/{pid}/fd"
     try:
         entries = os.listdir(folder)
     except OSError:
         return  # it is gone, or another user's
+    seen = set()
     for entry in entries:
         try:
             match = _LINK.fullmatch(os.readlink(f"{folder}/{entry}"))
         except OSError:
             continue
-        if match and int(match["pid"]) == pid:
+        if match and int(match["pid"]) == pid and match["name"] not in seen:
+            seen.add(match["name"])
             yield DriveSegment(match["name"], pid, f"{folder}/{entry}")
-            return

@@ -3,7 +3,7 @@
 from ringblk.engine.devices.device_face import DeviceFace
 from ringblk.engine.drives.limits import DriveLimits
 from ringblk.engine.drives.running_settings import DriveIdentity, RunningSettings
-from ringblk.engine.options.config import EngineConfig
+from ringblk.engine.options.drive_config import DriveConfig
 from ringblk.engine.supervisor.drive_model import DriveModel
 from ringblk.engine.supervisor.drive_processes import DriveProcesses
 
@@ -16,7 +16,7 @@ class DriveSettings:
 
     def __init__(
         self,
-        config: EngineConfig,
+        config: DriveConfig,
         identity: DriveIdentity,
         device: DeviceFace,
         limits: DriveLimits,

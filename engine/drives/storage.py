@@ -3,7 +3,8 @@
 import logging
 
 from ringblk.engine.base.program_error import ProgramError
-from ringblk.engine.options.config import EngineConfig
+from ringblk.engine.options.drive_config import DriveConfig
+from ringblk.engine.supervisor.child import open_fds
 from ringblk.workers.backends.interface import BackendError
 from ringblk.workers.backends.native import NativeBackend
 from ringblk.workers.backends.opening import open_image_backend, open_named_backend
@@ -11,20 +12,28 @@ from ringblk.workers.backends.opening import open_image_backend, open_named_back
 _log = logging.getLogger(__name__)
 
 
-def open_storage(config: EngineConfig) -> NativeBackend:
-    """The backend that the options name. Raises `ProgramError`."""
+def open_storage(config: DriveConfig, *, is_sole: bool) -> tuple[NativeBackend, frozenset[int]]:
+    """The backend that the options name, and the descriptors that its processes have for it.
+
+    A user's class may use what it has opened; in an engine that is for it alone, also what that was given.
+    Raises `ProgramError`.
+    """
+    former_fds = {config.fd} if is_sole else open_fds()
     try:
-        return _open_backend(config)
+        backend = _open_backend(config)
+        if config.runs_user_code:
+            return backend, frozenset(open_fds() - former_fds)
+        return backend, frozenset({backend.fd} if backend.fd >= 0 else ())
     except (BackendError, ValueError) as error:
         raise ProgramError(str(error), exit_status=1) from error
     except OSError as error:
         raise ProgramError(f"--blk-file {config.blk_file}: {error.strerror or error}", 1) from error
 
 
-def _open_backend(config: EngineConfig) -> NativeBackend:
+def _open_backend(config: DriveConfig) -> NativeBackend:
     """The drive's storage. Raises `ProgramError`, `BackendError` or `OSError`."""
     if config.blk_file is None:
-        assert config.backend is not None  # EngineConfig.check: one of the two is given
+        assert config.backend is not None  # DriveConfig.check: one of the two is given
         return open_named_backend(config.backend, config.backend_arg)
     try:
         return open_image_backend(config.blk_file, read_only=config.read_only, direct=config.direct)

@@ -4,26 +4,23 @@ import logging
 
 import msgspec
 
-from ringblk.engine.base.open_files import reserve_open_files
 from ringblk.engine.base.program_error import ProgramError
 from ringblk.engine.devices.device_face import DeviceFace
-from ringblk.engine.devices.io_plan import IoPlan
+from ringblk.engine.drives.plan import DrivePlan
 from ringblk.engine.drives.record import FoundRecord
 from ringblk.engine.drives.running_settings import RunningSettings, limit_words
-from ringblk.engine.options.config import EngineConfig
 from ringblk.workers.backends.interface import BackendError
 from ringblk.workers.backends.native import NativeBackend
 
 _log = logging.getLogger(__name__)
 
 
-def take_settings(
-    config: EngineConfig, backend: NativeBackend, device: DeviceFace, plan: IoPlan, found: FoundRecord
-) -> RunningSettings:
+def take_settings(plan: DrivePlan, found: FoundRecord) -> RunningSettings:
     """What of an earlier engine's record this one goes on with; the log says that, and what it cannot."""
     record, settings = found.record, found.record.settings
+    config, device = plan.config, plan.device
     device.remember_writeback(record.driver_writeback)
-    if config.forget_changes:
+    if plan.options.forget_changes:
         if settings != RunningSettings():
             _log.info("forgotten, as asked: %s", ", ".join(settings.words()))
         return RunningSettings()
@@ -31,13 +28,13 @@ def take_settings(
     if settings.limits and config.rate_group is not None:
         problems.append(f"limits ({', '.join(limit_words(settings.limits))}): the group's hold")
         settings = msgspec.structs.replace(settings, limits={})
-    if settings.workers is not None and (problem := _workers_problem(config, plan, settings.workers)):
+    if settings.workers is not None and (problem := _workers_problem(plan, settings.workers)):
         problems.append(f"{settings.workers} workers: {problem}")
         settings = msgspec.structs.replace(settings, workers=None)
-    if settings.is_paused and config.control is None:
+    if settings.is_paused and plan.options.control is None:
         problems.append("paused: without --control nobody could resume it")
         settings = msgspec.structs.replace(settings, is_paused=False)
-    if settings.size_bytes is not None and (problem := _take_size(backend, device, settings.size_bytes)):
+    if settings.size_bytes is not None and (problem := _take_size(plan.backend, device, settings.size_bytes)):
         problems.append(f"size {settings.size_bytes}: {problem}")
         settings = msgspec.structs.replace(settings, size_bytes=None)
     if words := settings.words():
@@ -58,11 +55,11 @@ def take_settings(
     return settings
 
 
-def _workers_problem(config: EngineConfig, plan: IoPlan, count: int) -> str:
-    if not plan.uses_workers:
+def _workers_problem(plan: DrivePlan, count: int) -> str:
+    if not plan.io.uses_workers:
         return "this engine has none"
     try:
-        reserve_open_files(count, config.num_queues)
+        plan.open_files.reserve(plan.name, count, plan.config.num_queues)
     except ProgramError as error:
         return str(error)
     return ""

@@ -12,7 +12,7 @@ import msgspec
 from ringblk.engine.base.program_error import ProgramError
 from ringblk.engine.drives.image_users import engines_on
 from ringblk.engine.images.format import CONTAINER_HEAD_BYTES, TAIL_BYTES, UNREADABLE, find_container
-from ringblk.engine.options.config import EngineConfig
+from ringblk.engine.options.drive_config import DriveConfig
 from ringblk.workers.backends.native import NativeBackend
 
 
@@ -31,7 +31,7 @@ class FormatRefusal(msgspec.Struct, frozen=True):
 _log = logging.getLogger(__name__)
 
 
-def check_served_format(config: EngineConfig, backend: NativeBackend) -> None:
+def check_served_format(config: DriveConfig, backend: NativeBackend) -> None:
     """Raise `ProgramError` if the image is in a format that is not served, and nobody insists."""
     if config.format == "raw" or not backend.is_image:
         return

@@ -14,12 +14,9 @@ from msgspec.structs import FieldInfo
 from ringblk.engine.base.number_text import parse_size
 from ringblk.engine.base.program_error import ProgramError
 from ringblk.engine.base.version import VERSION
-from ringblk.engine.options.config import (
-    BLOCK_SIZES,
-    EngineConfig,
-    make_config,
-    read_config_file,
-)
+from ringblk.engine.options.config import EngineConfig, EngineOptions, FlatConfig, make_config
+from ringblk.engine.options.config_file import DRIVES, list_config, read_config_file
+from ringblk.engine.options.drive_config import BLOCK_SIZES, option_of
 from ringblk.engine.options.rate_limiter_config import BYTE_LIMITS, LIMIT_NAMES, limit_help
 from ringblk.shm.state.segment import MAX_QUEUES, MAX_WORKERS
 from ringblk.workers.backends.topology import SECTOR_BYTES
@@ -109,9 +106,9 @@ def print_help(parser: argparse.ArgumentParser, _: argparse.Namespace) -> int:
 
 
 def add_engine_options(parser: argparse.ArgumentParser) -> None:
-    """One option for each field of `EngineConfig`, and `--config`."""
+    """One option for each field of an engine and its drive, and `--config`."""
     for field in option_fields():
-        option = "--" + field.name.replace("_", "-")
+        option = option_of(field.name)
         if field.type is bool:
             parser.add_argument(option, action="store_true", default=None, help=_HELP[field.name])
         elif field.name in _REPEATED_OPTIONS:
@@ -120,22 +117,35 @@ def add_engine_options(parser: argparse.ArgumentParser) -> None:
         else:
             default = "" if field.default in (None, msgspec.NODEFAULT) else f" (default: {field.default})"
             parser.add_argument(option, metavar="VALUE", help=_HELP[field.name] + default)
-    parser.add_argument("--config", metavar="FILE", help="a JSON file with these options as keys")
+    parser.add_argument(
+        "--config",
+        metavar="FILE",
+        help="a JSON or TOML file with these options as keys, or with a list of drives",
+    )
 
 
 def option_fields() -> list[FieldInfo]:
-    """The fields of `EngineConfig`, the limits, which it inherits, before their other form."""
-    fields = msgspec.structs.fields(EngineConfig)
-    limits = [field for field in fields if field.name in LIMIT_NAMES]
-    others = [field for field in fields if field.name not in LIMIT_NAMES]
-    place = [field.name for field in others].index("rate_limiter")
-    return [*others[:place], *limits, *others[place:]]
+    """The fields of an engine and its drive, in the order of the help."""
+    places = {name: place for place, name in enumerate(_HELP)}
+    return sorted(msgspec.structs.fields(FlatConfig), key=lambda field: places[field.name])
 
 
 def config_from(arguments: argparse.Namespace) -> EngineConfig:
     """The engine's configuration; options stand over the file. Raises `ProgramError`."""
-    fields = read_config_file(arguments.config) if arguments.config else {}
-    for field in msgspec.structs.fields(EngineConfig):
+    values = read_config_file(arguments.config) if arguments.config else {}
+    given = _given_values(arguments)
+    if DRIVES not in values:
+        return make_config({**values, **given})
+    for name in given:
+        if name not in EngineOptions.__struct_fields__:
+            raise ProgramError(f"{option_of(name)}: {arguments.config} lists its drives: set it there")
+    return list_config(arguments.config, {**values, **given})
+
+
+def _given_values(arguments: argparse.Namespace) -> dict[str, object]:
+    """What the command line sets. Raises `ProgramError`."""
+    values: dict[str, object] = {}
+    for field in msgspec.structs.fields(FlatConfig):
         value = getattr(arguments, field.name)
         if value is None:
             continue
@@ -149,30 +159,30 @@ def config_from(arguments: argparse.Namespace) -> EngineConfig:
             value = _size(field.name, value)
         elif get_origin(field.type) is Literal and value not in get_args(field.type):
             choices = ", ".join(get_args(field.type))
-            raise ProgramError(f"--{field.name.replace('_', '-')}: {value} is none of {choices}")
-        fields[field.name] = value
-    return make_config(fields)
+            raise ProgramError(f"{option_of(field.name)}: {value} is none of {choices}")
+        values[field.name] = value
+    return values
 
 
 def _integer(name: str, text: str) -> int:
     try:
         return int(text, 0)
     except ValueError:
-        raise ProgramError(f"--{name.replace('_', '-')}: {text} is not a whole number") from None
+        raise ProgramError(f"{option_of(name)}: {text} is not a whole number") from None
 
 
 def _size(name: str, text: str) -> int:
     try:
         return parse_size(text)
     except ValueError as error:
-        raise ProgramError(f"--{name.replace('_', '-')}: {error}") from None
+        raise ProgramError(f"{option_of(name)}: {error}") from None
 
 
 def _json(name: str, text: str) -> object:
     try:
         return msgspec.json.decode(text)
     except msgspec.DecodeError as error:
-        raise ProgramError(f"--{name.replace('_', '-')}: {error}") from None
+        raise ProgramError(f"{option_of(name)}: {error}") from None
 
 
 def _key_and_value(text: str) -> tuple[str, str]:

@@ -1,48 +1,133 @@
-"""Claiming a drive: nobody else serves it, and what an engine before this one has left of it is found."""
+"""Claiming drives: nobody else serves them, and what an engine before this one has left of them is found."""
 
+import asyncio
 import logging
+from collections.abc import Mapping, Sequence
 
+import msgspec
+
+from ringblk.engine.base.program_error import ProgramError
 from ringblk.engine.drives.image_users import engines_on, is_engine
 from ringblk.engine.drives.plan import DrivePlan
-from ringblk.engine.drives.record import FoundRecord, find_predecessor, record_of_process
+from ringblk.engine.drives.record import (
+    FoundRecord,
+    find_predecessor,
+    record_of_process,
+    records_of_process,
+    socket_digest,
+)
 from ringblk.engine.drives.segments import user_ids
-from ringblk.engine.program.image_claim import claim_image, remove_dead_engines
-from ringblk.engine.program.takeover import check_same_drive, check_takeover, take_over_socket
+from ringblk.engine.options.config import EngineConfig, of_drive
+from ringblk.engine.program.image_claim import (
+    LOOK_S,
+    ImageClaim,
+    claim_image,
+    remove_dead_engines,
+)
+from ringblk.engine.program.takeover import (
+    check_all_go_on,
+    check_same_drive,
+    check_takeover,
+    take_over_socket,
+)
 
 _log = logging.getLogger(__name__)
 
 
-def claim_drive(plan: DrivePlan) -> FoundRecord | None:
-    """Be the only one on this drive; what the engine before has left of it. Raises `ProgramError`.
+class _Predecessors(msgspec.Struct, frozen=True):
+    """The engines that a drive is taken over from."""
 
-    An engine that is to be taken over from is told to end when nothing that can be refused is left.
-    """
-    config = plan.config
-    storage = plan.backend.identity()
-    image = storage.subject if storage is not None else None
-    is_read_only = plan.is_read_only
     ending: list[int] = []
+    trusted_users: set[int] = set()
+    """Who ends an engine goes on with what it had."""
     unknown: list[int] = []
-    trusted = {plan.user.uid} if plan.user is not None else set()
+    """Those that have left no record: one that had one leaves none where there was nothing to say."""
+
+
+def claim_drives(config: EngineConfig, plans: Sequence[DrivePlan]) -> dict[str, FoundRecord | None]:
+    """Be the only one on these drives; what the engine before has left of each. Raises `ProgramError`.
+
+    Engines that are to be taken over from are told to end when nothing that can be refused is left.
+    """
+    predecessors: Mapping[str, _Predecessors] = {}
     if config.takeover:
-        ending = engines_on(image) if image is not None else []
-        check_takeover(config, ending)
-        at_socket = check_same_drive(config, plan.identity, image, is_read_only=is_read_only)
-        ending = [pid for pid in {*ending, at_socket} if pid is not None and is_engine(pid)]
-        trusted |= {uid for pid in ending for uid in user_ids(pid)}  # who ends one goes on with what it had
-        unknown = [pid for pid in ending if record_of_process(pid, trusted) is None]
-        take_over_socket(config.socket_path)
-    name = config.blk_file or config.drive_name  # a backend of a user's own may be a file, too
-    claim_image(name, plan.backend, takes_over=config.takeover)
-    found = find_predecessor(config, plan.identity, is_read_only=is_read_only, trusted_users=trusted)
-    if found is None and config.replace_image and ending:
-        found = record_of_process(ending[0], trusted)
-    if found is None and unknown:  # one that had a record leaves none where there was nothing to say
-        _log.warning(
-            "the engine before this one (process %d) has left no record: what was set while it ran is lost",
-            unknown[0],
-        )
-    orphans = remove_dead_engines(image or (0, 0))
+        predecessors = _look_at_predecessors(config, plans)
+        for plan in plans:
+            take_over_socket(plan.config.socket_path)
+    found = {}
+    for plan in plans:
+        try:
+            claim_image(_name_of(plan), plan.backend, takes_over=config.takeover)
+        except ProgramError as error:
+            raise of_drive(plan.name, error) from error
+        found[plan.name] = _find_record(plan, predecessors.get(plan.name, _Predecessors()))
+    orphans = remove_dead_engines(*(_image_of(plan) or (0, 0) for plan in plans))
     if orphans:
         _log.info("removed shared memory of engines that were killed: %s", ", ".join(orphans))
     return found
+
+
+async def claim_drive(plan: DrivePlan) -> FoundRecord | None:
+    """Be the only one on a drive that comes while others are served. Raises `ProgramError`."""
+    claim = ImageClaim(_name_of(plan), plan.backend, takes_over=False)
+    try:
+        while not claim.attempt():
+            await asyncio.sleep(LOOK_S)
+    except ProgramError as error:
+        raise of_drive(plan.name, error) from error
+    return _find_record(plan, _Predecessors())
+
+
+def _look_at_predecessors(config: EngineConfig, plans: Sequence[DrivePlan]) -> dict[str, _Predecessors]:
+    """Who is to end for each drive; nobody is told yet. Raises `ProgramError`."""
+    users = {plan.name: engines_on(image) for plan in plans if (image := _image_of(plan)) is not None}
+    check_takeover(config, {pid for pids in users.values() for pid in pids})
+    found = {}
+    for plan in plans:
+        try:
+            at_socket = check_same_drive(
+                plan.config,
+                plan.identity,
+                _image_of(plan),
+                is_read_only=plan.is_read_only,
+                may_replace=config.replace_image,
+            )
+        except ProgramError as error:
+            raise of_drive(plan.name, error) from error
+        ending = [pid for pid in {*users.get(plan.name, ()), at_socket} if pid is not None and is_engine(pid)]
+        trusted = {uid for pid in ending for uid in user_ids(pid)}
+        unknown = [pid for pid in ending if not records_of_process(pid, trusted)]
+        found[plan.name] = _Predecessors(ending, trusted, unknown)
+    check_all_go_on(
+        {pid for each in found.values() for pid in each.ending},
+        [plan.identity for plan in plans],
+        {digest for plan in plans if (digest := socket_digest(plan.config)) is not None},
+    )
+    return found
+
+
+def _find_record(plan: DrivePlan, predecessors: _Predecessors) -> FoundRecord | None:
+    """What was left of a drive that is claimed."""
+    trusted = set(predecessors.trusted_users)
+    if plan.user is not None:
+        trusted.add(plan.user.uid)
+    found = find_predecessor(
+        plan.config, plan.identity, is_read_only=plan.is_read_only, trusted_users=trusted
+    )
+    if found is None and plan.options.replace_image and predecessors.ending:
+        found = record_of_process(predecessors.ending[0], trusted, config=plan.config)
+    if found is None and predecessors.unknown:
+        _log.warning(
+            "the engine before this one (process %d) has left no record: what was set while it ran is lost",
+            predecessors.unknown[0],
+        )
+    return found
+
+
+def _name_of(plan: DrivePlan) -> str:
+    return plan.config.blk_file or plan.config.storage_name  # a backend of a user's own may be a file, too
+
+
+def _image_of(plan: DrivePlan) -> tuple[int, int] | None:
+    storage = plan.backend.identity()
+    return storage.subject if storage is not None else None

@@ -4,15 +4,14 @@ import asyncio
 import logging
 import signal
 import time
-from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from ringblk.engine.base.program_error import ProgramError
-from ringblk.engine.drives.drive import Drive
+from ringblk.engine.devices.device_kind import DeviceKind
 from ringblk.engine.options.config import EngineConfig
+from ringblk.engine.program.drive_list import DriveList
+from ringblk.engine.program.served_drive import ServedDrive
 from ringblk.engine.program.takeover import CONTROL_HINT
-from ringblk.engine.supervisor.drive_processes import ProcessesFailed
-from ringblk.workers.sandbox.sandbox import Sandbox
 
 if TYPE_CHECKING:
     from ringblk.engine.control.server import ControlServer
@@ -33,71 +32,68 @@ def hold_end_signals() -> None:
 
 
 class Engine:
-    """Serves drives that were made, until it is told to end or one of them has ended."""
+    """Serves drives until it is told to end: `prepare`, `run`, and `close` whatever came of them."""
 
-    def __init__(self, config: EngineConfig, drives: Sequence[Drive], sandbox: Sandbox) -> None:
-        """The end signals are held back."""
+    def __init__(self, config: EngineConfig, kind: DeviceKind) -> None:
         self._config = config
-        self._drives = drives
-        self._sandbox = sandbox
+        self.drives = DriveList(config, kind, self._note_ended)
+        self._is_to_end = asyncio.Event()
+        self._has_given_up = False
         self._first_signal_s: float | None = None
+        self._background: set[asyncio.Task[None]] = set()
+
+    def prepare(self) -> None:
+        """Open, claim and make the drives, all of them; the end signals are held back then.
+
+        Raises `ProgramError`.
+        """
+        self.drives.open()
+        hold_end_signals()  # one that came now would leave the segments behind
+        self.drives.make()
 
     async def run(self) -> int:
         """Serve; returns the exit status. Raises `ProgramError` where it cannot begin, and `OSError`."""
         self._catch_signals()
         self._import_control()
-        self._start_drives()
+        self.drives.begin()
         try:
             control = await self._open_control()
-            self._drop_privileges()
+            if self._config.is_sole:
+                self._drop_privileges()
         except (ProgramError, OSError):
-            await self._stop_drives()
+            self.drives.kill()
+            await self.drives.finish()
             raise
-        for drive in self._drives:
-            _log.info("%s", drive.first_line())
+        self.drives.serve()
         try:
-            return await self._run_drives()
+            await self._is_to_end.wait()
+            await self.drives.drain()
         finally:
             if control is not None:
                 await control.close()
-            await self._stop_drives()
+            await self.drives.finish()
             hold_end_signals()
+        has_failed = any(served.state == "failed" for served in self.drives)
+        return 1 if has_failed and (self._config.is_sole or self._has_given_up) else 0
 
-    def _start_drives(self) -> None:
-        """Start all of them, or leave nothing behind of those that were. Raises `ProgramError`, `OSError`."""
-        try:
-            for drive in self._drives:
-                drive.listen()
-                drive.start()
-        except BaseException:
-            for drive in self._drives:
-                drive.stop_listening()
-                drive.kill()
-            raise
+    def close(self) -> bool:
+        """Let go of all that was opened; False where a storage has failed at that."""
+        return self.drives.close()
 
-    async def _run_drives(self) -> int:
-        """Until the first of them ends, and then the others too; returns the exit status."""
-        running = [asyncio.ensure_future(drive.run()) for drive in self._drives]
-        await asyncio.wait(running, return_when=asyncio.FIRST_COMPLETED)
-        self._end_drives()
-        await asyncio.wait(running)
-        status = 0
-        for ended in running:
-            try:
-                ended.result()
-            except ProcessesFailed as error:
-                _log.error("the engine ends: %s", error)
-                status = 1
-        return status
-
-    def _end_drives(self, *, for_successor: bool = False) -> None:
-        for drive in self._drives:
-            drive.end(for_successor=for_successor)
-
-    async def _stop_drives(self) -> None:
-        for drive in self._drives:
-            drive.stop_listening()
-            await drive.stop()
+    def _note_ended(self, served: ServedDrive) -> None:
+        """An engine for one drive ends with it; another when none is left and none can come."""
+        if self._config.is_sole:
+            self._is_to_end.set()
+            return
+        if served.state == "failed":
+            finishing = asyncio.get_running_loop().create_task(served.finish())
+            self._background.add(finishing)
+            finishing.add_done_callback(self._background.discard)
+        is_over = all(each.state in ("failed", "ended") for each in self.drives)
+        if is_over and self._config.control is None and not self._is_to_end.is_set():
+            _log.error("the engine ends: no drive is left, and without control none can be added")
+            self._has_given_up = True
+            self._is_to_end.set()
 
     # Signals
 
@@ -108,18 +104,21 @@ class Engine:
                 continue  # nohup(1)
             loop.add_signal_handler(number, self._note_end_signal)
         # The same, but never in a hurry: a successor waits.
-        loop.add_signal_handler(signal.SIGUSR2, lambda: self._end_drives(for_successor=True))
+        loop.add_signal_handler(signal.SIGUSR2, lambda: self._end(for_successor=True))
         signal.pthread_sigmask(signal.SIG_UNBLOCK, HELD_SIGNALS)
+
+    def _end(self, *, for_successor: bool = False) -> None:
+        self.drives.end(for_successor=for_successor)
+        self._is_to_end.set()
 
     def _note_end_signal(self) -> None:
         """End after what is in flight is done; at a second signal, at once."""
-        self._end_drives()
+        self._end()
         if self._first_signal_s is None:
             self._first_signal_s = time.monotonic()
         elif time.monotonic() - self._first_signal_s >= SECOND_SIGNAL_AFTER_S:
             _log.warning("told to end twice: killing the children")
-            for drive in self._drives:
-                drive.kill()
+            self.drives.kill()
 
     # What is opened before anybody is served
 
@@ -137,12 +136,14 @@ class Engine:
         from ringblk.engine.control.engine_control import EngineControl
         from ringblk.engine.control.server import serve_control
 
-        return await serve_control(EngineControl(self._config.control, self._drives), self._config.control)
+        return await serve_control(EngineControl(self._config.control, self.drives), self._config.control)
 
     def _drop_privileges(self) -> None:
-        """Everything is open: go on as the user that was asked for, without capabilities."""
-        sockets = [self._config.control, *(drive.config.socket_path for drive in self._drives)]
-        for path in sockets:
-            if self._sandbox.user is not None and path is not None:
-                self._sandbox.user.own(path)
-        self._sandbox.drop_privileges()
+        """All that the only drive needs is open: go on as the user asked for, without capabilities."""
+        (served,) = self.drives
+        assert served.plan is not None, "prepare comes first"
+        sandbox = served.plan.sandbox
+        for path in (self._config.control, served.config.socket_path):
+            if sandbox.user is not None and path is not None:
+                sandbox.user.own(path)
+        sandbox.drop_privileges()

@@ -27,50 +27,68 @@ REFUSAL_S = 1.0
 """How long a holder is watched before it counts as alive: one that was just killed needs a moment to go."""
 DEAD_HOLDER_S = 15.0
 """How long what is left of a dead engine (I/O in the kernel) may hold the image."""
-_LOOK_S = 0.005
+LOOK_S = 0.005
 
 _log = logging.getLogger(__name__)
 
 
-def claim_image(path: str, backend: NativeBackend, *, takes_over: bool) -> None:
-    """Lock the image, for as long as any process has it open; waits for an engine that is ending.
+class ImageClaim:
+    """Locks an image, for as long as any process has it open; waits for an engine that is ending.
 
-    With `takes_over`, an engine that uses it is told to end. Raises `ProgramError` when somebody else uses
-    it.
+    With `takes_over`, an engine that uses it is told to end. To be tried until it is had.
     """
-    storage = backend.identity()
-    refused_s: float | None = None
-    # A segment left by a dead engine may name an image that was since deleted, and this one got its number.
-    given_up_s = time.monotonic() + DEAD_HOLDER_S
-    takeover = Takeover()
-    waits = False
-    while True:
+
+    def __init__(self, path: str, backend: NativeBackend, *, takes_over: bool) -> None:
+        self._path = path
+        self._backend = backend
+        self._storage = backend.identity()
+        self._takes_over = takes_over
+        self._takeover = Takeover()
+        self._refused_s: float | None = None
+        # A dead engine's segment may name an image that was since deleted, and this one got its number.
+        self._given_up_s = time.monotonic() + DEAD_HOLDER_S
+        self._waits = False
+
+    def attempt(self) -> bool:
+        """Whether the image is this engine's now. Raises `ProgramError` when somebody else uses it."""
         try:
-            backend.lock()
-            return
+            self._backend.lock()
+            return True
         except ImageLocked:
-            holders = engines_on(storage.subject) if storage is not None else []
+            holders = engines_on(self._storage.subject) if self._storage is not None else []
         except OSError as error:
             _log.warning(
-                "%s: cannot be locked: %s; nothing keeps others off it", path, error.strerror or error
+                "%s: cannot be locked: %s; nothing keeps others off it",
+                self._path,
+                error.strerror or error,
             )
-            return
+            return True
         alive = living(holders)
-        if takes_over and alive:
+        if self._takes_over and alive:
             for pid in alive:
-                takeover.tell(pid)
-        elif alive or not holders or time.monotonic() > given_up_s:
-            refused_s = refused_s or time.monotonic() + REFUSAL_S
-            if time.monotonic() > refused_s:
-                raise ProgramError(f"--blk-file {path}: in use by {holder_name(alive)}", exit_status=1)
-        elif not waits:
-            waits = True
+                self._takeover.tell(pid)
+        elif alive or not holders or time.monotonic() > self._given_up_s:
+            self._refuse_after_a_while(alive)
+        elif not self._waits:
+            self._waits = True
             _log.info("waiting for the last process of the engine before this one (process %d)", holders[0])
-        time.sleep(_LOOK_S)
+        return False
+
+    def _refuse_after_a_while(self, alive: list[int]) -> None:
+        self._refused_s = self._refused_s or time.monotonic() + REFUSAL_S
+        if time.monotonic() > self._refused_s:
+            raise ProgramError(f"--blk-file {self._path}: in use by {holder_name(alive)}", exit_status=1)
 
 
-def remove_dead_engines(own_image: tuple[int, int]) -> list[str]:
-    """Remove the segments of engines that are gone, now that this one has its image; returns their names.
+def claim_image(path: str, backend: NativeBackend, *, takes_over: bool) -> None:
+    """Lock an image (`ImageClaim`), and wait for that. Raises `ProgramError` when somebody else uses it."""
+    claim = ImageClaim(path, backend, takes_over=takes_over)
+    while not claim.attempt():
+        time.sleep(LOOK_S)
+
+
+def remove_dead_engines(*own_images: tuple[int, int]) -> list[str]:
+    """Remove the segments of engines that are gone, now that this one has its images; returns their names.
 
     One stays where an engine without processes still holds its image, by I/O in the kernel: from its segment
     a successor learns that it only has to wait.
@@ -80,7 +98,7 @@ def remove_dead_engines(own_image: tuple[int, int]) -> list[str]:
     if len(held) == len(segments):
         return []  # as nearly always: nothing else needs to be looked at
     images = {name: image_of(segment) for name, segment in segments.items()}
-    in_use = {images[name] for name in held} | {own_image}
+    in_use = {images[name] for name in held} | {*own_images}
     locked = locked_inodes()
     # An image that cannot be told may be any that is locked, and that no engine here is known to use.
     is_unknown_locked = bool(locked - {_inode_of(image) for image in in_use if image is not None})

@@ -7,13 +7,15 @@ import os
 import signal
 import socket
 import time
+from collections.abc import Collection
 
 from ringblk.engine.base.program_error import ProgramError
 from ringblk.engine.drives.image_users import is_engine
-from ringblk.engine.drives.record import record_of_process
+from ringblk.engine.drives.record import record_of_process, records_of_process
 from ringblk.engine.drives.running_settings import DriveIdentity
 from ringblk.engine.drives.segments import user_ids
-from ringblk.engine.options.config import EngineConfig
+from ringblk.engine.options.config import EngineConfig, of_drive
+from ringblk.engine.options.drive_config import DriveConfig
 from ringblk.engine.vhost_user.listener import check_listening_at
 from ringblk.engine.vhost_user.turn import peer_process_id
 from ringblk.workers.backends.file_identity import subject_of
@@ -60,38 +62,68 @@ class Takeover:
             _log.warning("process %d has been told to end and has not yet; waiting for it", pid)
 
 
-def check_takeover(config: EngineConfig, image_users: list[int]) -> None:
-    """Look at what is opened only when the other engine has ended. Raises `ProgramError`.
+def check_takeover(config: EngineConfig, image_users: Collection[int]) -> None:
+    """Look at what is opened only when the other engines have ended. Raises `ProgramError`.
 
-    `image_users` are the engines that have the same image: they are to end, like the one at the socket.
+    `image_users` are the engines that have the drives' images: they are to end, like those at the sockets.
     """
-    ending = {*image_users, _listening_pid(config.socket_path)}
-    for option, path in (("--socket-path", config.socket_path), ("--control", config.control)):
-        if path is None:
-            continue
-        check_listening_at(option, path)
-        if (pid := _listening_pid(path)) is not None and (pid not in ending or not is_engine(pid)):
+    sockets = {name: drive.socket_path for name, drive in config.drives.items() if drive.socket_path}
+    ending = {*image_users, *map(_listening_pid, sockets.values())}
+    for name, path in sockets.items():
+        try:
+            _check_listening_later("--socket-path", path, ending)
+        except ProgramError as error:
+            raise of_drive(name, error) from error
+    if config.control is not None:
+        _check_listening_later("--control", config.control, ending)
+        if not all(map(importlib.util.find_spec, CONTROL_PACKAGES)):
+            raise ProgramError(f"--control: {CONTROL_HINT}", exit_status=1)
+
+
+def _check_listening_later(option: str, path: str, ending: Collection[int | None]) -> None:
+    check_listening_at(option, path)
+    if (pid := _listening_pid(path)) is not None and (pid not in ending or not is_engine(pid)):
+        raise ProgramError(f"{option} {path}: in use by process {pid}, which is not to end", exit_status=1)
+
+
+def check_all_go_on(
+    ending: Collection[int], drives: Collection[DriveIdentity], sockets: Collection[str]
+) -> None:
+    """See that no engine that is to end has a drive that nobody takes over. Raises `ProgramError`.
+
+    `sockets` are digests (`socket_digest`) of those that the drives to come have.
+    """
+    for pid in ending:
+        records = [found.record for found in records_of_process(pid, user_ids(pid))]
+        lost = [record for record in records if record.drive not in drives and record.socket not in sockets]
+        if lost and len(records) > 1:
+            names = ", ".join(record.name or "one without a name" for record in lost)
             raise ProgramError(
-                f"{option} {path}: in use by process {pid}, which is not to end", exit_status=1
+                f"--takeover: the engine of process {pid} has other drives besides, which would end with it:"
+                f" {names}",
+                exit_status=1,
             )
-    if config.control is not None and not all(map(importlib.util.find_spec, CONTROL_PACKAGES)):
-        raise ProgramError(f"--control: {CONTROL_HINT}", exit_status=1)
 
 
 def check_same_drive(
-    config: EngineConfig, drive: DriveIdentity, image: tuple[int, int] | None, *, is_read_only: bool
+    config: DriveConfig,
+    drive: DriveIdentity,
+    image: tuple[int, int] | None,
+    *,
+    is_read_only: bool,
+    may_replace: bool,
 ) -> int | None:
     """See that an engine at the socket has the drive that its guest is to go on with. Raises `ProgramError`.
 
-    `image` is this engine's, if it has one (`StorageIdentity.subject`). Returns the other's process id, if
-    there is such an engine.
+    `image` is this engine's, if it has one (`StorageIdentity.subject`). With `may_replace` the other may have
+    another. Returns the other's process id, if there is such an engine.
     """
     pid = _listening_pid(config.socket_path)
     if pid is None or not is_engine(pid):
         return None
-    if config.replace_image:
+    if may_replace:
         return pid
-    found = record_of_process(pid, user_ids(pid))
+    found = record_of_process(pid, user_ids(pid), config=config)
     where = f"--takeover: the engine at {config.socket_path} (process {pid})"
     how = "--replace-image does so all the same"
     if found is not None:

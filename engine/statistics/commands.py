@@ -28,7 +28,10 @@ def add_parsers(subparsers: Any) -> None:
     top.set_defaults(run=_run_top)
     for parser in (stat, top):
         parser.add_argument(
-            "engine", nargs="?", metavar="ENGINE", help="process id, image or segment name (default: all)"
+            "engine",
+            nargs="?",
+            metavar="ENGINE",
+            help="process id, drive, image or segment name (default: all)",
         )
 
 

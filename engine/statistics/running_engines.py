@@ -15,7 +15,7 @@ from ringblk.shm.segments.segment import SegmentError
 class RunningEngines:
     """The engines asked for: all, or the one that `wanted` names.
 
-    `wanted` is a process id, a segment's name, or the drive's path or file name.
+    `wanted` is a process id, a drive's name, its image's path or file name, or its segment's name.
     """
 
     def __init__(self, wanted: str | None = None) -> None:
@@ -91,9 +91,10 @@ def _is_meant(snapshot: StatisticsSnapshot, wanted: str) -> bool:
         *spoken_names(snapshot.name),
         str(snapshot.supervisor_pid),
         snapshot.drive,
-        Path(snapshot.drive).name,
+        snapshot.storage,
+        Path(snapshot.storage).name,
     }
-    return wanted in names or utf8_text(wanted) in names or utf8_text(_absolute(wanted)) == snapshot.drive
+    return wanted in names or utf8_text(wanted) in names or utf8_text(_absolute(wanted)) == snapshot.storage
 
 
 def _absolute(path: str) -> str:

@@ -57,10 +57,13 @@ class WorkerSnapshot(msgspec.Struct, frozen=True):
 
 
 class StatisticsSnapshot(msgspec.Struct, frozen=True):
-    """One engine at one moment. Each number is whole; two of them may be a moment apart."""
+    """One drive at one moment. Each number is whole; two of them may be a moment apart."""
 
     name: str
     drive: str
+    """What its engine calls it; its storage where that has one without a name."""
+    storage: str
+    """The image's path, or the backend's name."""
     taken_ns: int
     uptime_ns: int
     supervisor_pid: int
@@ -92,12 +95,15 @@ class StatisticsSnapshot(msgspec.Struct, frozen=True):
 
 def take_snapshot(state: StateSegment) -> StatisticsSnapshot:
     """Read everything once. The engine goes on meanwhile."""
-    drive, supervisor_pid, dispatcher_pid, restarts, queue_count, is_paused, started_ns = read_engine(state)
+    drive, storage, supervisor_pid, dispatcher_pid, restarts, queue_count, is_paused, started_ns = (
+        read_engine(state)
+    )
     taken_ns = time.monotonic_ns()
     depths, oldest_request_ns = read_inflight(state)
     return StatisticsSnapshot(
         name=state.name,
-        drive=drive,
+        drive=drive or storage,
+        storage=storage,
         taken_ns=taken_ns,
         uptime_ns=taken_ns - started_ns,
         supervisor_pid=supervisor_pid,

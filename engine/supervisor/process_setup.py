@@ -3,7 +3,7 @@
 import msgspec
 
 from ringblk.engine.devices.io_plan import IoPlan
-from ringblk.engine.options.config import EngineConfig
+from ringblk.engine.options.drive_config import DriveConfig
 from ringblk.shm.rates.limit import RateLimit
 from ringblk.shm.state.segment import StateSegment
 from ringblk.workers.backends.native import NativeBackend
@@ -14,7 +14,7 @@ from ringblk.workers.sandbox.sandbox import Sandbox
 class ProcessSetup(msgspec.Struct, frozen=True, kw_only=True):
     """What dispatcher and workers inherit, and how they are to go about it."""
 
-    config: EngineConfig
+    config: DriveConfig
     backend: NativeBackend
     requests: DriveRequests
     state: StateSegment

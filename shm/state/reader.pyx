@@ -11,17 +11,17 @@ from ringblk.shm.sync.clock cimport monotonic_ns
 from ringblk.shm.layout.histogram cimport Histogram
 from ringblk.shm.layout.slot cimport SLOT_FREE, RequestSlot
 from ringblk.shm.state.segment cimport (
-    DRIVE_NAME_BYTES, KIND_NAME_BYTES, OPERATION_NAME_BYTES, QUEUE_LIMIT, WORKER_LIMIT, OperationStatistics, QueueState,
-    StateSegment, WorkerState,
+    DRIVE_NAME_BYTES, KIND_NAME_BYTES, OPERATION_NAME_BYTES, QUEUE_LIMIT, STORAGE_NAME_BYTES, WORKER_LIMIT, OperationStatistics,
+    QueueState, StateSegment, WorkerState,
 )
 
 
 def read_engine(StateSegment state):
-    """`(drive_name, supervisor_pid, dispatcher_pid, dispatcher_restart_count, queue_count, is_paused,
+    """`(drive_name, storage_name, supervisor_pid, dispatcher_pid, dispatcher_restart_count, queue_count, is_paused,
     started_ns)`."""
     header = state.header
-    cdef bytes name = header.drive_name[:DRIVE_NAME_BYTES]
-    return (name.rstrip(b"\0").decode(errors="replace"), header.supervisor_pid, header.dispatcher_pid,
+    cdef bytes drive = header.drive_name[:DRIVE_NAME_BYTES], storage = header.storage_name[:STORAGE_NAME_BYTES]
+    return (drive.rstrip(b"\0").decode(errors="replace"), storage.rstrip(b"\0").decode(errors="replace"), header.supervisor_pid, header.dispatcher_pid,
             header.dispatcher_restart_count, min(header.queue_count, <uint32_t>QUEUE_LIMIT),
             header.is_paused != 0, header.started_ns)
 

@@ -16,14 +16,15 @@ from ringblk.shm.layout.region_set cimport REGION_WORDS, RegionSet, add_region, 
 from ringblk.shm.layout.slot cimport SLOT_FREE, Range, RequestSlot
 
 cdef enum:
-    STATE_LAYOUT_VERSION = 7
+    STATE_LAYOUT_VERSION = 8
     QUEUE_LIMIT = 64
     WORKER_LIMIT = 64
     OPERATION_LIMIT = 64    # operations that a device kind may have
     OPERATION_NAME_BYTES = 24
     KIND_NAME_BYTES = 16
     KIND_STATE_BYTES = 64
-    DRIVE_NAME_BYTES = 256
+    DRIVE_NAME_BYTES = 72
+    STORAGE_NAME_BYTES = 256
     RANGE_SLACK = 64        # pieces beyond one a descriptor: a buffer may straddle regions
     CHAIN_LIMIT = 1024      # descriptors that any chain may have, whatever the queue size: drivers go by QEMU's limit
     LONG_RANGES = 1536      # of a chain that has too many for its slot
@@ -59,7 +60,8 @@ cdef struct StateHeader:
     uint32_t is_paused
     uint32_t is_connected           # a front end is served
     uint32_t reserved_engine[7]
-    char drive_name[DRIVE_NAME_BYTES]   # the image's path or the backend's name, UTF-8, padded with zeroes
+    char drive_name[DRIVE_NAME_BYTES]   # as its engine knows it, padded with zeroes; empty where that has one without a name
+    char storage_name[STORAGE_NAME_BYTES]   # the image's path or the backend's name, UTF-8, padded with zeroes
 
 
 cdef struct QueueState:

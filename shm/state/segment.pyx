@@ -189,11 +189,16 @@ cdef class StateSegment:
         """The segment's name in the system."""
         return self.segment.name
 
-    def set_engine(self, str drive_name, uint32_t supervisor_pid, uint32_t queue_count, uint64_t started_ns):
-        """Say who this engine is. The supervisor is the only writer, here and in the next three."""
-        cdef bytes name = drive_name.encode(errors="surrogateescape")[:DRIVE_NAME_BYTES]
-        memset(self.header.drive_name, 0, DRIVE_NAME_BYTES)
-        memcpy(self.header.drive_name, <const char *>name, len(name))
+    def set_engine(self, str drive_name, str storage_name, uint32_t supervisor_pid, uint32_t queue_count, uint64_t started_ns):
+        """Say whose segment this is. The supervisor is the only writer, here and in the next three.
+
+        Raises `ValueError` for a drive's name that is too long; one of its storage is cut.
+        """
+        cdef bytes name = _checked_name(drive_name, DRIVE_NAME_BYTES)
+        memcpy(self.header.drive_name, <const char *>name, DRIVE_NAME_BYTES)
+        name = storage_name.encode(errors="surrogateescape")[:STORAGE_NAME_BYTES]
+        memset(self.header.storage_name, 0, STORAGE_NAME_BYTES)
+        memcpy(self.header.storage_name, <const char *>name, len(name))
         self.header.supervisor_pid = supervisor_pid
         self.header.queue_count = queue_count
         self.header.started_ns = started_ns

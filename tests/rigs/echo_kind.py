@@ -14,12 +14,11 @@ from typing import Any
 
 from ringblk.engine.base.log_format import start_logging
 from ringblk.engine.devices.device import ConfigRefused
-from ringblk.engine.devices.device_face import CacheMode
 from ringblk.engine.devices.device_kind import DeviceKind
 from ringblk.engine.devices.features import F_EVENT_IDX, F_INDIRECT_DESC, F_VERSION_1
 from ringblk.engine.devices.kinds import register_kind
 from ringblk.engine.options.command_line import add_engine_options, config_from
-from ringblk.engine.options.config import EngineConfig
+from ringblk.engine.options.drive_config import CacheMode, DriveConfig
 from ringblk.engine.program.serve import serve
 from ringblk.shm.memory.guest_memory import GuestMemory
 from ringblk.shm.state.segment import StateSegment
@@ -82,7 +81,7 @@ class EchoDevice:
     driver_writeback: bool | None = None
     device_features = F_VERSION_1 | F_INDIRECT_DESC | F_EVENT_IDX
 
-    def __init__(self, config: EngineConfig) -> None:
+    def __init__(self, config: DriveConfig) -> None:
         self.num_queues = config.num_queues
         self.features = 0
         self._limit_bytes = FIRST_LIMIT_BYTES

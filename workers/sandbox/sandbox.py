@@ -99,6 +99,17 @@ class Sandbox:
         for groups in (("",), (URING_CALLS,), (DISPATCHER_CALLS, ""), (DISPATCHER_CALLS, URING_CALLS)):
             self._program(groups)  # here, where it is shared: what a child makes is its own memory
 
+    @property
+    def fds(self) -> tuple[int, ...]:
+        """The descriptors that a child has to have for it."""
+        return (self._ruleset_fd,) if self._ruleset_fd >= 0 else ()
+
+    def close(self) -> None:
+        """No more children are held to it."""
+        for fd in self.fds:
+            os.close(fd)
+        self._ruleset_fd = -1
+
     def drop_privileges(self) -> None:
         """Take on the user; give up all capabilities and every way to new ones. Raises `OSError`."""
         if self._confines:

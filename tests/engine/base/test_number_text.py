@@ -9,16 +9,21 @@ import pytest
 from ringblk.engine.base.number_text import parse_size
 from ringblk.engine.base.program_error import ProgramError
 from ringblk.engine.options.command_line import OptionParser, add_engine_options, config_from
-from ringblk.engine.options.config import EngineConfig
+from ringblk.engine.options.drive_config import DriveConfig
+from ringblk.engine.options.drive_names import SOLE_DRIVE
 
 BASE = ["--socket-path=/s", "--backend=null", "--backend-arg=size_bytes=512"]
 
 
-def config_of(*options: str) -> EngineConfig:
+def config_of(*options: str) -> DriveConfig:
     parser = OptionParser(allow_abbrev=False)
     add_engine_options(parser)
     arguments: argparse.Namespace = parser.parse_args([*BASE, *options])
-    return config_from(arguments)
+    return config_from(arguments).drives[SOLE_DRIVE]
+
+
+def values(config: DriveConfig, *names: str) -> list[object]:
+    return [getattr(config, name) for name in names]
 
 
 @pytest.mark.parametrize(
@@ -51,8 +56,8 @@ def test_every_option_that_is_bytes_takes_units() -> None:
         "--bps=100M", "--bps-read=1G", "--bps-write=2048K", "--burst=1MiB", "--one-time-burst=4k",
         "--logical-block-size=4K",
     )  # fmt: skip
-    assert (config.bps, config.bps_read, config.bps_write) == (100 << 20, 1 << 30, 2 << 20)
-    assert (config.burst, config.one_time_burst, config.logical_block_size) == (1 << 20, 4096, 4096)
+    assert values(config, "bps", "bps_read", "bps_write") == [100 << 20, 1 << 30, 2 << 20]
+    assert values(config, "burst", "one_time_burst", "logical_block_size") == [1 << 20, 4096, 4096]
     limits = config_of('--rate-limiter={"bandwidth": {"size": "10M", "refill_time": 100}}').rate_limits()
     assert limits.bytes_total is not None
     assert limits.bytes_total.tokens == 10 << 20
@@ -62,7 +67,7 @@ def test_a_configuration_file_takes_them_as_well(tmp_path: Path) -> None:
     path = tmp_path / "config.json"
     path.write_text(json.dumps({"bps": "100M", "burst": 4096, "logical_block_size": "4KiB"}))
     config = config_of(f"--config={path}")
-    assert (config.bps, config.burst, config.logical_block_size) == (100 << 20, 4096, 4096)
+    assert values(config, "bps", "burst", "logical_block_size") == [100 << 20, 4096, 4096]
 
 
 @pytest.mark.parametrize("option", ["--iops=5K", "--workers=1K", "--bps=fast", "--queue-size=1K"])

@@ -15,7 +15,7 @@ import pytest
 
 from ringblk import Frontend, RequestStatus, engine_command
 from ringblk.engine.base.program_error import ProgramError
-from ringblk.engine.options.config import EngineConfig
+from ringblk.engine.options.config import make_config
 from ringblk.engine.program.serve import serve
 from tests.rigs.child_process import ends_with_tests
 from tests.rigs.control_client import (
@@ -333,11 +333,13 @@ def test_an_engine_without_control_loads_none_of_it(tmp_path: Path) -> None:
 
 def test_control_says_which_packages_it_needs(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setitem(sys.modules, "ringblk.engine.control.server", None)
-    config = EngineConfig(
-        backend="null",
-        backend_arg={"size_bytes": "512"},
-        socket_path=str(tmp_path / "s"),
-        control=str(tmp_path / "c"),
+    config = make_config(
+        {
+            "backend": "null",
+            "backend_arg": {"size_bytes": "512"},
+            "socket_path": str(tmp_path / "s"),
+            "control": str(tmp_path / "c"),
+        }
     )
     with pytest.raises(ProgramError, match=re.escape("pip install 'ringblk[control]'")):
         serve(config)

@@ -15,13 +15,13 @@ from ringblk.engine.doctor import host_checks
 from ringblk.engine.doctor.checks import HOST_CHECKS
 from ringblk.engine.doctor.host_checks import Need, check_engines
 from ringblk.engine.doctor.sandbox_checks import check_sandbox
-from ringblk.engine.options.config import EngineConfig
+from ringblk.engine.options.drive_config import DriveConfig
 from tests.rigs.child_process import ends_with_tests
 from tests.rigs.doctor import PROGRAM, checked_in_child, run_doctor
 from tests.rigs.engine_rig import MEMORY, NOBODY, Engine, eventually, own_lines, run_program
 from tests.rigs.lacking_kernel import a_kernel_without
 
-NEED = Need(1, EngineConfig())
+NEED = Need(1, DriveConfig())
 DEFAULT_LEAST, DEFAULT_MOST = needed_open_files(4, 1)
 
 

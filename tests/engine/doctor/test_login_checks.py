@@ -8,9 +8,9 @@ import pytest
 from ringblk.engine.doctor import login_checks
 from ringblk.engine.doctor.host_checks import Need
 from ringblk.engine.doctor.login_checks import check_remove_ipc, removes_ipc
-from ringblk.engine.options.config import EngineConfig
+from ringblk.engine.options.drive_config import DriveConfig
 
-NEED = Need(1, EngineConfig())
+NEED = Need(1, DriveConfig())
 
 
 ON, OFF = "[Login]\nRemoveIPC=yes\n", "[Login]\nRemoveIPC=no\n"

@@ -17,7 +17,7 @@ from ringblk.engine.drives.running_settings import (
     DriveRecord,
     RunningSettings,
 )
-from ringblk.engine.options.config import EngineConfig
+from ringblk.engine.options.drive_config import DriveConfig
 from ringblk.engine.options.rate_limiter_config import RATE_OF_BUCKET
 from ringblk.shm.rates.bucket_settings import BucketSettings
 from ringblk.shm.segments.shared_folder import FOLDER, shared_names
@@ -48,7 +48,7 @@ def test_all_that_can_be_set_at_once_fits_a_record(deep: Path, monkeypatch: pyte
     bucket = BucketSettings(tokens=MOST, period_ms=MOST, burst=MOST, one_time_burst=MOST)
     record = record_of(
         MOST,
-        socket=socket_digest(EngineConfig(socket_path="s")),
+        socket=socket_digest(DriveConfig(socket_path="s")),
         is_read_only=True,
         capacity_bytes=MOST,
         rate_group="g" * 100,

@@ -4,12 +4,13 @@ import shutil
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from ringblk.engine.base.program_error import ProgramError
 from ringblk.engine.images.served_format import check_served_format
-from ringblk.engine.options.config import make_config
+from ringblk.engine.options.drive_config import DriveConfig
 from ringblk.workers.backends.file import FileBackend
 from tests.rigs.engine_rig import Engine, raw_frontend, run_program
 from tests.rigs.inline_device import IN, OK, OUT
@@ -48,28 +49,33 @@ def test_a_container_is_refused(
     make_image: Callable[[int, bytes], Path], name: str, direct: str, read_only: bool
 ) -> None:
     path = make_image(*HEADS[name])
-    options = {"blk_file": str(path), "socket_path": "/x", "direct": direct, "read_only": read_only}
+    options: dict[str, Any] = {
+        "blk_file": str(path),
+        "socket_path": "/x",
+        "direct": direct,
+        "read_only": read_only,
+    }
     backend = FileBackend(path, read_only=read_only, direct=direct)  # type: ignore[arg-type]
     with pytest.raises(
         ProgramError, match=f"this is a {name} file, and only raw images are served"
     ) as refused:
-        check_served_format(make_config({**options}), backend)
+        check_served_format(DriveConfig(**options), backend)
     assert "--format=raw" in str(refused.value)
-    check_served_format(make_config({**options, "format": "raw"}), backend)
+    check_served_format(DriveConfig(**options, format="raw"), backend)
     backend.close()
 
 
 @pytest.mark.parametrize("content", [(0, b""), (510, b"\x55\xaa"), (1080, b"\x53\xef"), (0, b"no format")])
 def test_a_raw_image_is_served(make_image: Callable[[int, bytes], Path], content: tuple[int, bytes]) -> None:
     path = make_image(*content)
-    check_served_format(make_config({"blk_file": str(path), "socket_path": "/x"}), FileBackend(path))
+    check_served_format(DriveConfig(blk_file=str(path), socket_path="/x"), FileBackend(path))
 
 
 def test_an_image_of_one_sector_is_looked_at(tmp_path: Path) -> None:
     path = tmp_path / "disk.img"
     path.write_bytes(QCOW2)
     with pytest.raises(ProgramError):
-        check_served_format(make_config({"blk_file": str(path), "socket_path": "/x"}), FileBackend(path))
+        check_served_format(DriveConfig(blk_file=str(path), socket_path="/x"), FileBackend(path))
 
 
 @pytest.mark.parametrize("options", [(), ("--read-only",)])

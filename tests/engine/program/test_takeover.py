@@ -16,7 +16,7 @@ import pytest
 
 from ringblk.engine.base.program_error import ProgramError
 from ringblk.engine.drives.image_users import engines_on, is_engine
-from ringblk.engine.options.config import EngineConfig
+from ringblk.engine.options.config import make_config
 from ringblk.engine.program import image_claim, takeover
 from ringblk.engine.program.image_claim import claim_image, remove_dead_engines
 from ringblk.shm.segments.segment import HEADER_BYTES, MAGIC, remove_orphan
@@ -263,8 +263,13 @@ def test_the_control_socket_goes_over_with_the_rest(image: Path, tmp_path: Path)
 
 def test_a_package_that_is_missing_is_said_before(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(takeover, "CONTROL_PACKAGES", ("no_such_package",))
-    config = EngineConfig(
-        socket_path=str(tmp_path / "s"), blk_file="x", control=str(tmp_path / "c"), takeover=True
+    config = make_config(
+        {
+            "socket_path": str(tmp_path / "s"),
+            "blk_file": "x",
+            "control": str(tmp_path / "c"),
+            "takeover": True,
+        }
     )
     with pytest.raises(ProgramError, match="it needs the package h11"):
         takeover.check_takeover(config, [])

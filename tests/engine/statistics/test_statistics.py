@@ -118,7 +118,7 @@ def table_of(snapshot: StatisticsSnapshot) -> str:
 
 def test_a_drive_s_name_is_text_and_no_more(state: StateSegment) -> None:
     """Neither the terminal nor the table takes anything in it for an order."""
-    state.set_engine("/tmp/[/red]x\x1b]0;owned\x07.img", os.getpid(), 1, 0)
+    state.set_engine("", "/tmp/[/red]x\x1b]0;owned\x07.img", os.getpid(), 1, 0)
     snapshot = take_snapshot(state)
     for text in (describe(snapshot), shown(snapshot), table_of(snapshot)):
         assert r"/tmp/[/red]x\x1b]0;owned\x07.img" in text

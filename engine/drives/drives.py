@@ -1,0 +1,69 @@
+"""The drives of an engine, as whoever lists and changes them sees them."""
+
+from collections.abc import Iterator
+from typing import Literal, Protocol
+
+from ringblk.engine.drives.drive import Drive
+from ringblk.engine.options.drive_config import DriveConfig
+
+DriveState = Literal["starting", "running", "ending", "failed", "ended"]
+"""`failed`: it cannot be served any more; `ended`: the connection that it was handed over is."""
+
+
+class NoSuchDrive(Exception):  # noqa: N818
+    """There is no drive of this name."""
+
+
+class DriveBusy(Exception):  # noqa: N818
+    """Something else is done to the drive: wait for that, or name another."""
+
+
+class DriveRefused(Exception):  # noqa: N818
+    """A drive cannot be had so, and nothing has changed. `field` names the setting at fault, if one is."""
+
+    def __init__(self, reason: str, field: str = "") -> None:
+        super().__init__(reason)
+        self.field = field
+
+
+class EngineDrive(Protocol):
+    """One of them."""
+
+    @property
+    def name(self) -> str:
+        """What it is called; `SOLE_DRIVE` where the engine is for it alone."""
+
+    @property
+    def config(self) -> DriveConfig:
+        """What it was begun with."""
+
+    @property
+    def state(self) -> DriveState:
+        """What has become of it."""
+
+    @property
+    def reason(self) -> str:
+        """Why it has failed."""
+
+    @property
+    def drive(self) -> Drive | None:
+        """The drive itself, from when it is made until it is closed."""
+
+
+class EngineDrives(Protocol):
+    """All of them; those that have failed are among them."""
+
+    def __iter__(self) -> Iterator[EngineDrive]:
+        """In the order in which they came."""
+
+    def get(self, name: str) -> EngineDrive:
+        """The drive of this name. Raises `NoSuchDrive`."""
+
+    async def add(self, name: str, config: DriveConfig) -> None:
+        """Begin one more. Raises `DriveRefused` and `DriveBusy`; nothing is left of it then."""
+
+    async def remove(self, name: str, *, drains: bool = True) -> None:
+        """End a drive, and leave nothing of it; not `drains`: at once, requests in flight or not.
+
+        Raises `NoSuchDrive` and `DriveBusy`.
+        """

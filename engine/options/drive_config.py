@@ -1,0 +1,160 @@
+"""What one drive is to be: every setting that it is begun with."""
+
+import contextlib
+import os
+from typing import Annotated, Literal
+
+import msgspec
+from msgspec import Meta
+
+from ringblk.engine.base.number_text import read_sizes
+from ringblk.engine.base.printable_text import printable
+from ringblk.engine.base.program_error import ProgramError
+from ringblk.engine.options.rate_limiter_config import (
+    LIMIT_NAMES,
+    PositiveCount,
+    RateLimiterError,
+    WholeBucket,
+    buckets_from_patch,
+    decode_rate_limiter,
+    read_limit_sizes,
+    settings_from_config,
+    with_limits,
+)
+from ringblk.shm.layout.sizes import MAX_QUEUE_SIZE, MIN_QUEUE_SIZE, power_of_two_fault, queue_size_fault
+from ringblk.shm.rates.group import group_name_fault
+from ringblk.shm.rates.limit_settings import RateLimitSettings
+from ringblk.shm.state.segment import MAX_QUEUES, MAX_WORKERS
+from ringblk.workers.backends.direct_open import descriptor_of
+from ringblk.workers.backends.topology import MAX_LOGICAL_BLOCK_BYTES, MAX_PHYSICAL_BLOCK_BYTES, SECTOR_BYTES
+
+# One word of a kernel command line, and short enough for the drive's record.
+PartitionId = Annotated[str, Meta(pattern=r"^[!-~]{1,64}\Z")]
+
+CacheMode = Literal["writeback", "writethrough", "unsafe"]
+"""What becomes of a write before it is done: `DeviceFace.set_cache`."""
+
+BLOCK_SIZES = {
+    "logical_block_size": MAX_LOGICAL_BLOCK_BYTES,
+    "physical_block_size": MAX_PHYSICAL_BLOCK_BYTES,
+}
+"""Options that are bytes and no limits, and how many they may be at the most."""
+
+
+@with_limits(PositiveCount | WholeBucket | None, PositiveCount | None, None)
+class DriveConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """One drive and its limits: in a configuration file, on the command line, in the control API."""
+
+    socket_path: str | None = None
+    """Listen here; or"""
+    fd: Annotated[int, Meta(ge=0)] | None = None
+    """an inherited socket, connected or listening."""
+    blk_file: str | None = None
+    """The image: a regular file or block device; or"""
+    format: Literal["probe", "raw"] = "probe"
+    """What the image is taken for: raw whatever it looks like, or refused where it is in another format."""
+    backend: str | None = None
+    """a backend by name: `memory`, `null`, or `package.module:Class`."""
+    backend_arg: dict[str, str] = msgspec.field(default_factory=dict)
+    """Arguments of the backend's constructor."""
+    read_only: bool = False
+    workers: Annotated[int, Meta(ge=1, le=MAX_WORKERS)] = 4
+    num_queues: Annotated[int, Meta(ge=1, le=MAX_QUEUES)] = 1
+    queue_size: Annotated[int, Meta(ge=MIN_QUEUE_SIZE, le=MAX_QUEUE_SIZE)] = 128
+    cache: CacheMode = "writeback"
+    direct: Literal["auto", "on", "off"] = "auto"
+    io_engine: Literal["auto", "psync", "io_uring", "io_uring_inline", "sync"] = "auto"
+    poll_us: Annotated[int, Meta(ge=0, le=10000)] = 50
+    rate_limiter: dict[str, object] | None = None
+    """Firecracker's form of the limits, in place of the plain numbers."""
+    rate_group: str | None = None
+    """Share the limit with the drives of this group; the first one's settings hold."""
+    user: str | None = None
+    """Run as this user, or `user:group`, once everything is open."""
+    sandbox: Literal["auto", "on", "off"] = "auto"
+    """Keep workers and dispatcher to what they need (docs/sandbox.md)."""
+    sandbox_allow: list[str] = msgspec.field(default_factory=list)
+    """What a backend of a user's own may open besides, for reading and writing."""
+    drive_id: str = "ringblk"
+    is_root_device: bool = False
+    """Kept for front ends that build a kernel command line, like the next."""
+    partuuid: PartitionId | None = None
+    logical_block_size: Annotated[int, Meta(ge=SECTOR_BYTES, le=MAX_LOGICAL_BLOCK_BYTES)] | None = None
+    """None: 512 for a regular file, a block device's own."""
+    physical_block_size: Annotated[int, Meta(ge=SECTOR_BYTES, le=MAX_PHYSICAL_BLOCK_BYTES)] | None = None
+    """None: what the storage prefers."""
+
+    def check(self) -> None:
+        """Raise `ProgramError` for what the types cannot say."""
+        if (self.socket_path is None) == (self.fd is None):
+            raise ProgramError("give one of --socket-path and --fd")
+        if self.socket_path == "":  # Linux would listen on a name of its own choice
+            raise ProgramError("--socket-path is empty")
+        if (self.blk_file is None) == (self.backend is None):
+            raise ProgramError("give one of --blk-file and --backend")
+        if self.backend_arg and self.backend is None:
+            raise ProgramError("--backend-arg needs --backend")
+        if self.sandbox_allow and self.sandbox == "off":
+            raise ProgramError("--sandbox-allow needs a sandbox, and --sandbox is off")
+        if self.direct == "on" and self.blk_file is None:
+            raise ProgramError("--direct on: only for --blk-file")
+        if not self.drive_id.isprintable():
+            raise ProgramError(f"--drive-id {printable(self.drive_id)}: not of printable characters")
+        if self.format == "raw" and self.blk_file is None:
+            raise ProgramError("--format raw: only for --blk-file")
+        if fault := queue_size_fault(self.queue_size):
+            raise ProgramError(f"--queue-size {fault}")
+        for name, most_bytes in BLOCK_SIZES.items():
+            block_bytes = getattr(self, name) or SECTOR_BYTES
+            if fault := power_of_two_fault(block_bytes, SECTOR_BYTES, most_bytes):
+                raise ProgramError(f"{option_of(name)} {fault}")
+        if self.rate_group is not None and (fault := group_name_fault(self.rate_group)):
+            raise ProgramError(f"--rate-group {self.rate_group!r}: {fault}")
+        self.rate_limits()
+
+    @property
+    def storage_name(self) -> str:
+        """What the storage is called in statistics: the image's path, or the backend's name."""
+        if self.blk_file is not None:
+            if (given := descriptor_of(self.blk_file)) is not None:
+                with contextlib.suppress(OSError):
+                    return os.readlink(f"/proc/self/fd/{given}")
+            try:
+                return os.path.join(os.getcwd(), self.blk_file)
+            except FileNotFoundError:  # the folder that it was started in has been removed
+                return self.blk_file
+        return self.backend or ""
+
+    @property
+    def runs_user_code(self) -> bool:
+        """Whether a user's class is its backend (`package.module:Class`)."""
+        return ":" in (self.backend or "")
+
+    def rate_limits(self) -> RateLimitSettings:
+        """The limits of the drive or its group. Raises `ProgramError`."""
+        plain = {name: value for name in LIMIT_NAMES if (value := getattr(self, name)) is not None}
+        try:
+            if self.rate_limiter is None:
+                return RateLimitSettings(**buckets_from_patch(plain))
+            if plain:
+                raise ProgramError(f"give one of --rate-limiter and {option_of(next(iter(plain)))}")
+            return settings_from_config(decode_rate_limiter(self.rate_limiter))
+        except RateLimiterError as error:
+            raise ProgramError(_with_limit_names(str(error))) from error
+
+
+def read_config_sizes(fields: dict[str, object]) -> dict[str, object]:
+    """The same fields of a drive, with numbers for bytes that are written as sizes."""
+    return read_sizes(read_limit_sizes(fields), BLOCK_SIZES)
+
+
+def option_of(field_name: str) -> str:
+    """A field as an option of the command line."""
+    return f"--{field_name.replace('_', '-')}"
+
+
+def _with_limit_names(text: str) -> str:
+    """A limit's fault in the command line's words."""
+    if text.startswith("rate_limiter"):
+        return f"{option_of('rate_limiter')}: {text.removeprefix('rate_limiter').lstrip('.: ')}"
+    return " ".join(option_of(word) if word.rstrip(":") in LIMIT_NAMES else word for word in text.split(" "))

@@ -1,0 +1,161 @@
+"""One drive in an engine: opened, claimed, made, served, ended."""
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import Callable, Iterator
+
+from ringblk.engine.base.log_format import drive_in_log
+from ringblk.engine.base.open_files import OpenFiles
+from ringblk.engine.base.program_error import ProgramError
+from ringblk.engine.devices.device_kind import DeviceKind
+from ringblk.engine.drives.drive import Drive
+from ringblk.engine.drives.drives import DriveState
+from ringblk.engine.drives.making import make_drive
+from ringblk.engine.drives.plan import DrivePlan, plan_drive
+from ringblk.engine.drives.record import FoundRecord
+from ringblk.engine.drives.sandbox_plan import plan_user
+from ringblk.engine.drives.storage import close_storage, open_storage
+from ringblk.engine.images.served_format import check_served_format
+from ringblk.engine.options.config import EngineOptions, of_drive
+from ringblk.engine.options.drive_config import DriveConfig
+from ringblk.engine.options.drive_names import SOLE_DRIVE
+from ringblk.engine.supervisor.drive_processes import ProcessesFailed
+
+_log = logging.getLogger(__name__)
+
+
+class ServedDrive:
+    """`open`, `make`, `begin`, `serve`; then `finish`. `close` lets go of it after any step."""
+
+    def __init__(self, name: str, config: DriveConfig) -> None:
+        self.name = name
+        self.config = config
+        """What it was begun with."""
+        self.state: DriveState = "starting"
+        self.reason = ""
+        """Why it has failed."""
+        self.plan: DrivePlan | None = None
+        self.drive: Drive | None = None
+        self._serving: asyncio.Task[None] | None = None
+        self._finishing: asyncio.Task[None] | None = None
+        self._open_files: OpenFiles | None = None
+
+    @property
+    def is_sole(self) -> bool:
+        """Whether its engine is for it alone."""
+        return self.name == SOLE_DRIVE
+
+    @contextlib.contextmanager
+    def _named(self) -> Iterator[None]:
+        """What is logged is of this drive, and what is refused names it."""
+        with drive_in_log(self.name):
+            try:
+                yield
+            except ProgramError as error:
+                raise of_drive(self.name, error) from error
+
+    def open(self, options: EngineOptions, kind: DeviceKind, open_files: OpenFiles) -> DrivePlan:
+        """Open its storage, and see what can be made of it. Raises `ProgramError`."""
+        with self._named():
+            user = plan_user(self.config)
+            open_files.reserve(self.name, self.config.workers, self.config.num_queues)
+            self._open_files = open_files
+            storage, storage_fds = open_storage(self.config, is_sole=self.is_sole)
+            try:
+                check_served_format(self.config, storage)
+                self.plan = plan_drive(
+                    self.name, self.config, options, open_files, kind, storage, storage_fds, user
+                )
+            except BaseException:
+                close_storage(storage)
+                raise
+            return self.plan
+
+    def make(self, found: FoundRecord | None) -> None:
+        """Make it, with what an engine before has left, once it is claimed. Raises `ProgramError`."""
+        assert self.plan is not None, "open comes first"
+        with self._named():
+            self.drive = make_drive(self.plan, found)
+
+    def begin(self) -> None:
+        """Listen, and start its processes. Raises `ProgramError` and `OSError`."""
+        assert self.plan is not None, "open comes first"
+        assert self.drive is not None, "make comes first"
+        with self._named():
+            try:
+                self.drive.listen()
+                if not self.is_sole and self.plan.user is not None and self.config.socket_path is not None:
+                    self.plan.user.own(self.config.socket_path)
+                self.drive.start()
+            except OSError as error:
+                if self.is_sole:
+                    raise
+                raise ProgramError(f"cannot be started: {error}", exit_status=1) from error
+
+    def serve(self, on_end: Callable[["ServedDrive"], None]) -> None:
+        """Serve front ends in the background; `on_end` is called once it has ended, whatever way."""
+        assert self.drive is not None, "begin comes first"
+        with drive_in_log(self.name):
+            _log.info("%s", self.drive.first_line())
+            self.state = "running"
+            self._serving = asyncio.get_running_loop().create_task(self._serve(self.drive))
+        self._serving.add_done_callback(lambda _: on_end(self))
+
+    async def _serve(self, drive: Drive) -> None:
+        try:
+            await drive.run()
+            self.state = "ended"
+        except ProcessesFailed as error:
+            self.state, self.reason = "failed", str(error)
+            _log.error("the engine ends: %s" if self.is_sole else "the drive has failed: %s", error)
+
+    def end(self, *, for_successor: bool = False, is_removed: bool = False) -> None:
+        """Have it end once what is in flight is done (`Drive.end`)."""
+        if self.drive is not None:
+            if self.state == "running":
+                self.state = "ending"
+            self.drive.end(for_successor=for_successor, is_removed=is_removed)
+
+    def kill(self) -> None:
+        """End its processes at once."""
+        if self.drive is not None:
+            self.drive.kill()
+
+    def abandon(self) -> None:
+        """It has begun, or has tried to, and is not to be served."""
+        if self.drive is not None:
+            self.drive.stop_listening()
+            self.drive.kill()
+
+    async def wait_served(self) -> None:
+        """Wait until nothing is in flight and nobody is served."""
+        if self._serving is not None:
+            await asyncio.wait([self._serving])
+
+    async def finish(self) -> None:
+        """Wait until it is not served any more, and end its processes; who calls again waits for the same."""
+        if self._finishing is None:
+            with drive_in_log(self.name):
+                self._finishing = asyncio.get_running_loop().create_task(self._finish())
+        await asyncio.shield(self._finishing)
+
+    async def _finish(self) -> None:
+        await self.wait_served()
+        if self.drive is not None:
+            self.drive.stop_listening()
+            await self.drive.stop()
+
+    def close(self) -> bool:
+        """Let go of all that is its; False where the storage has failed at that."""
+        with drive_in_log(self.name):
+            if self._open_files is not None:
+                self._open_files.release(self.name)
+            if self.drive is not None:
+                self.drive.close()
+                self.drive = None
+            if self.plan is None:
+                return True
+            plan, self.plan = self.plan, None
+            plan.sandbox.close()
+            return close_storage(plan.backend)

@@ -1,0 +1,150 @@
+"""An engine with a list of drives in a process of its own, and what it has of each."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from ringblk import Frontend
+from ringblk.engine.drives.record import records_of_process
+from ringblk.engine.statistics.running_engines import RunningEngines
+from ringblk.engine.statistics.statistics import StatisticsSnapshot
+from ringblk.shm.segments.shared_folder import shared_names
+from ringblk.shm.state.segment import SEGMENT_PREFIX
+from tests.rigs.child_process import ends_with_tests
+from tests.rigs.control_client import ControlClient
+from tests.rigs.engine_rig import DEADLINE_S, NOBODY, PROGRAM, environment, eventually
+
+DISK_BYTES = 256 << 10
+Settings = Mapping[str, object]
+
+
+class ManyDrives:
+    """A running engine whose drives, images, sockets and control API are in one folder.
+
+    `drives` are settings by name; `socket_path` and, where no backend is named, `blk_file` are added. `after`
+    is an engine whose folder this one has: its predecessor.
+    """
+
+    def __init__(
+        self,
+        drives: Mapping[str, Settings],
+        *options: str,
+        has_control: bool = True,
+        after: "ManyDrives | None" = None,
+        prepare: Callable[[], object] | None = None,
+    ) -> None:
+        self._folder: tempfile.TemporaryDirectory[str] = (
+            after._folder if after else tempfile.TemporaryDirectory(prefix="ringblk-test-")
+        )
+        self._is_successor = after is not None
+        self.folder = Path(self._folder.name)
+        self.control = ControlClient(self.folder / "control.sock")
+        number = len(list(self.folder.glob("log*")))
+        config: dict[str, Any] = {
+            "drives": {name: self.settings(name, **settings) for name, settings in drives.items()}
+        }
+        if has_control:
+            config["control"] = str(self.control.socket_path)
+        self.config_path = self.folder / f"engine-{number}.json"
+        self.config_path.write_text(json.dumps(config))
+        self._log_path = self.folder / f"log-{number}"
+        with self._log_path.open("wb") as log:
+            self.process = subprocess.Popen(
+                ends_with_tests([PROGRAM, f"--config={self.config_path}", *options]),
+                stderr=log,
+                env=environment(),
+                preexec_fn=prepare,
+            )
+        eventually(lambda: self._is_up(set(drives)) or self.process.poll() is not None, "the engine's start")
+        assert self.process.poll() is None, self.log()
+
+    def _is_up(self, names: set[str]) -> bool:
+        is_said = all(f" INFO: {name}: " in self.log() and "sandbox" in self.log() for name in names)
+        return is_said and (bool(names) or self.control.socket_path.exists())
+
+    def settings(self, name: str, **settings: object) -> dict[str, object]:
+        """All that a drive of that name needs, and its image."""
+        found: dict[str, object] = {"socket_path": str(self.socket_path(name)), **settings}
+        if "backend" not in settings and "blk_file" not in settings:
+            image = self.image(name)
+            if not image.exists():
+                image.write_bytes(bytes(DISK_BYTES))
+            found["blk_file"] = str(image)
+        return found
+
+    def socket_path(self, name: str) -> Path:
+        return self.folder / f"{name}.sock"
+
+    def image(self, name: str) -> Path:
+        return self.folder / f"{name}.img"
+
+    def put(self, name: str, **settings: object) -> tuple[int, Any]:
+        """PUT a drive; status and body."""
+        return self.control.ask("PUT", f"/drives/{name}", self.settings(name, **settings))
+
+    def delete(self, name: str, query: str = "") -> tuple[int, bytes]:
+        """DELETE a drive; status and body."""
+        return self.control.ask_raw("DELETE", f"/drives/{name}{query}")
+
+    def frontend(self, name: str, **options: Any) -> Frontend:
+        """A front end of a drive."""
+        options = {"memory_size_bytes": 1 << 20, "request_timeout_s": DEADLINE_S, **options}
+        return Frontend(self.socket_path(name), **options)
+
+    def log(self) -> str:
+        return self._log_path.read_text()
+
+    def snapshots(self) -> dict[str, StatisticsSnapshot]:
+        """The drives as their segments tell, by name."""
+        found = RunningEngines().snapshots()
+        return {each.drive: each for each in found if each.supervisor_pid == self.process.pid}
+
+    def processes(self, name: str) -> set[int]:
+        """The processes of one drive."""
+        snapshot = self.snapshots()[name]
+        pids = {snapshot.dispatcher_pid, *(worker.pid for worker in snapshot.workers)}
+        return pids - {0}
+
+    def segments(self) -> list[str]:
+        """The names of its segments."""
+        return [name for name in shared_names(SEGMENT_PREFIX) if f"-{self.process.pid}" in name]
+
+    def records(self) -> list[str]:
+        """The names of its drives' records."""
+        return [found.name for found in records_of_process(self.process.pid, [NOBODY])]
+
+    def children(self) -> set[int]:
+        path = Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children")
+        return {int(word) for word in path.read_text().split()}
+
+    def open_fds(self) -> int:
+        """How many descriptors the control plane has open."""
+        return len(os.listdir(f"/proc/{self.process.pid}/fd"))
+
+    def end(self, number: int = signal.SIGTERM) -> int:
+        """Send a signal; the exit status."""
+        self.process.send_signal(number)
+        return self.process.wait(DEADLINE_S)
+
+    def __enter__(self) -> "ManyDrives":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self.process.poll() is None:
+            self.process.kill()
+            self.process.wait()
+        if error is not None:
+            sys.stderr.write(self.log())
+        for left in records_of_process(self.process.pid, [NOBODY]):
+            left.remove()
+        if not self._is_successor:
+            self._folder.cleanup()
