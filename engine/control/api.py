@@ -2,12 +2,16 @@
 
 import logging
 
+from ringblk.engine.control.drive_messages import StatisticsAnswer
+from ringblk.engine.control.drive_routes import DriveRoutes
 from ringblk.engine.control.engine_control import EngineControl
 from ringblk.engine.control.http_messages import HttpAnswer, HttpRequest, error_answer
-from ringblk.engine.control.messages import DriveBody, EngineDescription, WorkersBody, decode_body
-from ringblk.engine.control.routes import Call, NoSuchPath, NotAllowed, Route, RouteTable
+from ringblk.engine.control.messages import decode_body
+from ringblk.engine.control.routes import Call, Created, NoSuchPath, NotAllowed, Route, RouteTable
+from ringblk.engine.control.sole_routes import SoleRoutes
 from ringblk.engine.devices.device import DeviceError
 from ringblk.engine.drives.changes import ChangeRefused, ChangeUnfinished
+from ringblk.engine.drives.drives import DriveBusy, DriveConflict, DriveRefused, NoSuchDrive, OtherEngine
 from ringblk.engine.statistics.metrics import CONTENT_TYPE, Exposition
 from ringblk.engine.statistics.statistics import StatisticsSnapshot, encode_json
 from ringblk.shm.rates.group import RateGroupBusy
@@ -20,7 +24,9 @@ class ControlApi:
 
     def __init__(self, control: EngineControl) -> None:
         self._control = control
-        self.table = RouteTable(self._routes())
+        self.table = RouteTable(
+            [*SoleRoutes(control).routes(), *DriveRoutes(control.drives).routes(), *self._routes()]
+        )
 
     async def answer(self, request: HttpRequest) -> HttpAnswer:
         """Carry out a request, or say why not."""
@@ -36,7 +42,13 @@ class ControlApi:
         except ChangeUnfinished as error:
             _log.error("%s %s: %s", request.method, request.target, error)
             return error_answer(503, str(error), error.field)
-        except (DeviceError, RateGroupBusy) as error:
+        except NoSuchDrive as error:
+            return error_answer(404, str(error))
+        except DriveConflict as error:
+            return error_answer(409, str(error), error.field)
+        except DriveRefused as error:
+            return error_answer(400, str(error), error.field)
+        except (DeviceError, RateGroupBusy, DriveBusy, OtherEngine) as error:
             return error_answer(409, str(error))
         except Exception as error:
             _log.exception("%s %s failed", request.method, request.target)
@@ -51,88 +63,42 @@ class ControlApi:
         done = await route.handler(Call(values, query, body))
         if done is None:
             return HttpAnswer(204)
+        status = 200
+        if isinstance(done, Created):
+            status, done = 201, done.body
         data = done if isinstance(done, bytes) else encode_json(done) + b"\n"
-        return HttpAnswer(200, data, route.content_type)
+        return HttpAnswer(status, data, route.content_type)
 
     def _routes(self) -> list[Route]:
+        """Those of every engine."""
         return [
             Route(
                 method="GET",
-                path="/",
-                summary="Who this engine is and how it is set",
-                handler=self._describe,
-                answer_type=EngineDescription,
-            ),
-            Route(
-                method="GET",
                 path="/stats",
-                summary="Counters and latency percentiles",
+                summary="Counters and latency percentiles of all drives",
                 handler=self._stats,
-                answer_type=StatisticsSnapshot,
+                answer_type=StatisticsSnapshot | StatisticsAnswer,
             ),
             Route(
                 method="GET",
                 path="/metrics",
-                summary="Counters and histograms in Prometheus's text format",
+                summary="Counters and histograms of all drives in Prometheus's text format",
                 handler=self._metrics,
                 answer_type=bytes,
                 content_type=CONTENT_TYPE,
             ),
-            Route(
-                method="PATCH",
-                path="/drive",
-                summary="Change what the body names: all of it, or nothing",
-                handler=self._patch_drive,
-                body_type=DriveBody,
-                answer_type=EngineDescription,
-            ),
-            Route(
-                method="PATCH",
-                path="/workers",
-                summary="Change the number of worker processes",
-                handler=self._patch_workers,
-                body_type=WorkersBody,
-                answer_type=EngineDescription,
-            ),
-            Route(
-                method="POST",
-                path="/pause",
-                summary="Begin no more requests; answered when none is in flight",
-                handler=self._pause,
-                answer_type=EngineDescription,
-            ),
-            Route(
-                method="POST",
-                path="/resume",
-                summary="Go on",
-                handler=self._resume,
-                answer_type=EngineDescription,
-            ),
         ]
 
-    async def _describe(self, call: Call) -> EngineDescription:
-        return self._control.describe()
-
-    async def _stats(self, call: Call) -> StatisticsSnapshot:
-        return self._control.snapshot()
+    async def _stats(self, call: Call) -> StatisticsSnapshot | StatisticsAnswer:
+        if self._control.is_sole:
+            return self._control.snapshot()
+        return StatisticsAnswer({snapshot.drive: snapshot for snapshot in self._control.drives.snapshots()})
 
     async def _metrics(self, call: Call) -> bytes:
         exposition = Exposition()
-        exposition.add(self._control.snapshot(), self._control.engine_name)
+        if self._control.is_sole:
+            exposition.add(self._control.snapshot(), self._control.engine_name)
+            return exposition.encoded()
+        for snapshot in self._control.drives.snapshots():
+            exposition.add(snapshot, self._control.engine_name)
         return exposition.encoded()
-
-    async def _patch_drive(self, call: Call) -> EngineDescription:
-        await self._control.patch_drive(call.body)
-        return self._control.describe()
-
-    async def _patch_workers(self, call: Call) -> EngineDescription:
-        await self._control.patch_workers(call.body)
-        return self._control.describe()
-
-    async def _pause(self, call: Call) -> EngineDescription:
-        await self._control.pause()
-        return self._control.describe()
-
-    async def _resume(self, call: Call) -> EngineDescription:
-        await self._control.resume()
-        return self._control.describe()

@@ -1,4 +1,4 @@
-"""What the control API does to its engine, without HTTP: descriptions, statistics and changes."""
+"""What the control API does to an engine that is for one drive, without HTTP."""
 
 import os
 from typing import Any
@@ -7,32 +7,40 @@ from msgspec import UNSET
 
 from ringblk.engine.base.printable_text import printable
 from ringblk.engine.base.version import VERSION
+from ringblk.engine.control.drives_control import DrivesControl
+from ringblk.engine.control.limit_changes import buckets_of
 from ringblk.engine.control.messages import DriveBody, DriveDescription, EngineDescription, WorkersBody
-from ringblk.engine.drives.changes import ChangeRefused, DriveChange
+from ringblk.engine.drives.changes import DriveChange
 from ringblk.engine.drives.drive import Drive
-from ringblk.engine.drives.drives import EngineDrives
+from ringblk.engine.drives.drives import EngineDrives, OtherEngine
 from ringblk.engine.options.drive_names import SOLE_DRIVE
-from ringblk.engine.options.rate_limiter_config import (
-    RateLimiterError,
-    buckets_from_config,
-    buckets_from_patch,
-    patch_from_settings,
-)
+from ringblk.engine.options.rate_limiter_config import patch_from_settings
 from ringblk.engine.statistics.statistics import StatisticsSnapshot, take_snapshot
-from ringblk.shm.rates.bucket_settings import BucketSettings
 
 
 class EngineControl:
-    """One engine as the control API sees it."""
+    """One engine with its only drive: descriptions, statistics and changes.
+
+    All of it raises `OtherEngine` where the engine has a list of drives.
+    """
 
     def __init__(self, socket_path: str, drives: EngineDrives) -> None:
         self.engine_name = printable(os.path.abspath(socket_path))
         """The API's socket: no other engine of the machine has it, and the next one here has it again."""
+        self.drives = DrivesControl(drives)
+        """What there is to be said and done by the drives' names."""
         self._drives = drives
+
+    @property
+    def is_sole(self) -> bool:
+        """Whether it is an engine for one drive."""
+        return self._drives.is_sole
 
     @property
     def _drive(self) -> Drive:
         """The only drive of an engine that is for one: what /drive, /workers and all else mean."""
+        if not self._drives.is_sole:
+            raise OtherEngine("this engine has a list of drives: ask for /drives/{id}")
         drive = self._drives.get(SOLE_DRIVE).drive
         assert drive is not None, "its engine ends with it"
         return drive
@@ -84,7 +92,7 @@ class EngineControl:
             DriveChange(
                 size=body.size_bytes,
                 cache=body.cache,
-                buckets=_buckets_of(body),
+                buckets=buckets_of(body),
                 is_root_device=body.is_root_device,
                 partuuid=body.partuuid,
             )
@@ -103,15 +111,3 @@ class EngineControl:
     async def resume(self) -> None:
         """Go on."""
         await self._drive.changes.resume()
-
-
-def _buckets_of(body: DriveBody) -> dict[str, BucketSettings | None]:
-    plain = body.plain_limits()
-    if plain and body.rate_limiter is not UNSET:
-        raise ChangeRefused(next(iter(plain)), "give limits in one form: plain ones or rate_limiter")
-    try:
-        if body.rate_limiter is not UNSET:
-            return buckets_from_config(body.rate_limiter)
-        return buckets_from_patch(plain)
-    except RateLimiterError as error:
-        raise ChangeRefused(error.field, str(error).removeprefix(f"{error.field}: ")) from error

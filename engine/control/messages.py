@@ -7,7 +7,7 @@ from msgspec import UNSET, UnsetType
 
 from ringblk.engine.base.number_text import read_sizes
 from ringblk.engine.drives.changes import ChangeRefused
-from ringblk.engine.options.drive_config import CacheMode, PartitionId
+from ringblk.engine.options.drive_config import BLOCK_SIZES, CacheMode, PartitionId
 from ringblk.engine.options.rate_limiter_config import (
     LIMIT_NAMES,
     Count,
@@ -87,7 +87,7 @@ def decode_body(data: bytes, body_type: type[Body]) -> Body:
     try:
         fields = msgspec.json.decode(data)
         if isinstance(fields, dict):
-            fields = read_sizes(read_limit_sizes(fields), ("size_bytes",))
+            fields = read_sizes(read_limit_sizes(fields), ("size_bytes", *BLOCK_SIZES))
         return msgspec.convert(fields, body_type)
     except msgspec.ValidationError as error:
         raise ChangeRefused(*_field_and_reason(str(error))) from error

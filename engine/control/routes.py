@@ -22,6 +22,13 @@ class Call(msgspec.Struct, frozen=True):
     """Of the route's `body_type`."""
 
 
+class Created(msgspec.Struct, frozen=True):
+    """What a handler returns for something that was not there before (201)."""
+
+    body: object
+    """The answer's, of the route's `answer_type`."""
+
+
 class Route(msgspec.Struct, frozen=True, kw_only=True):
     """One method at one path. HEAD comes with GET."""
 

@@ -85,6 +85,7 @@ class Drive:
         self.changes = DriveChanges(
             plan, self.state, limits, self._model, self.processes, self.settings, self.publication
         )
+        self.started_ns = time.monotonic_ns()
         self._listener = plan.inherited
         self._session: Session | None = None
         self._is_to_end = asyncio.Event()
@@ -106,8 +107,9 @@ class Drive:
 
     def start(self) -> None:
         """Start its processes. Raises `OSError`."""
+        self.started_ns = time.monotonic_ns()
         self.state.set_engine(
-            self.name, self.config.storage_name, os.getpid(), self.config.num_queues, time.monotonic_ns()
+            self.name, self.config.storage_name, os.getpid(), self.config.num_queues, self.started_ns
         )
         self.state.set_paused(self.settings.is_paused)
         self.publication.publish()
@@ -203,6 +205,8 @@ class Drive:
         self.limits.leave(goes_on=self._goes_on)
         self.publication.close(goes_on=self._goes_on)
         self.state.close()
+        self.processes.close()
+        del self._reports  # which knows this drive: so all of it is freed now, not some day
 
     def _hear(self, report: Report) -> None:
         """What the dispatcher sends without being asked."""

@@ -18,12 +18,20 @@ class DriveBusy(Exception):  # noqa: N818
     """Something else is done to the drive: wait for that, or name another."""
 
 
+class OtherEngine(Exception):  # noqa: N818
+    """This is for an engine with one drive, and the engine has a list; or the other way round."""
+
+
 class DriveRefused(Exception):  # noqa: N818
     """A drive cannot be had so, and nothing has changed. `field` names the setting at fault, if one is."""
 
     def __init__(self, reason: str, field: str = "") -> None:
         super().__init__(reason)
         self.field = field
+
+
+class DriveConflict(DriveRefused):
+    """What is asked for is another drive's, or cannot be changed while the drive runs."""
 
 
 class EngineDrive(Protocol):
@@ -53,6 +61,10 @@ class EngineDrive(Protocol):
 class EngineDrives(Protocol):
     """All of them; those that have failed are among them."""
 
+    @property
+    def is_sole(self) -> bool:
+        """Whether the engine is for one drive."""
+
     def __iter__(self) -> Iterator[EngineDrive]:
         """In the order in which they came."""
 
@@ -61,6 +73,9 @@ class EngineDrives(Protocol):
 
     async def add(self, name: str, config: DriveConfig) -> None:
         """Begin one more. Raises `DriveRefused` and `DriveBusy`; nothing is left of it then."""
+
+    async def replace(self, name: str, config: DriveConfig) -> None:
+        """Begin anew one that has failed or ended. Raises as `add` does; it stays as failed then."""
 
     async def remove(self, name: str, *, drains: bool = True) -> None:
         """End a drive, and leave nothing of it; not `drains`: at once, requests in flight or not.

@@ -12,6 +12,7 @@ from ringblk.engine.drives.running_settings import RunningSettings
 from ringblk.engine.drives.segments import create_segment
 from ringblk.engine.drives.taken_settings import take_settings
 from ringblk.engine.options.drive_config import DriveConfig
+from ringblk.engine.options.drive_names import SOLE_DRIVE
 from ringblk.engine.supervisor.process_setup import ProcessSetup
 from ringblk.shm.segments.segment import SegmentError
 from ringblk.shm.state.segment import StateSegment
@@ -86,8 +87,8 @@ def slot_count(config: DriveConfig) -> int:
 
 
 def _hand_over_files(plan: DrivePlan, drive: Drive) -> None:
-    """The user whom the processes run as is to remove in the end what was made for them."""
-    if plan.user is None:
+    """The user whom the engine goes on as is to remove in the end what was made for it."""
+    if plan.user is None or plan.name != SOLE_DRIVE:  # an engine with a list stays who it is
         return
     plan.user.own(drive.state.fileno())
     if drive.limits.group is not None and drive.limits.group.is_creator:

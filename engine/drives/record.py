@@ -11,11 +11,11 @@ import contextlib
 import logging
 import os
 import time
-import zlib
 from collections.abc import Collection
 
 import msgspec
 
+from ringblk.engine.base.digest import short_digest
 from ringblk.engine.drives.names import own_record_prefix, record_prefix, supervisor_of
 from ringblk.engine.drives.running_settings import DriveIdentity, DriveRecord
 from ringblk.engine.options.drive_config import DriveConfig
@@ -52,7 +52,7 @@ def identify(config: DriveConfig, backend: NativeBackend) -> DriveIdentity:
         )
     arguments = [f"{key}={value}" for key, value in sorted(config.backend_arg.items())]
     # A path among them may be any bytes.
-    text = _digest("\0".join([config.backend or "", *arguments]).encode(errors="surrogateescape"))
+    text = short_digest("\0".join([config.backend or "", *arguments]).encode(errors="surrogateescape"))
     return DriveIdentity(kind="backend", backend=text, has_contents_elsewhere=backend.outlives_engine)
 
 
@@ -113,7 +113,7 @@ def socket_digest(config: DriveConfig) -> str | None:
     path = os.fsencode(config.socket_path)
     with contextlib.suppress(OSError):  # the working directory is gone: who listens will say so
         path = os.path.realpath(path)
-    return _digest(path)
+    return short_digest(path)
 
 
 def clear_records() -> None:
@@ -167,12 +167,7 @@ class RecordKeeper:
 
 
 def _key(drive: DriveIdentity) -> str:
-    return _digest(msgspec.json.encode(drive))
-
-
-def _digest(data: bytes) -> str:
-    """Two checksums, to tell drives of one user apart; hashlib would load OpenSSL."""
-    return f"{zlib.crc32(data):08x}{zlib.adler32(data):08x}"
+    return short_digest(msgspec.json.encode(drive))
 
 
 def _read(name: str, trusted_users: Collection[int] = ()) -> FoundRecord | None:

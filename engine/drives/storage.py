@@ -15,13 +15,13 @@ _log = logging.getLogger(__name__)
 def open_storage(config: DriveConfig, *, is_sole: bool) -> tuple[NativeBackend, frozenset[int]]:
     """The backend that the options name, and the descriptors that its processes have for it.
 
-    A user's class may use what it has opened; in an engine that is for it alone, also what that was given.
-    Raises `ProgramError`.
+    In an engine that is for the drive alone, that is all that is open but the front end's socket: a user's
+    class may use what the engine was given. Raises `ProgramError`.
     """
-    former_fds = {config.fd} if is_sole else open_fds()
+    former_fds = {config.fd} if is_sole else open_fds() if config.runs_user_code else set()
     try:
         backend = _open_backend(config)
-        if config.runs_user_code:
+        if config.runs_user_code or is_sole:
             return backend, frozenset(open_fds() - former_fds)
         return backend, frozenset({backend.fd} if backend.fd >= 0 else ())
     except (BackendError, ValueError) as error:

@@ -44,37 +44,41 @@ class _Predecessors(msgspec.Struct, frozen=True):
     """Those that have left no record: one that had one leaves none where there was nothing to say."""
 
 
-def claim_drives(config: EngineConfig, plans: Sequence[DrivePlan]) -> dict[str, FoundRecord | None]:
-    """Be the only one on these drives; what the engine before has left of each. Raises `ProgramError`.
+class Claims:
+    """The claims of an engine that begins: first all are looked at and waited for, then each is made."""
 
-    Engines that are to be taken over from are told to end when nothing that can be refused is left.
-    """
-    predecessors: Mapping[str, _Predecessors] = {}
-    if config.takeover:
-        predecessors = _look_at_predecessors(config, plans)
-        for plan in plans:
-            take_over_socket(plan.config.socket_path)
-    found = {}
-    for plan in plans:
-        try:
-            claim_image(_name_of(plan), plan.backend, takes_over=config.takeover)
-        except ProgramError as error:
-            raise of_drive(plan.name, error) from error
-        found[plan.name] = _find_record(plan, predecessors.get(plan.name, _Predecessors()))
+    def __init__(self, config: EngineConfig, plans: Sequence[DrivePlan]) -> None:
+        """Engines that are to be taken over from are told to end when nothing that can be refused is left.
+
+        Raises `ProgramError`.
+        """
+        self._takes_over = config.takeover
+        self._predecessors: Mapping[str, _Predecessors] = {}
+        if config.takeover:
+            self._predecessors = _look_at_predecessors(config, plans)
+            for plan in plans:
+                take_over_socket(plan.config.socket_path)
+            if not config.is_sole:
+                take_over_socket(config.control)
+
+    def make(self, plan: DrivePlan) -> FoundRecord | None:
+        """Be the only one on a drive; what the engine before has left of it. Raises `ProgramError`."""
+        claim_image(_name_of(plan), plan.backend, takes_over=self._takes_over)
+        return _find_record(plan, self._predecessors.get(plan.name, _Predecessors()))
+
+
+def remove_left(plans: Sequence[DrivePlan]) -> None:
+    """Remove the shared memory of engines that were killed, now that these drives are claimed."""
     orphans = remove_dead_engines(*(_image_of(plan) or (0, 0) for plan in plans))
     if orphans:
         _log.info("removed shared memory of engines that were killed: %s", ", ".join(orphans))
-    return found
 
 
 async def claim_drive(plan: DrivePlan) -> FoundRecord | None:
     """Be the only one on a drive that comes while others are served. Raises `ProgramError`."""
     claim = ImageClaim(_name_of(plan), plan.backend, takes_over=False)
-    try:
-        while not claim.attempt():
-            await asyncio.sleep(LOOK_S)
-    except ProgramError as error:
-        raise of_drive(plan.name, error) from error
+    while not claim.attempt():
+        await asyncio.sleep(LOOK_S)
     return _find_record(plan, _Predecessors())
 
 

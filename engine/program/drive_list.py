@@ -1,6 +1,7 @@
 """The drives of an engine by name: at the start all of them or none, later one at a time."""
 
 import asyncio
+import logging
 from collections.abc import Callable, Coroutine, Iterator
 from typing import Any
 
@@ -9,12 +10,16 @@ import msgspec
 from ringblk.engine.base.open_files import OpenFiles
 from ringblk.engine.base.program_error import ProgramError
 from ringblk.engine.devices.device_kind import DeviceKind
-from ringblk.engine.drives.drives import DriveBusy, DriveRefused, NoSuchDrive
+from ringblk.engine.drives.drives import DriveBusy, DriveConflict, DriveRefused, NoSuchDrive
+from ringblk.engine.drives.list_record import ListRecord
 from ringblk.engine.drives.record import clear_records
-from ringblk.engine.options.config import EngineConfig, check_drive, in_field_names, of_drive, same_socket
-from ringblk.engine.options.drive_config import DriveConfig, option_of
-from ringblk.engine.program.drive_claim import claim_drive, claim_drives
+from ringblk.engine.options.config import EngineConfig, check_drive, in_field_names
+from ringblk.engine.options.drive_config import DriveConfig
+from ringblk.engine.program.drive_claim import Claims, remove_left
+from ringblk.engine.program.drives_apart import TakenError, check_images_apart, check_sockets_apart
 from ringblk.engine.program.served_drive import ServedDrive
+
+_log = logging.getLogger(__name__)
 
 
 class DriveList:
@@ -22,21 +27,38 @@ class DriveList:
 
     def __init__(self, config: EngineConfig, kind: DeviceKind, on_end: Callable[[ServedDrive], None]) -> None:
         """`on_end` is told of each drive that is not served any more."""
-        self._config = config
         self._kind = kind
         self._on_end = on_end
-        self._drives = {name: ServedDrive(name, drive) for name, drive in config.drives.items()}
+        self._in_file = frozenset(config.drives)
+        self._record: ListRecord | None = None
+        if config.control is not None and not config.is_sole:
+            self._record = ListRecord(config.control, forgets=config.forget_changes)
+        carried = {} if self._record is None else self._record.take(self._in_file)
+        left = {name: drive for name, drive in config.drives.items() if name not in carried}
+        came = {name: drive for name, drive in carried.items() if drive is not None}
+        self._config = msgspec.structs.replace(config, drives={**left, **came})
+        self._drives = {name: ServedDrive(name, drive) for name, drive in left.items()}
+        self._drives |= {name: ServedDrive(name, drive, is_carried=True) for name, drive in came.items()}
         self._open_files = OpenFiles(is_sole=config.is_sole)
         self._changing: dict[str, asyncio.Task[None]] = {}
         self._is_ending = False
+        if carried:
+            gone = [name for name, drive in carried.items() if drive is None]
+            words = [*(f"{name} added" for name in came), *(f"{name} removed" for name in gone)]
+            _log.info(
+                "changed while an engine before this one ran, and taken over: %s"
+                " (--forget-changes begins with the file)",
+                ", ".join(words),
+            )
+
+    @property
+    def is_sole(self) -> bool:
+        """Whether the engine is for one drive."""
+        return self._config.is_sole
 
     def __iter__(self) -> Iterator[ServedDrive]:
         """All of them, those that have failed included."""
         return iter(list(self._drives.values()))
-
-    def __len__(self) -> int:
-        """How many there are."""
-        return len(self._drives)
 
     def get(self, name: str) -> ServedDrive:
         """The drive of this name. Raises `NoSuchDrive`."""
@@ -48,23 +70,25 @@ class DriveList:
 
     def open(self) -> None:
         """Open all of them and make them this engine's. Raises `ProgramError`."""
-        plans = []
-        for served in self:
-            plans.append(served.open(self._config, self._kind, self._open_files))
-            self._check_image(served)
-        self._found = claim_drives(self._config, plans)
+        self._each(self._open)
+        claims = Claims(self._config, [served.plan for served in self if served.plan is not None])
+        self._each(lambda served: served.claim(claims))
+        remove_left([served.plan for served in self if served.plan is not None])
 
     def make(self) -> None:
         """Make all of them. Raises `ProgramError`."""
-        for served in self:
-            served.make(self._found.get(served.name))
+        self._each(ServedDrive.make)
         clear_records()
+        if self._record is not None:
+            try:
+                self._record.begin()
+            except OSError as error:
+                raise ProgramError(f"no room for the list's record in shared memory: {error}", 1) from error
 
     def begin(self) -> None:
         """Start all of them, or leave no process behind. Raises `ProgramError`, `OSError`."""
         try:
-            for served in self:
-                served.begin()
+            self._each(ServedDrive.begin)
         except BaseException:
             for served in self:
                 served.abandon()
@@ -73,7 +97,27 @@ class DriveList:
     def serve(self) -> None:
         """Serve all that have begun."""
         for served in self:
-            served.serve(self._on_end)
+            if served.state == "starting":
+                served.serve(self._on_end)
+
+    def _open(self, served: ServedDrive) -> None:
+        check_sockets_apart(served, self, self._config.control)
+        served.open(self._config, self._kind, self._open_files)
+        check_images_apart(served, self)
+
+    def _each(self, step: Callable[[ServedDrive], None]) -> None:
+        """Take a step with each drive. One that came by the control API fails alone."""
+        for served in self:
+            if served.state == "failed":
+                continue
+            try:
+                step(served)
+            except ProgramError as error:
+                if not served.is_carried:
+                    raise
+                served.fail(str(error))
+                served.abandon()
+                served.close()
 
     # While others are served
 
@@ -86,7 +130,11 @@ class DriveList:
         served = ServedDrive(name, config)
         try:
             check_drive(name, config)
-            self._check_apart(served)
+            if config.socket_path is None:
+                raise ProgramError(
+                    f"drive {name}: fd is for drives that an engine starts with: give socket_path"
+                )
+            check_sockets_apart(served, self, self._config.control)
         except ProgramError as error:
             raise _refused(error) from error
         self._drives[name] = served
@@ -98,21 +146,38 @@ class DriveList:
             options = msgspec.structs.replace(
                 self._config, takeover=False, replace_image=False, forget_changes=True, drives={}
             )
-            plan = served.open(options, self._kind, self._open_files)
-            self._check_image(served)
-            found = await claim_drive(plan)
+            served.open(options, self._kind, self._open_files)
+            check_images_apart(served, self)
+            await served.claim_later()
             if self._is_ending:
                 raise DriveBusy("the engine ends")
-            served.make(found)
+            served.make()
             served.begin()
+            if self._record is not None:
+                self._record.note(served.name, served.config)
         except BaseException as error:
             served.abandon()
             await served.finish()
             self._forget(served)
             if isinstance(error, ProgramError):
                 raise _refused(error) from error
+            if isinstance(error, OSError):
+                raise DriveRefused(f"drive {served.name}: {error.strerror or error}") from error
             raise
         served.serve(self._on_end)
+
+    async def replace(self, name: str, config: DriveConfig) -> None:
+        """Begin anew one that has failed or ended. Raises as `add` does; it stays as failed then."""
+        former = self.get(name)
+        await former.finish()
+        self._forget(former)
+        try:
+            await self.add(name, config)
+        except (DriveRefused, DriveBusy) as error:
+            served = ServedDrive(name, former.config)
+            served.fail(str(error))
+            self._drives.setdefault(name, served)
+            raise
 
     async def remove(self, name: str, *, drains: bool = True) -> None:
         """End a drive, and leave nothing of it; not `drains`: at once, requests in flight or not.
@@ -130,6 +195,12 @@ class DriveList:
     async def _remove(self, served: ServedDrive) -> None:
         await served.finish()
         self._forget(served)
+        if self._record is None:
+            return
+        if served.name in self._in_file:
+            self._record.note(served.name, None)
+        else:
+            self._record.forget(served.name)
 
     async def _change(self, name: str, change: Coroutine[Any, Any, None]) -> None:
         """Make a change to the end, whoever waits for it; who comes meanwhile waits for the same."""
@@ -164,48 +235,14 @@ class DriveList:
 
     def close(self) -> bool:
         """Let go of all that was opened; False where a storage has failed at that."""
+        if self._record is not None:
+            self._record.close()
         closed = [served.close() for served in self]  # all of them, whichever fails
         return all(closed)
 
     def _forget(self, served: ServedDrive) -> None:
         served.close()
-        self._open_files.release(served.name)
         del self._drives[served.name]
-
-    # What two drives may not both have
-
-    def _check_apart(self, added: ServedDrive) -> None:
-        """Raise `ProgramError` for a socket that another drive or the control API has."""
-        path = added.config.socket_path
-        if path is None:
-            raise ProgramError(
-                f"drive {added.name}: fd is for drives of the engine's own start: give socket_path"
-            )
-        if self._config.control is not None and same_socket(path, self._config.control):
-            raise ProgramError(f"drive {added.name}: socket_path {path} is control's, too")
-        for served in self:
-            other = served.config.socket_path
-            if other is not None and same_socket(path, other):
-                raise ProgramError(f"drive {added.name}: socket_path {path} is drive {served.name}'s, too")
-
-    def _check_image(self, added: ServedDrive) -> None:
-        """Raise `ProgramError` for an image that another drive has, unless both only read it."""
-        assert added.plan is not None, "open comes first"
-        storage = added.plan.backend.identity()
-        for served in self:
-            if served is added or served.plan is None or storage is None:
-                continue
-            other = served.plan.backend.identity()
-            if other is None or other.subject != storage.subject:
-                continue
-            if not (added.plan.is_read_only and served.plan.is_read_only):
-                raise of_drive(
-                    added.name,
-                    ProgramError(
-                        f"{option_of('blk_file')} {added.plan.config.blk_file} is drive {served.name}'s, too:"
-                        " only drives that are read_only may share an image"
-                    ),
-                )
 
 
 def _refused(error: ProgramError) -> DriveRefused:
@@ -213,4 +250,5 @@ def _refused(error: ProgramError) -> DriveRefused:
     text = in_field_names(str(error))
     words = text.replace(":", " ").replace(",", " ").split()
     fields = [word for word in words[2:] if word in DriveConfig.__struct_fields__]
-    return DriveRefused(text, fields[0] if fields else "")
+    refusal = DriveConflict if isinstance(error, TakenError) else DriveRefused
+    return refusal(text, fields[0] if fields else "")

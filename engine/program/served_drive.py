@@ -20,6 +20,7 @@ from ringblk.engine.images.served_format import check_served_format
 from ringblk.engine.options.config import EngineOptions, of_drive
 from ringblk.engine.options.drive_config import DriveConfig
 from ringblk.engine.options.drive_names import SOLE_DRIVE
+from ringblk.engine.program.drive_claim import Claims, claim_drive
 from ringblk.engine.supervisor.drive_processes import ProcessesFailed
 
 _log = logging.getLogger(__name__)
@@ -28,8 +29,10 @@ _log = logging.getLogger(__name__)
 class ServedDrive:
     """`open`, `make`, `begin`, `serve`; then `finish`. `close` lets go of it after any step."""
 
-    def __init__(self, name: str, config: DriveConfig) -> None:
+    def __init__(self, name: str, config: DriveConfig, *, is_carried: bool = False) -> None:
+        """`is_carried`: it came by the control API of an engine before, so others start without it."""
         self.name = name
+        self.is_carried = is_carried
         self.config = config
         """What it was begun with."""
         self.state: DriveState = "starting"
@@ -37,6 +40,7 @@ class ServedDrive:
         """Why it has failed."""
         self.plan: DrivePlan | None = None
         self.drive: Drive | None = None
+        self._found: FoundRecord | None = None
         self._serving: asyncio.Task[None] | None = None
         self._finishing: asyncio.Task[None] | None = None
         self._open_files: OpenFiles | None = None
@@ -72,11 +76,23 @@ class ServedDrive:
                 raise
             return self.plan
 
-    def make(self, found: FoundRecord | None) -> None:
+    def claim(self, claims: Claims) -> None:
+        """Be the only one on it. Raises `ProgramError`."""
+        assert self.plan is not None, "open comes first"
+        with self._named():
+            self._found = claims.make(self.plan)
+
+    async def claim_later(self) -> None:
+        """The same, while others are served."""
+        assert self.plan is not None, "open comes first"
+        with self._named():
+            self._found = await claim_drive(self.plan)
+
+    def make(self) -> None:
         """Make it, with what an engine before has left, once it is claimed. Raises `ProgramError`."""
         assert self.plan is not None, "open comes first"
         with self._named():
-            self.drive = make_drive(self.plan, found)
+            self.drive = make_drive(self.plan, self._found)
 
     def begin(self) -> None:
         """Listen, and start its processes. Raises `ProgramError` and `OSError`."""
@@ -121,6 +137,12 @@ class ServedDrive:
         """End its processes at once."""
         if self.drive is not None:
             self.drive.kill()
+
+    def fail(self, reason: str) -> None:
+        """It cannot be had, and is listed all the same."""
+        with drive_in_log(self.name):
+            _log.error("the drive cannot be served: %s", reason)
+        self.state, self.reason = "failed", reason
 
     def abandon(self) -> None:
         """It has begun, or has tried to, and is not to be served."""

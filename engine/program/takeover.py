@@ -69,6 +69,8 @@ def check_takeover(config: EngineConfig, image_users: Collection[int]) -> None:
     """
     sockets = {name: drive.socket_path for name, drive in config.drives.items() if drive.socket_path}
     ending = {*image_users, *map(_listening_pid, sockets.values())}
+    if not config.is_sole:  # its drives may all have come by the control API, and so be unknown here
+        ending.add(_listening_pid(config.control))
     for name, path in sockets.items():
         try:
             _check_listening_later("--socket-path", path, ending)

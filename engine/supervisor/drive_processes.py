@@ -133,6 +133,10 @@ class DriveProcesses:
         self._workers.close()
         self._dispatcher.close()
 
+    def close(self) -> None:
+        """Forget them once they have ended: they hold the drive, and it holds them."""
+        del self._workers, self._dispatcher
+
     async def _wait_end(self) -> None:
         for child in self._children().values():
             await child.ended.wait()

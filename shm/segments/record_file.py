@@ -19,6 +19,8 @@ from ringblk.shm.segments.shared_folder import FOLDER, file_fault, shared_names
 from ringblk.shm.segments.two_slots import RECORD_BYTES, newest, next_slot
 from ringblk.shm.sync.process import crash_point
 
+MAX_RECORD_BYTES = 1 << 18
+"""More is not read of any."""
 _READ_FLAGS = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC  # a lease or a FIFO holds nobody up
 
 
@@ -39,14 +41,14 @@ class RecordFile:
         self._data = data
 
     @classmethod
-    def create(cls, prefix: str, payload: bytes) -> "RecordFile":
+    def create(cls, prefix: str, payload: bytes, *, record_bytes: int = RECORD_BYTES) -> "RecordFile":
         """Make a record whose name begins with `prefix`, with room for all that it may ever hold.
 
         Who is killed here leaves an empty one, or a whole one. Raises `OSError`, and `ValueError` for a
         payload that is too long.
         """
-        offset_bytes, slot = next_slot(bytes(RECORD_BYTES), payload)
-        data = (bytes(offset_bytes) + slot).ljust(RECORD_BYTES, b"\0")
+        offset_bytes, slot = next_slot(bytes(record_bytes), payload)
+        data = (bytes(offset_bytes) + slot).ljust(record_bytes, b"\0")
         for number in itertools.count():
             name = f"{prefix}{number}"
             try:
@@ -104,7 +106,7 @@ def read_record(name: str, trusted_users: Collection[int] = ()) -> ReadRecord | 
     if fd is None:
         return None
     try:
-        found = newest(os.pread(fd, RECORD_BYTES, 0))
+        found = newest(os.pread(fd, MAX_RECORD_BYTES, 0))
         return ReadRecord(found[1], is_held(fd), os.fstat(fd).st_uid) if found else None
     except OSError:
         return None

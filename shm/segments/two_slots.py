@@ -14,25 +14,33 @@ SLOT_BYTES = 2048
 RECORD_BYTES = 2 * SLOT_BYTES
 _HEADER = struct.Struct("<8sIIQI4x")  # magic, version, payload length, sequence, checksum of all of these
 MAX_PAYLOAD_BYTES = SLOT_BYTES - _HEADER.size
+"""Of a record of the usual size."""
+
+
+def record_bytes_for(payload_bytes: int) -> int:
+    """How large a record is that has room for so much: the usual size, or more."""
+    return 2 * SLOT_BYTES * max(1, -(-(payload_bytes + _HEADER.size) // SLOT_BYTES))
 
 
 def newest(data: bytes) -> tuple[int, bytes] | None:
-    """Sequence number and payload of the newest whole record in these `RECORD_BYTES`; None: there is none."""
-    found = [slot for start in (0, SLOT_BYTES) if (slot := _read_slot(data[start : start + SLOT_BYTES]))]
+    """Sequence number and payload of the newest whole record in these two slots; None: there is none."""
+    half = max(SLOT_BYTES, len(data) // 2)  # one of the usual size may have been cut off
+    found = [slot for part in (data[:half], data[half:]) if (slot := _read_slot(part))]
     return max(found) if found else None
 
 
 def next_slot(data: bytes, payload: bytes) -> tuple[int, bytes]:
     """Where to write what, to put a payload in place of the newest one.
 
-    Raises `ValueError` for a payload of more than `MAX_PAYLOAD_BYTES`.
+    Raises `ValueError` for a payload that the slots are too small for.
     """
-    if len(payload) > MAX_PAYLOAD_BYTES:
-        raise ValueError(f"a record of {len(payload)} bytes, and at most {MAX_PAYLOAD_BYTES} fit")
+    slot_bytes = len(data) // 2
+    if len(payload) > slot_bytes - _HEADER.size:
+        raise ValueError(f"a record of {len(payload)} bytes, and at most {slot_bytes - _HEADER.size} fit")
     former = newest(data)
     sequence = former[0] + 1 if former else 1
     checksum = _checksum(sequence, payload)
-    return sequence % 2 * SLOT_BYTES, _HEADER.pack(MAGIC, VERSION, len(payload), sequence, checksum) + payload
+    return sequence % 2 * slot_bytes, _HEADER.pack(MAGIC, VERSION, len(payload), sequence, checksum) + payload
 
 
 def _read_slot(slot: bytes) -> tuple[int, bytes] | None:

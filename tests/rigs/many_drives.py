@@ -3,10 +3,11 @@
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -15,6 +16,8 @@ from ringblk import Frontend
 from ringblk.engine.drives.record import records_of_process
 from ringblk.engine.statistics.running_engines import RunningEngines
 from ringblk.engine.statistics.statistics import StatisticsSnapshot
+from ringblk.engine.vhost_user.turn import peer_process_id
+from ringblk.shm.segments.record_file import remove_record
 from ringblk.shm.segments.shared_folder import shared_names
 from ringblk.shm.state.segment import SEGMENT_PREFIX
 from tests.rigs.child_process import ends_with_tests
@@ -29,7 +32,7 @@ class ManyDrives:
     """A running engine whose drives, images, sockets and control API are in one folder.
 
     `drives` are settings by name; `socket_path` and, where no backend is named, `blk_file` are added. `after`
-    is an engine whose folder this one has: its predecessor.
+    is an engine whose folder this one has: its predecessor. `gone` are drives that it will not have.
     """
 
     def __init__(
@@ -39,6 +42,7 @@ class ManyDrives:
         has_control: bool = True,
         after: "ManyDrives | None" = None,
         prepare: Callable[[], object] | None = None,
+        gone: Sequence[str] = (),
     ) -> None:
         self._folder: tempfile.TemporaryDirectory[str] = (
             after._folder if after else tempfile.TemporaryDirectory(prefix="ringblk-test-")
@@ -62,12 +66,22 @@ class ManyDrives:
                 env=environment(),
                 preexec_fn=prepare,
             )
-        eventually(lambda: self._is_up(set(drives)) or self.process.poll() is not None, "the engine's start")
+        eventually(
+            lambda: self._is_up(set(drives) - set(gone), has_control) or self.process.poll() is not None,
+            "the engine's start",
+        )
         assert self.process.poll() is None, self.log()
 
-    def _is_up(self, names: set[str]) -> bool:
+    def _is_up(self, names: set[str], has_control: bool) -> bool:
         is_said = all(f" INFO: {name}: " in self.log() and "sandbox" in self.log() for name in names)
-        return is_said and (bool(names) or self.control.socket_path.exists())
+        return is_said and (not has_control or self._is_controlled())
+
+    def _is_controlled(self) -> bool:
+        """Whether its control API answers, and not an earlier engine's."""
+        with socket.socket(socket.AF_UNIX) as probe:
+            if probe.connect_ex(str(self.control.socket_path)) != 0:
+                return False
+            return peer_process_id(probe) == self.process.pid
 
     def settings(self, name: str, **settings: object) -> dict[str, object]:
         """All that a drive of that name needs, and its image."""
@@ -124,9 +138,14 @@ class ManyDrives:
         path = Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children")
         return {int(word) for word in path.read_text().split()}
 
-    def open_fds(self) -> int:
-        """How many descriptors the control plane has open."""
-        return len(os.listdir(f"/proc/{self.process.pid}/fd"))
+    def holdings(self) -> tuple[int, set[str], set[int]]:
+        """What a drive that is gone could have left: descriptors, shared memory, processes.
+
+        A connection of the control API's is there for a moment longer than the test's end of it.
+        """
+        fd_count = len(os.listdir(f"/proc/{self.process.pid}/fd"))
+        shared = {name for name in shared_names("ringblk-") if f"-{self.process.pid}" in name}
+        return fd_count, shared, self.children()
 
     def end(self, number: int = signal.SIGTERM) -> int:
         """Send a signal; the exit status."""
@@ -146,5 +165,8 @@ class ManyDrives:
             sys.stderr.write(self.log())
         for left in records_of_process(self.process.pid, [NOBODY]):
             left.remove()
+        for name in shared_names("ringblk-list-"):
+            if f"-{self.process.pid}-" in name:
+                remove_record(name)
         if not self._is_successor:
             self._folder.cleanup()

@@ -239,7 +239,9 @@ def test_own_segments_have_names_that_nobody_can_guess_where_the_first_is_taken(
 
 def test_an_engine_whose_segment_lost_its_name_is_found_and_taken_over(image: Path) -> None:
     with Engine(f"--blk-file={image}", "--workers=1") as engine:
-        (FOLDER / engine.segment_name).unlink()
+        (FOLDER / engine.segment_name).unlink(
+            missing_ok=True
+        )  # another engine may have taken it for a dead one's
         assert [found["supervisor_pid"] for found in stat_engines(str(engine.process.pid))] == [
             engine.process.pid
         ]

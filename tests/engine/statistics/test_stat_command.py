@@ -38,7 +38,7 @@ def segment(drive: str, pid: int) -> Iterator[None]:
     """Another drive of an engine, or what pretends to be one."""
     name = f"{SEGMENT_PREFIX}{os.getpid()}-{uuid.uuid4().hex[:8]}"
     with contextlib.closing(StateSegment.create(name, 64, 16, "block", OPERATION_NAMES)) as state:
-        state.set_engine(drive, pid, 1, 0)
+        state.set_engine("", drive, pid, 1, 0)
         yield
 
 

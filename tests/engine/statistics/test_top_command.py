@@ -32,7 +32,7 @@ def drives() -> Iterator[list[str]]:
             name = f"{SEGMENT_PREFIX}{os.getpid()}-{uuid.uuid4().hex[:8]}"
             state = StateSegment.create(name, 64, 16, "block", OPERATION_NAMES)
             segments.callback(state.close)
-            state.set_engine(drive, 1_000_000 + index, 1, 0)
+            state.set_engine("", drive, 1_000_000 + index, 1, 0)
         yield names
 
 

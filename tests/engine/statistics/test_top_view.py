@@ -34,7 +34,7 @@ def test_what_happened_between_two_looks(state: StateSegment, recorder: RequestR
 @pytest.fixture
 def busy(state: StateSegment, recorder: RequestRecorder) -> tuple[StatisticsSnapshot, StatisticsSnapshot]:
     """Every number as long as it gets, and everything there that can be."""
-    state.set_engine("/images/" + "x" * 200, 4194304, 64, 0)
+    state.set_engine("", "/images/" + "x" * 200, 4194304, 64, 0)
     state.set_connected(True)
     for worker_index in range(64):
         state.set_worker(worker_index, 4194304)
