@@ -158,11 +158,15 @@ class ManyDrives:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        if error is not None:
+            sys.stderr.write(self.log())
+        self.close()
+
+    def close(self) -> None:
+        """Kill it if it runs, and remove what it has left for a successor."""
         if self.process.poll() is None:
             self.process.kill()
             self.process.wait()
-        if error is not None:
-            sys.stderr.write(self.log())
         for left in records_of_process(self.process.pid, [NOBODY]):
             left.remove()
         for name in shared_names("ringblk-list-"):

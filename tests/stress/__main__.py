@@ -19,6 +19,8 @@ from tests.crash.storm import storm
 from tests.stress.control_machine import ControlMachine
 from tests.stress.counts import counts
 from tests.stress.direct_io_machine import DirectIoMachine
+from tests.stress.drive_rounds import run_rounds
+from tests.stress.drives_machine import DrivesMachine
 from tests.stress.engine_life import EngineLife
 from tests.stress.engine_machine import EngineMachine, engines_in
 from tests.stress.guest_machine import GuestMachine, first_failure
@@ -27,6 +29,7 @@ from tests.stress.session_machine import SessionMachine
 
 LINE_S = 60.0
 STORM_S = 4.0
+DRIVE_ROUNDS = 1000
 
 
 def run_machine(machine: type[RuleBasedStateMachine], max_examples: int, seed: int, *phases: Phase) -> None:
@@ -70,6 +73,12 @@ def run_control(seed: int) -> None:
     run_machine(ControlMachine, 10, seed, Phase.generate, Phase.shrink)
 
 
+def run_drives(seed: int) -> None:
+    """Drives that come and go, their guests, a killer; then many that come and go and leave nothing."""
+    run_machine(DrivesMachine, 6, seed, Phase.generate, Phase.shrink)
+    run_rounds(DRIVE_ROUNDS)
+
+
 def run_life(seed: int) -> None:
     """Kills at every step, stalls, upgrades, under a load; what came of a race is not made smaller."""
     run_machine(EngineLife, 4, seed, Phase.generate)
@@ -92,6 +101,7 @@ MACHINES: dict[str, Callable[[int], None]] = {
     "direct_io": run_direct_io,
     "session": run_session,
     "control": run_control,
+    "drives": run_drives,
     "life": run_life,
     "storm": run_storm,
     "limits": run_limits,

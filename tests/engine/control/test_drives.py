@@ -14,6 +14,7 @@ from ringblk.engine.options.drive_names import NAME_RULE
 from tests.rigs.control_client import kill_and_reap
 from tests.rigs.engine_rig import DEADLINE_S, Engine, Gate, eventually, is_alive
 from tests.rigs.many_drives import DISK_BYTES, ManyDrives
+from tests.stress.drive_rounds import run_rounds
 
 
 @pytest.fixture
@@ -289,15 +290,8 @@ def test_a_failed_drive_is_listed_and_begun_anew_by_put(engine: ManyDrives) -> N
         disk.write(0, b"f" * 512)
 
 
-def test_rounds_of_put_and_delete_leave_nothing(engine: ManyDrives) -> None:
-    engine.put("other")
-    engine.put("vm1")
-    engine.delete("vm1")
-    left = engine.holdings()
-    for _ in range(50):
-        assert engine.put("vm1", workers=1)[0] == 201
-        assert engine.delete("vm1")[0] == 204
-    eventually(lambda: engine.holdings() == left, "nothing more than before")
+def test_rounds_of_put_and_delete_leave_nothing() -> None:
+    run_rounds(50)
 
 
 @pytest.mark.parametrize("has_front_end", [False, True])

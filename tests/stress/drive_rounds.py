@@ -1,0 +1,28 @@
+"""Rounds of PUT and DELETE: whatever is left of a drive would add up."""
+
+from tests.rigs.engine_rig import eventually
+from tests.rigs.many_drives import ManyDrives
+from tests.stress.counts import counts
+
+
+def run_rounds(count: int) -> None:
+    """So many rounds beside a drive that stays; no descriptor, shared memory or process may be left."""
+    with ManyDrives({}) as engine:
+        for name in ("stays", "comes"):
+            assert engine.put(name)[0] == 201
+        with engine.frontend("stays") as disk:
+            disk.write(0, b"s" * 4096)
+            assert engine.delete("comes")[0] == 204
+            before = engine.holdings()
+            for number in range(count):
+                assert engine.put("comes", workers=1 + number % 2)[0] == 201
+                if number % 10 == 0:
+                    with engine.frontend("comes") as other:
+                        other.write(0, number.to_bytes(4, "little") * 1024)
+                        assert other.read(0, 4096) == number.to_bytes(4, "little") * 1024
+                query = "?force=true" if number % 3 == 0 else ""
+                assert engine.delete("comes", query)[0] == 204
+                counts["rules"] += 2
+            assert disk.read(0, 4096) == b"s" * 4096
+            eventually(lambda: engine.holdings() == before, "nothing more than before")
+        assert engine.delete("stays")[0] == 204
