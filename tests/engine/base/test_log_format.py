@@ -11,9 +11,11 @@ from ringblk.engine.base.log_format import (
     FREE_LINES,
     MAX_MESSAGES,
     QUIET_S,
+    DriveFilter,
     HumanFormatter,
     JsonFormatter,
     RepeatFilter,
+    drive_in_log,
 )
 
 
@@ -25,6 +27,7 @@ class Log:
         self._stream = io.StringIO()
         self.handler = logging.StreamHandler(self._stream)
         self.handler.setFormatter(formatter)
+        self.handler.addFilter(DriveFilter())
         self.filter = RepeatFilter(lambda: self.now_s)
         self.handler.addFilter(self.filter)
         self.logger = logging.Logger("ringblk.test_log_format")  # no parent shows its lines as well
@@ -41,6 +44,29 @@ def log(request: pytest.FixtureRequest) -> Iterator[Log]:
     log = Log(request.param())
     yield log
     log.logger.removeHandler(log.handler)
+
+
+def test_a_line_tells_its_drive(log: Log) -> None:
+    log.logger.info("of the engine")
+    with drive_in_log("vm1"):
+        log.logger.info("of a drive")
+        with drive_in_log("vm2"):
+            log.logger.info("of another")
+        log.logger.info("of the first again")
+    human = [None, "vm1", "vm2", "vm1"]
+    for line, drive in zip(log.lines, human, strict=True):
+        if isinstance(log.handler.formatter, HumanFormatter):
+            assert f"INFO: {drive}: of" in line if drive else "INFO: of the engine" in line
+        else:
+            assert json.loads(line).get("drive") == drive
+
+
+def test_what_repeats_is_counted_for_each_drive(log: Log) -> None:
+    for name in ("vm1", "vm2"):
+        with drive_in_log(name):
+            for _ in range(FREE_LINES + 3):
+                log.logger.warning("again")
+    assert len(log.lines) == 2 * FREE_LINES
 
 
 def test_an_exception_takes_one_line(log: Log) -> None:

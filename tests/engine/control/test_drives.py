@@ -2,7 +2,10 @@
 
 import json
 import os
+import re
+import resource
 import threading
+import uuid
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -11,6 +14,7 @@ import pytest
 
 from ringblk import RequestStatus
 from ringblk.engine.options.drive_names import NAME_RULE
+from ringblk.shm.segments.shared_folder import shared_names
 from tests.rigs.control_client import kill_and_reap
 from tests.rigs.engine_rig import DEADLINE_S, Engine, Gate, eventually, is_alive
 from tests.rigs.many_drives import DISK_BYTES, ManyDrives
@@ -288,6 +292,35 @@ def test_a_failed_drive_is_listed_and_begun_anew_by_put(engine: ManyDrives) -> N
     assert (status, answer["state"]["state"]) == (200, "running")
     with engine.frontend("vm1") as disk:
         disk.write(0, b"f" * 512)
+
+
+def test_a_drive_that_could_need_too_many_files_is_refused_with_the_figure(engine: ManyDrives) -> None:
+    assert engine.put("vm1", workers=1)[0] == 201
+    resource.prlimit(engine.process.pid, resource.RLIMIT_NOFILE, (300, 400))
+    status, answer = engine.put("vm2", workers=64)
+    assert status == 400
+    assert re.search(
+        r"only 400 files may be open, 2 drives with 65 workers and 2 queues can need \d+", answer["error"]
+    )
+    status, answer = engine.control.ask("PATCH", "/drives/vm1", {"workers": 64, "iops": 5})
+    assert (status, answer["field"]) == (400, "workers")
+    assert engine.control.get("/drives/vm1")["iops"] is None
+    assert list(engine.control.get("/drives")["drives"]) == ["vm1"]
+
+
+def test_drives_of_one_engine_share_a_rate_group(engine: ManyDrives) -> None:
+    group = f"test-{os.getpid()}-{uuid.uuid4().hex[:8]}"
+    for name in ("vm1", "vm2"):
+        assert engine.put(name, rate_group=group, bps=1 << 30)[0] == 201
+    engine.control.change("/drives/vm1", bps=1 << 29)
+    answer = engine.control.get("/drives/vm2")
+    assert (answer["bps"], answer["rate_group"]) == (1 << 29, group)
+    assert engine.control.ask("PUT", "/drives/vm2", answer)[0] == 200
+    assert engine.delete("vm1")[0] == 204
+    with engine.frontend("vm2") as disk:
+        disk.write(0, b"g" * 512)
+    assert engine.delete("vm2")[0] == 204
+    assert not shared_names(f"ringblk-rate-{group}")
 
 
 def test_rounds_of_put_and_delete_leave_nothing() -> None:

@@ -11,7 +11,7 @@ import pytest
 
 from ringblk.shm.segments.record_file import RecordFile, read_record, remove_empty_records, remove_record
 from ringblk.shm.segments.shared_folder import FOLDER, shared_names
-from ringblk.shm.segments.two_slots import RECORD_BYTES
+from ringblk.shm.segments.two_slots import MAX_PAYLOAD_BYTES, RECORD_BYTES, record_bytes_for
 from tests.rigs.engine_rig import NOBODY
 
 
@@ -50,6 +50,19 @@ def test_a_record_is_empty_or_whole_when_its_writer_is_killed_making_it(
     monkeypatch.setattr(os, "pwrite", note)
     RecordFile.create(prefix, b"one").close(keep=False)
     assert seen == [(0, None), (RECORD_BYTES, (b"one", True, os.geteuid()))]
+
+
+def test_a_record_has_room_for_what_it_was_made_for(prefix: str) -> None:
+    for size_bytes in (0, MAX_PAYLOAD_BYTES, MAX_PAYLOAD_BYTES + 1, 65536):
+        payload = os.urandom(size_bytes)
+        record = RecordFile.create(prefix, payload, record_bytes=record_bytes_for(size_bytes))
+        record.write(payload[::-1])
+        found = read_record(record.name)
+        assert found is not None
+        assert found.payload == payload[::-1]
+        record.close(keep=False)
+    with pytest.raises(ValueError, match="at most"):
+        RecordFile.create(prefix, bytes(MAX_PAYLOAD_BYTES + 1))
 
 
 def test_a_record_that_is_let_go_of_is_removed(prefix: str) -> None:

@@ -1,0 +1,97 @@
+"""Descriptors set apart for drives: what all of them can need together is never more than there may be."""
+
+import re
+import resource
+from collections.abc import Iterator
+from functools import partial
+
+import pytest
+
+from ringblk.engine.base.open_files import LEAST_MEM_SLOTS, MAX_MEM_SLOTS, OpenFiles, needed_open_files
+from ringblk.engine.base.program_error import ProgramError
+
+
+class Limits:
+    """What getrlimit(2) says and setrlimit(2) sets, in place of this process's own."""
+
+    def __init__(self) -> None:
+        self.soft, self.hard = 1024, 524288
+
+    def get(self, _: int) -> tuple[int, int]:
+        return self.soft, self.hard
+
+    def set(self, _: int, limits: tuple[int, int]) -> None:
+        assert limits[1] == self.hard
+        assert limits[0] <= self.hard
+        self.soft = limits[0]
+
+
+@pytest.fixture
+def limits(monkeypatch: pytest.MonkeyPatch) -> Iterator[Limits]:
+    limits = Limits()
+    monkeypatch.setattr(resource, "getrlimit", limits.get)
+    monkeypatch.setattr(resource, "setrlimit", limits.set)
+    yield limits
+    assert resource.RLIM_INFINITY not in (limits.soft, limits.hard)
+
+
+def test_the_only_drive_may_have_them_all(limits: Limits) -> None:
+    files = OpenFiles(is_sole=True)
+    files.reserve("", 4, 1)
+    assert limits.soft == needed_open_files(4, 1)[1]
+    assert files.mem_slot_count("") == MAX_MEM_SLOTS
+
+
+def test_few_are_enough_for_few_memory_slots(limits: Limits) -> None:
+    limits.soft = limits.hard = needed_open_files(4, 1)[0]
+    files = OpenFiles(is_sole=True)
+    files.reserve("", 4, 1)
+    assert files.mem_slot_count("") == LEAST_MEM_SLOTS
+    with pytest.raises(ProgramError, match=r"only \d+ files may be open, 5 workers and 1 queues can need"):
+        files.reserve("", 5, 1)
+
+
+def test_hundreds_of_drives_have_room(limits: Limits) -> None:
+    files = OpenFiles(is_sole=False)
+    for number in range(700):
+        files.reserve(f"vm{number}", 4, 1)
+    slots = [files.mem_slot_count(f"vm{number}") for number in range(700)]
+    assert slots[0] == MAX_MEM_SLOTS
+    assert slots == sorted(slots, reverse=True)
+    assert min(slots) >= LEAST_MEM_SLOTS
+    assert limits.soft <= limits.hard
+
+
+def test_one_too_many_is_refused_with_the_figure_and_fits_where_another_goes(limits: Limits) -> None:
+    limits.hard = 2000
+    files = OpenFiles(is_sole=False)
+    count = 0
+    add = partial(files.reserve, worker_count=4, num_queues=1)
+    refusal = ""
+    while not refusal:
+        try:
+            add(f"vm{count}")
+            count += 1
+        except ProgramError as error:
+            refusal = str(error)
+    assert count > 5
+    found = re.fullmatch(
+        r"only 2000 files may be open, (\d+) drives with (\d+) workers and \d+ queues can need (\d+): .*",
+        refusal,
+    )
+    assert found is not None
+    assert [int(found[1]), int(found[2])] == [count + 1, 4 * (count + 1)]
+    assert int(found[3]) > 2000
+    files.release("vm0")
+    add("another")
+    with pytest.raises(ProgramError):
+        add("one more")
+
+
+def test_more_workers_count_as_well(limits: Limits) -> None:
+    limits.hard = 400
+    files = OpenFiles(is_sole=False)
+    files.reserve("vm1", 4, 1)
+    with pytest.raises(ProgramError, match="1 drives with 64 workers"):
+        files.reserve("vm1", 64, 1)
+    files.reserve("vm1", 8, 1)
