@@ -67,8 +67,8 @@ def _make_segment(plan: DrivePlan) -> StateSegment:
         state = create_segment(plan.name, slot_count(plan.config), plan.config.queue_size, plan.kind)
     except SegmentError as error:
         raise ProgramError(str(error), exit_status=1) from error
-    if (storage := plan.backend.identity()) is not None:
-        state.set_image(*storage.subject)
+    if plan.image is not None:
+        state.set_image(*plan.image)
     return state
 
 

@@ -33,6 +33,8 @@ class DrivePlan(msgspec.Struct, frozen=True, kw_only=True):
     """What was opened for the storage, by whoever opened it."""
     device: DeviceFace
     identity: DriveIdentity
+    image: tuple[int, int] | None
+    """What others know its image by (`StorageIdentity.subject`); None: it has none."""
     io: IoPlan
     sandbox: Sandbox
     user: ProcessUser | None
@@ -57,6 +59,7 @@ def plan_drive(
     user: ProcessUser | None,
 ) -> DrivePlan:
     """Put the parts together. Raises `ProgramError`."""
+    storage = backend.identity()
     return DrivePlan(
         name=name,
         config=config,
@@ -70,5 +73,6 @@ def plan_drive(
         io=plan_io(config.io_engine, backend),
         inherited=Listener.from_fd(config.fd) if config.fd is not None else None,
         identity=identify(config, backend),
+        image=None if storage is None else storage.subject,
         user=user,
     )

@@ -66,11 +66,11 @@ class EngineConfig(EngineOptions, frozen=True, kw_only=True, forbid_unknown_fiel
     def _check_list(self) -> None:
         if not self.drives and self.control is None:
             raise ProgramError("no drives, and without control none can be added")
-        sockets: dict[str, str] = {} if self.control is None else {_place_of(self.control): "control"}
+        sockets: dict[str, str] = {} if self.control is None else {place_of(self.control): "control"}
         for name, drive in self.drives.items():
             check_drive(name, drive)
             if drive.socket_path is not None:
-                other = sockets.setdefault(_place_of(drive.socket_path), f"drive {name}")
+                other = sockets.setdefault(place_of(drive.socket_path), f"drive {name}")
                 if other != f"drive {name}":
                     raise ProgramError(f"drive {name}: socket_path {drive.socket_path} is {other}'s, too")
 
@@ -102,12 +102,8 @@ def in_field_names(text: str) -> str:
     return _OPTION.sub(field, text)
 
 
-def same_socket(path: str, other: str) -> bool:
-    """Whether two paths are of one socket, be it there or not."""
-    return _place_of(path) == _place_of(other)
-
-
-def _place_of(path: str) -> str:
+def place_of(path: str) -> str:
+    """What two paths of one socket have in common, be it there or not."""
     return os.path.join(os.path.realpath(os.path.dirname(path)), os.path.basename(path))
 
 

@@ -69,7 +69,7 @@ class Claims:
 
 def remove_left(plans: Sequence[DrivePlan]) -> None:
     """Remove the shared memory of engines that were killed, now that these drives are claimed."""
-    orphans = remove_dead_engines(*(_image_of(plan) or (0, 0) for plan in plans))
+    orphans = remove_dead_engines(*(plan.image or (0, 0) for plan in plans))
     if orphans:
         _log.info("removed shared memory of engines that were killed: %s", ", ".join(orphans))
 
@@ -84,7 +84,7 @@ async def claim_drive(plan: DrivePlan) -> FoundRecord | None:
 
 def _look_at_predecessors(config: EngineConfig, plans: Sequence[DrivePlan]) -> dict[str, _Predecessors]:
     """Who is to end for each drive; nobody is told yet. Raises `ProgramError`."""
-    users = {plan.name: engines_on(image) for plan in plans if (image := _image_of(plan)) is not None}
+    users = {plan.name: engines_on(plan.image) for plan in plans if plan.image is not None}
     check_takeover(config, {pid for pids in users.values() for pid in pids})
     found = {}
     for plan in plans:
@@ -92,7 +92,7 @@ def _look_at_predecessors(config: EngineConfig, plans: Sequence[DrivePlan]) -> d
             at_socket = check_same_drive(
                 plan.config,
                 plan.identity,
-                _image_of(plan),
+                plan.image,
                 is_read_only=plan.is_read_only,
                 may_replace=config.replace_image,
             )
@@ -130,8 +130,3 @@ def _find_record(plan: DrivePlan, predecessors: _Predecessors) -> FoundRecord | 
 
 def _name_of(plan: DrivePlan) -> str:
     return plan.config.blk_file or plan.config.storage_name  # a backend of a user's own may be a file, too
-
-
-def _image_of(plan: DrivePlan) -> tuple[int, int] | None:
-    storage = plan.backend.identity()
-    return storage.subject if storage is not None else None

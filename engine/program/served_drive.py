@@ -17,7 +17,7 @@ from ringblk.engine.drives.record import FoundRecord
 from ringblk.engine.drives.sandbox_plan import plan_user
 from ringblk.engine.drives.storage import close_storage, open_storage
 from ringblk.engine.images.served_format import check_served_format
-from ringblk.engine.options.config import EngineOptions, of_drive
+from ringblk.engine.options.config import EngineOptions, of_drive, place_of
 from ringblk.engine.options.drive_config import DriveConfig
 from ringblk.engine.options.drive_names import SOLE_DRIVE
 from ringblk.engine.program.drive_claim import Claims, claim_drive
@@ -35,6 +35,8 @@ class ServedDrive:
         self.is_carried = is_carried
         self.config = config
         """What it was begun with."""
+        self.socket_place = None if config.socket_path is None else place_of(config.socket_path)
+        """As `place_of` has it."""
         self.state: DriveState = "starting"
         self.reason = ""
         """Why it has failed."""

@@ -95,6 +95,7 @@ _OPERATION_TITLES = (
 def _headline(snapshot: StatisticsSnapshot) -> str:
     parts = [
         f"{printable(snapshot.name)}  {printable(snapshot.drive)}",
+        *([printable(snapshot.storage)] if snapshot.storage != snapshot.drive else []),
         size_text(snapshot.capacity_bytes),
         f"up {duration_text(snapshot.uptime_ns)}",
         f"in flight {snapshot.depth}, oldest {time_text(snapshot.oldest_request_ns)}",
