@@ -207,8 +207,9 @@ class DriveList:
         if name in self._changing:
             change.close()
         else:
-            task = self._changing[name] = asyncio.get_running_loop().create_task(change)
-            task.add_done_callback(lambda _: self._changing.pop(name))
+            self._changing[name] = asyncio.get_running_loop().create_task(change)
+            self._changing[name].add_done_callback(lambda _: self._changing.pop(name))
+        # No name for the task: its exception knows this frame, and would keep all that the drive has.
         await asyncio.shield(self._changing[name])
 
     # At the end

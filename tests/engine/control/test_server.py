@@ -27,6 +27,8 @@ class BrokenControl:
     def describe(self) -> None:
         raise RuntimeError("no such thing")
 
+    drives = None  # nobody asks for them
+
     async def patch_drive(self, body: object) -> None:
         raise AssertionError(f"{body} was never sent")
 
