@@ -185,6 +185,21 @@ def test_no_takeover_that_would_end_other_drives() -> None:
         assert engine.process.poll() is None
 
 
+def test_a_takeover_of_all_leaves_no_drive_behind(tmp_path: Path) -> None:
+    with ManyDrives({"vm1": {}, "vm2": {}}) as engine:
+        config = tmp_path / "engine.json"
+        config.write_text(
+            json.dumps(
+                {"control": str(engine.control.socket_path), "drives": {"vm1": engine.settings("vm1")}}
+            )
+        )
+        done = run_program(f"--config={config}", "--takeover")
+        assert done.returncode == 1
+        assert "has other drives besides, which would end with it: vm2" in done.stderr
+        assert engine.process.poll() is None
+        assert set(engine.control.get("/drives")["drives"]) == {"vm1", "vm2"}
+
+
 def test_what_is_left_of_a_killed_engine_is_found_by_drive() -> None:
     with ManyDrives({"vm1": {}, "vm2": {}}) as killed:
         killed.process.send_signal(signal.SIGKILL)
