@@ -10,8 +10,9 @@ from pathlib import Path
 
 import pytest
 
-# An engine whose parent ignores SIGHUP does so too (nohup); the suite is to run the same under it.
+# A program whose parent ignores a signal does so too (nohup, a shell's &); the suite is to run the same under those.
 signal.signal(signal.SIGHUP, signal.SIG_DFL)
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
