@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-# A program whose parent ignores a signal does so too (nohup, a shell's &); the suite is to run the same under those.
+# Who is started by nohup, or by a shell's &, ignores a signal; the suite runs the same under those.
 signal.signal(signal.SIGHUP, signal.SIG_DFL)
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
