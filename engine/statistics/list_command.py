@@ -17,6 +17,7 @@ class ListedDrive(msgspec.Struct, frozen=True):
     """What is said of a drive."""
 
     drive: str
+    storage: str
     state: DriveState
     is_connected: bool
     is_paused: bool
@@ -47,6 +48,7 @@ def listed(snapshot: StatisticsSnapshot) -> ListedDrive:
     """What is said of the drive of a snapshot."""
     return ListedDrive(
         drive=snapshot.drive,
+        storage=snapshot.storage,
         state=snapshot.state,
         is_connected=snapshot.is_connected,
         is_paused=snapshot.is_paused,
@@ -59,22 +61,26 @@ def listed(snapshot: StatisticsSnapshot) -> ListedDrive:
 
 
 def list_lines(drives: list[ListedDrive], width: int | None) -> list[str]:
-    """A table that is not wider, unless its numbers are."""
-    columns = (
+    """A table that is not wider, unless its numbers are. A drive without a name is called after its image."""
+    columns = [
         Column("drive", cut="head"),
         Column("state"),
         Column("size", is_number=True),
         Column("pid", is_number=True),
         Column("up", is_number=True),
-    )
+        Column("image", cut="head"),
+    ]
     rows = [
-        (
+        [
             printable(drive.drive),
             drive.state,
             size_text(drive.capacity_bytes),
             str(drive.supervisor_pid),
             duration_text(drive.uptime_ns),
-        )
+            "" if drive.storage == drive.drive else printable(drive.storage),
+        ]
         for drive in drives
     ]
+    if not any(row[-1] for row in rows):  # each is called after its image
+        columns, rows = columns[:-1], [row[:-1] for row in rows]
     return table_lines(columns, rows, width)

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -20,6 +21,7 @@ from tests.rigs.terminal import Terminal
 RINGBLK = str(Path(sys.executable).with_name("ringblk"))
 LARGEST = ListedDrive(
     drive="/images/" + "x" * 300,
+    storage="/images/" + "x" * 300,
     state="connected",
     is_connected=True,
     is_paused=False,
@@ -85,7 +87,7 @@ def test_what_is_of_no_engine_is_not_listed() -> None:
 @pytest.mark.parametrize("width", [60, 80, 200, None])
 def test_numbers_are_whole_at_any_width(width: int | None) -> None:
     small = msgspec.structs.replace(
-        LARGEST, drive="memory", capacity_bytes=512, supervisor_pid=1, uptime_ns=0
+        LARGEST, drive="memory", storage="memory", capacity_bytes=512, uptime_ns=0
     )
     lines = list_lines([LARGEST, small], width)
     assert len(lines) == 3
@@ -94,7 +96,17 @@ def test_numbers_are_whole_at_any_width(width: int | None) -> None:
     assert words[1:] == ["connected", "8388608", "TiB", "4194304", "9999d00h"]
     assert (words[0] == LARGEST.drive) == (width is None)
     assert words[0].endswith("x" * 8)
-    assert lines[2].split() == ["memory", "connected", "512", "B", "1", "0s"]
+    assert lines[2].split() == ["memory", "connected", "512", "B", "4194304", "0s"]
+
+
+def test_a_drive_with_a_name_has_an_image_beside_it() -> None:
+    named = msgspec.structs.replace(LARGEST, drive="vm1")
+    titles, line, other = list_lines([named, LARGEST], 80)
+    assert titles.split() == ["drive", "state", "size", "pid", "up", "image"]
+    assert line.split()[0] == "vm1"
+    assert re.fullmatch("…x+", line.split()[-1])
+    assert other.endswith("9999d00h")
+    assert max(map(len, (titles, line, other))) <= 80
 
 
 def test_a_terminal_of_80_columns(tmp_path: Path) -> None:
@@ -116,7 +128,7 @@ def test_a_terminal_of_80_columns(tmp_path: Path) -> None:
 
 
 def test_a_name_is_text_and_no_more() -> None:
-    evil = msgspec.structs.replace(LARGEST, drive="/a\n\x1b[2Jb")
+    evil = msgspec.structs.replace(LARGEST, drive="/a\n\x1b[2Jb", storage="/a\n\x1b[2Jb")
     assert list_lines([evil], 80)[1].split()[0] == r"/a\n\x1b[2Jb"
 
 
