@@ -4,6 +4,8 @@ import contextlib
 import re
 from collections.abc import Collection, Mapping
 
+SIZE_PATTERN = r"^\s*([0-9]+\s*[KMGTkmgt]?([iI]?[bB])?|0[xXoObB][0-9a-fA-F_]+)\s*$"
+"""What `parse_size` takes, as JSON schemas have it."""
 _SIZE = re.compile(r"(\d+)\s*([KMGT]?)(?:i?B)?", re.IGNORECASE | re.ASCII)
 _SIZE_UNITS = {"": 0, "K": 10, "M": 20, "G": 30, "T": 40}
 _PLAIN = re.compile(r"0[xob][0-9a-f_]+", re.IGNORECASE)

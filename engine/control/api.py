@@ -1,6 +1,7 @@
 """The control API: its routes, and every error in one form."""
 
 import logging
+from typing import Any
 
 from ringblk.engine.control.drive_messages import StatisticsAnswer
 from ringblk.engine.control.drive_routes import DriveRoutes
@@ -87,12 +88,24 @@ class ControlApi:
                 answer_type=bytes,
                 content_type=CONTENT_TYPE,
             ),
+            Route(
+                method="GET",
+                path="/openapi.json",
+                summary="This API in OpenAPI's words",
+                handler=self._openapi,
+                answer_type=dict[str, Any],
+            ),
         ]
 
     async def _stats(self, call: Call) -> StatisticsSnapshot | StatisticsAnswer:
         if self._control.is_sole:
             return self._control.snapshot()
         return StatisticsAnswer({snapshot.drive: snapshot for snapshot in self._control.drives.snapshots()})
+
+    async def _openapi(self, call: Call) -> dict[str, Any]:
+        from ringblk.engine.control.openapi import openapi_document  # asked for once in a while
+
+        return openapi_document(self.table.routes)
 
     async def _metrics(self, call: Call) -> bytes:
         exposition = Exposition()

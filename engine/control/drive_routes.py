@@ -39,6 +39,7 @@ class DriveRoutes:
                 handler=self._put,
                 body_type=DrivePut,
                 answer_type=DriveAnswer,
+                may_create=True,
             ),
             Route(
                 method="PATCH",

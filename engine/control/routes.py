@@ -43,6 +43,8 @@ class Route(msgspec.Struct, frozen=True, kw_only=True):
     """None: what is sent as a body is not looked at."""
     answer_type: Any = None
     content_type: str = JSON
+    may_create: bool = False
+    """Whether it may answer with `Created`."""
     query: tuple[str, ...] = ()
     """The parameters that may be given; others are refused."""
 

@@ -9,12 +9,13 @@ NAME_RULE = (
     f"a drive's name is 1 to {MAX_NAME_BYTES} of the letters a to z and A to Z, digits, `.`, `_` and `-`,"
     " and begins with a letter, digit or `_`"
 )
-_NAME = re.compile(rf"[A-Za-z0-9_][A-Za-z0-9._-]{{0,{MAX_NAME_BYTES - 1}}}", re.ASCII)
+NAME_PATTERN = rf"^[A-Za-z0-9_][A-Za-z0-9._-]{{0,{MAX_NAME_BYTES - 1}}}$"
+"""The same, as JSON schemas have it."""
 
 
 def is_drive_name(text: str) -> bool:
     """Whether a drive may be called so: it stands in URLs, logs and shell commands."""
-    return _NAME.fullmatch(text) is not None
+    return re.fullmatch(NAME_PATTERN.strip("^$"), text, re.ASCII) is not None
 
 
 def quoted_name(text: str, most: int = 80) -> str:

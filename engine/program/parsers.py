@@ -25,7 +25,7 @@ def make_parser() -> argparse.ArgumentParser:
     """That of `ringblk`; `serve` is only named in it, and has one of its own."""
     from ringblk.engine.doctor import commands as doctor_commands
     from ringblk.engine.images import command as image_command
-    from ringblk.engine.program import completion_command
+    from ringblk.engine.program import completion_command, schema_command
     from ringblk.engine.statistics import (
         commands as statistics_commands,  # not for a backend program that only serves
     )
@@ -37,5 +37,6 @@ def make_parser() -> argparse.ArgumentParser:
     image_command.add_parser(subparsers)
     statistics_commands.add_parsers(subparsers)
     doctor_commands.add_parser(subparsers)
+    schema_command.add_parser(subparsers)
     completion_command.add_parser(subparsers)
     return parser
