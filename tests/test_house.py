@@ -34,6 +34,7 @@ ROOMS = (
     "engine.drives",
     "engine.statistics",
     "engine.control",
+    "engine.client",
     "engine.images",
     "engine.frontend",
     "engine.load",

@@ -6,6 +6,7 @@ Conventions: QEMU, docs/interop/vhost-user.rst, "Backend program conventions".
 import argparse
 import os
 import sys
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any, Literal, get_args, get_origin
 
 import msgspec
@@ -16,7 +17,7 @@ from ringblk.engine.base.program_error import ProgramError
 from ringblk.engine.base.version import VERSION
 from ringblk.engine.options.config import EngineConfig, EngineOptions, FlatConfig, make_config
 from ringblk.engine.options.config_file import DRIVES, list_config, read_config_file
-from ringblk.engine.options.drive_config import BLOCK_SIZES, option_of
+from ringblk.engine.options.drive_config import BLOCK_SIZES, DriveConfig, option_of
 from ringblk.engine.options.rate_limiter_config import BYTE_LIMITS, LIMIT_NAMES, limit_help
 from ringblk.shm.state.segment import MAX_QUEUES, MAX_WORKERS
 from ringblk.workers.backends.topology import SECTOR_BYTES
@@ -107,7 +108,17 @@ def print_help(parser: argparse.ArgumentParser, _: argparse.Namespace) -> int:
 
 def add_engine_options(parser: argparse.ArgumentParser) -> None:
     """One option for each field of an engine and its drive, and `--config`."""
-    for field in option_fields():
+    add_options(parser, option_fields())
+    parser.add_argument(
+        "--config",
+        metavar="FILE",
+        help="a JSON or TOML file with these options as keys, or with a list of drives",
+    )
+
+
+def add_options(parser: argparse.ArgumentParser, options: Sequence[FieldInfo]) -> None:
+    """One option for each of these fields."""
+    for field in options:
         option = option_of(field.name)
         if field.type is bool:
             parser.add_argument(option, action="store_true", default=None, help=_HELP[field.name])
@@ -117,23 +128,27 @@ def add_engine_options(parser: argparse.ArgumentParser) -> None:
         else:
             default = "" if field.default in (None, msgspec.NODEFAULT) else f" (default: {field.default})"
             parser.add_argument(option, metavar="VALUE", help=_HELP[field.name] + default)
-    parser.add_argument(
-        "--config",
-        metavar="FILE",
-        help="a JSON or TOML file with these options as keys, or with a list of drives",
-    )
 
 
 def option_fields() -> list[FieldInfo]:
     """The fields of an engine and its drive, in the order of the help."""
+    return _in_order(msgspec.structs.fields(FlatConfig))
+
+
+def drive_option_fields() -> list[FieldInfo]:
+    """Those of a drive that comes to an engine, which inherits nothing for it any more."""
+    return _in_order(field for field in msgspec.structs.fields(DriveConfig) if field.name != "fd")
+
+
+def _in_order(options: Iterable[FieldInfo]) -> list[FieldInfo]:
     places = {name: place for place, name in enumerate(_HELP)}
-    return sorted(msgspec.structs.fields(FlatConfig), key=lambda field: places[field.name])
+    return sorted(options, key=lambda field: places[field.name])
 
 
 def config_from(arguments: argparse.Namespace) -> EngineConfig:
     """The engine's configuration; options stand over the file. Raises `ProgramError`."""
     values = read_config_file(arguments.config) if arguments.config else {}
-    given = _given_values(arguments)
+    given = given_values(arguments, option_fields())
     if DRIVES not in values:
         return make_config({**values, **given})
     for name in given:
@@ -142,10 +157,10 @@ def config_from(arguments: argparse.Namespace) -> EngineConfig:
     return list_config(arguments.config, {**values, **given})
 
 
-def _given_values(arguments: argparse.Namespace) -> dict[str, object]:
-    """What the command line sets. Raises `ProgramError`."""
+def given_values(arguments: argparse.Namespace, options: Iterable[FieldInfo]) -> dict[str, object]:
+    """What the command line sets of these fields. Raises `ProgramError`."""
     values: dict[str, object] = {}
-    for field in msgspec.structs.fields(FlatConfig):
+    for field in options:
         value = getattr(arguments, field.name)
         if value is None:
             continue

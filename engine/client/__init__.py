@@ -1,0 +1,1 @@
+"""`ringblk drive`: the control API for people."""

@@ -1,0 +1,81 @@
+"""`ringblk drive`: the command line's part of it."""
+
+import argparse
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+from ringblk.engine.options.command_line import add_options, drive_option_fields, print_help
+from ringblk.engine.options.rate_limiter_config import BYTE_LIMITS, limit_help
+
+
+def add_parser(subparsers: Any) -> None:
+    """Add it to what `add_subparsers` returned; `run` carries it out."""
+    drive = subparsers.add_parser("drive", help="look at and change the drives of a running engine")
+    drive.set_defaults(run=partial(print_help, drive))  # where no command is given
+    commands = drive.add_subparsers(dest="drive_command", metavar="COMMAND")
+    _add(commands, "list", "print a line for each drive of the engine", has_drive=False)
+    _add(commands, "show", "print all that there is to say of a drive")
+    add = _add(commands, "add", "begin a drive; its paths are of the folder that this is typed in")
+    add_options(add, drive_option_fields())
+    _add_settings(_add(commands, "set", "change settings of a drive that runs"))
+    remove = _add(commands, "remove", "end a drive once what is in flight is done")
+    remove.add_argument("--force", action="store_true", help="at once, requests in flight or not")
+    _add(commands, "pause", "begin no more requests; done once none is in flight")
+    _add(commands, "resume", "go on")
+    resize = _add(commands, "resize", "make a drive and its image larger or smaller")
+    resize.add_argument("size", metavar="SIZE", help="such as 20G, or image: what the image has now")
+    _add_limits(_add(commands, "limit", "change the limits of a drive; those that are not named stay"))
+
+
+def _add(commands: Any, name: str, text: str, *, has_drive: bool = True) -> argparse.ArgumentParser:
+    parser: argparse.ArgumentParser = commands.add_parser(
+        name, help=text, description=f"{text[0].upper()}{text[1:]}."
+    )
+    parser.add_argument("--control", required=True, metavar="PATH", help="the engine's control socket")
+    if name != "add":  # where it is the image's
+        parser.add_argument(
+            "--format",
+            dest="output",
+            choices=("human", "json"),
+            default="human",
+            help="for people, or as the engine says it",
+        )
+    parser.add_argument(
+        "--json",
+        dest="output",
+        action="store_const",
+        const="json",
+        default="human",
+        help="as the engine says it",
+    )
+    if has_drive:
+        parser.add_argument("drive", metavar="DRIVE", help="its name")
+    parser.set_defaults(run=_running(name))
+    return parser
+
+
+def _add_settings(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--workers", type=int, metavar="COUNT", help="worker processes")
+    parser.add_argument("--cache", metavar="MODE", help="writeback, writethrough or unsafe")
+    parser.add_argument("--is-root-device", choices=("yes", "no"), help="whether the guest boots from it")
+    parser.add_argument("--partuuid", metavar="TEXT", help="the partition that the guest boots from, or none")
+
+
+def _add_limits(parser: argparse.ArgumentParser) -> None:
+    for name, text in limit_help().items():
+        metavar = "SIZE" if name in BYTE_LIMITS else "COUNT"
+        parser.add_argument(f"--{name.replace('_', '-')}", metavar=metavar, help=f"{text}; none: no limit")
+    parser.add_argument("--rate-limiter", metavar="JSON", help="the limits in Firecracker's form")
+    parser.add_argument("--none", action="store_true", help="no limits but those that are given beside it")
+
+
+def _running(name: str) -> Callable[[argparse.Namespace], int]:
+    """What carries the command out; imported only then: not for --help."""
+
+    def run(arguments: argparse.Namespace) -> int:
+        from ringblk.engine.client.drive_command import COMMANDS
+
+        return COMMANDS[name](arguments)
+
+    return run

@@ -1,0 +1,72 @@
+"""A client of the control API that says what went wrong in one line."""
+
+import http.client
+import socket
+from typing import Any
+from urllib.parse import quote
+
+import msgspec
+
+from ringblk.engine.base.exit_status import ExitStatus
+from ringblk.engine.base.program_error import ProgramError
+
+
+class _UnixConnection(http.client.HTTPConnection):
+    def __init__(self, socket_path: str) -> None:
+        super().__init__("localhost")
+        self._socket_path = socket_path
+
+    def connect(self) -> None:
+        """Connect to the socket; what is asked for may take as long as the I/O in flight does."""
+        self.sock = socket.socket(socket.AF_UNIX)
+        self.sock.connect(self._socket_path)
+
+
+class ControlClient:
+    """Asks the engine whose control socket stands at a path."""
+
+    def __init__(self, socket_path: str) -> None:
+        self._socket_path = socket_path
+
+    def ask(self, method: str, path: str, body: object = None) -> Any:
+        """What the engine answers, decoded; None where it only says that it is done.
+
+        Raises `ProgramError` with the engine's own words where it refuses, and where there is no engine.
+        """
+        data = None if body is None else msgspec.json.encode(body)
+        connection = _UnixConnection(self._socket_path)
+        try:
+            connection.request(method, path, data)
+            answer = connection.getresponse()
+            text = answer.read()
+        except (OSError, http.client.HTTPException) as error:
+            raise self._failure(error) from error
+        finally:
+            connection.close()
+        if answer.status == 204:
+            return None
+        try:
+            decoded = msgspec.json.decode(text)
+            if answer.status < 400:
+                return decoded
+            refusal = str(decoded["error"])
+        except (msgspec.DecodeError, KeyError, TypeError) as error:
+            raise ProgramError(
+                f"--control {self._socket_path}: no control API ({answer.status} {answer.reason})",
+                ExitStatus.FAILED,
+            ) from error
+        raise ProgramError(refusal, ExitStatus.FAILED)
+
+    def _failure(self, error: Exception) -> ProgramError:
+        if isinstance(error, (FileNotFoundError, ConnectionRefusedError)):
+            reason = "no engine listens there"
+        elif isinstance(error, (http.client.HTTPException, ConnectionError)):
+            reason = "what listens there hangs up, or is no control API"
+        else:
+            reason = str(getattr(error, "strerror", None) or error)
+        return ProgramError(f"--control {self._socket_path}: {reason}", ExitStatus.FAILED)
+
+
+def drive_path(name: str) -> str:
+    """Where a drive stands, whatever it is called."""
+    return f"/drives/{quote(name, safe='')}"

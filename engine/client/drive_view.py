@@ -1,0 +1,89 @@
+"""Drives as a control API describes them, in tables and lines for people."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import msgspec
+
+from ringblk.engine.base.number_text import duration_text, size_text
+from ringblk.engine.base.printable_text import printable
+from ringblk.engine.base.text_table import Column, table_lines
+
+Drive = Mapping[str, Any]
+"""What `GET /drives/{id}` gives."""
+
+
+def list_lines(drives: Mapping[str, Drive], width: int | None) -> list[str]:
+    """A line for each drive, below titles. No number is cut."""
+    columns = [
+        Column("drive"),
+        Column("state"),
+        Column("size", is_number=True),
+        Column("up", is_number=True),
+        Column("image", cut="head"),
+    ]
+    rows = [_row(name, drives[name]["state"]) for name in sorted(drives)]
+    if any(row[-1] for row in rows):
+        columns.append(Column("reason", cut="tail"))
+    else:
+        rows = [row[:-1] for row in rows]
+    return table_lines(columns, rows, width)
+
+
+def _row(name: str, state: Mapping[str, Any]) -> list[str]:
+    size_bytes, uptime_s = state.get("size_bytes"), state.get("uptime_s")
+    return [
+        printable(name),
+        state_text(state),
+        "-" if size_bytes is None else size_text(size_bytes),
+        "-" if uptime_s is None else duration_text(int(uptime_s * 1e9)),
+        printable(state.get("storage", "")),
+        printable(state.get("reason", "")),
+    ]
+
+
+def state_text(state: Mapping[str, Any]) -> str:
+    """One word: of a drive that runs, the same as `ringblk list` says."""
+    if state["state"] != "running":
+        return str(state["state"])
+    if state.get("is_paused"):
+        return "paused"
+    return "connected" if state.get("is_connected") else "waiting"
+
+
+def drive_lines(name: str, drive: Drive) -> list[str]:
+    """All that there is to say of a drive: what has become of it, then its settings as they may be set."""
+    state = drive["state"]
+    facts: dict[str, Any] = {"state": state_text(state)}
+    for field, value in state.items():
+        if field == "size_bytes":
+            facts["size"] = f"{size_text(value)} ({value} bytes)"
+        elif field == "uptime_s":
+            facts["up"] = duration_text(int(value * 1e9))
+        elif field == "processes":
+            facts["processes"] = ", ".join(f"{role} {pid}" for role, pid in value.items())
+        elif field == "limits":
+            facts["limits"] = ", ".join(value) or "none"
+        elif field not in ("name", "state", "is_paused", "is_connected"):
+            facts[field] = value
+    settings = {field: value for field, value in drive.items() if field != "state" and value is not None}
+    width = max(map(len, [*facts, *settings]))
+    return [
+        printable(name),
+        *(f"  {field:<{width}}  {_value_text(value)}" for field, value in facts.items()),
+        "",
+        *(f"  {field:<{width}}  {_value_text(value)}" for field, value in settings.items()),
+    ]
+
+
+def done_line(name: str, what: str, drive: Drive) -> str:
+    """What was done to a drive, and what it is now."""
+    return f"{printable(name)}: {what} ({state_text(drive['state'])})"
+
+
+def _value_text(value: Any) -> str:
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, (dict, list)):
+        return printable(msgspec.json.encode(value).decode())
+    return printable(str(value))
