@@ -84,6 +84,7 @@ def test_a_dispatcher_that_dies_is_its_drives_own_trouble(engine: ManyDrives) ->
 
 
 def test_a_drive_whose_processes_die_again_and_again_fails_alone() -> None:
+    """A drive fails: it alone."""
     with ManyDrives({"bad": {"io_engine": "sync"}, "good": {}}) as engine, engine.frontend("good") as good:
         good.write(0, b"g" * 4096)
         while "bad: the drive has failed" not in engine.log():
