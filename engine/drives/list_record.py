@@ -21,6 +21,8 @@ from ringblk.shm.segments.shared_folder import shared_names
 from ringblk.shm.segments.two_slots import record_bytes_for
 
 PREFIX = "ringblk-list-"
+MAX_LEFT = 4096
+"""Records of engines that are gone which a user may have; beyond it the oldest are removed."""
 
 _log = logging.getLogger(__name__)
 
@@ -49,12 +51,8 @@ class ListRecord:
         """The newest that was left of each drive."""
         found: dict[str, ListedDrive] = {}
         for name in self._former:
-            record = read_record(name)
-            if record is None:
-                continue
-            try:
-                listed = msgspec.json.decode(record.payload, type=ListedDrive)
-            except msgspec.DecodeError:
+            listed = _read(name)
+            if listed is None:
                 continue
             is_newest = listed.name not in found or found[listed.name].written_ns < listed.written_ns
             if is_newest and is_drive_name(listed.name):
@@ -74,7 +72,7 @@ class ListRecord:
         for name in self._former:
             remove_record(name)
         self._former = []
-        remove_empty_records(PREFIX)
+        _clear()
 
     def note(self, name: str, config: DriveConfig | None) -> None:
         """The drive of this name is begun with these settings, or is removed (None). Raises `OSError`."""
@@ -96,3 +94,25 @@ class ListRecord:
         for file in self._files.values():
             file.close(keep=True)
         self._files.clear()
+
+
+def _read(name: str) -> ListedDrive | None:
+    """What a record of this user's says; None: nothing that can be read."""
+    record = read_record(name)
+    if record is None:
+        return None
+    try:
+        return msgspec.json.decode(record.payload, type=ListedDrive)
+    except msgspec.DecodeError:
+        return None
+
+
+def _clear() -> None:
+    """Remove empty records, and the oldest where very many were left."""
+    remove_empty_records(PREFIX)
+    names = shared_names(PREFIX)
+    if len(names) <= MAX_LEFT:
+        return
+    read = [(listed.written_ns, name) for name in names if (listed := _read(name)) is not None]
+    for _, name in sorted(read, reverse=True)[MAX_LEFT:]:
+        remove_record(name)  # not one whose engine runs

@@ -29,7 +29,7 @@ class DriveList:
         """`on_end` is told of each drive that is not served any more."""
         self._kind = kind
         self._on_end = on_end
-        self._in_file = frozenset(config.drives)
+        self._in_file = config.drives
         self._record: ListRecord | None = None
         if config.control is not None and not config.is_sole:
             self._record = ListRecord(config.control, forgets=config.forget_changes)
@@ -154,7 +154,7 @@ class DriveList:
             served.make()
             served.begin()
             if self._record is not None:
-                self._record.note(served.name, served.config)
+                self._note_added(self._record, served)
         except BaseException as error:
             served.abandon()
             await served.finish()
@@ -165,6 +165,13 @@ class DriveList:
                 raise DriveRefused(f"drive {served.name}: {error.strerror or error}") from error
             raise
         served.serve(self._on_end)
+
+    def _note_added(self, record: ListRecord, served: ServedDrive) -> None:
+        """Have the next engine begin it as well, which it does by itself where the file has it so."""
+        if self._in_file.get(served.name) == served.config:
+            record.forget(served.name)
+        else:
+            record.note(served.name, served.config)
 
     async def replace(self, name: str, config: DriveConfig) -> None:
         """Begin anew one that has failed or ended. Raises as `add` does; it stays as failed then."""

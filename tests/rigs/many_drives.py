@@ -134,6 +134,10 @@ class ManyDrives:
         """The names of its drives' records."""
         return [found.name for found in records_of_process(self.process.pid, [NOBODY])]
 
+    def lists(self) -> list[str]:
+        """The names of its records of what was added and removed."""
+        return [name for name in shared_names("ringblk-list-") if f"-{self.process.pid}-" in name]
+
     def children(self) -> set[int]:
         path = Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children")
         return {int(word) for word in path.read_text().split()}
@@ -169,8 +173,7 @@ class ManyDrives:
             self.process.wait()
         for left in records_of_process(self.process.pid, [NOBODY]):
             left.remove()
-        for name in shared_names("ringblk-list-"):
-            if f"-{self.process.pid}-" in name:
-                remove_record(name)
+        for name in self.lists():
+            remove_record(name)
         if not self._is_successor:
             self._folder.cleanup()

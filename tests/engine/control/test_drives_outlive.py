@@ -1,9 +1,14 @@
 """Drives that came or went by the control API are so in the next engine with the same control socket."""
 
+import os
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
+from ringblk.engine.drives import list_record
+from ringblk.engine.drives.list_record import ListRecord
+from ringblk.shm.segments.shared_folder import shared_names
 from tests.rigs.engine_rig import DEADLINE_S
 from tests.rigs.many_drives import ManyDrives
 
@@ -80,3 +85,38 @@ def test_takeover_of_drives_that_came(engine: ManyDrives) -> None:
             assert disk.read(0, 512) == b"t" * 512
             assert list(new.control.get("/drives")["drives"]) == ["vm1"]
             assert new.delete("vm1")[0] == 204
+
+
+def test_a_drive_that_is_as_the_file_has_it_leaves_no_record() -> None:
+    with ManyDrives({"vm1": {}}) as engine:
+        assert engine.lists() == []
+        assert engine.delete("vm1")[0] == 204
+        assert len(engine.lists()) == 1
+        assert engine.put("vm1", iops=5)[0] == 201
+        assert len(engine.lists()) == 1
+        assert engine.delete("vm1")[0] == 204
+        assert engine.put("vm1")[0] == 201
+        assert engine.lists() == []
+
+
+def test_very_many_records_that_were_left(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The oldest are removed; those of engines that run are not."""
+    monkeypatch.setattr(list_record, "PREFIX", f"ringblk-test-{os.getpid()}-")
+    monkeypatch.setattr(list_record, "MAX_LEFT", 1)
+
+    def carried(name: str) -> set[str]:
+        return set(ListRecord(str(tmp_path / name), forgets=False).carried)
+
+    held = ListRecord(str(tmp_path / "held"), forgets=False)
+    held.note("vm-held", None)
+    for name in ("oldest", "older", "newest"):
+        record = ListRecord(str(tmp_path / name), forgets=False)
+        record.note(f"vm-{name}", None)
+        record.close()
+    ListRecord(str(tmp_path / "another"), forgets=False).begin()
+    names = ("held", "oldest", "older", "newest")
+    assert [carried(name) for name in names] == [{"vm-held"}, set(), set(), {"vm-newest"}]
+    held.forget("vm-held")
+    anew = ListRecord(str(tmp_path / "newest"), forgets=True)
+    anew.begin()
+    assert not shared_names(list_record.PREFIX)
