@@ -13,6 +13,7 @@ from ringblk.engine.drives.changes import ChangeRefused
 from tests.rigs.control_client import DISK_BYTES, ControlClient, ControlledEngine
 from tests.rigs.json_schema import faults, referred
 from tests.rigs.many_drives import ManyDrives
+from tests.rigs.metrics_text import read_metrics
 
 METHODS = {"get", "put", "patch", "post", "delete"}
 VALUES: list[Any] = [
@@ -97,6 +98,10 @@ def test_what_an_engine_with_a_list_of_drives_answers(document: dict[str, Any], 
     assert checked.ask("PUT", "/drives/vm2", {**settings, "num_queues": 2}) == 409
     assert checked.ask("PATCH", "/drives/vm2", {"is_paused": True, "iops": 500}) == 200
     assert checked.ask("GET", "/drives") == 200
+    assert many.control.get("/stats")["drives"].keys() == {"vm1", "vm2"}
+    metrics = read_metrics(many.control.ask_raw("GET", "/metrics")[1].decode())
+    depths = metrics["ringblk_queue_depth"].samples
+    assert [sample.labels["drive"] for sample in depths] == ["vm1", "vm2"]
     assert checked.ask("PATCH", "/drives/vm2", {"size_bytes": 1000}) == 400
     assert checked.ask("PUT", "/drives/-", settings) == 400
     assert checked.ask("DELETE", "/drives/vm2?force=perhaps") == 400

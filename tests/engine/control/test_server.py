@@ -87,6 +87,20 @@ def test_what_is_no_http(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> No
     assert "Traceback" not in line
 
 
+def test_another_method_is_told_which_there_is(tmp_path: Path) -> None:
+    answer = asyncio.run(answered(tmp_path, GET_AND_CLOSE.replace(b"GET / ", b"DELETE /drive ")))
+    assert answer.startswith(b"HTTP/1.1 405 Method Not Allowed\r\n")
+    assert b"\r\nAllow: PATCH\r\n" in answer
+    assert status_and_body(answer)[1]["error"] == "/drive takes PATCH, not DELETE"
+
+
+def test_a_parameter_that_is_unknown(tmp_path: Path) -> None:
+    status, body = status_and_body(
+        asyncio.run(answered(tmp_path, GET_AND_CLOSE.replace(b"GET / ", b"GET /?colour=red ")))
+    )
+    assert (status, body["field"]) == (400, "colour")
+
+
 def test_a_handler_that_fails(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     status, body = status_and_body(asyncio.run(answered(tmp_path, GET_AND_CLOSE)))
     assert status == 500
