@@ -1,14 +1,19 @@
 """HTTP on a socket: what a client may ask, how long it may take, and how little it harms others."""
 
 import asyncio
+import contextlib
+import gc
 import json
 import socket
+import tempfile
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
 import msgspec
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from ringblk.engine.control.http_connection import HttpLimits
 from ringblk.engine.control.http_messages import HttpAnswer, HttpRequest
@@ -361,3 +366,47 @@ def test_a_request_that_is_carried_out_ends_before_the_server(tmp_path: Path) ->
         assert await idle.is_over()
 
     asyncio.run(all_steps())
+
+
+PIECES = [
+    GET,
+    post(b"x"),
+    b"GET / HTTP/1.1\r\n",
+    b"POST / HTTP/1.0\r\n",
+    b"CONNECT a:1 HTTP/1.1\r\n",
+    b"Host: x\r\n",
+    b"Content-Length: 3\r\n",
+    b"Content-Length: 99999999999999999999\r\n",
+    b"Transfer-Encoding: chunked\r\n",
+    b"Expect: 100-continue\r\n",
+    b"Connection: upgrade\r\nUpgrade: h2c\r\n",
+    b"Content-Encoding: gzip\r\n",
+    b"\r\n",
+    b"3\r\nabc\r\n",
+    b"0\r\n\r\n",
+    b"x" * 2000,
+    b"\0\xff",
+]
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.lists(st.sampled_from(PIECES) | st.binary(max_size=20), max_size=8))
+def test_whatever_is_sent_the_connection_ends_and_nothing_fails(pieces: list[bytes]) -> None:
+    failures: list[dict[str, Any]] = []
+
+    async def all_steps(folder: Path) -> None:
+        asyncio.get_running_loop().set_exception_handler(lambda _, context: failures.append(context))
+        async with serving(folder, SMALL) as http:
+            client = await http.connect()
+            with contextlib.suppress(ConnectionError):  # it may have hung up already
+                for piece in pieces:
+                    await client.send(piece)
+                client.writer.write_eof()
+            answers = await client.reader.read()
+            assert answers == b"" or answers.startswith(b"HTTP/1.1 ")
+            client.writer.close()
+        gc.collect()  # a task whose error nobody took says so
+
+    with tempfile.TemporaryDirectory() as folder:
+        asyncio.run(all_steps(Path(folder)))
+    assert failures == []
