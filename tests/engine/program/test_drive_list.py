@@ -93,6 +93,9 @@ def test_a_drive_whose_processes_die_again_and_again_fails_alone() -> None:
         assert good.read(0, 4096) == b"g" * 4096
         assert engine.process.poll() is None
         assert not engine.socket_path("bad").exists()
+        assert (len(engine.segments()), len(engine.records())) == (2, 2)
+        assert engine.delete("bad")[0] == 204
+        assert (len(engine.segments()), len(engine.records())) == (1, 1)
         assert engine.end() == 0
 
 
