@@ -229,8 +229,8 @@ class DrivesMachine(RuleBasedStateMachine):
 
 
 DrivesMachine.TestCase.settings = settings(
-    max_examples=int(os.environ.get("RINGBLK_MACHINE_EXAMPLES", "4")),
-    stateful_step_count=25,
+    max_examples=int(os.environ.get("RINGBLK_MACHINE_EXAMPLES", "3")),
+    stateful_step_count=20,
     deadline=None,
     suppress_health_check=list(HealthCheck),
 )
