@@ -25,7 +25,7 @@ from ringblk.engine.frontend.frontend import Frontend
 from ringblk.engine.load.generator import generate_load
 from ringblk.engine.load.load import Load, LoadFigures
 from tests.bench.backends import BackendFailed
-from tests.bench.fleets import Fleet, FleetSpec, engine_fleet, storage_daemon_fleets
+from tests.bench.fleets import Fleet, FleetSpec, engine_fleet, one_engine_fleet, storage_daemon_fleets
 from tests.bench.images import prepare_image
 from tests.bench.processes import memory_kib, shared_kib
 from tests.bench.report import Machine, machine
@@ -193,10 +193,11 @@ def main() -> None:
     """Measure both and print."""
     arguments = _parser().parse_args()
     options = shlex.split(arguments.engine_args)
-    specs = [engine_fleet(options)]
+    specs = [engine_fleet(options), one_engine_fleet(options)]
     for build in arguments.engine_build:
         name, _, folder = build.partition("=")
-        specs.append(engine_fleet(options, name=name, programs=Path(folder, ".venv", "bin")))
+        programs = Path(folder, ".venv", "bin")
+        specs += [make(options, name=name, programs=programs) for make in (engine_fleet, one_engine_fleet)]
     if not arguments.no_peers:
         specs += storage_daemon_fleets(is_installed=shutil.which("qemu-storage-daemon") is not None)
     results = Results(machine(), sys.argv[1:], {}, {})

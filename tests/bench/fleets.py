@@ -1,4 +1,4 @@
-"""Many drives at once: our engines and qemu-storage-daemon, as a process for each drive or as one for all."""
+"""Many drives at once: our engines and qemu-storage-daemon, each drive by itself or one for all."""
 
 import os
 import subprocess
@@ -100,6 +100,30 @@ def engine_fleet(
         ]
 
     return FleetSpec(f"{name}, an engine each", name, commands)
+
+
+def one_engine_fleet(
+    options: Sequence[str] = (), *, name: str = "ringblk", programs: Path = Path(sys.executable).parent
+) -> FleetSpec:
+    """One engine with a list of drives; `options` are of the form `--name=value` or `--name`."""
+
+    def commands(sockets: Sequence[Path], images: Sequence[Path]) -> list[list[str]]:
+        settings = dict(map(_setting, options))
+        drives = {
+            f"drive-{index}": {"socket_path": str(path), "blk_file": str(image), **settings}
+            for index, (path, image) in enumerate(zip(sockets, images, strict=True))
+        }
+        config = sockets[0].with_name("engine.json")
+        config.write_bytes(msgspec.json.encode({"drives": drives}))
+        return [[str(programs / "vhost-user-ringblk"), f"--config={config}"]]
+
+    return FleetSpec(f"{name}, one engine", name, commands)
+
+
+def _setting(option: str) -> tuple[str, object]:
+    """An option as a configuration file has it."""
+    name, _, value = option.removeprefix("--").partition("=")
+    return name.replace("-", "_"), int(value) if value.isdecimal() else value or True
 
 
 def storage_daemon_fleets(*, is_installed: bool) -> list[FleetSpec]:
