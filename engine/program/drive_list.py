@@ -204,10 +204,15 @@ class DriveList:
         self._forget(served)
         if self._record is None:
             return
-        if served.name in self._in_file:
-            self._record.note(served.name, None)
-        else:
-            self._record.forget(served.name)
+        try:
+            if served.name in self._in_file:
+                self._record.note(served.name, None)
+            else:
+                self._record.forget(served.name)
+        except OSError as error:
+            _log.error(
+                "the next engine has drive %s again, that it is gone is not noted: %s", served.name, error
+            )
 
     async def _change(self, name: str, change: Coroutine[Any, Any, None]) -> None:
         """Make a change to the end, whoever waits for it; who comes meanwhile waits for the same."""
