@@ -105,10 +105,3 @@ class OpenFiles:
         queues = sum(each.num_queues for each in needs)
         counts = f"{workers} workers and {queues} queues"
         return counts if self._is_sole else f"{len(needs)} drives with {counts}"
-
-
-def needed_open_files(worker_count: int, num_queues: int) -> tuple[int, int]:
-    """How many descriptors an engine with one drive can need: with few memory slots, and with all."""
-    need = _Need(worker_count, num_queues)
-    most = _Need(worker_count, num_queues, MAX_MEM_SLOTS)
-    return _ENGINE_COUNT + need.file_count, _ENGINE_COUNT + most.file_count

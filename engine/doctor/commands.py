@@ -7,7 +7,7 @@ from typing import Any
 from ringblk.engine.options.drive_config import DriveConfig
 from ringblk.shm.state.segment import MAX_QUEUES, MAX_WORKERS
 
-MAX_DRIVES = 100_000
+MAX_DRIVES = 4096
 
 
 def add_parser(subparsers: Any) -> None:
@@ -24,7 +24,7 @@ def add_parser(subparsers: Any) -> None:
     doctor.add_argument("--read-only", action="store_true", help="ask for a drive that is only read")
     defaults = DriveConfig()
     for option, default, most, what in (
-        ("--drives", 1, MAX_DRIVES, "drives that are to run here"),
+        ("--drives", 1, MAX_DRIVES, "drives that an engine is to have"),
         ("--workers", defaults.workers, MAX_WORKERS, "worker processes of each"),
         ("--num-queues", defaults.num_queues, MAX_QUEUES, "virtqueues of each"),
     ):

@@ -8,7 +8,8 @@ from collections.abc import Callable
 import msgspec
 
 from ringblk.engine.base.number_text import size_text
-from ringblk.engine.base.open_files import MAX_MEM_SLOTS, OPEN_FILES_MEND, needed_open_files
+from ringblk.engine.base.open_files import MAX_MEM_SLOTS, OPEN_FILES_MEND, OpenFiles
+from ringblk.engine.base.program_error import ProgramError
 from ringblk.engine.devices.io_plan import LOCKED_MEMORY_MEND, uring_problem
 from ringblk.engine.devices.kinds import DEFAULT_KIND
 from ringblk.engine.doctor.check import CheckResult, failure, ok, warning
@@ -31,7 +32,7 @@ _GUEST_BYTES = 1 << 30
 
 
 class Need(msgspec.Struct, frozen=True):
-    """What is to run on this host: so many drives, each with an engine of its own and these options."""
+    """What is to run on this host: an engine with so many drives of these options."""
 
     drive_count: int
     drive: DriveConfig
@@ -61,16 +62,21 @@ def check_locked_memory(need: Need) -> CheckResult:
 
 
 def check_open_files(need: Need) -> CheckResult:
-    """What `reserve_open_files` looks at."""
+    """Descriptors are set apart for all drives, as an engine does it; that raises the soft limit."""
+    name = "open files"
+    files = OpenFiles(is_sole=need.drive_count == 1)
+    try:
+        for number in range(need.drive_count):
+            files.reserve(str(number), need.drive.workers, need.drive.num_queues)
+    except ProgramError as error:
+        return failure(name, str(error).partition(f": {OPEN_FILES_MEND}")[0], OPEN_FILES_MEND)
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    least, most = needed_open_files(need.drive.workers, need.drive.num_queues)
-    if hard == resource.RLIM_INFINITY or hard >= most:
-        limit = "no limit" if hard == resource.RLIM_INFINITY else f"{hard} may be open"
-        return ok("open files", f"{limit}, an engine can need {most}")
-    if hard < least:
-        return failure("open files", f"only {hard} may be open, an engine needs {least}", OPEN_FILES_MEND)
-    what = f"only {hard} may be open: fewer than {MAX_MEM_SLOTS} memory slots, which would take {most}"
-    return warning("open files", what, OPEN_FILES_MEND)
+    limit = "no limit" if hard == resource.RLIM_INFINITY else f"{hard} may be open"
+    slot_count = files.mem_slot_count(str(need.drive_count - 1))
+    what = f"{limit}: enough for {slot_count} memory slots a drive"
+    if slot_count < MAX_MEM_SLOTS and need.drive_count == 1:
+        return warning(name, f"{what}, of {MAX_MEM_SLOTS}", OPEN_FILES_MEND)
+    return ok(name, what)
 
 
 def check_shared_memory(need: Need) -> CheckResult:

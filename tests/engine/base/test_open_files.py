@@ -7,8 +7,11 @@ from functools import partial
 
 import pytest
 
-from ringblk.engine.base.open_files import LEAST_MEM_SLOTS, MAX_MEM_SLOTS, OpenFiles, needed_open_files
+from ringblk.engine.base.open_files import LEAST_MEM_SLOTS, MAX_MEM_SLOTS, OpenFiles
 from ringblk.engine.base.program_error import ProgramError
+
+LEAST, MOST = 206, 1637
+"""What one drive with four workers and a queue can need: with 32 memory slots, and with 509."""
 
 
 class Limits:
@@ -38,12 +41,12 @@ def limits(monkeypatch: pytest.MonkeyPatch) -> Iterator[Limits]:
 def test_the_only_drive_may_have_them_all(limits: Limits) -> None:
     files = OpenFiles(is_sole=True)
     files.reserve("", 4, 1)
-    assert limits.soft == needed_open_files(4, 1)[1]
+    assert limits.soft == MOST
     assert files.mem_slot_count("") == MAX_MEM_SLOTS
 
 
 def test_few_are_enough_for_few_memory_slots(limits: Limits) -> None:
-    limits.soft = limits.hard = needed_open_files(4, 1)[0]
+    limits.soft = limits.hard = LEAST
     files = OpenFiles(is_sole=True)
     files.reserve("", 4, 1)
     assert files.mem_slot_count("") == LEAST_MEM_SLOTS
