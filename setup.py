@@ -47,7 +47,7 @@ class InstallData(install_data):
         path = [os.path.abspath(build.build_lib), *filter(None, [os.environ.get("PYTHONPATH")])]
         command = [sys.executable, "-m", "ringblk.engine.program.share_files", str(made)]
         environment = {**os.environ, "PYTHONPATH": os.pathsep.join(path)}
-        subprocess.run([*command, self.distribution.get_version()], check=True, env=environment)
+        subprocess.run(command, check=True, env=environment)
         for file in sorted(path for path in made.rglob("*") if path.is_file()):
             self.data_files.append((f"share/{file.parent.relative_to(made)}", [str(file)]))
         super().run()

@@ -13,6 +13,7 @@ from pathlib import Path, PurePosixPath
 
 DESCRIPTOR = "share/qemu/vhost-user/50-ringblk.json"
 PROGRAMS = ("ringblk", "vhost-user-ringblk")
+UNITS = {f"lib/systemd/system/ringblk{unit}" for unit in (".service", "@.service", "@.socket")}
 DRIVE = """
 from ringblk import Frontend, engine_command
 
@@ -65,7 +66,7 @@ def shared_files() -> set[str]:
     """What stands below the prefix that it is installed to: a page for each command, too."""
     from ringblk.engine.program.share_files import share_files  # the installed one
 
-    return {DESCRIPTOR, *(f"share/{name}" for name in share_files("0"))}
+    return {DESCRIPTOR, *UNITS, *(f"share/{name}" for name in share_files())}
 
 
 def check_installed() -> None:

@@ -7,7 +7,7 @@ from enum import IntEnum
 
 
 class ExitStatus(IntEnum):
-    """The statuses of all commands."""
+    """The statuses of all commands; the units in share/systemd know them."""
 
     DONE = 0
     """Done, or ended as it was told to."""

@@ -10,6 +10,7 @@ its name (`drive_in_log`).
 
 import contextlib
 import logging
+import os
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -19,6 +20,7 @@ from typing import Literal
 
 import msgspec
 
+from ringblk.engine.base.journal import is_journal, priority_prefix
 from ringblk.engine.base.printable_text import printable
 
 LogFormat = Literal["human", "json"]
@@ -83,6 +85,14 @@ class HumanFormatter(logging.Formatter):
         return " | ".join(_printable_lines(text))
 
 
+class JournalFormatter(HumanFormatter):
+    """The same, for systemd's journal: its priority comes first, which the journal takes off."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """The line."""
+        return priority_prefix(record.levelno) + super().format(record)
+
+
 class _JsonLine(msgspec.Struct, omit_defaults=True):
     time: str
     level: str
@@ -116,7 +126,9 @@ class JsonFormatter(logging.Formatter):
 def start_logging(log_format: LogFormat) -> None:
     """Log to stderr from now on, in this process and those forked from it."""
     handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(JsonFormatter() if log_format == "json" else HumanFormatter())
+    is_to_journal = is_journal(sys.stderr.fileno(), os.environ)
+    human = JournalFormatter if is_to_journal else HumanFormatter
+    handler.setFormatter(JsonFormatter() if log_format == "json" else human())
     handler.addFilter(DriveFilter())
     handler.addFilter(RepeatFilter())
     logging.basicConfig(level=logging.INFO, handlers=[handler])

@@ -8,6 +8,7 @@ import asyncio
 import logging
 import os
 import time
+from collections.abc import Callable
 from typing import Any
 
 from ringblk.engine.devices.features import F_EVENT_IDX
@@ -115,14 +116,15 @@ class Drive:
         self.publication.publish()
         self.processes.start()
 
-    async def run(self) -> None:
+    async def run(self, on_change: Callable[[], None]) -> None:
         """Serve one front end after the other, until told to end or no more can come.
 
+        `on_change` is called when one has come or gone.
         What is in flight then is done before it returns. Raises `ProcessesFailed`; the front end goes on with
         another engine then.
         """
         loop = asyncio.get_running_loop()
-        serving = loop.create_task(self._serve())
+        serving = loop.create_task(self._serve(on_change))
         ending = loop.create_task(self._is_to_end.wait())
         failing = loop.create_task(self.processes.wait_failure())
         try:
@@ -148,18 +150,20 @@ class Drive:
                 task.cancel()
             await asyncio.wait({serving})
 
-    async def _serve(self) -> None:
+    async def _serve(self, on_change: Callable[[], None]) -> None:
         listener = self._listener
         assert listener is not None, "listen comes first"
         async for connected in listener.connections():
             self._session = Session(connected, self)
             self.state.set_connected(True)
+            on_change()
             self._memory_advice.front_end_pid = peer_process_id(connected)
             try:
                 await serve_turn(self._session, connected, listener)
             finally:
                 self._session = None
                 self.state.set_connected(False)
+                on_change()
 
     def end(self, *, for_successor: bool = False, is_removed: bool = False) -> None:
         """Have `run` end once what is in flight is done.

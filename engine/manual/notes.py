@@ -13,6 +13,15 @@ one ends it at once. SIGUSR2 does the same as the first, and leaves the drive to
 """,
         ),
         (
+            "ENVIRONMENT",
+            """
+NOTIFY_SOCKET: where the engine says that it is ready, what it does, and that it ends (sd_notify).
+
+LISTEN_PID, LISTEN_FDS, LISTEN_FDNAMES: sockets that a service manager listens on (sd_listen_fds). The only
+drive of an engine takes the one that there is, a drive of a list the one of its name.
+""",
+        ),
+        (
             "FILES",
             """
 /dev/shm/ringblk-engine-PID: the state of a running drive. What a killed engine leaves, the next one removes.

@@ -14,10 +14,12 @@ from msgspec.structs import FieldInfo
 
 from ringblk.engine.base.number_text import parse_size
 from ringblk.engine.base.program_error import ProgramError
+from ringblk.engine.base.service_manager import HandedSocket
 from ringblk.engine.base.version import VERSION
 from ringblk.engine.options.config import EngineConfig, EngineOptions, FlatConfig, make_config
 from ringblk.engine.options.config_file import DRIVES, list_config, read_config_file
 from ringblk.engine.options.drive_config import BLOCK_SIZES, DriveConfig, option_of
+from ringblk.engine.options.handed_sockets import place_sockets
 from ringblk.engine.options.rate_limiter_config import BYTE_LIMITS, LIMIT_NAMES, limit_help
 from ringblk.shm.state.segment import MAX_QUEUES, MAX_WORKERS
 from ringblk.workers.backends.topology import SECTOR_BYTES
@@ -145,16 +147,19 @@ def _in_order(options: Iterable[FieldInfo]) -> list[FieldInfo]:
     return sorted(options, key=lambda field: places[field.name])
 
 
-def config_from(arguments: argparse.Namespace) -> EngineConfig:
-    """The engine's configuration; options stand over the file. Raises `ProgramError`."""
+def config_from(arguments: argparse.Namespace, sockets: Sequence[HandedSocket] = ()) -> EngineConfig:
+    """The engine's configuration; options stand over the file. Raises `ProgramError`.
+
+    `sockets` are a service manager's, for drives that name none.
+    """
     values = read_config_file(arguments.config) if arguments.config else {}
     given = given_values(arguments, option_fields())
     if DRIVES not in values:
-        return make_config({**values, **given})
+        return make_config(place_sockets({**values, **given}, sockets))
     for name in given:
         if name not in EngineOptions.__struct_fields__:
             raise ProgramError(f"{option_of(name)}: {arguments.config} lists its drives: set it there")
-    return list_config(arguments.config, {**values, **given})
+    return list_config(arguments.config, place_sockets({**values, **given}, sockets))
 
 
 def given_values(arguments: argparse.Namespace, options: Iterable[FieldInfo]) -> dict[str, object]:

@@ -10,6 +10,7 @@ from ringblk.engine.base.asyncio_import import import_asyncio_without_tls
 from ringblk.engine.base.log_format import start_logging
 from ringblk.engine.base.printable_text import printable
 from ringblk.engine.base.program_error import ProgramError
+from ringblk.engine.base.service_manager import ServiceManager, take_handed_sockets
 from ringblk.engine.base.standard_streams import open_standard_streams
 from ringblk.engine.options.command_line import config_from
 from ringblk.engine.program.parsers import (
@@ -46,13 +47,15 @@ def _serve(program: str, arguments: list[str]) -> int:
     if "--print-capabilities" in arguments:  # whatever else is said, as the conventions have it
         print(CAPABILITIES)
         return 0
-    config = config_from(make_serve_parser(program).parse_args(arguments))
+    parsed = make_serve_parser(program).parse_args(arguments)
+    manager = ServiceManager.from_environment(os.environ)
+    config = config_from(parsed, take_handed_sockets(os.environ))
     start_logging(config.log_format)
     if config.runs_own_code_only:
         import_asyncio_without_tls()
     from ringblk.engine.program.serve import serve  # asyncio and all that: not for --help
 
-    return serve(config)
+    return serve(config, manager=manager)
 
 
 def _exit_with(program: str, run: Callable[[], int]) -> None:

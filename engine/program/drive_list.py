@@ -25,10 +25,20 @@ _log = logging.getLogger(__name__)
 class DriveList:
     """All drives of one engine, whatever state they are in."""
 
-    def __init__(self, config: EngineConfig, kind: DeviceKind, on_end: Callable[[ServedDrive], None]) -> None:
-        """`on_end` is told of each drive that is not served any more."""
+    def __init__(
+        self,
+        config: EngineConfig,
+        kind: DeviceKind,
+        on_end: Callable[[ServedDrive], None],
+        on_change: Callable[[], None],
+    ) -> None:
+        """`on_end` is told of each drive that is not served any more.
+
+        `on_change` is called when a drive or a front end has come or gone.
+        """
         self._kind = kind
         self._on_end = on_end
+        self._on_change = on_change
         self._in_file = config.drives
         self._record: ListRecord | None = None
         if config.control is not None and not config.is_sole:
@@ -98,7 +108,7 @@ class DriveList:
         """Serve all that have begun."""
         for served in self:
             if served.state == "starting":
-                served.serve(self._on_end)
+                served.serve(self._on_end, self._on_change)
 
     def _open(self, served: ServedDrive) -> None:
         check_sockets_apart(served, self, self._config.control)
@@ -164,7 +174,7 @@ class DriveList:
             if isinstance(error, OSError):
                 raise DriveRefused(f"drive {served.name}: {error.strerror or error}") from error
             raise
-        served.serve(self._on_end)
+        served.serve(self._on_end, self._on_change)
 
     def _note_added(self, record: ListRecord, served: ServedDrive) -> None:
         """Have the next engine begin it as well, which it does by itself where the file has it so."""
@@ -256,6 +266,7 @@ class DriveList:
     def _forget(self, served: ServedDrive) -> None:
         served.close()
         del self._drives[served.name]
+        self._on_change()
 
 
 def _refused(error: ProgramError) -> DriveRefused:

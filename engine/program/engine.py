@@ -7,10 +7,12 @@ import time
 from typing import TYPE_CHECKING
 
 from ringblk.engine.base.program_error import ProgramError
+from ringblk.engine.base.service_manager import ServiceManager
 from ringblk.engine.devices.device_kind import DeviceKind
 from ringblk.engine.options.config import EngineConfig
 from ringblk.engine.program.drive_list import DriveList
 from ringblk.engine.program.served_drive import ServedDrive
+from ringblk.engine.program.status_report import StatusReport
 from ringblk.engine.program.takeover import CONTROL_HINT
 
 if TYPE_CHECKING:
@@ -34,9 +36,10 @@ def hold_end_signals() -> None:
 class Engine:
     """Serves drives until it is told to end: `prepare`, `run`, and `close` whatever came of them."""
 
-    def __init__(self, config: EngineConfig, kind: DeviceKind) -> None:
+    def __init__(self, config: EngineConfig, kind: DeviceKind, manager: ServiceManager) -> None:
         self._config = config
-        self.drives = DriveList(config, kind, self._note_ended)
+        self._report = StatusReport(manager)
+        self.drives = DriveList(config, kind, self._note_ended, self._report.note_change)
         self._is_to_end = asyncio.Event()
         self._has_given_up = False
         self._first_signal_s: float | None = None
@@ -65,8 +68,10 @@ class Engine:
             await self.drives.finish()
             raise
         self.drives.serve()
+        self._report.begin(self.drives)
         try:
             await self._is_to_end.wait()
+            self._report.end()
             await self.drives.drain()
         finally:
             if control is not None:
@@ -82,6 +87,7 @@ class Engine:
 
     def _note_ended(self, served: ServedDrive) -> None:
         """An engine for one drive ends with it; another when none is left and none can come."""
+        self._report.note_change()
         if self._config.is_sole:
             self._is_to_end.set()
             return

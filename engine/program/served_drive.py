@@ -111,18 +111,22 @@ class ServedDrive:
                     raise
                 raise ProgramError(f"cannot be started: {error}", exit_status=1) from error
 
-    def serve(self, on_end: Callable[["ServedDrive"], None]) -> None:
-        """Serve front ends in the background; `on_end` is called once it has ended, whatever way."""
+    def serve(self, on_end: Callable[["ServedDrive"], None], on_change: Callable[[], None]) -> None:
+        """Serve front ends in the background; `on_end` is called once it has ended, whatever way.
+
+        `on_change` is called when this has begun, and when a front end has come or gone.
+        """
         assert self.drive is not None, "begin comes first"
         with drive_in_log(self.name):
             _log.info("%s", self.drive.first_line())
             self.state = "running"
-            self._serving = asyncio.get_running_loop().create_task(self._serve(self.drive))
+            self._serving = asyncio.get_running_loop().create_task(self._serve(self.drive, on_change))
         self._serving.add_done_callback(lambda _: on_end(self))
+        on_change()
 
-    async def _serve(self, drive: Drive) -> None:
+    async def _serve(self, drive: Drive, on_change: Callable[[], None]) -> None:
         try:
-            await drive.run()
+            await drive.run(on_change)
             self.state = "ended"
         except ProcessesFailed as error:
             self.state, self.reason = "failed", str(error)

@@ -1,6 +1,6 @@
 """What is installed below share/: man pages and completion, made when a wheel is.
 
-`python -m ringblk.engine.program.share_files FOLDER VERSION` makes them.
+`python -m ringblk.engine.program.share_files FOLDER` makes them.
 """
 
 import sys
@@ -8,6 +8,7 @@ from pathlib import Path
 
 import msgspec
 
+from ringblk.engine.base.version import VERSION
 from ringblk.engine.manual.bash_completion import bash_completion
 from ringblk.engine.manual.command_tree import Command, command_of
 from ringblk.engine.manual.fish_completion import fish_completion
@@ -44,28 +45,28 @@ def completion_text(shell: str) -> str:
     return _COMPLETIONS[shell](all_commands())
 
 
-def pages(version: str) -> dict[str, str]:
+def pages() -> dict[str, str]:
     """Man pages by file name: one for each program, and for each command of `ringblk` with all below it."""
     ringblk, backend = all_commands()
     commands = [ringblk, backend, *ringblk.commands]
     names = sorted(command.page for command in commands)
-    return {f"{command.page}.1": man_page(command, version, names) for command in commands}
+    return {f"{command.page}.1": man_page(command, VERSION, names) for command in commands}
 
 
-def share_files(version: str) -> dict[str, str]:
+def share_files() -> dict[str, str]:
     """All of them, by their paths below share/."""
-    texts = {f"man/man1/{name}": text for name, text in pages(version).items()}
+    texts = {f"man/man1/{name}": text for name, text in pages().items()}
     for shell, places in _PLACES.items():
         texts |= dict.fromkeys(places, completion_text(shell))
     return texts
 
 
-def write_share_files(folder: Path, version: str) -> None:
+def write_share_files(folder: Path) -> None:
     """Write them below a folder."""
-    for name, text in share_files(version).items():
+    for name, text in share_files().items():
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / name).write_text(text)
 
 
 if __name__ == "__main__":
-    write_share_files(Path(sys.argv[1]), sys.argv[2])
+    write_share_files(Path(sys.argv[1]))

@@ -11,7 +11,11 @@ import pytest
 
 from tests.rigs.separate_build import ROOT, package_files
 
-OTHERS = ("LICENSE", "README.md", "pyproject.toml", "setup.py", "share/qemu/vhost-user/50-ringblk.json")
+UNITS = ("ringblk.service", "ringblk@.service", "ringblk@.socket")
+OTHERS = (
+    *("LICENSE", "README.md", "pyproject.toml", "setup.py", "share/qemu/vhost-user/50-ringblk.json"),
+    *(f"share/systemd/{name}" for name in UNITS),
+)
 
 
 def test_the_source_distribution_is_complete(tmp_path: Path) -> None:

@@ -7,11 +7,12 @@ from pathlib import Path
 
 import pytest
 
+from ringblk.engine.base.version import VERSION
 from ringblk.engine.manual.man_page import escaped
 from ringblk.engine.options.command_line import option_fields
 from ringblk.engine.program.share_files import all_commands, pages, write_share_files
 
-PAGES = pages("0.0")
+PAGES = pages()
 SERVING = ("ringblk-serve.1", "vhost-user-ringblk.1")
 
 
@@ -66,7 +67,7 @@ def test_groff_has_nothing_to_say(name: str) -> None:
 
 @pytest.mark.skipif(not shutil.which("man"), reason="no man")
 def test_man_finds_them(tmp_path: Path) -> None:
-    write_share_files(tmp_path, "1.2.3")
+    write_share_files(tmp_path)
     environment = {
         "MANPATH": str(tmp_path / "man"),
         "PATH": "/usr/bin:/bin",
@@ -76,4 +77,4 @@ def test_man_finds_them(tmp_path: Path) -> None:
     command = ["man", "--pager=cat", "vhost-user-ringblk"]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
     assert "--socket-path=VALUE" in re.sub(".\b", "", done.stdout)
-    assert "ringblk 1.2.3" in done.stdout
+    assert f"ringblk {VERSION}" in done.stdout
