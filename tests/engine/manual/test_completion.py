@@ -16,11 +16,14 @@ OPTIONS = [f"--{field.name.replace('_', '-')}" for field in option_fields()]
 
 BASH = """
 source "$1"
-shift
-COMP_WORDS=("$@")
-COMP_CWORD=$(($# - 1))
-"$(complete -p "${1##*/}" | sed 's/.*-F \\([^ ]*\\) .*/\\1/')"
-printf '%s\\n' "${COMPREPLY[@]}"
+function=$(complete -p "$2" | sed 's/.*-F \\([^ ]*\\) .*/\\1/')
+while IFS= read -r line; do
+    IFS=$'\\t' read -r -a COMP_WORDS <<<"$line"
+    [[ $line == *$'\\t' ]] && COMP_WORDS+=('')
+    COMP_CWORD=$((${#COMP_WORDS[@]} - 1))
+    "$function"
+    echo "${COMPREPLY[*]}"
+done
 """
 
 ZSH = """
@@ -43,31 +46,32 @@ def bash_file(tmp_path: Path) -> Path:
     return path
 
 
-def offered(bash_file: Path, *words: str, folder: Path | None = None) -> list[str]:
-    """What bash offers for the last of these words, which are as it cuts them."""
-    command = ["bash", "--norc", "-c", BASH, "bash", str(bash_file), *words]
-    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=True)
+def offered(bash_file: Path, lines: list[tuple[str, ...]], folder: Path | None = None) -> list[list[str]]:
+    """What bash offers for the last word of each line, whose words are as it cuts them."""
+    command = ["bash", "--norc", "-c", BASH, "bash", str(bash_file), "ringblk"]
+    words = "".join("\t".join(line) + "\n" for line in lines)
+    done = subprocess.run(command, input=words, cwd=folder, capture_output=True, text=True, check=True)
     assert done.stderr == ""
-    return done.stdout.split()
+    return [line.split() for line in done.stdout.splitlines()]
 
 
-@pytest.mark.parametrize(
-    "program", [("ringblk", "serve"), ("vhost-user-ringblk",), ("/usr/bin/ringblk", "serve")]
-)
+@pytest.mark.parametrize("program", PROGRAMS)
 def test_every_option_of_the_table_completes(bash_file: Path, program: tuple[str, ...]) -> None:
-    replies = offered(bash_file, *program, "--")
-    assert set(OPTIONS) | {"--config"} <= {reply.rstrip("=") for reply in replies}
-    for option in OPTIONS:
-        assert option in {reply.rstrip("=") for reply in offered(bash_file, *program, option)}
+    every, *each = offered(bash_file, [(*program, "--"), *((*program, option) for option in OPTIONS)])
+    assert set(OPTIONS) | {"--config"} <= {reply.rstrip("=") for reply in every}
+    for option, replies in zip(OPTIONS, each, strict=True):
+        assert option in {reply.rstrip("=") for reply in replies}
 
 
 def test_every_command_and_option_completes(bash_file: Path) -> None:
-    for program in all_commands():
-        for command in program.walk():
-            replies = {reply.rstrip("=") for reply in offered(bash_file, *command.words, "--")}
-            assert replies == {name for each in command.options for name in each.names if name[1] == "-"}
-            if command.commands:
-                assert offered(bash_file, *command.words, "") == [each.words[-1] for each in command.commands]
+    commands = [command for program in all_commands() for command in program.walk()]
+    options = offered(bash_file, [(*command.words, "--") for command in commands])
+    names = offered(bash_file, [(*command.words, "") for command in commands])
+    for command, replies, below in zip(commands, options, names, strict=True):
+        wanted = {name for each in command.options for name in each.names if name[1] == "-"}
+        assert {reply.rstrip("=") for reply in replies} == wanted
+        if command.commands:
+            assert below == [each.words[-1] for each in command.commands]
 
 
 @pytest.mark.parametrize(
@@ -90,7 +94,7 @@ def test_every_command_and_option_completes(bash_file: Path) -> None:
 )
 def test_values(tmp_path: Path, bash_file: Path, words: tuple[str, ...], replies: list[str]) -> None:
     (tmp_path / "disk.img").touch()
-    assert offered(bash_file, *words, folder=tmp_path) == replies
+    assert offered(bash_file, [words], tmp_path) == [replies]
 
 
 @pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
