@@ -67,7 +67,7 @@ def test_an_unknown_command_is_one_line(arguments: list[str]) -> None:
     assert arguments[-1] in line
 
 
-TOP_COMMANDS = {"serve", "image", "stat", "top", "list", "doctor", "completion"}
+TOP_COMMANDS = {"serve", "image", "list", "stat", "top", "drive", "doctor", "schema", "completion"}
 
 
 @pytest.mark.parametrize(
