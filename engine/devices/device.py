@@ -73,6 +73,15 @@ class Device(Protocol):
     async def set_enabled(self, queue_index: int, enabled: bool) -> None:
         """Let a running ring rest, or go on."""
 
+    async def set_log(self, fd: int, mmap_size_bytes: int, mmap_offset_bytes: int) -> None:
+        """Have a dirty log, in place of an earlier one. `fd` is the device's, also when it raises."""
+
+    async def set_logging(self, enabled: bool) -> None:
+        """Mark each guest page that is written in the dirty log, or stop doing so; on return it is so."""
+
+    async def set_queue_log(self, vring: Vring) -> None:
+        """The `log_gpa` of a running ring is another."""
+
     async def stop_queue(self, queue_index: int) -> int:
         """Stop a running ring, wait for what is in flight, and give back `next_avail`."""
 

@@ -21,6 +21,8 @@ class Vring(msgspec.Struct, frozen=True):
     kick_fd: int | None = None
     call_fd: int | None = None
     err_fd: int | None = None
+    log_gpa: int | None = None
+    """Where writes to the used ring are marked in the dirty log; None: nowhere."""
 
     def parts(self, *, event_words: bool = True) -> tuple[tuple[str, int, int], ...]:
         """Name, address and bytes of each, its event word at the end or left out (virtio 1.2, 2.7)."""

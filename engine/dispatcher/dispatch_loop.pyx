@@ -28,6 +28,7 @@ from ringblk.shm.sync.atomic cimport load_acquire_32, store_relaxed_32, store_re
 from ringblk.shm.sync.clock cimport monotonic_ns
 from ringblk.shm.sync.crash_point cimport crash_point
 from ringblk.shm.sync.invariant cimport invariant
+from ringblk.shm.memory.dirty_log cimport DirtyLog
 from ringblk.shm.memory.guest_memory cimport GuestMemory
 from ringblk.shm.layout.region_set cimport RegionSet, region_mask, region_set
 from ringblk.shm.layout.slot cimport NO_WORKER, SLOT_HANDED, SLOT_PREPARED, RequestSlot
@@ -104,6 +105,13 @@ cdef class DispatchLoop:
         """Pop again."""
         self.table.set_paused(False)
 
+    def set_log(self, DirtyLog log):
+        """Mark what is written from now on in this log, or in none; all that is in flight has not been told yet."""
+        cdef Virtqueue virtqueue
+        self.memory.set_log(log)
+        for virtqueue in filter(None, self.table.owners):
+            virtqueue.log_ring()
+
     def release_regions(self, mask):
         """What waits for tokens in these regions goes on at once, with all before it, and leaves a debt."""
         cdef RegionSet regions = region_set(mask)
@@ -164,7 +172,7 @@ cdef class DispatchLoop:
         return broken
 
     def take_lost(self):
-        """The lost regions, and whether the in-flight region is lost as well. All queues are broken by it."""
+        """The lost regions, and a bit for each other part (`LostMemory.take`). All queues are broken by it."""
         cdef Virtqueue virtqueue
         for virtqueue in filter(None, self.table.owners):
             virtqueue.mark_broken(BROKEN_MEMORY)
@@ -376,7 +384,7 @@ cdef class DispatchLoop:
         cdef uint32_t count = self.handover.batch_count
         if count == 0:
             return
-        publish_batch(self.state, self.table, self.handover, self.recorder)
+        publish_batch(self.state, self.memory, self.table, self.handover, self.recorder)
         if self.overlaps.partial_count:
             self.overlaps.note_done()
         self.handover.release()

@@ -30,8 +30,11 @@ from ringblk.engine.dispatcher.messages import (
     RequestGivenUp,
     Resume,
     SetInflight,
+    SetLog,
     SetQueueFds,
+    SetQueueLog,
     StartQueue,
+    StopLog,
     StopQueue,
     ToDispatcher,
     WorkerDown,
@@ -42,7 +45,8 @@ from ringblk.engine.dispatcher.queue_table import QueueTable
 from ringblk.engine.dispatcher.recovery import Recovery
 from ringblk.engine.dispatcher.ring import DispatcherRing
 from ringblk.engine.dispatcher.throttle import Throttle
-from ringblk.shm.memory.guard import GuardedInflight
+from ringblk.shm.memory.dirty_log import DirtyLog
+from ringblk.shm.memory.guard import INFLIGHT, LOG, GuardedPart
 from ringblk.shm.memory.guest_memory import GuestMemory
 from ringblk.shm.memory.region import RegionError
 from ringblk.shm.queues.errors import InflightError, RingError
@@ -120,7 +124,7 @@ class Dispatcher:
         self._recovery = Recovery(self._loop)
         self._has_taken_over = False
         self._errors = HostErrors("dispatcher")
-        self._inflight: GuardedInflight | None = None
+        self._inflight: GuardedPart | None = None
         self._inflight_queue_size = 0
         self._queue_fds: dict[int, QueueFds] = {}
         self._stopping: dict[int, list[int]] = {}  # queue_index -> request_ids
@@ -185,6 +189,17 @@ class Dispatcher:
                 self._send(Answer(message.request_id))
             case StartQueue():
                 self._start_queue(message, fds)
+            case SetLog():
+                self._set_log(message, fds[0])
+                self._send(Answer(message.request_id))
+            case StopLog():
+                self._loop.set_log(None)
+                self._loop.lost_memory.forget_part(LOG)
+                self._send(Answer(message.request_id))
+            case SetQueueLog():
+                if (virtqueue := self._table.virtqueue(message.queue_index)) is not None:
+                    virtqueue.log_at(message.log_gpa)
+                self._send(Answer(message.request_id))
             case SetQueueFds():
                 self._use_fds(message.queue_index, QueueFds.take(message.has_fds, fds), fds)
                 self._send(Answer(message.request_id))
@@ -231,15 +246,28 @@ class Dispatcher:
         self._loop.release_regions(sum(1 << region_index for region_index in self._dropping))
 
     def _set_inflight(self, message: SetInflight, fd: int) -> None:
-        self._loop.lost_memory.forget_inflight()
-        self._inflight = GuardedInflight(
+        self._loop.lost_memory.forget_part(INFLIGHT)
+        self._inflight = GuardedPart(
             self._setup.state,
+            INFLIGHT,
             fd,
             message.mmap_size_bytes,
             message.mmap_offset_bytes,
             or_lost=not self._has_taken_over,
         )
         self._inflight_queue_size = message.queue_size
+
+    def _set_log(self, message: SetLog, fd: int) -> None:
+        self._loop.lost_memory.forget_part(LOG)
+        mapping = GuardedPart(
+            self._setup.state,
+            LOG,
+            fd,
+            message.mmap_size_bytes,
+            message.mmap_offset_bytes,
+            or_lost=not self._has_taken_over,
+        )
+        self._loop.set_log(DirtyLog(mapping))
 
     def _start_queue(self, message: StartQueue, fds: list[int]) -> None:
         virtqueue = SplitVirtqueue(
@@ -260,6 +288,7 @@ class Dispatcher:
                 f"queue {message.queue_index} has {message.queue_size} entries,"
                 f" the in-flight region is for {self._inflight_queue_size}"
             )
+        virtqueue.log_at(message.log_gpa)
         heads = virtqueue.resume(self._inflight, message.queue_index * stride_bytes, message.base)
         queue_fds = QueueFds.take(message.has_fds, fds)
         try:

@@ -30,15 +30,15 @@ cdef class LostMemory:
         return False
 
     def take(self):
-        """The lost regions, and whether the in-flight region is lost as well."""
+        """The lost regions, and a bit for each other part that is lost as well (`INFLIGHT`, `LOG` of guard.pyx)."""
         cdef StateHeader *header = self.state.header
         cdef uint32_t word
         for word in range(<uint32_t>REGION_WORDS):
             self.told_regions.words[word] = load_relaxed_64(&header.lost_regions.words[word])
         self.has_told_regions = True
-        self.told_inflight = load_relaxed_64(&header.lost_inflight)
+        self.told_parts = load_relaxed_64(&header.lost_parts)
         lost_regions = [index for index in range(<uint32_t>REGION_LIMIT) if has_region(&self.told_regions, index)]
-        return lost_regions, self.told_inflight != 0
+        return lost_regions, self.told_parts
 
     def forget_region(self, uint32_t region_index):
         """No request uses the region any more: its index may stand for another."""
@@ -46,7 +46,7 @@ cdef class LostMemory:
         forget_lost_regions(self.state.header, region_index >> 6, mask)
         self.told_regions.words[region_index >> 6] &= ~mask
 
-    def forget_inflight(self):
-        """Another in-flight region takes its place."""
-        clear_bits_64(&self.state.header.lost_inflight, 1)
-        self.told_inflight = 0
+    def forget_part(self, uint64_t part):
+        """Another takes its place, or none."""
+        clear_bits_64(&self.state.header.lost_parts, part)
+        self.told_parts &= ~part

@@ -38,6 +38,8 @@ class StartQueue(msgspec.Struct, tag=True, frozen=True):
     event_idx: bool
     is_enabled: bool
     has_fds: tuple[bool, bool, bool]
+    log_gpa: int | None = None
+    """Where writes to its used ring are marked in the dirty log; None: nowhere."""
 
 
 class SetQueueFds(msgspec.Struct, tag=True, frozen=True):
@@ -54,6 +56,28 @@ class EnableQueue(msgspec.Struct, tag=True, frozen=True):
     request_id: int
     queue_index: int
     is_enabled: bool
+
+
+class SetLog(msgspec.Struct, tag=True, frozen=True):
+    """Mark guest pages that are written from now on in this dirty log, whose fd comes along."""
+
+    request_id: int
+    mmap_size_bytes: int
+    mmap_offset_bytes: int
+
+
+class StopLog(msgspec.Struct, tag=True, frozen=True):
+    """Mark no more pages, and let go of the log."""
+
+    request_id: int
+
+
+class SetQueueLog(msgspec.Struct, tag=True, frozen=True):
+    """Mark writes to the queue's used ring at this guest physical address from now on, or nowhere."""
+
+    request_id: int
+    queue_index: int
+    log_gpa: int | None
 
 
 class StopQueue(msgspec.Struct, tag=True, frozen=True):
@@ -133,7 +157,8 @@ class MemoryLost(msgspec.Struct, tag=True, frozen=True):
     """Memory that the front end shares cannot be reached any more; all queues rest until they are reset."""
 
     region_indexes: list[int]
-    is_inflight_lost: bool
+    lost_parts: int
+    """A bit for each other part: `INFLIGHT` and `LOG` of shm/memory/guard.pyx."""
 
 
 class CallUnheard(msgspec.Struct, tag=True, frozen=True):
@@ -155,6 +180,9 @@ ToDispatcher = (
     | StartQueue
     | SetQueueFds
     | EnableQueue
+    | SetLog
+    | StopLog
+    | SetQueueLog
     | StopQueue
     | WorkerUp
     | WorkerDown

@@ -8,16 +8,30 @@ batch stands in it before the driver can see anything, so a successor knows whic
 from libc.stdint cimport uint32_t, uint64_t
 
 from ringblk.shm.layout.slot cimport RequestSlot
+from ringblk.shm.memory.guest_memory cimport GuestMemory
 from ringblk.shm.state.segment cimport QUEUE_LIMIT
 from ringblk.shm.queues.virtqueue cimport Virtqueue
 
 
-cdef void publish_batch(StateSegment state, QueueTable table, Handover handover,
+cdef void log_batch(StateSegment state, GuestMemory memory, Handover handover) noexcept nogil:
+    """Mark what the batch may have written of guest memory, whatever came of it, where the front end logs that."""
+    cdef uint32_t place
+    cdef RequestSlot *slot
+    for place in range(handover.batch_count):
+        slot = &state.slots[handover.batch[place]]
+        memory.log_written(state.slot_ranges(handover.batch[place]) + slot.readable_count, slot.writable_count)
+        if slot.has_last_byte:
+            memory.log_written(&slot.last_byte, 1)
+
+
+cdef void publish_batch(StateSegment state, GuestMemory memory, QueueTable table, Handover handover,
                         RequestRecorder recorder) noexcept nogil:
-    """Publish the hand-over's batch: used elements, used.idx, calls, in-flight records, in this order."""
+    """Publish the hand-over's batch: marks, used elements, used.idx, calls, in-flight records, in this order."""
     cdef uint32_t place, count = handover.batch_count
     cdef uint64_t touched = 0
     cdef RequestSlot *slot
+    if memory.is_logged:
+        log_batch(state, memory, handover)
     for place in range(count):
         slot = &state.slots[handover.batch[place]]
         (<Virtqueue>table.queues[slot.queue_index].virtqueue).give_back(slot.head_index, slot.used_length_bytes)

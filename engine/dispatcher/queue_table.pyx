@@ -134,6 +134,10 @@ cdef class QueueTable:
         """Whether the queue is in the table."""
         return self.queues[queue_index].virtqueue != NULL
 
+    def virtqueue(self, uint32_t queue_index):
+        """The queue of that index; None where it is not served."""
+        return self.owners[queue_index]
+
     def remap(self):
         """Find all rings again after the memory table changed. Raises `RingError`."""
         for owner in self.owners:

@@ -25,6 +25,7 @@ from ringblk.engine.drives.changes import DriveChanges
 from ringblk.engine.drives.facts import drive_facts, first_line
 from ringblk.engine.drives.inflight_region import admit_inflight, was_inflight_used
 from ringblk.engine.drives.limits import DriveLimits
+from ringblk.engine.drives.log_changes import LogChanges
 from ringblk.engine.drives.memory_advice import MemoryAdvice
 from ringblk.engine.drives.plan import DrivePlan
 from ringblk.engine.drives.publication import Publication
@@ -75,6 +76,7 @@ class Drive:
             setup, self._model, self._hear, worker_count if setup.plan.uses_workers else 0
         )
         self._regions = RegionChanges(self.state, self._model, self.processes)
+        self._log = LogChanges(self._model, self.processes)
         self._reports = GuestReports(self._model, self._end_session)
         self._memory_advice = MemoryAdvice()
         self.settings = DriveSettings(
@@ -310,6 +312,18 @@ class Drive:
         self._model.queues[queue_index].is_enabled = enabled
         await self.processes.ask(lambda request_id: EnableQueue(request_id, queue_index, enabled))
 
+    async def set_log(self, fd: int, mmap_size_bytes: int, mmap_offset_bytes: int) -> None:
+        """Have a dirty log, in place of an earlier one. Raises `DeviceError`."""
+        await self._log.set_log(fd, mmap_size_bytes, mmap_offset_bytes)
+
+    async def set_logging(self, enabled: bool) -> None:
+        """Mark what is written in the dirty log, or stop doing so. Raises `DeviceError`."""
+        await self._log.set_logging(enabled)
+
+    async def set_queue_log(self, vring: Vring) -> None:
+        """Where writes to a running ring are marked has changed."""
+        await self._log.set_queue_log(vring)
+
     async def stop_queue(self, queue_index: int) -> int:
         """Stop a ring, wait for what is in flight, and give back `next_avail`."""
         return await self.processes.ask(
@@ -358,6 +372,7 @@ class Drive:
                 await self.stop_queue(queue_index)
             await self.replace_regions([])
             await self._regions.wait_unused()
+            await self._log.forget()
         except DispatcherGone:
             return
         self._model.forget_inflight()

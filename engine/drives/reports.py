@@ -5,6 +5,7 @@ from collections.abc import Callable
 
 from ringblk.engine.dispatcher.messages import CallUnheard, MemoryLost, QueueBroken, RequestGivenUp
 from ringblk.engine.supervisor.drive_model import DriveModel
+from ringblk.shm.memory.guard import INFLIGHT, LOG
 from ringblk.shm.queues.virtqueue import BROKEN_REASONS
 
 GuestReport = QueueBroken | MemoryLost | CallUnheard | RequestGivenUp
@@ -50,6 +51,8 @@ class GuestReports:
             if index in self._model.regions
             for region in [self._model.regions[index].message.region]
         ]
-        if report.is_inflight_lost and self._model.inflight is not None:
+        if report.lost_parts & INFLIGHT and self._model.inflight is not None:
             lost.append("the in-flight region")
+        if report.lost_parts & LOG and self._model.log is not None:
+            lost.append("the dirty log")
         return " and ".join(lost)

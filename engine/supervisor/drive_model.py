@@ -13,9 +13,11 @@ from ringblk.engine.dispatcher.messages import (
     ChangeRegions,
     Pause,
     SetInflight,
+    SetLog,
     StartQueue,
     ToDispatcher,
 )
+from ringblk.shm.memory.dirty_log import log_bytes
 from ringblk.shm.memory.guest_memory import GuestMemory
 from ringblk.shm.memory.region import MemoryRegion, RegionError, check_overlap, check_region
 from ringblk.shm.sync.channel import MAX_FDS, copy_fds
@@ -64,16 +66,20 @@ class StartedQueue(msgspec.Struct):
             self.event_idx,
             self.is_enabled,
             self.fds().presence(),
+            vring.log_gpa,
         )
 
 
 class DriveModel:
-    """Regions, queues, in-flight region and pause as the dispatcher knows them."""
+    """Regions, queues, in-flight region, dirty log and pause as the dispatcher knows them."""
 
     def __init__(self) -> None:
         self.regions: dict[int, SharedRegion] = {}
         self.queues: dict[int, StartedQueue] = {}
         self.inflight: tuple[SetInflight, int] | None = None
+        self.log: tuple[SetLog, int] | None = None
+        """The dirty log that the front end has given, used while `is_logging`."""
+        self.is_logging = False
         self.pause_holders: set[str] = set()
         """Whoever wants nothing to be popped now."""
         self.epoch = 0
@@ -105,6 +111,8 @@ class DriveModel:
                 GuestMemory().add(0, region, fd, 0)  # what cannot be mapped must not reach the children
                 table.append(region)
             self._check_rings(table)
+            if self.is_logging and self.log is not None:
+                check_log(self.log[0], table)
             if len(self.regions) + len(regions) > REGION_INDEXES:
                 raise DeviceError("too many memory regions, with those that requests in flight still use")
             for fd in copy_fds([fd for _, fd in regions]):  # there is room for those that are passed on
@@ -178,9 +186,31 @@ class DriveModel:
             os.close(self.inflight[1])
             self.inflight = None
 
+    def admit_log(self, log: SetLog, fd: int) -> None:
+        """Check a dirty log and keep it in place of an earlier one; its fd is closed if it is refused.
+
+        Raises `DeviceError`.
+        """
+        try:
+            if log.mmap_size_bytes == 0 or os.fstat(fd).st_size < log.mmap_offset_bytes + log.mmap_size_bytes:
+                raise DeviceError("the dirty log is empty, or shorter than it is said to be")
+            check_log(log, [region for region, _ in self.current_regions()])
+        except DeviceError:
+            os.close(fd)
+            raise
+        self.forget_log()
+        self.log = (log, fd)
+
+    def forget_log(self) -> None:
+        """Close the dirty log."""
+        if self.log is not None:
+            os.close(self.log[1])
+            self.log = None
+
     def forget_all(self) -> None:
         """Close all that is held; the processes have ended."""
         self.forget_inflight()
+        self.forget_log()
         for region_index in list(self.regions):
             self.forget_region(region_index)
 
@@ -197,6 +227,8 @@ class DriveModel:
             sent.extend(_additions(current))
         if self.inflight is not None:
             sent.append((self.inflight[0], [self.inflight[1]]))
+        if self.log is not None and self.is_logging:
+            sent.append((self.log[0], [self.log[1]]))
         sent.extend(
             (queue.start_message(0), queue.fds().present())
             for queue in self.queues.values()
@@ -216,6 +248,16 @@ class DriveModel:
             messages[-1] = msgspec.structs.replace(messages[-1], epoch=self.epoch)
             sent.append((MapRegions(messages), [mapped.fd for mapped in part]))
         return sent
+
+
+def check_log(log: SetLog, regions: Sequence[MemoryRegion]) -> None:
+    """Refuse a dirty log that has no bit for some page of these regions. Raises `DeviceError`."""
+    end_gpa = max((region.gpa + region.size_bytes for region in regions), default=0)
+    needed_bytes = log_bytes(end_gpa)
+    if log.mmap_size_bytes < needed_bytes:
+        raise DeviceError(
+            f"the dirty log has {log.mmap_size_bytes} bytes, memory up to {end_gpa:#x} needs {needed_bytes}"
+        )
 
 
 def _parts(regions: list[SharedRegion]) -> list[list[SharedRegion]]:

@@ -5,6 +5,8 @@ Source: QEMU, docs/interop/vhost-user.rst.
 
 import enum
 
+F_LOG_ALL = 1 << 26
+"""The feature, as a mask, that has all writes to guest memory marked in the dirty log (VHOST_F_LOG_ALL)."""
 F_PROTOCOL_FEATURES = 1 << 30
 """The virtio feature, as a mask, that offers protocol features (VHOST_USER_F_PROTOCOL_FEATURES)."""
 
@@ -17,6 +19,8 @@ class FrontendRequest(enum.IntEnum):
     SET_OWNER = 3
     RESET_OWNER = 4
     SET_MEM_TABLE = 5
+    SET_LOG_BASE = 6
+    SET_LOG_FD = 7
     SET_VRING_NUM = 8
     SET_VRING_ADDR = 9
     SET_VRING_BASE = 10
@@ -47,10 +51,15 @@ class BackendRequest(enum.IntEnum):
     CONFIG_CHANGE_MSG = 2
 
 
+VRING_F_LOG = 1 << 0
+"""The flag of SET_VRING_ADDR that has writes to the used ring marked in the dirty log (VHOST_VRING_F_LOG)."""
+
+
 class ProtocolFeature(enum.IntFlag):
     """Protocol features as masks, not bit numbers ("Protocol features")."""
 
     MQ = 1 << 0
+    LOG_SHMFD = 1 << 1
     REPLY_ACK = 1 << 3
     BACKEND_REQ = 1 << 5
     CONFIG = 1 << 9

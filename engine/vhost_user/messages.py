@@ -119,6 +119,13 @@ class ConfigSpace(msgspec.Struct, frozen=True):
     data: bytes
 
 
+class LogDescription(msgspec.Struct, frozen=True):
+    """The dirty log's place in its fd ("Log description")."""
+
+    mmap_size_bytes: int
+    mmap_offset_bytes: int
+
+
 class InflightDescription(msgspec.Struct, frozen=True):
     """The in-flight region's place in its fd and what it is made for ("Inflight description")."""
 
@@ -135,6 +142,7 @@ Payload: TypeAlias = (
     | VringFd
     | ConfigSpace
     | InflightDescription
+    | LogDescription
     | MemoryRegion
     | tuple[MemoryRegion, ...]
     | None
@@ -147,6 +155,7 @@ _REGION = struct.Struct("=QQQQ")
 _TABLE_HEADER = struct.Struct("=II")
 _SINGLE_REGION_PADDING = bytes(8)
 _CONFIG_HEADER = struct.Struct("=III")
+_LOG = struct.Struct("=QQ")
 # QEMU and others send the C structure with the four bytes of padding that the compiler puts at its end.
 _INFLIGHT = struct.Struct("=QQHH4x")
 _INFLIGHT_UNPADDED = struct.Struct("=QQHH")
@@ -276,6 +285,17 @@ def decode_config(payload: bytes) -> ConfigSpace:
     return ConfigSpace(offset_bytes, flags, payload[_CONFIG_HEADER.size :])
 
 
+def encode_log(log: LogDescription) -> bytes:
+    """Size and offset of the dirty log."""
+    return _LOG.pack(log.mmap_size_bytes, log.mmap_offset_bytes)
+
+
+def decode_log(payload: bytes) -> LogDescription:
+    """Size and offset of the dirty log."""
+    _check_size(payload, _LOG.size)
+    return LogDescription(*_LOG.unpack(payload))
+
+
 def encode_inflight(inflight: InflightDescription) -> bytes:
     """The in-flight description, with the padding that QEMU insists on."""
     return _INFLIGHT.pack(
@@ -297,6 +317,8 @@ _REQUEST_DECODERS: dict[FrontendRequest, Callable[[bytes], Payload]] = {
     FrontendRequest.SET_OWNER: decode_nothing,
     FrontendRequest.RESET_OWNER: decode_nothing,
     FrontendRequest.SET_MEM_TABLE: decode_region_table,
+    FrontendRequest.SET_LOG_BASE: decode_log,
+    FrontendRequest.SET_LOG_FD: decode_nothing,
     FrontendRequest.SET_VRING_NUM: decode_vring_state,
     FrontendRequest.SET_VRING_ADDR: decode_vring_address,
     FrontendRequest.SET_VRING_BASE: decode_vring_state,

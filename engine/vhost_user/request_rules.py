@@ -13,7 +13,11 @@ def expected_fd_counts(request: FrontendRequest, payload: Any) -> tuple[int, ...
         case FrontendRequest.SET_MEM_TABLE:
             return (len(payload),)
         case (
-            FrontendRequest.ADD_MEM_REG | FrontendRequest.SET_BACKEND_REQ_FD | FrontendRequest.SET_INFLIGHT_FD
+            FrontendRequest.ADD_MEM_REG
+            | FrontendRequest.SET_BACKEND_REQ_FD
+            | FrontendRequest.SET_INFLIGHT_FD
+            | FrontendRequest.SET_LOG_BASE
+            | FrontendRequest.SET_LOG_FD
         ):
             return (1,)
         case FrontendRequest.REM_MEM_REG:
@@ -26,6 +30,8 @@ OWN_REPLY = frozenset(request for request in FrontendRequest if request.name.sta
 """Requests with an answer of their own; the others have one where the front end asks for it (REPLY_ACK)."""
 
 NEEDED_FEATURE = {
+    FrontendRequest.SET_LOG_BASE: ProtocolFeature.LOG_SHMFD,
+    FrontendRequest.SET_LOG_FD: ProtocolFeature.LOG_SHMFD,
     FrontendRequest.GET_CONFIG: ProtocolFeature.CONFIG,
     FrontendRequest.SET_CONFIG: ProtocolFeature.CONFIG,
     FrontendRequest.SET_BACKEND_REQ_FD: ProtocolFeature.BACKEND_REQ,

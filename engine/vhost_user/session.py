@@ -16,13 +16,14 @@ import msgspec
 from ringblk.engine.devices.device import ConfigRefused, Device, DeviceError
 from ringblk.engine.devices.vring import Vring, close_fd
 from ringblk.engine.vhost_user.backend_channel import BackendChannel
-from ringblk.engine.vhost_user.codes import F_PROTOCOL_FEATURES, FrontendRequest, ProtocolFeature
+from ringblk.engine.vhost_user.codes import F_LOG_ALL, F_PROTOCOL_FEATURES, FrontendRequest, ProtocolFeature
 from ringblk.engine.vhost_user.message_socket import FdSet, ReceivedMessage, VhostUserSocket
 from ringblk.engine.vhost_user.messages import (
     BadMessage,
     ConfigSpace,
     Header,
     InflightDescription,
+    LogDescription,
     VringState,
     decode_request,
     encode_config,
@@ -41,6 +42,7 @@ __all__ = ["PROTOCOL_FEATURES", "ConfigRefused", "Device", "DeviceError", "Sessi
 
 PROTOCOL_FEATURES = (
     ProtocolFeature.MQ
+    | ProtocolFeature.LOG_SHMFD
     | ProtocolFeature.REPLY_ACK
     | ProtocolFeature.BACKEND_REQ
     | ProtocolFeature.CONFIG
@@ -50,6 +52,8 @@ PROTOCOL_FEATURES = (
     | ProtocolFeature.STATUS
 )
 """What a session offers of the protocol."""
+SESSION_FEATURES = F_PROTOCOL_FEATURES | F_LOG_ALL
+"""The features that are the session's own, whatever the device is."""
 
 _ACK_SUCCESS = 0
 _ACK_FAILURE = 1
@@ -213,17 +217,21 @@ class Session:
         """The session starts, which is known already."""
 
     async def get_features(self) -> Reply:
-        """The device's features, and the offer of protocol features."""
-        return Reply(encode_u64(self._device.device_features | F_PROTOCOL_FEATURES))
+        """The device's features and the session's."""
+        return Reply(encode_u64(self._device.device_features | SESSION_FEATURES))
 
     async def set_features(self, features: int) -> None:
         """Accept features; without protocol features all rings are enabled from here on ("Ring states")."""
-        unknown = features & ~(self._device.device_features | F_PROTOCOL_FEATURES)
+        unknown = features & ~(self._device.device_features | SESSION_FEATURES)
         if unknown:
             raise DeviceError(f"features {unknown:#x} are not on offer")
-        if self._rings.any_running and features != self._features:
+        changed = features ^ self._features
+        if self._rings.any_running and changed & ~F_LOG_ALL:
             raise DeviceError("features cannot change while a queue is running")
-        self._device.set_features(features & ~F_PROTOCOL_FEATURES)
+        if changed != F_LOG_ALL:
+            self._device.set_features(features & ~SESSION_FEATURES)
+        if changed & F_LOG_ALL:
+            await self._device.set_logging(bool(features & F_LOG_ALL))
         self._features = features
         if not features & F_PROTOCOL_FEATURES:
             await self._rings.set_all_enabled(True)
@@ -273,6 +281,17 @@ class Session:
         former, self._channel = self._channel, channel
         if former is not None:
             await former.close()
+
+    async def set_log_base(self, log: LogDescription, fds: FdSet) -> Reply:
+        """A dirty log, or another; front ends wait for the answer whether or not they asked for one."""
+        (fd,) = fds.take()
+        await self._device.set_log(fd, log.mmap_size_bytes, log.mmap_offset_bytes)
+        return Reply(encode_u64(_ACK_SUCCESS))
+
+    async def set_log_fd(self, fds: FdSet) -> None:
+        """An eventfd for news in the dirty log: closed, as who looks at the log needs no news of it."""
+        if fault := fds.eventfd_fault():
+            raise DeviceError(f"the log fd is {fault}")
 
     async def get_inflight_fd(self, wanted: InflightDescription) -> Reply:
         """A new in-flight region for so many queues of that size."""
@@ -326,6 +345,8 @@ class Session:
         """
         await self._rings.reset()
         self._device.set_features(0)
+        if self._features & F_LOG_ALL:
+            await self._device.set_logging(False)
         self._features = 0
         self._status = 0
 
@@ -338,6 +359,8 @@ _HANDLERS: dict[FrontendRequest, _Handler] = {
     FrontendRequest.SET_OWNER: lambda session, payload, fds: session.set_owner(),
     FrontendRequest.RESET_OWNER: lambda session, payload, fds: session._rings.set_all_enabled(False),
     FrontendRequest.SET_MEM_TABLE: lambda session, payload, fds: session._regions.replace(payload, fds),
+    FrontendRequest.SET_LOG_BASE: lambda session, payload, fds: session.set_log_base(payload, fds),
+    FrontendRequest.SET_LOG_FD: lambda session, payload, fds: session.set_log_fd(fds),
     FrontendRequest.SET_VRING_NUM: lambda session, payload, fds: session._rings.set_num(payload),
     FrontendRequest.SET_VRING_ADDR: lambda session, payload, fds: session._rings.set_address(payload),
     FrontendRequest.SET_VRING_BASE: lambda session, payload, fds: session._rings.set_base(payload),

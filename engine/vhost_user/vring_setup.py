@@ -3,6 +3,7 @@
 from typing import Literal, TypeAlias
 
 from ringblk.engine.devices.vring import Vring, close_fd
+from ringblk.engine.vhost_user.codes import VRING_F_LOG
 from ringblk.engine.vhost_user.messages import VringAddress
 
 # Alignment of the three parts of a split ring in bytes (virtio 1.2, 2.7).
@@ -13,6 +14,8 @@ _USED_ALIGN_BYTES = 4
 
 def address_fault(address: VringAddress) -> str | None:
     """What is wrong with a ring's addresses, or None."""
+    if address.flags & ~VRING_F_LOG:
+        return f"vring flags {address.flags:#x} are not on offer"
     for name, uva, align_bytes in (
         ("descriptor table", address.desc_uva, _DESC_ALIGN_BYTES),
         ("available ring", address.avail_uva, _AVAIL_ALIGN_BYTES),
@@ -44,6 +47,13 @@ class VringSetup:
         """It has size, addresses and kick, and is enabled."""
         return self.queue_size is not None and self.address is not None and self.has_kick and self.enabled
 
+    def is_at(self, address: VringAddress) -> bool:
+        """Whether its parts lie there."""
+        return self.address is not None and (
+            (address.desc_uva, address.avail_uva, address.used_uva)
+            == (self.address.desc_uva, self.address.avail_uva, self.address.used_uva)
+        )
+
     def replace_fd(self, kind: FdKind, fd: int | None) -> int | None:
         """Put `fd` in place; the old one is the caller's to close."""
         old_fd, self._fds[kind] = self._fds[kind], fd
@@ -63,6 +73,7 @@ class VringSetup:
             kick_fd=self._fds["kick"],
             call_fd=self._fds["call"],
             err_fd=self._fds["err"],
+            log_gpa=self.address.log_gpa if self.address.flags & VRING_F_LOG else None,
         )
 
     def mark_stopped(self, next_avail: int) -> None:

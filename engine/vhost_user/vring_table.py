@@ -35,15 +35,15 @@ class VringTable:
         await self._start_if_ready(ring)
 
     async def set_address(self, address: VringAddress) -> None:
-        """SET_VRING_ADDR; saying the same again about a running ring is no change."""
+        """SET_VRING_ADDR; of a running ring only what is logged of it may change."""
         ring = self._ring(address.queue_index)
-        if address.flags:
-            raise DeviceError(f"vring flags {address.flags:#x} are not on offer")
-        if ring.running and address == ring.address:
-            return
-        ring = self._stopped_ring(address.queue_index)
         if fault := address_fault(address):
             raise DeviceError(fault)
+        if ring.running and ring.is_at(address):
+            ring.address = address
+            await self._device.set_queue_log(ring.describe())
+            return
+        ring = self._stopped_ring(address.queue_index)
         ring.address = address
         await self._start_if_ready(ring)
 

@@ -4,8 +4,10 @@ from libc.stdint cimport uint64_t, uint8_t
 
 from ringblk.shm.state.segment cimport StateHeader
 
-cdef enum:
-    INFLIGHT_REGION = -1   # in place of a region index: the in-flight region
+cdef enum SharedPart:
+    # What else than regions a front end shares: bits of StateHeader.lost_parts, negative in place of a region index.
+    PART_INFLIGHT = 1
+    PART_LOG = 2
 
 cdef extern from * nogil:
     """

@@ -45,7 +45,7 @@ cdef struct Guard:
     uint8_t *mapping         # NULL: none
     uint64_t size_bytes
     StateHeader *header      # where to say that it is lost,
-    int region_index         # and of which region
+    int region_index         # and of which region; a SharedPart, negative
 
 
 cdef Guard guards[GUARD_LIMIT]
@@ -98,8 +98,8 @@ cdef void handle_fault(int number, siginfo_t *info, void *context) noexcept nogi
             if c_mmap(guard.mapping, guard.size_bytes, PROT_READ | PROT_WRITE,
                       MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | MAP_FIXED, -1, 0) == MAP_FAILED:
                 break
-            if guard.region_index == INFLIGHT_REGION:
-                set_bits_64(&guard.header.lost_inflight, 1)
+            if guard.region_index < 0:
+                set_bits_64(&guard.header.lost_parts, <uint64_t>-guard.region_index)
             else:
                 note_lost_region(guard.header, <uint32_t>guard.region_index)
             c_errno.errno = saved_errno
@@ -123,8 +123,12 @@ cdef uint8_t *map_zeroes(uint64_t size_bytes) noexcept nogil:
     return NULL if mapping == MAP_FAILED else <uint8_t *>mapping
 
 
-cdef class GuardedInflight:
-    """The bytes of an in-flight region that a front end holds as well; a fault in it sets `lost_inflight`.
+INFLIGHT, LOG = PART_INFLIGHT, PART_LOG
+_NAMES = {INFLIGHT: "the in-flight region", LOG: "the dirty log"}
+
+
+cdef class GuardedPart:
+    """The bytes of a part that a front end holds as well, `INFLIGHT` or `LOG`; a fault in it sets its bit of `lost_parts`.
 
     Offers the buffer protocol. Raises `OSError` where it cannot be mapped; with `or_lost` it is lost then.
     """
@@ -134,7 +138,7 @@ cdef class GuardedInflight:
     cdef uint64_t mapping_bytes
     cdef uint64_t before_bytes
 
-    def __cinit__(self, StateSegment state, int fd, size_bytes, offset_bytes, *, bint or_lost=False):
+    def __cinit__(self, StateSegment state, int part, int fd, size_bytes, offset_bytes, *, bint or_lost=False):
         cdef uint64_t start_bytes = offset_bytes - offset_bytes % mmap.PAGESIZE
         self.state = state
         self.before_bytes = offset_bytes - start_bytes
@@ -144,11 +148,11 @@ cdef class GuardedInflight:
             error = c_errno.errno
             if or_lost:
                 self.mapping = map_zeroes(self.mapping_bytes)
-                set_bits_64(&state.header.lost_inflight, 1)
+                set_bits_64(&state.header.lost_parts, <uint64_t>part)
             if self.mapping == NULL:
-                raise OSError(error, f"the in-flight region cannot be mapped: {os.strerror(error)}")
-        if guard_mapping(self.mapping, self.mapping_bytes, state.header, INFLIGHT_REGION) < 0:
-            raise OSError(ENOMEM, "too many in-flight regions are mapped")
+                raise OSError(error, f"{_NAMES[part]} cannot be mapped: {os.strerror(error)}")
+        if guard_mapping(self.mapping, self.mapping_bytes, state.header, -part) < 0:
+            raise OSError(ENOMEM, f"too many mappings like {_NAMES[part]}")
 
     def __dealloc__(self):
         if self.mapping != NULL:

@@ -2,6 +2,7 @@ from libc.stdint cimport uint32_t, uint64_t, uint8_t
 
 from ringblk.shm.sync.atomic cimport load_relaxed_64
 from ringblk.shm.layout.slot cimport Range
+from ringblk.shm.memory.dirty_log cimport DirtyLog
 from ringblk.shm.state.segment cimport StateHeader, StateSegment
 
 
@@ -24,6 +25,8 @@ cdef class GuestMemory:
     cdef readonly uint32_t epoch
     cdef StateSegment state
     cdef StateHeader *header        # of the state segment; NULL: nothing is guarded
+    cdef DirtyLog log               # where the front end wants to know what was written, if `is_logged`
+    cdef readonly bint is_logged
 
     cdef int translate(self, uint64_t gpa, uint64_t length_bytes, Range *ranges, int room) noexcept nogil
     cdef bint holds(self, uint64_t gpa, uint64_t length_bytes) noexcept nogil
@@ -33,6 +36,7 @@ cdef class GuestMemory:
     cdef inline bint is_lost(self) noexcept nogil:
         """Whether some of the guest's memory is, so that what was read from it may be zeroes in its place."""
         return self.header != NULL and load_relaxed_64(&self.header.lost_words) != 0
+    cdef void log_written(self, const Range *ranges, uint32_t range_count) noexcept nogil
     cdef void look_at(self, const Range *ranges, uint32_t range_count) noexcept nogil
     cdef void _unmap(self, MappedRegion *mapped) noexcept
     cdef int _find(self, uint64_t gpa) noexcept nogil

@@ -6,6 +6,8 @@ index and offset. A region that leaves the table is no longer translated to, but
 index until the last request that uses it is done. `epoch` counts additions: a request carries the epoch it
 was resolved with, and a process that has not come that far yet reads its channel first.
 
+A front end that moves its guest has what is written marked in a log (dirty_log.pyx).
+
 Where a state segment is given, the mappings are guarded (guard.pyx): memory that the front end takes from
 under them reads as zeroes, and `is_lost` tells.
 """
@@ -107,6 +109,19 @@ cdef class GuestMemory:
         unguard_mapping(mapped.mapping)
         munmap(mapped.mapping, mapped.mapping_bytes)
         memset(mapped, 0, sizeof(MappedRegion))
+
+    def set_log(self, DirtyLog log):
+        """Have what is written marked in this log from now on, or nowhere (None)."""
+        self.is_logged = False
+        self.log = log
+        self.is_logged = log is not None
+
+    cdef void log_written(self, const Range *ranges, uint32_t range_count) noexcept nogil:
+        """Mark these ranges, where there is a log; after they were written."""
+        cdef uint32_t index
+        for index in range(range_count):
+            self.log.mark(self.regions[ranges[index].region_index].gpa + ranges[index].offset_bytes,
+                          ranges[index].length_bytes)
 
     def is_mapped(self, uint32_t region_index):
         """Whether there is a region under this index, in the table or waiting for its last request."""

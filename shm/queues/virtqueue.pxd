@@ -27,6 +27,8 @@ cdef class Virtqueue:
     cdef uint32_t chain_limit           # descriptors that one chain may have
     cdef readonly uint32_t broken       # BrokenReason, 0 while it works; sticky
     cdef readonly dict recovered        # head -> counter, oldest first: what `resume` found in flight
+    cdef bint is_logged                 # whether the driver's front end wants to know of writes to the ring,
+    cdef uint64_t log_gpa               # and where they are for it (VHOST_VRING_F_LOG, log_guest_addr)
     cdef uint64_t next_counter          # of the next head to be taken, as far as the in-flight record goes
 
     cdef int mark_broken(self, uint32_t reason) noexcept nogil
@@ -45,5 +47,6 @@ cdef class Virtqueue:
     cdef bint needs_call(self) noexcept nogil
     cdef void forget(self, uint16_t head_index) noexcept nogil
     cdef void settle(self) noexcept nogil
+    cdef void log_ring(self) noexcept nogil
     cdef bint arm(self) noexcept nogil
     cdef void disarm(self) noexcept nogil

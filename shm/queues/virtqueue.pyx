@@ -60,6 +60,16 @@ cdef class Virtqueue:
         """Find the ring in the region table as it is now. Raises `RingError`; it stays where it was then."""
         raise NotImplementedError
 
+    def log_at(self, gpa):
+        """Mark writes to the ring at this guest physical address in the memory's log, or nowhere (None).
+
+        All that was written to it so far counts as written now: by a predecessor, who may have died before its mark.
+        """
+        self.is_logged = gpa is not None
+        if gpa is not None:
+            self.log_gpa = gpa
+            self.log_ring()
+
     def resume(self, mapping, size_t offset_bytes, uint16_t base):
         """Go on where ring and in-flight record say; the heads in flight, oldest first. Before anything is popped.
 
@@ -149,6 +159,9 @@ cdef class Virtqueue:
 
     cdef void disarm(self) noexcept nogil:
         """Ask for no kicks while the ring is watched anyway."""
+
+    cdef void log_ring(self) noexcept nogil:
+        """Mark all of the ring that the device writes, where that is wanted."""
 
     # One chain, one batch at a time: for tests and fuzzing.
 

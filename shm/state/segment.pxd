@@ -45,7 +45,7 @@ cdef struct StateHeader:
     uint32_t reserved_control
     # shared memory that could not be reached (shm/memory/guard.pyx): set by who found it so, cleared by the dispatcher
     uint64_t lost_words             # which words of lost_regions are not zero
-    uint64_t lost_inflight          # 1: the in-flight region
+    uint64_t lost_parts             # which others (SharedPart in shm/memory/guard.pxd)
     uint32_t reserved_lost[10]
     RegionSet lost_regions
     # wake-up of the dispatcher: it sets the flag, whoever clears it writes its eventfd

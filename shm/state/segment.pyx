@@ -262,7 +262,7 @@ cdef class StateSegment:
     @property
     def lost_memory(self):
         """Memory of the front end that cannot be reached: a bit for each region index, and the in-flight region."""
-        return region_mask(&self.header.lost_regions), self.header.lost_inflight
+        return region_mask(&self.header.lost_regions), self.header.lost_parts
 
     def keep_lost_regions(self, mask):
         """Forget of all other region indexes that their memory was lost."""

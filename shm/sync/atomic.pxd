@@ -60,6 +60,7 @@ cdef extern from * nogil:
     uint64_t exchange_64(volatile uint64_t *pointer, uint64_t value)
     bint compare_swap_32(volatile uint32_t *pointer, uint32_t *expected, uint32_t value)
     bint compare_swap_64(volatile uint64_t *pointer, uint64_t *expected, uint64_t value)
+    void set_bits_8(volatile uint8_t *pointer, uint8_t mask)
     void set_bits_64(volatile uint64_t *pointer, uint64_t mask)
     void clear_bits_64(volatile uint64_t *pointer, uint64_t mask)
     void full_fence()

@@ -10,7 +10,7 @@ import os
 from ringblk.engine.devices.block_device import BlockDevice
 from ringblk.engine.devices.device import DeviceError
 from ringblk.engine.devices.vring import Vring
-from ringblk.engine.dispatcher.messages import SetInflight
+from ringblk.engine.dispatcher.messages import SetInflight, SetLog
 from ringblk.engine.drives.inflight_region import admit_inflight
 from ringblk.engine.supervisor.drive_model import DriveModel, SharedRegion, StartedQueue
 from ringblk.shm.layout.sizes import queue_size_fault
@@ -134,6 +134,17 @@ class MappingDevice:
                 "outside of its region"
             )
 
+    async def set_log(self, fd: int, mmap_size_bytes: int, mmap_offset_bytes: int) -> None:
+        self.model.admit_log(SetLog(0, mmap_size_bytes, mmap_offset_bytes), fd)
+
+    async def set_logging(self, enabled: bool) -> None:
+        assert enabled != self.model.is_logging, "logging is switched to what it is"
+        self.model.is_logging = enabled
+
+    async def set_queue_log(self, vring: Vring) -> None:
+        self.model.queues[vring.queue_index].vring = vring
+        self.queues[vring.queue_index].log_at(vring.log_gpa)
+
     async def update_fds(self, vring: Vring) -> None:
         assert vring.queue_index in self.queues
         check_fds(vring)
@@ -164,6 +175,8 @@ class MappingDevice:
             await self.stop_queue(queue_index)
         self._change_regions([], self._current())
         self.model.forget_inflight()
+        self.model.forget_log()
+        self.model.is_logging = False
         self.set_features(0)
         self.is_reset = True
 

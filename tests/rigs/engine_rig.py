@@ -16,7 +16,7 @@ from types import TracebackType
 from ringblk.engine.devices.features import F_EVENT_IDX
 from ringblk.engine.drives.record import record_of_process
 from ringblk.engine.frontend.connection import FrontendConnection
-from ringblk.engine.vhost_user.codes import ProtocolFeature
+from ringblk.engine.vhost_user.codes import F_LOG_ALL, VRING_F_LOG, ProtocolFeature
 from ringblk.engine.vhost_user.messages import VringAddress
 from ringblk.shm.segments.shared_folder import shared_names
 from ringblk.shm.state.segment import SEGMENT_PREFIX
@@ -268,10 +268,11 @@ class RawFrontend:
         offered = self.connection.get_features()
         wanted = ProtocolFeature.MQ | ProtocolFeature.REPLY_ACK | ProtocolFeature.CONFIG
         wanted |= ProtocolFeature.CONFIGURE_MEM_SLOTS | ProtocolFeature.RESET_DEVICE
-        wanted |= ProtocolFeature.INFLIGHT_SHMFD | ProtocolFeature.BACKEND_REQ
+        wanted |= ProtocolFeature.INFLIGHT_SHMFD | ProtocolFeature.BACKEND_REQ | ProtocolFeature.LOG_SHMFD
         self.connection.set_owner()
         self.connection.negotiate_protocol_features(wanted)
-        self.connection.set_features(offered & ~F_EVENT_IDX if features is None else features)
+        self.features = offered & ~(F_EVENT_IDX | F_LOG_ALL) if features is None else features
+        self.connection.set_features(self.features)
 
     def add_memory(self) -> None:
         for region in self.ram.regions:
@@ -282,19 +283,25 @@ class RawFrontend:
         driver = queue.driver
         connection.set_vring_num(queue_index, driver.queue_size)
         connection.set_vring_base(queue_index, driver.used_idx)
-        connection.set_vring_address(
-            VringAddress(
-                queue_index,
-                0,
-                driver.desc_gpa + UVA_OFFSET,
-                driver.used_gpa + UVA_OFFSET,
-                driver.avail_gpa + UVA_OFFSET,
-            )
-        )
+        self.say_address(queue_index)
         connection.set_vring_call(queue_index, queue.call_fd)
         connection._set_vring_fd(14, queue_index, queue.err_fd)  # type: ignore[arg-type]  # SET_VRING_ERR
         connection.set_vring_kick(queue_index, queue.kick_fd)
         connection.set_vring_enable(queue_index, True)
+
+    def say_address(self, queue_index: int, *, is_logged: bool = False) -> None:
+        """Where a ring lies, and whether writes to its used ring are to be marked in the dirty log."""
+        driver = self.queues[queue_index].driver
+        self.connection.set_vring_address(
+            VringAddress(
+                queue_index,
+                VRING_F_LOG if is_logged else 0,
+                driver.desc_gpa + UVA_OFFSET,
+                driver.used_gpa + UVA_OFFSET,
+                driver.avail_gpa + UVA_OFFSET,
+                driver.used_gpa if is_logged else 0,
+            )
+        )
 
     def set_up(self) -> "RawFrontend":
         self.negotiate()

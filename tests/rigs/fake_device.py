@@ -69,6 +69,15 @@ class FakeDevice:
     async def set_enabled(self, queue_index: int, enabled: bool) -> None:
         self._note("set_enabled", queue_index, enabled)
 
+    async def set_log(self, fd: int, mmap_size_bytes: int, mmap_offset_bytes: int) -> None:
+        self._note("set_log", mmap_size_bytes, mmap_offset_bytes, fds=(fd,))
+
+    async def set_logging(self, enabled: bool) -> None:
+        self._note("set_logging", enabled)
+
+    async def set_queue_log(self, vring: Vring) -> None:
+        self._note("set_queue_log", vring.queue_index, vring.log_gpa)
+
     async def stop_queue(self, queue_index: int) -> int:
         self.stopping.set()
         try:

@@ -13,6 +13,7 @@ from ringblk.engine.vhost_user.message_socket import VhostUserSocket
 from ringblk.engine.vhost_user.messages import (
     ConfigSpace,
     InflightDescription,
+    LogDescription,
     Payload,
     VringAddress,
     VringFd,
@@ -20,6 +21,7 @@ from ringblk.engine.vhost_user.messages import (
     decode_reply,
     encode_config,
     encode_inflight,
+    encode_log,
     encode_message,
     encode_region_table,
     encode_single_region,
@@ -54,6 +56,8 @@ def encode(payload: Payload) -> bytes:
             return encode_config(payload)
         case InflightDescription():
             return encode_inflight(payload)
+        case LogDescription():
+            return encode_log(payload)
         case MemoryRegion():
             return encode_single_region(payload)
         case tuple():

@@ -27,4 +27,5 @@ cdef class SplitVirtqueue(Virtqueue):
     cdef uint64_t avail_uva
     cdef uint64_t used_uva
 
+    cdef void _log_published(self) noexcept nogil
     cdef int _follow(self, uint16_t head_index, ChainCopy *copy) noexcept nogil

@@ -171,7 +171,23 @@ cdef class SplitVirtqueue(Virtqueue):
         # Release: pairs with the driver's acquire of used.idx before it reads elements and data.
         store_release_16(self.used_ring + IDX_WORD, self.next_used)
         crash_point("ring: used index published")
+        if self.is_logged and self.memory.is_logged:
+            self._log_published()
         self.published_used = self.next_used
+
+    cdef void _log_published(self) noexcept nogil:
+        """Mark what `give_back` and `publish` have written. The driver may know by now; its front end stops us first."""
+        cdef uint32_t place = self.published_used & (self.queue_size - 1)
+        cdef uint32_t count = <uint16_t>(self.next_used - self.published_used)
+        if place + count > self.queue_size:   # round the end
+            self.log_ring()
+            return
+        self.memory.log.mark(self.log_gpa, 2 * ENTRIES_WORD)
+        self.memory.log.mark(self.log_gpa + 2 * ENTRIES_WORD + sizeof(UsedElement) * place, sizeof(UsedElement) * count)
+
+    cdef void log_ring(self) noexcept nogil:
+        if self.is_logged and self.memory.is_logged:
+            self.memory.log.mark(self.log_gpa, used_ring_bytes(self.queue_size))
 
     cdef bint needs_call(self) noexcept nogil:
         cdef uint16_t old_used = self.called_used
@@ -197,6 +213,7 @@ cdef class SplitVirtqueue(Virtqueue):
         else:
             store_relaxed_16(self.used_ring, 0)
         crash_point("ring: kick asked for")
+        self.log_ring()
         # Full fence: avail_event before avail.idx; pairs with the driver's between moving avail.idx and
         # reading avail_event.
         full_fence()
@@ -205,6 +222,7 @@ cdef class SplitVirtqueue(Virtqueue):
     cdef void disarm(self) noexcept nogil:
         if not self.event_idx:   # with it, an old avail_event does
             store_relaxed_16(self.used_ring, USED_F_NO_NOTIFY)
+            self.log_ring()
 
 
 cdef inline int take_descriptor(ChainCopy *copy, GuestMemory memory, const Descriptor *entry,

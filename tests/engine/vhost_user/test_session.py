@@ -7,6 +7,7 @@ import pytest
 
 from ringblk.engine.devices.features import F_EVENT_IDX, F_VERSION_1
 from ringblk.engine.vhost_user.codes import (
+    F_LOG_ALL,
     F_PROTOCOL_FEATURES,
     FrontendRequest,
     ProtocolFeature,
@@ -14,6 +15,7 @@ from ringblk.engine.vhost_user.codes import (
 from ringblk.engine.vhost_user.messages import (
     ConfigSpace,
     InflightDescription,
+    LogDescription,
     Payload,
     VringFd,
     VringState,
@@ -41,8 +43,8 @@ def test_libblkio_s_dialogue() -> None:
         client = session.client
         await client.tell(R.SET_OWNER)
         offered = await client.ask(R.GET_FEATURES)
-        assert offered == F_VERSION_1 | F_EVENT_IDX | F_PROTOCOL_FEATURES
-        await client.tell(R.SET_FEATURES, offered)
+        assert offered == F_VERSION_1 | F_EVENT_IDX | F_PROTOCOL_FEATURES | F_LOG_ALL
+        await client.tell(R.SET_FEATURES, offered & ~F_LOG_ALL)
         assert await client.ask(R.GET_PROTOCOL_FEATURES) == PROTOCOL_FEATURES
         # It wants an answer to the very message that negotiates answers.
         taken = ProtocolFeature.MQ | ProtocolFeature.REPLY_ACK
@@ -295,6 +297,8 @@ def test_reset_owner_disables_all_rings() -> None:
         ("replace_regions", R.SET_MEM_TABLE, (REGION,)),
         ("set_inflight", R.SET_INFLIGHT_FD, InflightDescription(4096, 0, 1, 64)),
         ("set_features", R.SET_FEATURES, F_VERSION_1),
+        ("set_log", R.SET_LOG_BASE, LogDescription(4096, 0)),
+        ("set_logging", R.SET_FEATURES, F_VERSION_1 | F_LOG_ALL),
         ("start_queue", R.SET_VRING_ENABLE, VringState(0, 1)),
     ],
 )
@@ -308,7 +312,7 @@ def test_what_the_device_refuses_is_answered_honestly(
         await client.settle()
         device.refuse.add(refused)
         with memory_fd() as memory:
-            takes_fd = refused in ("add_region", "replace_regions", "set_inflight")
+            takes_fd = refused in ("add_region", "replace_regions", "set_inflight", "set_log")
             assert await client.acked(request_, payload, (memory,) if takes_fd else ()) != 0
             device.refuse.clear()
             assert await client.acked(request_, payload, (memory,) if takes_fd else ()) == 0

@@ -12,6 +12,7 @@ from ringblk.engine.vhost_user.codes import F_PROTOCOL_FEATURES, FrontendRequest
 from ringblk.engine.vhost_user.messages import (
     ConfigSpace,
     InflightDescription,
+    LogDescription,
     Payload,
     VringAddress,
     VringFd,
@@ -40,6 +41,8 @@ VALID: dict[FrontendRequest, tuple[Payload, int]] = {
     R.SET_OWNER: (None, 0),
     R.RESET_OWNER: (None, 0),
     R.SET_MEM_TABLE: ((REGION,), 1),
+    R.SET_LOG_BASE: (LogDescription(4096, 0), 1),
+    R.SET_LOG_FD: (None, 1),
     R.SET_VRING_NUM: (VringState(0, 64), 0),
     R.SET_VRING_ADDR: (ring_address(), 0),
     R.SET_VRING_BASE: (VringState(0, 0), 0),
@@ -66,6 +69,7 @@ VALID: dict[FrontendRequest, tuple[Payload, int]] = {
 NEED_FEATURE = [
     *(R.GET_CONFIG, R.SET_CONFIG, R.SET_BACKEND_REQ_FD, R.GET_INFLIGHT_FD, R.SET_INFLIGHT_FD),
     *(R.RESET_DEVICE, R.GET_MAX_MEM_SLOTS, R.ADD_MEM_REG, R.REM_MEM_REG, R.SET_STATUS, R.GET_STATUS),
+    *(R.SET_LOG_BASE, R.SET_LOG_FD),
 ]
 
 
@@ -191,7 +195,7 @@ def test_wrong_headers(caplog: pytest.LogCaptureFixture, data: bytes, fault: str
 
 REFUSED: list[tuple[int, Payload, str]] = [
     (R.SET_FEATURES, 1 << 50, "features 0x4000000000000 are not on offer"),
-    (R.SET_PROTOCOL_FEATURES, 1 << 1, "protocol features 0x2 are not on offer"),
+    (R.SET_PROTOCOL_FEATURES, 1 << 2, "protocol features 0x4 are not on offer"),
     (R.SET_VRING_NUM, VringState(4, 64), "queue index 4, with 4 queues"),
     (R.SET_VRING_BASE, VringState(2**32 - 1, 0), "queue index 4294967295"),
     (R.SET_VRING_ADDR, ring_address(4), "queue index 4"),
@@ -203,13 +207,12 @@ REFUSED: list[tuple[int, Payload, str]] = [
     (R.SET_VRING_ADDR, VringAddress(0, 0, 8, 4, 2), "descriptor table at 0x8 is not aligned to 16"),
     (R.SET_VRING_ADDR, VringAddress(0, 0, 16, 2, 2), "used ring at 0x2 is not aligned to 4"),
     (R.SET_VRING_ADDR, VringAddress(0, 0, 16, 4, 1), "available ring at 0x1 is not aligned to 2"),
-    (R.SET_VRING_ADDR, VringAddress(0, 1, 16, 4, 2), "vring flags 0x1"),
+    (R.SET_VRING_ADDR, VringAddress(0, 2, 16, 4, 2), "vring flags 0x2"),
     (R.SET_VRING_BASE, VringState(0, 65536), "base 65536"),
     (R.SET_VRING_ENABLE, VringState(0, 2), "enable with 2"),
     (R.SET_STATUS, 256, "device status 0x100"),
     (R.SET_CONFIG, ConfigSpace(32, 2, b"\1"), "config flags 0x2"),
     (R.REM_MEM_REG, REGION, "no memory region at gpa 0x0"),
-    (6, 0, "no such request"),
     (19, 0, "no such request"),
     (41, None, "no such request"),
     (2**32 - 1, None, "no such request"),

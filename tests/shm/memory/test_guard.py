@@ -9,7 +9,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from ringblk.shm.memory.guard import GuardedInflight
+from ringblk.shm.memory.guard import INFLIGHT, GuardedPart
 from ringblk.shm.memory.guest_memory import GuestMemory
 from ringblk.shm.memory.region import MemoryRegion, RegionError
 from ringblk.shm.queues.split.virtqueue import SplitVirtqueue
@@ -35,7 +35,7 @@ def fd() -> Iterator[int]:
 
 
 def test_bytes_that_are_cut_off_are_zeroes_all_of_them(state: StateSegment, fd: int) -> None:
-    view = memoryview(GuardedInflight(state, fd, 2 * PAGE, PAGE + 64))
+    view = memoryview(GuardedPart(state, INFLIGHT, fd, 2 * PAGE, PAGE + 64))
     assert len(view) == 2 * PAGE
     assert view[0] == 0x55
     os.ftruncate(fd, 2 * PAGE)
@@ -74,8 +74,8 @@ def test_a_region_that_cannot_be_mapped_any_more_is_lost_where_that_is_asked_for
     with pytest.raises(RegionError):  # without anybody to tell
         GuestMemory().add(0, region, fd, 1, or_lost=True)
     with pytest.raises(PermissionError):
-        GuardedInflight(state, fd, PAGE, 0)
-    GuardedInflight(state, fd, PAGE, 0, or_lost=True)
+        GuardedPart(state, INFLIGHT, fd, PAGE, 0)
+    GuardedPart(state, INFLIGHT, fd, PAGE, 0, or_lost=True)
     assert state.lost_memory == (1, 1)
     os.close(fd)
 
@@ -86,17 +86,17 @@ def test_mappings_come_and_go_without_end(state: StateSegment, fd: int) -> None:
         memory.add(0, MemoryRegion(0, PAGE, 0, 0), fd, 1)
         memory.unmap(0)
         memory.add(0, MemoryRegion(0, PAGE, 0, 0), fd, 1)
-        GuardedInflight(state, fd, PAGE, 0)
+        GuardedPart(state, INFLIGHT, fd, PAGE, 0)
 
 
 GUARDED = """
 import mmap, os, signal, sys
-from ringblk.shm.memory.guard import GuardedInflight
+from ringblk.shm.memory.guard import INFLIGHT, GuardedPart
 from ringblk.shm.state.segment import StateSegment
 fd = os.memfd_create("memory")
 os.ftruncate(fd, 8192)
 state = StateSegment.create(sys.argv[1], 2, 2)
-guarded, bare = GuardedInflight(state, fd, 4096, 0), mmap.mmap(fd, 4096)
+guarded, bare = GuardedPart(state, INFLIGHT, fd, 4096, 0), mmap.mmap(fd, 4096)
 state.close()
 os.ftruncate(fd, 0)
 """
