@@ -97,26 +97,27 @@ def _serve(
             return len(drive.begun)
         return drive.total_bytes
 
-    def report(has_progress: bool, now_ns: int) -> Report:
-        return Report(
-            begun() - begun_before, drive.throttle.credit(bucket), has_progress, guest.next_ns(now_ns)
-        )
+    def report(has_progress: bool = False, next_ns: int = 0) -> Report:
+        return Report(begun() - begun_before, drive.throttle.credit(bucket), has_progress, next_ns)
 
-    connection.send(report(False, now_ns))
+    connection.send(report())
     while connection.poll(120.0):  # or the test was killed
         word, *arguments = connection.recv()
         if word == "leave":
             group.leave()
-            connection.send(report(False, 0))
+            connection.send(report())
             os._exit(0)
         now_ns = arguments[0]
-        has_progress = False
         if word == "go on":
+            has_progress = False
             for _ in range(16):
                 if not guest.go_on(now_ns):
                     break
                 has_progress = True
-        elif word == "stop":
+            # Who asks when there is more draws for it: asked as a dispatcher does, when all is begun that may.
+            connection.send(report(has_progress, now_ns if has_progress else guest.next_ns(now_ns)))
+            continue
+        if word == "stop":
             for queue in range(habits.queues):
                 drive.stop(queue, now_ns)
         elif word == "change":
@@ -126,4 +127,4 @@ def _serve(
         elif word == "succeed":  # a dispatcher died: another goes on from the segment
             drive.throttle = Throttle(state, group.limit, True)
             drive.waiting.clear()
-        connection.send(report(has_progress, now_ns))
+        connection.send(report())
