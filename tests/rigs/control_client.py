@@ -1,5 +1,6 @@
 """A client of the control API, and an engine to talk to, for tests."""
 
+import contextlib
 import http.client
 import json
 import os
@@ -30,16 +31,21 @@ class ControlClient:
         return status, json.loads(data)
 
     def ask_raw(self, method: str, path: str, body: object = None) -> tuple[int, bytes]:
-        """Status and body."""
+        """Status and body, once the server has closed its end: nothing of the connection is left there."""
         connection = http.client.HTTPConnection("localhost", timeout=TIMEOUT_S)
         connection.sock = socket.socket(socket.AF_UNIX)
         connection.sock.settimeout(TIMEOUT_S)
         connection.sock.connect(str(self.socket_path))
         try:
             data = body if isinstance(body, bytes) or body is None else json.dumps(body).encode()
-            connection.request(method, path, data)
-            answer = connection.getresponse()
-            return answer.status, answer.read()
+            with connection.sock.dup() as end:
+                connection.request(method, path, data, {"Connection": "close"})
+                answer = connection.getresponse()
+                answered = answer.read()
+                with contextlib.suppress(ConnectionError):
+                    while end.recv(4096):
+                        pass
+            return answer.status, answered
         finally:
             connection.close()
 
