@@ -114,7 +114,7 @@ def _serve(
                 if not guest.go_on(now_ns):
                     break
                 has_progress = True
-            # Who asks when there is more draws for it: asked as a dispatcher does, when all is begun that may.
+            # Who asks when there is more draws for it: asked as dispatchers do, when all is begun that may.
             connection.send(report(has_progress, now_ns if has_progress else guest.next_ns(now_ns)))
             continue
         if word == "stop":
