@@ -128,7 +128,7 @@ class ManyDrives:
 
     def segments(self) -> list[str]:
         """The names of its segments."""
-        return [name for name in shared_names(SEGMENT_PREFIX) if f"-{self.process.pid}" in name]
+        return self._own_names(SEGMENT_PREFIX)
 
     def records(self) -> list[str]:
         """The names of its drives' records."""
@@ -136,7 +136,11 @@ class ManyDrives:
 
     def lists(self) -> list[str]:
         """The names of its records of what was added and removed."""
-        return [name for name in shared_names("ringblk-list-") if f"-{self.process.pid}-" in name]
+        return self._own_names("ringblk-list-")
+
+    def _own_names(self, prefix: str) -> list[str]:
+        """Those of shared memory that tell of its process."""
+        return [name for name in shared_names(prefix) if f"-{self.process.pid}-" in f"{name}-"]
 
     def children(self) -> set[int]:
         path = Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children")
@@ -148,8 +152,7 @@ class ManyDrives:
         A connection of the control API's is there for a moment longer than the test's end of it.
         """
         fd_count = len(os.listdir(f"/proc/{self.process.pid}/fd"))
-        shared = {name for name in shared_names("ringblk-") if f"-{self.process.pid}" in name}
-        return fd_count, shared, self.children()
+        return fd_count, set(self._own_names("ringblk-")), self.children()
 
     def end(self, number: int = signal.SIGTERM) -> int:
         """Send a signal; the exit status."""
