@@ -12,7 +12,7 @@ from ringblk.engine.control.messages import decode_body
 from ringblk.engine.control.routes import Call, Created, NoSuchPath, NotAllowed, Route, RouteTable
 from ringblk.engine.control.sole_routes import SoleRoutes
 from ringblk.engine.devices.device import DeviceError
-from ringblk.engine.drives.changes import ChangeRefused, ChangeUnfinished
+from ringblk.engine.drives.changes import ChangeRefused
 from ringblk.engine.drives.drives import DriveBusy, DriveConflict, DriveRefused, NoSuchDrive, OtherEngine
 from ringblk.engine.statistics.metrics import CONTENT_TYPE, Exposition
 from ringblk.engine.statistics.statistics import StatisticsSnapshot, encode_json
@@ -41,9 +41,6 @@ class ControlApi:
             return error_answer(405, reason, headers={"Allow": error.allowed})
         except ChangeRefused as error:
             return error_answer(400, str(error), error.field)
-        except ChangeUnfinished as error:
-            _log.error("%s %s: %s", request.method, request.target, error)
-            return error_answer(503, str(error), error.field)
         except NoSuchDrive as error:
             return error_answer(404, str(error))
         except DriveConflict as error:

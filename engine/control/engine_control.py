@@ -76,6 +76,7 @@ class EngineControl:
             is_paused=settings.is_paused,
             is_connected=drive.is_connected,
             worker_count=drive.processes.worker_count,
+            workers_up=snapshot.workers_up,
             processes={"supervisor": snapshot.supervisor_pid, **drive.processes.pids},
         )
 
@@ -101,7 +102,7 @@ class EngineControl:
             self._drive.tell_size()
 
     async def patch_workers(self, body: WorkersBody) -> None:
-        """Have so many workers. Raises `ChangeRefused` and `ChangeUnfinished`."""
+        """Have at most so many workers. Raises `ChangeRefused`."""
         await self._drive.changes.set_worker_count(body.count)
 
     async def pause(self) -> None:

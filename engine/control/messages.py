@@ -79,6 +79,9 @@ class EngineDescription(msgspec.Struct, frozen=True, kw_only=True):
     is_paused: bool
     is_connected: bool
     worker_count: int
+    """Workers that there may be, as in `PATCH /workers`."""
+    workers_up: int
+    """Those that there are now; none at rest."""
     processes: dict[str, int]
 
 

@@ -21,6 +21,7 @@ BROKEN: int
 ERROR: int
 LOST: int
 UNHEARD: int
+WISH: int
 
 class DispatchLoop:
     reports_progress: bool

@@ -45,12 +45,13 @@ cdef enum:
     EVENT_ERROR = 4        # a host I/O error of the dispatcher's own executor
     EVENT_LOST = 5         # memory that the front end shares cannot be reached any more
     EVENT_UNHEARD = 6      # a call could not be made
+    EVENT_WISH = 7         # requests wait for workers that are not up (Handover.take_wish)
 
     POP_LIMIT = 64         # chains popped from one queue before others are looked at
     INLINE_BATCH = 8       # requests carried out here before the driver hears of them
 
 CONTROL, PROGRESS, BROKEN, ERROR = EVENT_CONTROL, EVENT_PROGRESS, EVENT_BROKEN, EVENT_ERROR
-LOST, UNHEARD = EVENT_LOST, EVENT_UNHEARD
+LOST, UNHEARD, WISH = EVENT_LOST, EVENT_UNHEARD, EVENT_WISH
 
 cdef class DispatchLoop:
     """Serves the queues given to it until something needs Python.
@@ -149,7 +150,7 @@ cdef class DispatchLoop:
     # The loop
 
     def run(self):
-        """Serve until something needs Python; returns CONTROL, PROGRESS, BROKEN, ERROR, LOST or UNHEARD."""
+        """Serve until something needs Python; returns CONTROL, PROGRESS, BROKEN, ERROR, LOST, UNHEARD or WISH."""
         cdef int event
         with nogil:
             event = self._run()
@@ -189,6 +190,8 @@ cdef class DispatchLoop:
                 return EVENT_CONTROL
             self.completed_count = 0
             self.collect()
+            if self.handover.backlog_count:
+                self.handover.give_backlog()
             progress = self._resubmit_all()
             popped = self._release_throttled() + self._release_held() + self._pop_all()
             self.handover.publish()
@@ -201,6 +204,8 @@ cdef class DispatchLoop:
                 return EVENT_UNHEARD
             if self.newly_broken:
                 return EVENT_BROKEN
+            if self.handover.has_wish:
+                return EVENT_WISH
             if self.executor.last_error:
                 return EVENT_ERROR
             if progress and self.reports_progress:
@@ -356,10 +361,14 @@ cdef class DispatchLoop:
         """Finish what needs no I/O, begin it or carry it out here, or give it to a worker."""
         cdef RequestSlot *slot = &self.state.slots[slot_index]
         if slot.operation != OPERATION_COMPLETE:
-            if self.ring.begin(slot_index):
+            if self.ring.begin(slot_index, False):
                 return
             if not self.gate.allows(slot):
-                self.handover.give(slot_index)
+                # What a worker would have to be forked for is begun here, as long as there is none.
+                if self.handover.up_count == 0 and self.ring.begin(slot_index, True):
+                    self.handover.wish()
+                else:
+                    self.handover.give(slot_index)
                 return
         invariant(slot.state == SLOT_PREPARED, "a slot that the dispatcher carries out is PREPARED")
         slot.worker_index = NO_WORKER

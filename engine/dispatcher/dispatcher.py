@@ -12,7 +12,7 @@ import msgspec
 
 from ringblk.engine.devices.queue_fds import QueueFds
 from ringblk.engine.dispatcher.cpu_placement import CpuPlacement
-from ringblk.engine.dispatcher.dispatch_loop import BROKEN, ERROR, LOST, UNHEARD, DispatchLoop
+from ringblk.engine.dispatcher.dispatch_loop import BROKEN, ERROR, LOST, UNHEARD, WISH, DispatchLoop
 from ringblk.engine.dispatcher.handover import Handover
 from ringblk.engine.dispatcher.idle_poll import IdlePoll
 from ringblk.engine.dispatcher.inline_gate import InlineGate
@@ -37,8 +37,10 @@ from ringblk.engine.dispatcher.messages import (
     StopLog,
     StopQueue,
     ToDispatcher,
+    WishAnswered,
     WorkerDown,
     WorkerRetire,
+    WorkersWanted,
     WorkerUp,
 )
 from ringblk.engine.dispatcher.queue_table import QueueTable
@@ -55,6 +57,7 @@ from ringblk.shm.queues.split.virtqueue import SplitVirtqueue
 from ringblk.shm.rates.limit import RateLimit
 from ringblk.shm.state.segment import StateSegment
 from ringblk.shm.sync.channel import Channel, ChannelClosed
+from ringblk.shm.sync.process import crash_point
 from ringblk.workers.backends.native import NativeBackend
 from ringblk.workers.backends.uring_form import UringForm
 from ringblk.workers.process.host_errors import HostErrors
@@ -157,6 +160,9 @@ class Dispatcher:
                 elif event == UNHEARD:
                     for queue_index in self._table.take_unheard():
                         self._send(CallUnheard(queue_index))
+                elif event == WISH:
+                    self._send(WorkersWanted(self._handover.take_wish()))
+                    crash_point("workers: asked for")
                 elif event == ERROR:
                     self._errors.report(self._executor.take_error()[0])
                 report_refused("dispatcher")
@@ -209,8 +215,9 @@ class Dispatcher:
             case StopQueue():
                 self._stop_queue(message)
             case WorkerRetire():
-                self._handover.worker_retire(message.worker_index)
-                self._retiring[message.worker_index] = message.request_id
+                self._retire_worker(message)
+            case WishAnswered():
+                self._handover.wish_answered(message.is_met)
             case Pause():
                 self._loop.pause()
                 if message.request_id:  # one of a set-up waits for nothing
@@ -323,6 +330,13 @@ class Dispatcher:
     def _worker_down(self, message: WorkerDown) -> None:
         self._tell_given_up(self._recovery.worker_down(message.worker_index, message.own_fault))
         self._send(Answer(message.request_id))
+
+    def _retire_worker(self, message: WorkerRetire) -> None:
+        if message.if_idle and self._handover.held_count(message.worker_index):
+            self._send(Answer(message.request_id, error="it holds requests"))
+            return
+        self._handover.worker_retire(message.worker_index)
+        self._retiring[message.worker_index] = message.request_id
 
     def _take_over(self, message: Recover) -> None:
         self._tell_given_up(self._recovery.take_over(message.own_fault))

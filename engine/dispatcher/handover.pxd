@@ -16,8 +16,12 @@ cdef class Handover:
     cdef readonly uint32_t free_count
     cdef uint32_t free_lists[LONG_LIST_LIMIT]   # of long chains, counted from 1
     cdef readonly uint32_t free_list_count
-    cdef uint32_t *backlog
+    cdef uint32_t *backlog            # slots that wait for a worker to come
     cdef readonly uint32_t backlog_count
+    cdef readonly uint32_t up_count   # workers that may be given requests
+    cdef bint is_wish_open            # workers were asked for, and there was no answer yet
+    cdef bint is_wish_refused         # there are no more now: those that are up have to do
+    cdef bint has_wish                # `take_wish` says how many are to be up
     cdef uint32_t *batch              # slots whose outcome is known, to be published together
     cdef uint32_t batch_count
     cdef uint32_t ring_count          # rings that were ever used: one more than the highest index
@@ -27,6 +31,7 @@ cdef class Handover:
     cdef uint32_t collected_tail[WORKER_LIMIT]
     cdef uint64_t touched_workers     # whose submit_tail is not published yet
     cdef uint64_t progress_ns[WORKER_LIMIT]   # when the worker last gave something back, or began to have something
+    cdef uint64_t least_cost_ns       # of the worker that `_choose` found
     cdef uint64_t service_ns          # moving average of what a request takes, once it is begun
     cdef int eventfds[WORKER_LIMIT]
 
@@ -40,6 +45,8 @@ cdef class Handover:
         self.free_count -= 1
     cdef void note_service(self, uint64_t sample_ns) noexcept nogil
     cdef void give(self, uint32_t slot_index) noexcept nogil
+    cdef void wish(self) noexcept nogil
+    cdef bint _may_come(self) noexcept nogil
     cdef int _choose(self, uint64_t now_ns) noexcept nogil
     cdef void _hand(self, uint32_t slot_index, uint32_t worker_index) noexcept nogil
     cdef void publish(self) noexcept nogil
@@ -47,6 +54,6 @@ cdef class Handover:
     cdef bint has_done(self) noexcept nogil
     cdef void release(self) noexcept nogil
     cdef void add_free(self, uint32_t slot_index) noexcept nogil
-    cdef void _give_backlog(self) noexcept nogil
+    cdef void give_backlog(self) noexcept nogil
     cdef bint _is_held(self, uint32_t slot_index, uint32_t worker_index) noexcept nogil
     cdef bint _is_given(self, uint32_t slot_index) noexcept nogil

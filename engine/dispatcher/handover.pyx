@@ -1,6 +1,10 @@
 # cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True
 """The dispatcher's side of the worker rings: which worker gets a slot, and which slots came back.
 
+A slot for which a worker that is not up would be quickest waits in the backlog, PREPARED, until one has come: workers
+are asked for (`take_wish`), once at a time, and the answer comes behind those that did. Any worker that has nothing to
+do meanwhile takes from the backlog, so nothing waits for a process that cannot be had.
+
 Every cursor has one writer, so a dead process leaves nothing to repair. Who holds a slot is written in the
 slot before it is pushed (`worker_index`, `ring_position`, state HANDED); it was really pushed if its ring
 position lies before the ring's published tail. A slot is done when it stands in a done ring.
@@ -9,7 +13,7 @@ position lies before the ring's published tail. A slot is done when it stands in
 from libc.stdint cimport int32_t, uint32_t, uint64_t
 from libc.stdlib cimport calloc, free
 
-from ringblk.shm.sync.atomic cimport load_acquire_32, store_relaxed_32, store_release_32
+from ringblk.shm.sync.atomic cimport load_acquire_32, load_relaxed_32, store_relaxed_32, store_release_32
 from ringblk.shm.sync.crash_point cimport crash_point
 from ringblk.shm.sync.invariant cimport invariant
 from ringblk.shm.layout.slot cimport SLOT_FREE, SLOT_HANDED, SLOT_PREPARED, RequestSlot
@@ -48,17 +52,36 @@ cdef class Handover:
 
     def worker_up(self, uint32_t worker_index, int eventfd):
         """A worker serves these rings, woken through `eventfd`; once now, in case a wake-up was lost."""
+        self.up_count += not self.is_up[worker_index]
         self.is_up[worker_index] = True
+        self.is_wish_refused = False
         self.eventfds[worker_index] = eventfd
         self.ring_count = max(self.ring_count, worker_index + 1)
         signal_eventfd(self.eventfds[worker_index])
         crash_point("recovery: worker woken")
-        self._give_backlog()
+        self.give_backlog()
         self.publish()
 
     def worker_retire(self, uint32_t worker_index):
         """Give this worker nothing more; it finishes what it holds."""
+        self.up_count -= self.is_up[worker_index]
         self.is_up[worker_index] = False
+        crash_point("workers: given nothing more")
+
+    def take_wish(self):
+        """How many workers are to be up for what waits; to be asked for, and answered with `wish_answered`."""
+        cdef uint64_t limit = load_relaxed_32(&self.state.header.worker_limit)
+        cdef uint64_t worth = max(self.backlog_count * self.service_ns // WAKE_COST_NS, <uint64_t>1)
+        self.has_wish = False
+        self.is_wish_open = True
+        return min(limit, self.up_count + min(worth, <uint64_t>max(self.backlog_count, <uint32_t>1)))
+
+    def wish_answered(self, bint is_met):
+        """They are up; or they cannot be now, and those that are have to do until another is."""
+        self.is_wish_open = False
+        self.is_wish_refused = not is_met
+        self.give_backlog()
+        self.publish()
 
     def held_count(self, uint32_t worker_index):
         """How many slots a worker holds."""
@@ -71,6 +94,7 @@ cdef class Handover:
         held are named by `held_by`; they are given again once `reset_rings` has emptied its ring.
         """
         cdef WorkerState *worker = &self.state.workers[worker_index]
+        self.up_count -= self.is_up[worker_index]
         self.is_up[worker_index] = False
         self.publish()
         suspect = -1
@@ -152,16 +176,26 @@ cdef class Handover:
         self.service_ns += (sample_ns >> 4) - (self.service_ns >> 4)
 
     cdef void give(self, uint32_t slot_index) noexcept nogil:
-        """Hand a prepared slot to the worker that is likely to be done with it first, or keep it for one."""
+        """Hand a prepared slot to the worker that is likely to be done with it first, or keep it for one to come."""
         cdef int worker_index = self._choose(self.state.slots[slot_index].popped_ns)
-        if worker_index < 0:
+        if worker_index < 0 or (self.least_cost_ns > WAKE_COST_NS and self._may_come()):
             self.backlog[self.backlog_count] = slot_index   # at most every slot: the array holds slot_count
             self.backlog_count += 1
+            self.wish()
+            crash_point("workers: request kept")
         else:
             self._hand(slot_index, worker_index)
 
+    cdef void wish(self) noexcept nogil:
+        """Ask for another worker, unless that has been done."""
+        self.has_wish = not self.is_wish_open and self._may_come()
+
+    cdef bint _may_come(self) noexcept nogil:
+        """Whether there may be another worker, which would have nothing else to do."""
+        return not self.is_wish_refused and self.up_count < load_relaxed_32(&self.state.header.worker_limit)
+
     cdef int _choose(self, uint64_t now_ns) noexcept nogil:
-        """The worker with the least to wait for: its load, or a wake-up where it has none. -1: none is up.
+        """The worker with the least to wait for (`least_cost_ns`): its load, or a wake-up where it has none. -1: none is up.
 
         One that hangs is likely to hang at least as long again.
         """
@@ -179,6 +213,7 @@ cdef class Handover:
             if best < 0 or cost_ns < least_ns:
                 best = <int>index
                 least_ns = cost_ns
+        self.least_cost_ns = least_ns
         return best
 
     cdef void _hand(self, uint32_t slot_index, uint32_t worker_index) noexcept nogil:
@@ -274,8 +309,8 @@ cdef class Handover:
             self.free_lists[self.free_list_count] = long_list
             self.free_list_count += 1
 
-    cdef void _give_backlog(self) noexcept nogil:
-        """Try again to hand over what no worker could take."""
+    cdef void give_backlog(self) noexcept nogil:
+        """Try again to hand over what waits for a worker."""
         cdef uint32_t index, count = self.backlog_count
         self.backlog_count = 0
         for index in range(count):

@@ -105,10 +105,20 @@ class WorkerDown(msgspec.Struct, tag=True, frozen=True):
 
 
 class WorkerRetire(msgspec.Struct, tag=True, frozen=True):
-    """Give this worker nothing more; answered when it holds nothing."""
+    """Give this worker nothing more; answered when it holds nothing.
+
+    `if_idle`: refused while it holds something.
+    """
 
     request_id: int
     worker_index: int
+    if_idle: bool = False
+
+
+class WishAnswered(msgspec.Struct, tag=True, frozen=True):
+    """What `WorkersWanted` asked for is up (`is_met`), or no more can be now: those that are have to do."""
+
+    is_met: bool
 
 
 class Pause(msgspec.Struct, tag=True, frozen=True):
@@ -138,6 +148,12 @@ class Answer(msgspec.Struct, tag=True, frozen=True):
     request_id: int
     value: int = 0
     error: str = ""
+
+
+class WorkersWanted(msgspec.Struct, tag=True, frozen=True):
+    """Requests wait for so many workers to be up. One is open at a time: until `WishAnswered`."""
+
+    count: int
 
 
 class RegionsUnused(msgspec.Struct, tag=True, frozen=True):
@@ -187,6 +203,7 @@ ToDispatcher = (
     | WorkerUp
     | WorkerDown
     | WorkerRetire
+    | WishAnswered
     | Pause
     | Resume
     | Recover
@@ -195,4 +212,4 @@ ToDispatcher = (
 Report = RegionsUnused | QueueBroken | MemoryLost | CallUnheard | RequestGivenUp
 """What asks for no answer. It may come twice, from a dispatcher and from its successor."""
 
-FromDispatcher = Answer | Report
+FromDispatcher = Answer | WorkersWanted | Report

@@ -16,7 +16,7 @@ cdef class DispatcherRing:
     cdef uint32_t pending_count       # requests that the executor has left pending
     cdef bint has_unsubmitted         # some of them since it was last told to submit
 
-    cdef bint begin(self, uint32_t slot_index) noexcept nogil
+    cdef bint begin(self, uint32_t slot_index, bint is_alone) noexcept nogil
     cdef void keep_pending(self, RequestSlot *slot) noexcept nogil
     cdef void submit(self) noexcept nogil
     cdef bint has_done(self) noexcept nogil

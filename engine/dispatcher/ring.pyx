@@ -35,11 +35,15 @@ cdef class DispatcherRing:
         self.form = form
         self.idle_ns = monotonic_ns()
 
-    cdef bint begin(self, uint32_t slot_index) noexcept nogil:
-        """Begin a prepared request, to be submitted with `submit`. False: somebody else has to do it."""
+    cdef bint begin(self, uint32_t slot_index, bint is_alone) noexcept nogil:
+        """Begin a prepared request, to be submitted with `submit`. False: somebody else has to do it.
+
+        `is_alone`: there is nobody else, so it does not matter whether the dispatcher has time.
+        """
         cdef RequestSlot *slot = &self.state.slots[slot_index]
         cdef uint64_t started_ns = slot.popped_ns + slot.throttled_ns
-        if self.form is None or started_ns > self.idle_ns + BUSY_NS or not self.executor.begin(slot_index, self.form):
+        if self.form is None or (started_ns > self.idle_ns + BUSY_NS and not is_alone) \
+                or not self.executor.begin(slot_index, self.form):
             return False
         invariant(slot.state == SLOT_PREPARED, "a slot that the dispatcher begins is PREPARED")
         slot.worker_index = DISPATCHER_PENDING

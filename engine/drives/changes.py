@@ -20,7 +20,6 @@ from ringblk.engine.drives.settings import USER, DriveSettings
 from ringblk.engine.options.drive_config import CacheMode
 from ringblk.engine.supervisor.drive_model import DriveModel
 from ringblk.engine.supervisor.drive_processes import DriveProcesses
-from ringblk.engine.supervisor.workforce import WorkersMissing
 from ringblk.shm.rates.bucket_settings import BucketSettings
 from ringblk.shm.rates.group import LOCK_WAIT_S, RateGroupBusy
 from ringblk.shm.state.segment import StateSegment
@@ -40,17 +39,6 @@ class ChangeRefused(Exception):  # noqa: N818
         super().__init__(f"{field}: {reason}" if field else reason)
         self.field = field
         self.reason = reason
-
-
-class ChangeUnfinished(Exception):  # noqa: N818
-    """The host has no more of something: part of the change was made, and the message says how much.
-
-    Give the host what it lacks and ask again.
-    """
-
-    def __init__(self, field: str, reason: str) -> None:
-        super().__init__(f"{field}: {reason}")
-        self.field = field
 
 
 class DriveChange(msgspec.Struct, frozen=True, kw_only=True):
@@ -219,10 +207,10 @@ class DriveChanges:
     # Workers
 
     async def set_worker_count(self, count: int) -> None:
-        """Have so many worker processes; returns when new ones are started and others have ended.
+        """Have at most so many worker processes; returns when others have ended.
 
         Raises `ChangeRefused` for a drive without workers, and where fewer files may be open than they can
-        need; `ChangeUnfinished` where the host starts no more.
+        need.
         """
         if self._processes.worker_count == 0:
             raise ChangeRefused("count", "this engine has no workers (--io-engine=sync)")
@@ -232,7 +220,5 @@ class DriveChanges:
             raise ChangeRefused("count", str(error)) from error
         try:
             await self._processes.set_worker_count(count)
-        except WorkersMissing as error:
-            raise ChangeUnfinished("count", str(error)) from error
         finally:
             self._publication.save()

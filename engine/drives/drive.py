@@ -284,6 +284,7 @@ class Drive:
         queue = StartedQueue(vring, bool(self.device.features & F_EVENT_IDX))
         # Known before it is asked for: when this call is given up half-way, `reset` must stop the queue.
         self._model.queues[vring.queue_index] = queue
+        self.processes.note_queues()
         resumed = await self.processes.ask(
             queue.start_message,
             queue.fds().present(),

@@ -130,6 +130,8 @@ FAMILIES = (
         "How long the oldest request in flight has been in flight; 0 if none is.",
         lambda s: s.oldest_request_ns / 1e9,
     ),
+    _of_drive("ringblk_workers", "gauge", "Worker processes now; none at rest.", lambda s: s.workers_up),
+    _of_drive("ringblk_workers_limit", "gauge", "Worker processes at most.", lambda s: s.worker_limit),
     _of_drive(
         "ringblk_dispatcher_restarts_total",
         "counter",

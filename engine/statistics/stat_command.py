@@ -80,7 +80,7 @@ def describe(snapshot: StatisticsSnapshot) -> str:
         lines += ["", f"{'worker':<13}{'pid':>9}{'requests':>12}{'busy':>9}{'held':>9}{'restarts':>12}"]
     for worker in snapshot.workers:
         lines.append(
-            f"{worker.worker_index:<13}{worker.pid:>9}{count_text(worker.request_count):>12}"
+            f"{worker.worker_index:<13}{worker.pid or '-':>9}{count_text(worker.request_count):>12}"
             f"{time_text(worker.busy_ns):>9}{worker.held_count:>9}{worker.restart_count:>12}"
         )
     return "\n".join(lines)
@@ -100,6 +100,7 @@ def _headline(snapshot: StatisticsSnapshot) -> str:
         f"up {duration_text(snapshot.uptime_ns)}",
         f"in flight {snapshot.depth}, oldest {time_text(snapshot.oldest_request_ns)}",
         f"dispatcher {snapshot.dispatcher_pid}, {snapshot.dispatcher_restart_count} restarts",
+        f"workers {snapshot.workers_up} of {snapshot.worker_limit}",
     ]
     if snapshot.is_paused:
         parts.append("paused")

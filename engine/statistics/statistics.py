@@ -46,7 +46,7 @@ class QueueSnapshot(msgspec.Struct, frozen=True):
 
 
 class WorkerSnapshot(msgspec.Struct, frozen=True):
-    """One worker process. The counts are those of its index, whoever held it."""
+    """One worker; `pid` 0: there is no process now. The counts are those of its index, whoever held it."""
 
     worker_index: int
     pid: int
@@ -77,6 +77,8 @@ class StatisticsSnapshot(msgspec.Struct, frozen=True):
     operations: list[OperationSnapshot]
     queues: list[QueueSnapshot]
     workers: list[WorkerSnapshot]
+    worker_limit: int
+    """Workers that there may be."""
 
     @property
     def state(self) -> DriveState:
@@ -92,10 +94,15 @@ class StatisticsSnapshot(msgspec.Struct, frozen=True):
         """Requests in flight."""
         return sum(queue.depth for queue in self.queues)
 
+    @property
+    def workers_up(self) -> int:
+        """Workers that there are now; none at rest."""
+        return sum(worker.pid != 0 for worker in self.workers)
+
 
 def take_snapshot(state: StateSegment) -> StatisticsSnapshot:
     """Read everything once. The engine goes on meanwhile."""
-    drive, storage, supervisor_pid, dispatcher_pid, restarts, queue_count, is_paused, started_ns = (
+    drive, storage, supervisor_pid, dispatcher_pid, restarts, queue_count, is_paused, started_ns, worker_limit = (
         read_engine(state)
     )
     taken_ns = time.monotonic_ns()
@@ -119,6 +126,7 @@ def take_snapshot(state: StateSegment) -> StatisticsSnapshot:
         ],
         queues=[_read_queue(state, index, depths[index]) for index in range(queue_count)],
         workers=[WorkerSnapshot(*values) for values in read_workers(state)],
+        worker_limit=worker_limit,
     )
 
 

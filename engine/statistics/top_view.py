@@ -75,6 +75,7 @@ def _headline(
         f"oldest {time_text(after.oldest_request_ns)}",
         f"kicks {count_text(kicks / interval_s)}/s",
         f"calls {count_text(calls / interval_s)}/s",
+        f"workers {after.workers_up} of {after.worker_limit}",
         f"dispatcher restarts {after.dispatcher_restart_count}",
     ]
     broken = [
@@ -189,7 +190,7 @@ def _workers(before: StatisticsSnapshot, after: StatisticsSnapshot, width: int |
         rows.append(
             (
                 str(worker.worker_index),
-                str(worker.pid),
+                str(worker.pid or "-"),
                 count_text((worker.request_count - was.request_count) * 1e9 / interval_ns),
                 f"{busy:.0%}",
                 "█" * round(busy * 10) + "░" * (10 - round(busy * 10)),

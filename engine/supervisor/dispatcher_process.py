@@ -7,7 +7,14 @@ from collections.abc import Callable
 from functools import partial
 
 from ringblk.engine.dispatcher.dispatcher import DispatcherSetup, run_dispatcher
-from ringblk.engine.dispatcher.messages import Answer, FromDispatcher, Recover, Report, ToDispatcher
+from ringblk.engine.dispatcher.messages import (
+    Answer,
+    FromDispatcher,
+    Recover,
+    Report,
+    ToDispatcher,
+    WorkersWanted,
+)
 from ringblk.engine.supervisor.child import Child, describe_end, was_own_fault
 from ringblk.engine.supervisor.child_ring import ChildRing
 from ringblk.engine.supervisor.dispatcher_link import DispatcherLink
@@ -33,7 +40,7 @@ class DispatcherProcess:
         self,
         setup: ProcessSetup,
         told: Callable[[], Sent],
-        report: Callable[[Report], None],
+        report: Callable[[Report | WorkersWanted], None],
         fail: Callable[[str], None],
     ) -> None:
         """`told` gives all that a new one must be told; `report` takes what is no answer.

@@ -5,7 +5,7 @@ import logging
 from collections.abc import Callable, Sequence
 from typing import NoReturn
 
-from ringblk.engine.dispatcher.messages import FromDispatcher, Report, ToDispatcher
+from ringblk.engine.dispatcher.messages import FromDispatcher, Report, ToDispatcher, WorkersWanted
 from ringblk.engine.supervisor.child import Child
 from ringblk.engine.supervisor.dispatcher_process import DispatcherProcess
 from ringblk.engine.supervisor.drive_model import DriveModel, Sent
@@ -39,15 +39,21 @@ class DriveProcesses:
     ) -> None:
         """`report` takes what the dispatcher sends and is no answer."""
         self._model = model
-        self._dispatcher = DispatcherProcess(setup, self._told, report, self._fail)
+        self._report = report
+        self._dispatcher = DispatcherProcess(setup, self._told, self._hear, self._fail)
         self._workers = Workforce(setup, model, self._dispatcher.link, self._fail, worker_count)
         self._has_failed = asyncio.Event()
         self._failure = ""
 
     def start(self) -> None:
-        """Start all of them. Raises `OSError`."""
-        self._workers.start()
+        """Start the dispatcher; workers come when there is work. Raises `OSError`."""
         self._dispatcher.start()
+
+    def _hear(self, message: Report | WorkersWanted) -> None:
+        if isinstance(message, WorkersWanted):
+            self._workers.want(message.count)
+        else:
+            self._report(message)
 
     def _told(self) -> Sent:
         return self._model.dispatcher_setup(self._workers.up_messages())
@@ -107,16 +113,19 @@ class DriveProcesses:
 
     @property
     def worker_count(self) -> int:
-        """How many workers there are to be now."""
-        return self._workers.wanted_count
+        """How many workers there may be; they come when there is work, and go when there is none."""
+        return self._workers.limit
 
     async def set_worker_count(self, count: int) -> None:
-        """Have so many workers; returns when new ones are started and others have ended.
+        """Have at most so many workers; returns when others have ended.
 
-        A worker that is to end gets no more requests and finishes those that it holds. Raises
-        `WorkersMissing` where the host starts no more.
+        A worker that is to end gets no more requests and finishes those that it holds.
         """
-        await self._workers.set_count(count)
+        await self._workers.set_limit(count)
+
+    def note_queues(self) -> None:
+        """A queue starts: a backend may want a worker from then on."""
+        self._workers.note_queues()
 
     # End
 

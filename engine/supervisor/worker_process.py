@@ -33,8 +33,7 @@ class WorkerProcess:
     - A process is forked, and told what there is. From then on it is up: the dispatcher gives it requests.
     - One that died is reaped and fenced, so that nothing of its work can still land. The dispatcher gives
       what it held to others (`WorkerDown`), and only then another process may use its rings.
-    - One that is to leave gets nothing more (`WorkerRetire`), ends when it holds nothing, and is not
-      replaced. Its place is free for a later one.
+    - One that is to leave gets nothing more (`WorkerRetire`), and ends when it holds nothing.
     """
 
     def __init__(
@@ -44,21 +43,29 @@ class WorkerProcess:
         model: DriveModel,
         link: DispatcherLink,
         fail: Callable[[str], None],
+        note_vacancy: Callable[[], None],
     ) -> None:
-        """`fail` is called with the reason when nobody can take its place. Raises `OSError`."""
+        """`fail` is called with the reason when nobody may take its place. Raises `OSError`.
+
+        `note_vacancy` is called when its place has become vacant.
+        """
         self._index = worker_index
         self._setup = setup
         self._model = model
         self._link = link
         self._fail = fail
+        self._note_vacancy = note_vacancy
         self._child: Child[None] | None = None
         entry_count = URING_ENTRIES if setup.plan.uses_worker_uring else 0
         self._ring = ChildRing(f"worker {worker_index}", entry_count, setup.backend)
         self._limit = RestartLimit()
         self._is_ending = False
+        self._done_count = 0  # of requests, when it was last looked at
+        self.is_vacant = True
+        """Whether no process is there and nothing of the last one is left: another may be started."""
         self._is_released = False  # the dispatcher has said that it gives it nothing more
         self._left: asyncio.Future[None] | None = None  # while it is to leave: set when it has
-        self._replacement: asyncio.Task[None] | None = None
+        self._clearing: asyncio.Task[None] | None = None
         self._eventfd = os.eventfd(0, os.EFD_CLOEXEC)
 
     @property
@@ -87,6 +94,7 @@ class WorkerProcess:
             self._setup.inherited_fds | {self._eventfd, self._link.eventfd},
         )
         self._is_released = False
+        self.is_vacant = False
 
     def _make_setup(self, uring: Uring | None) -> WorkerSetup:
         setup = self._setup
@@ -101,18 +109,19 @@ class WorkerProcess:
             setup.sandbox,
         )
 
-    def introduce(self, *, is_restart: bool = False) -> None:
+    def introduce(self) -> None:
         """Watch the process that was forked, and tell it what there is."""
         assert self._child is not None, "fork comes first"
-        self._setup.state.set_worker(self._index, self._child.pid, is_restart)
+        self._setup.state.set_worker(self._index, self._child.pid)
+        self._done_count = -1
         self._child.announce = self._announce
         self._child.watch(self._ended)
         self._send(self._model.worker_setup())
 
-    def start(self, *, is_restart: bool = False) -> None:
-        """Begin while a dispatcher runs. Raises `OSError`."""
+    def start(self) -> None:
+        """Begin while a dispatcher runs, in a place that is vacant. Raises `OSError`."""
         self.fork()
-        self.introduce(is_restart=is_restart)
+        self.introduce()
         self._link.tell(*self.up_message())
 
     # Messages
@@ -142,36 +151,33 @@ class WorkerProcess:
 
     def _ended(self, _: Child[None], status: int) -> None:
         self._child = None
-        self._setup.state.set_worker(self._index, 0)
+        has_died = not self._is_ending and (self._left is None or status != 0)
+        self._setup.state.set_worker(self._index, 0, has_died)
         if self._is_ending:
             return
         own_fault = False
-        if self._left is None or status != 0:
+        if has_died:
             own_fault = was_own_fault(status)
-            _log.warning("worker %d died: %s; starting another", self._index, describe_end(status))
+            _log.warning("worker %d died: %s", self._index, describe_end(status))
             own_count = self._setup.state.worker_counters(self._index)[0]
             if not self._limit.allows(own_count, self._setup.done_count(), own_fault):
                 self._fail(f"worker {self._index} dies again and again without completing a request")
                 return
-        self._replacement = asyncio.get_running_loop().create_task(self._replace(own_fault))
+        self._clearing = asyncio.get_running_loop().create_task(self._clear(own_fault))
 
-    async def _replace(self, own_fault: bool) -> None:
+    async def _clear(self, own_fault: bool) -> None:
         """It was reaped: have its work done elsewhere, and only then let another use its rings."""
         try:
             await self._fence()
             await self._link.ask(lambda request_id: WorkerDown(request_id, self._index, own_fault))
-            if self._is_ending:
-                return
-            if self._left is not None:
-                self._leave(self._left)
-                return
-            self.start(is_restart=True)
         except DispatcherGone:
             return
         except (OSError, DeviceError) as error:
             self._fail(f"cannot put another in the place of worker {self._index}: {error}")
             return
-        crash_point("supervisor: worker replaced")
+        crash_point("supervisor: worker cleared away")
+        if not self._is_ending:
+            self._leave()
 
     async def _fence(self) -> None:
         """Wait until nothing that the reaped process began can still land."""
@@ -180,16 +186,41 @@ class WorkerProcess:
 
     async def retire(self) -> None:
         """Have it finish what it holds and end; returns when nothing of it or its work is left."""
-        left = self._left = asyncio.get_running_loop().create_future()
-        await self._link.ask(lambda request_id: WorkerRetire(request_id, self._index))
-        self._is_released = True  # no later dispatcher may give it anything
-        self.tell(Stop())
-        await left
+        if self.is_vacant:
+            return
+        if self._left is None:
+            self._left = asyncio.get_running_loop().create_future()
+            await self._link.ask(
+                lambda request_id: WorkerRetire(request_id, self._index), settle=self._let_go
+            )
+        if self._left is not None:
+            await asyncio.shield(self._left)
 
-    def _leave(self, left: "asyncio.Future[None]") -> None:
-        self._left = None
-        if not left.done():
+    async def retire_if_idle(self) -> None:
+        """Have it end if it holds nothing; does not wait for that."""
+        with contextlib.suppress(DeviceError):  # it holds something, or all ends
+            await self._link.ask(
+                lambda request_id: WorkerRetire(request_id, self._index, if_idle=True), settle=self._let_go
+            )
+
+    def has_been_idle(self) -> bool:
+        """Whether it has done nothing since this was asked last, of the same process."""
+        before, self._done_count = self._done_count, self._setup.state.worker_counters(self._index)[0]
+        return self._done_count == before
+
+    def _let_go(self, is_done: bool) -> None:
+        """The dispatcher has said that it gives it nothing more; no later one may."""
+        if is_done:
+            self._is_released = True
+            self._left = self._left or asyncio.get_running_loop().create_future()
+            self.tell(Stop())
+
+    def _leave(self) -> None:
+        left, self._left = self._left, None
+        self.is_vacant = True
+        if left is not None and not left.done():
             left.set_result(None)
+        self._note_vacancy()
 
     def stop(self) -> None:
         """Ask it to end with the drive's other processes; nothing is in flight."""
@@ -204,6 +235,6 @@ class WorkerProcess:
 
     def close(self) -> None:
         """Close what is left when it has ended."""
-        if self._replacement is not None:
-            self._replacement.cancel()
+        if self._clearing is not None:
+            self._clearing.cancel()
         os.close(self._eventfd)

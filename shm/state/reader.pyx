@@ -18,12 +18,12 @@ from ringblk.shm.state.segment cimport (
 
 def read_engine(StateSegment state):
     """`(drive_name, storage_name, supervisor_pid, dispatcher_pid, dispatcher_restart_count, queue_count, is_paused,
-    started_ns)`."""
+    started_ns, worker_limit)`."""
     header = state.header
     cdef bytes drive = header.drive_name[:DRIVE_NAME_BYTES], storage = header.storage_name[:STORAGE_NAME_BYTES]
     return (drive.rstrip(b"\0").decode(errors="replace"), storage.rstrip(b"\0").decode(errors="replace"), header.supervisor_pid, header.dispatcher_pid,
             header.dispatcher_restart_count, min(header.queue_count, <uint32_t>QUEUE_LIMIT),
-            header.is_paused != 0, header.started_ns)
+            header.is_paused != 0, header.started_ns, load_relaxed_32(&header.worker_limit))
 
 
 def read_kind_name(StateSegment state):
@@ -58,13 +58,13 @@ def read_queue(StateSegment state, uint32_t queue_index):
 
 
 def read_workers(StateSegment state):
-    """`(worker_index, pid, request_count, busy_ns, restart_count, held_count)` of each worker there is."""
+    """`(worker_index, pid, request_count, busy_ns, restart_count, held_count)` of each worker there is or was."""
     cdef uint32_t index
     cdef WorkerState *worker
     workers = []
     for index in range(<uint32_t>WORKER_LIMIT):
         worker = &state.workers[index]
-        if worker.pid or worker.restart_count:
+        if worker.pid or worker.restart_count or load_relaxed_64(&worker.request_count):
             held = <uint32_t>(load_relaxed_32(&worker.submit_tail) - load_relaxed_32(&worker.submit_head))
             workers.append((index, worker.pid, load_relaxed_64(&worker.request_count),
                             load_relaxed_64(&worker.busy_ns), worker.restart_count, held))

@@ -59,7 +59,8 @@ cdef struct StateHeader:
     uint32_t queue_count
     uint32_t is_paused
     uint32_t is_connected           # a front end is served
-    uint32_t reserved_engine[7]
+    uint32_t worker_limit           # workers that there may be
+    uint32_t reserved_engine[6]
     char drive_name[DRIVE_NAME_BYTES]   # as its engine knows it, padded with zeroes; empty where that has one without a name
     char storage_name[STORAGE_NAME_BYTES]   # the image's path or the backend's name, UTF-8, padded with zeroes
 

@@ -12,7 +12,7 @@ import os
 
 from ringblk.shm.rates.limit import RateLimit
 from ringblk.shm.segments.segment import Segment, SegmentError, checked_size_bytes, is_held
-from ringblk.shm.sync.atomic cimport clear_bits_64, full_fence, load_acquire_64, set_bits_64, store_release_32
+from ringblk.shm.sync.atomic cimport clear_bits_64, full_fence, load_acquire_64, set_bits_64, store_relaxed_32, store_release_32
 from ringblk.shm.sync.buffer_address cimport address_of
 from ringblk.shm.sync.crash_point cimport crash_point
 from ringblk.shm.rates.limit cimport RATE_LIMIT_STATE_BYTES
@@ -221,10 +221,14 @@ cdef class StateSegment:
         self.header.dispatcher_pid = pid
         self.header.dispatcher_restart_count += is_restart
 
-    def set_worker(self, uint32_t worker_index, uint32_t pid, bint is_restart=False):
-        """This process is that worker now (0: there is none), in place of one that died or not."""
+    def set_worker(self, uint32_t worker_index, uint32_t pid, bint has_died=False):
+        """This process is that worker now; 0: there is none, because it died or not."""
         self.workers[worker_index].pid = pid
-        self.workers[worker_index].restart_count += is_restart
+        self.workers[worker_index].restart_count += has_died
+
+    def set_worker_limit(self, uint32_t count):
+        """Say how many workers there may be."""
+        store_relaxed_32(&self.header.worker_limit, count)
 
     def set_paused(self, bint is_paused):
         """Say whether requests are popped at all."""

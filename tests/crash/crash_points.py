@@ -22,6 +22,7 @@ PROTOCOL_FILES = (
 )
 NO_STEPS = {
     "request_count": "a statistic",
+    "worker_limit": "a setting of one word",
     "busy_ns": "a statistic",
     "USED_F_NO_NOTIFY": "a hint: kicks that come all the same do no harm",
     "self.worker.sleeping, 0)": "the worker has just begun and holds nothing",

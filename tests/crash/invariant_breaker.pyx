@@ -96,7 +96,7 @@ def carry_out_a_free_slot():
 
 def begin_a_free_slot_in_the_ring():
     cdef DispatcherRing ring = DispatcherRing(make_state(), WillingExecutor(), AsyncForm())
-    ring.begin(0)
+    ring.begin(0, False)
 
 
 # Collect.

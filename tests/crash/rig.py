@@ -2,14 +2,14 @@
 
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from ringblk.engine.frontend.frontend import Frontend
 from ringblk.engine.frontend.request import BackendGone
 from tests.crash.crash_plan import CrashPlan
 from tests.rigs.crash_load import BLOCK_BYTES, VerifiedLoad
-from tests.rigs.engine_process import EngineProcess, listening_engine
+from tests.rigs.engine_process import PROGRAM, EngineProcess, listening_engine
 
 NUM_BLOCKS = 256
 NUM_QUEUES = 3
@@ -30,7 +30,10 @@ class Rig:
         seed: int = 1,
         first_death: tuple[str, int] | None = None,
         image: Path | None = None,
+        program: Sequence[str] = PROGRAM,
     ) -> None:
+        """`program` takes the place of the engine's."""
+        self._program = program
         # On a disk: who reads a file in memory may see half of a sector that is being written.
         self._disk_folder = tempfile.TemporaryDirectory(dir="/var/tmp", prefix="ringblk-test-")
         self.image = image or Path(self._disk_folder.name) / "disk.img"
@@ -54,7 +57,7 @@ class Rig:
     def start_engine(self) -> EngineProcess:
         """Start an engine and wait until it listens."""
         plan = self.plan.path if self.plan else None
-        return listening_engine(self.socket_path, self.options, plan)
+        return listening_engine(self.socket_path, self.options, plan, self._program)
 
     def _connect(self) -> Frontend:
         """A front end, however many engines that takes."""

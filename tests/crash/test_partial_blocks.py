@@ -18,6 +18,7 @@ from ringblk.engine.statistics.running_engines import RunningEngines
 from tests.crash.crash_plan import CrashPlan
 from tests.crash.crash_points import point_names
 from tests.crash.partial_load import PartialLoad
+from tests.rigs import standing_workers
 from tests.rigs.engine_process import EngineProcess, listening_engine
 from tests.rigs.stalling_file import StallingFile, stalling_file
 
@@ -45,7 +46,8 @@ class Drive:
         self.disk = Frontend(str(self._socket_path), num_queues=3, queue_size=256, request_timeout_s=30.0)
 
     def _start_engine(self) -> EngineProcess:
-        return listening_engine(self._socket_path, self._options, self._plan_path)
+        program = standing_workers.PROGRAM
+        return listening_engine(self._socket_path, self._options, self._plan_path, program)
 
     def reconnect(self) -> None:
         """Go on with another engine, as often as it takes."""

@@ -13,6 +13,7 @@ import pytest
 
 from ringblk import RequestStatus
 from tests.crash.rig import NUM_BLOCKS, Rig
+from tests.rigs import standing_workers
 from tests.rigs.crash_load import BLOCK_BYTES
 from tests.rigs.engine_process import EngineProcess, wait_gone
 from tests.rigs.stalling_file import StallingFile, stalling_file
@@ -48,7 +49,13 @@ def run_rig(
 ) -> Iterator[Rig]:
     """An engine on the file, idle."""
     options = (f"--io-engine={io_engine}", "--workers=3")
-    rig = Rig(tmp_path, *options, has_crash_points=has_crash_points, image=disk_file.path)
+    rig = Rig(
+        tmp_path,
+        *options,
+        has_crash_points=has_crash_points,
+        image=disk_file.path,
+        program=standing_workers.PROGRAM,
+    )
     rig.run(30)
     rig.drain()
     yield rig

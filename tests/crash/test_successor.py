@@ -13,6 +13,7 @@ import pytest
 from ringblk.shm.segments.shared_folder import shared_names
 from ringblk.shm.state.segment import SEGMENT_PREFIX
 from tests.crash.rig import Rig
+from tests.rigs import standing_workers
 from tests.rigs.engine_process import EngineProcess, wait_gone
 
 _MAIN = "from ringblk.engine.program.cli import backend_program; backend_program()"
@@ -28,7 +29,7 @@ sys.stdin.read()
 
 @pytest.fixture
 def rig(tmp_path: Path) -> Iterator[Rig]:
-    rig = Rig(tmp_path, has_crash_points=False)
+    rig = Rig(tmp_path, has_crash_points=False, program=standing_workers.PROGRAM)
     yield rig
     rig.close()
 

@@ -17,7 +17,7 @@ AFTER_DEATH_AT = {
     "supervisor: child reaped": "worker: taken",
     "supervisor: child forked": "inflight: flag set",
     "supervisor: set-up message sent": "dispatcher: slot prepared",
-    "supervisor: worker replaced": "worker: about to sleep",
+    "supervisor: worker cleared away": "worker: about to sleep",
 }
 SUPERVISOR_POINTS = [name for name in POINTS if name.startswith("supervisor:")]
 SESSION_POINTS = [name for name in POINTS if name.startswith("session:")]
@@ -29,6 +29,8 @@ FAILED_DISK_POINTS = ["dispatcher ring: given away"]
 """Reached where a disk fails: tests/crash/test_slow_disk.py."""
 UNPOP_POINTS = [name for name in POINTS if name.startswith("unpop:")]
 """Reached where requests wait for tokens: tests/crash/test_unpop.py."""
+WORKERS_POINTS = [name for name in POINTS if name.startswith("workers:")]
+"""Reached where workers come and go: tests/crash/test_walk_workers.py."""
 PENDING_POINTS = [name for name in POINTS if name.startswith("pending:")]
 """Reached where requests wait for somebody else, which those of a block device do not."""
 FIRST_START_POINTS = ["recovery: record initialised"]
@@ -44,6 +46,7 @@ CHILD_POINTS = [
     + RING_POINTS
     + UNPOP_POINTS
     + OVERLAP_POINTS
+    + WORKERS_POINTS
     + PENDING_POINTS
     + FIRST_START_POINTS
     + RECORD_POINTS

@@ -19,7 +19,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.rigs.engine_rig import DEADLINE_S, Engine, RawFrontend
+from tests.rigs.engine_rig import DEADLINE_S, Engine, EngineWithWorkers, RawFrontend
 from tests.rigs.inline_device import IN, OK
 
 from .plan import (
@@ -65,7 +65,7 @@ def engine(request: pytest.FixtureRequest, report: Path, monkeypatch: pytest.Mon
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join(folders))
     arguments = {"size_bytes": DISK_BYTES, "window_start": DATA, "window_end": DATA_END, "report": report}
     options = [f"--backend-arg={name}={value}" for name, value in arguments.items()]
-    with Engine(
+    with EngineWithWorkers(
         "--backend=racing_backend:make", f"--io-engine={request.param}", "--workers=2", *options
     ) as engine:
         yield engine

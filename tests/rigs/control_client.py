@@ -11,7 +11,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from ringblk import Frontend, RequestType, engine_command
+from ringblk import Frontend, RequestType
+from tests.rigs.standing_workers import PROGRAM
 
 ONE_IN_TEN_MINUTES = {"ops": {"size": 1, "refill_time": 600_000}}
 """A limit, in Firecracker's form, that lets one request go."""
@@ -94,9 +95,14 @@ class ControlledEngine:
         self.image = folder / "disk.img"
         self.image.write_bytes(bytes(DISK_BYTES))
         self.control = ControlClient(folder / "control.sock")
-        command = engine_command(
-            f"--blk-file={self.image}", f"--control={self.control.socket_path}", *options
-        )
+        # All workers from the start: what is asked about them is to be there.
+        command = [
+            *PROGRAM,
+            "--fd={fd}",
+            f"--blk-file={self.image}",
+            f"--control={self.control.socket_path}",
+            *options,
+        ]
         self.frontend = Frontend([*launcher, *command], request_timeout_s=TIMEOUT_S)
 
     def submit_write(self, offset_bytes: int, size_bytes: int = 4096) -> int:

@@ -19,6 +19,7 @@ END_TIMEOUT_S = 30.0
 _BACKENDS = str(Path(__file__).with_name("backends"))
 _POLL_S = 0.002
 _MAIN = "from ringblk.engine.program.cli import backend_program; backend_program()"
+PROGRAM = (sys.executable, "-c", _MAIN)
 
 
 class EngineEndedError(AssertionError):
@@ -31,13 +32,19 @@ class EngineProcess:
     With `plan` it is the build with crash points, whose processes die by that plan.
     """
 
-    def __init__(self, socket_path: Path, options: Sequence[str], plan: Path | None = None) -> None:
+    def __init__(
+        self,
+        socket_path: Path,
+        options: Sequence[str],
+        plan: Path | None = None,
+        program: Sequence[str] = PROGRAM,
+    ) -> None:
         self.socket_path = socket_path
         self.log_path = socket_path.with_suffix(".log")
         environment = crash_environment(plan) if plan else dict(os.environ)
         folders = [_BACKENDS, *environment.get("PYTHONPATH", "").split(":")]
         environment["PYTHONPATH"] = ":".join(filter(None, folders))
-        command = [sys.executable, "-c", _MAIN, f"--socket-path={socket_path}", *options]
+        command = [*program, f"--socket-path={socket_path}", *options]
         with self.log_path.open("ab") as log:
             self.process = subprocess.Popen(ends_with_tests(command), stderr=log, env=environment)
 
@@ -124,10 +131,12 @@ class EngineProcess:
         self.end()
 
 
-def listening_engine(socket_path: Path, options: Sequence[str], plan: Path | None) -> EngineProcess:
+def listening_engine(
+    socket_path: Path, options: Sequence[str], plan: Path | None, program: Sequence[str] = PROGRAM
+) -> EngineProcess:
     """An engine that listens, or has; those that die by their plan before that are followed by others."""
     while True:
-        engine = EngineProcess(socket_path, options, plan)
+        engine = EngineProcess(socket_path, options, plan, program)
         try:
             return engine.wait_listening()
         except EngineEndedError:

@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from types import TracebackType
+from typing import Any
 
 from ringblk.engine.devices.features import F_EVENT_IDX
 from ringblk.engine.drives.record import record_of_process
@@ -20,6 +21,7 @@ from ringblk.engine.vhost_user.codes import F_LOG_ALL, VRING_F_LOG, ProtocolFeat
 from ringblk.engine.vhost_user.messages import VringAddress
 from ringblk.shm.segments.shared_folder import shared_names
 from ringblk.shm.state.segment import SEGMENT_PREFIX
+from tests.rigs import standing_workers
 from tests.rigs.child_process import ends_with_tests, environment_with_path
 from tests.rigs.inline_device import GPA, UVA_OFFSET, GuestRam
 from tests.rigs.mock_driver import MockDriver
@@ -176,6 +178,13 @@ class Engine:
             left.remove()
         if not self._is_successor:
             self._folder.cleanup()
+
+
+class EngineWithWorkers(Engine):
+    """An engine all of whose workers are up from the start."""
+
+    def __init__(self, *options: str, **arguments: Any) -> None:
+        super().__init__(*options, program=standing_workers.PROGRAM, **arguments)
 
 
 def is_alive(pid: int) -> bool:

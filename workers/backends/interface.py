@@ -25,6 +25,9 @@ class BlockBackend(Protocol):
     (how much of a buffer was done, a coroutine) becomes an I/O error for the guest and a log line, as an
     exception does; methods that are `async def` or have a `yield` in them are refused at the start.
 
+    Workers come when there is work and go after some seconds without. Where an attribute `keeps_worker` is
+    True, one is there whenever a guest is: for a class whose workers take long to start.
+
     Four more methods are used where they exist:
     `discard(offset_bytes: int, size_bytes: int) -> None`, the guest no longer needs this range;
     `write_zeroes(offset_bytes: int, size_bytes: int) -> None`, else zeroes go through `write_at`;

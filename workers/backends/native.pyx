@@ -205,6 +205,11 @@ cdef class NativeBackend:
         """
         return True
 
+    @property
+    def keeps_worker(self):
+        """Whether a worker is to be there whenever a guest is: a backend whose workers take long to start."""
+        return False
+
     def start_worker(self):
         """Called once in each worker after the fork, before its first request and before it is in its sandbox.
 

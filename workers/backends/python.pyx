@@ -41,11 +41,13 @@ cdef class PythonBackend(NativeBackend):
     cdef object write_zeroes_method
     cdef object failure_counts
     cdef bint is_closed
+    cdef bint wants_worker
 
     def __init__(self, backend):
         self.backend = backend
         self.size_bytes = checked_size(read_attribute(backend, "size_bytes"))
-        self.read_only = checked_flag(read_attribute(backend, "read_only"))
+        self.read_only = checked_flag("read_only", read_attribute(backend, "read_only"))
+        self.wants_worker = checked_flag("keeps_worker", getattr(backend, "keeps_worker", False))
         self.discard_method = getattr(backend, "discard", None)
         self.write_zeroes_method = getattr(backend, "write_zeroes", None)
         self.failure_counts = {}
@@ -53,6 +55,11 @@ cdef class PythonBackend(NativeBackend):
     def waiting(self):
         """Nobody knows what a user's code does."""
         return Waiting(reason="a backend of a user's own may block")
+
+    @property
+    def keeps_worker(self):
+        """What the object says of itself; False where it says nothing."""
+        return self.wants_worker
 
     def start_worker(self):
         """Call the object's own hook, if it has one; what that raises is the worker's to report."""
@@ -206,11 +213,11 @@ def checked_size(size_bytes):
     return size_bytes
 
 
-def checked_flag(read_only):
-    """`read_only`, if it is a bool; `BackendError` if not."""
-    if type(read_only) is not bool:
-        raise BackendError(f"read_only is {read_only!r}, not True or False")
-    return read_only
+def checked_flag(name, value):
+    """The value of an attribute, if it is a bool; `BackendError` if not."""
+    if type(value) is not bool:
+        raise BackendError(f"{name} is {value!r}, not True or False")
+    return value
 
 
 cdef class GuestRange:

@@ -1,26 +1,19 @@
-"""PATCH /workers where the host has no more of something: said clearly, and asked again it works."""
+"""PATCH /workers and the descriptors that workers need."""
 
-import contextlib
-import http.client
-import json
 import os
 import resource
-import socket
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-from tests.rigs.control_client import TIMEOUT_S, ControlClient, ControlledEngine
-from tests.rigs.engine_rig import eventually
+from tests.rigs.control_client import ControlClient, ControlledEngine
 
 OPEN_FILES = 400  # more than six workers can need
 MANY_FILES = (
     "bash", "-c", 'for fd in $(seq 50 389); do eval "exec $fd</dev/null" || break; done; exec "$@"', "bash",
 )  # fmt: skip
 """A launcher that has all but some of them open, and so its engine has."""
-WORKER_FDS = 3  # eventfd, pidfd and channel, with --io-engine=psync
 
 
 @pytest.fixture
@@ -47,54 +40,6 @@ def worker_count(control: ControlClient) -> int:
     for pid in pids:
         os.kill(pid, 0)
     return len(pids)
-
-
-def connected_to(control: ControlClient) -> socket.socket:
-    connected = socket.socket(socket.AF_UNIX)
-    connected.settimeout(TIMEOUT_S)
-    connected.connect(str(control.socket_path))
-    return connected
-
-
-@contextlib.contextmanager
-def filled(engine: ControlledEngine, spare_count: int) -> Iterator[http.client.HTTPConnection]:
-    """Fill the supervisor's descriptors but for so many with connections; gives one of them."""
-    folder = f"/proc/{supervisor_pid(engine)}/fd"
-    asking = http.client.HTTPConnection("localhost")
-    with contextlib.ExitStack() as connections:
-        while (open_count := len(os.listdir(folder))) < OPEN_FILES - spare_count:
-            asking.sock = connections.enter_context(connected_to(engine.control))
-            eventually(lambda: len(os.listdir(folder)) > open_count, "a connection")
-        yield asking
-
-
-def ask_for_workers(asking: http.client.HTTPConnection, count: int) -> tuple[int, Any]:
-    asking.request("PATCH", "/workers", json.dumps({"count": count}))
-    answer = asking.getresponse()
-    return answer.status, json.loads(answer.read())
-
-
-def test_a_host_that_starts_no_more_workers(tmp_path: Path) -> None:
-    """EMFILE in the middle: the answer says so, what was started serves, and the next change is made."""
-    engine = ControlledEngine(tmp_path, "--workers=2", "--io-engine=psync", launcher=MANY_FILES)
-    limit_open_files(engine, OPEN_FILES, OPEN_FILES)
-    with filled(engine, 2 * WORKER_FDS + 1) as asking:
-        status, answer = ask_for_workers(asking, 6)
-        assert status == 503
-        assert answer == {
-            "error": "count: only 4 of 6 workers could be started: Too many open files",
-            "field": "count",
-        }
-        status, answer = ask_for_workers(asking, 6)
-        assert status == 503
-    control = engine.control
-    eventually(lambda: worker_count(control) == 4, "descriptors to ask with")
-    for count in (6, 2, 3):
-        control.change("/workers", count=count)
-        assert worker_count(control) == count
-    tokens = [engine.submit_write(index * 4096) for index in range(64)]
-    assert engine.finish(*tokens) == [0] * 64
-    engine.close()
 
 
 def test_more_workers_than_files_may_be_open_for(engine: ControlledEngine) -> None:

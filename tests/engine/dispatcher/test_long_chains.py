@@ -12,7 +12,7 @@ from pathlib import Path
 from ringblk.shm.state.reader import read_queue
 from ringblk.shm.state.segment import MAX_LONG_CHAINS, StateSegment
 from tests.rigs.control_client import ControlClient
-from tests.rigs.engine_rig import Engine, RawFrontend, RawQueue, eventually, raw_frontend
+from tests.rigs.engine_rig import Engine, EngineWithWorkers, RawFrontend, RawQueue, eventually, raw_frontend
 from tests.rigs.inline_device import GPA, IN, OK, UNSUPP
 from tests.rigs.mock_driver import MockDriver
 
@@ -100,7 +100,7 @@ def replace_dispatcher(engine: Engine) -> None:
 
 
 def test_a_chain_longer_than_the_queue_is_served(tmp_path: Path) -> None:
-    with Engine(*options(tmp_path)) as engine, raw_frontend(engine, ram_bytes=4 << 20) as frontend:
+    with EngineWithWorkers(*options(tmp_path)) as engine, raw_frontend(engine, ram_bytes=4 << 20) as frontend:
         make_room(frontend)
         LongReads(frontend.queues[0], 1).wait()
 
@@ -109,7 +109,7 @@ def test_what_waits_for_room_holds_up_its_own_queue_only(tmp_path: Path) -> None
     """Also while dispatchers die."""
     engine_options = options(tmp_path, "--num-queues=2", f"--queue-size={QUEUE_SIZE}")
     with (
-        Engine(*engine_options) as engine,
+        EngineWithWorkers(*engine_options) as engine,
         raw_frontend(engine, num_queues=2, queue_size=QUEUE_SIZE, ram_bytes=4 << 20) as frontend,
     ):
         make_room(frontend)
@@ -133,7 +133,7 @@ def test_what_waits_for_room_holds_up_its_own_queue_only(tmp_path: Path) -> None
 
 def test_workers_and_dispatchers_die_under_long_chains(tmp_path: Path) -> None:
     with (
-        Engine(*options(tmp_path, f"--queue-size={QUEUE_SIZE}")) as engine,
+        EngineWithWorkers(*options(tmp_path, f"--queue-size={QUEUE_SIZE}")) as engine,
         raw_frontend(engine, queue_size=QUEUE_SIZE, ram_bytes=4 << 20) as frontend,
     ):
         make_room(frontend)
@@ -150,7 +150,7 @@ def test_workers_and_dispatchers_die_under_long_chains(tmp_path: Path) -> None:
 
 def test_an_engine_takes_over_more_long_chains_than_it_has_room_for(tmp_path: Path) -> None:
     """The one before it had more room in its slots. What it cannot take in yet stays in flight."""
-    with Engine(*options(tmp_path, "--queue-size=2048")) as engine:
+    with EngineWithWorkers(*options(tmp_path, "--queue-size=2048")) as engine:
         frontend = RawFrontend(engine, queue_size=QUEUE_SIZE, ram_bytes=4 << 20)
         make_room(frontend)
         frontend.negotiate()
@@ -165,7 +165,7 @@ def test_an_engine_takes_over_more_long_chains_than_it_has_room_for(tmp_path: Pa
             engine.process.kill()
             engine.process.wait()
         state.close()
-    with Engine(*options(tmp_path, f"--queue-size={QUEUE_SIZE}")) as engine:
+    with EngineWithWorkers(*options(tmp_path, f"--queue-size={QUEUE_SIZE}")) as engine:
         frontend.connection.close()
         frontend.connect(engine)
         frontend.negotiate()
@@ -183,7 +183,7 @@ def test_long_chains_that_wait_for_tokens_go_back_with_their_room(tmp_path: Path
     control = ControlClient(tmp_path / "control")
     more = [f"--queue-size={QUEUE_SIZE}", "--num-queues=2", f"--control={control.socket_path}"]
     with (
-        Engine(*options(tmp_path, *more, "--bps-read=5000", "--burst=1")) as engine,
+        EngineWithWorkers(*options(tmp_path, *more, "--bps-read=5000", "--burst=1")) as engine,
         raw_frontend(engine, num_queues=2, queue_size=QUEUE_SIZE, ram_bytes=4 << 20) as frontend,
     ):
         make_room(frontend)

@@ -17,7 +17,7 @@ import pytest
 
 from ringblk.engine.frontend.request import BackendRefused
 from ringblk.shm.memory.region import MemoryRegion
-from tests.rigs.engine_rig import Engine, RawFrontend, RawQueue, eventually, raw_frontend
+from tests.rigs.engine_rig import Engine, EngineWithWorkers, RawFrontend, RawQueue, eventually, raw_frontend
 from tests.rigs.inline_device import GPA, IN, IOERR, OK, OUT, UVA_OFFSET
 
 PAGE = 4096
@@ -106,7 +106,7 @@ def options(kind: str, folder: Path) -> list[str]:
 def engine(request: pytest.FixtureRequest) -> Iterator[Engine]:
     with (
         tempfile.TemporaryDirectory() as folder,
-        Engine(*options(request.param, Path(folder)), "--workers=2") as engine,
+        EngineWithWorkers(*options(request.param, Path(folder)), "--workers=2") as engine,
     ):
         fill(engine)
         yield engine
@@ -162,7 +162,7 @@ def test_rings_that_are_gone(engine: Engine) -> None:
 @pytest.mark.parametrize("role", ["worker", "dispatcher"])
 def test_memory_that_a_successor_cannot_map(tmp_path: Path, role: str) -> None:
     """A process dies, and its successor may not map the memory to write: no reason to give up."""
-    with Engine(*options("memory", tmp_path), "--workers=1") as engine:
+    with EngineWithWorkers(*options("memory", tmp_path), "--workers=1") as engine:
         fill(engine)
         victim = Victim(engine)
         fcntl.fcntl(victim.fd, fcntl.F_ADD_SEALS, F_SEAL_FUTURE_WRITE)
@@ -176,7 +176,7 @@ def test_memory_that_a_successor_cannot_map(tmp_path: Path, role: str) -> None:
 
 
 def test_an_in_flight_region_that_is_gone(tmp_path: Path) -> None:
-    with Engine(*options("memory", tmp_path), "--workers=1") as engine:
+    with EngineWithWorkers(*options("memory", tmp_path), "--workers=1") as engine:
         fill(engine)
         frontend = RawFrontend(engine)
         frontend.negotiate()

@@ -36,7 +36,7 @@ class Drive:
         description = self.control.get()
         drive = description["drive"]
         names = ("bps", "bps_read", "burst", "one_time_burst", "iops", "cache", "is_root_device", "partuuid")
-        workers = sum(role.startswith("worker") for role in description["processes"])
+        workers = description["worker_count"]
         return {name: drive[name] for name in names} | {
             "is_paused": description["is_paused"],
             "workers": workers,

@@ -33,7 +33,7 @@ from ringblk.engine.vhost_user.messages import (
 from ringblk.shm.memory.region import MemoryRegion
 from ringblk.shm.queues.inflight_region import queue_region_bytes
 from ringblk.workers.block.protocol import F_CONFIG_WCE, F_FLUSH
-from tests.rigs.engine_rig import DEADLINE_S, Engine, eventually, raw_frontend
+from tests.rigs.engine_rig import DEADLINE_S, Engine, EngineWithWorkers, eventually, raw_frontend
 from tests.rigs.inline_device import IN, OK
 from tests.rigs.vhost_user_client import encode, ring_address
 
@@ -92,7 +92,7 @@ TAKE_AN_FD = [position for position, (_, _, kind) in enumerate(DIALOGUE) if kind
 def engine() -> Iterator[Engine]:
     """The engine that all of it happens to; what must hold in the end is looked at when it is taken down."""
     options = ["--backend=memory", "--backend-arg=size_bytes=1048576", "--num-queues=2", "--workers=1"]
-    with Engine(*options) as engine:
+    with EngineWithWorkers(*options) as engine:
         check_service(engine)
         engine.say_hello()
         children, fds = engine.children(), engine.open_fds()

@@ -5,6 +5,8 @@ from pathlib import Path
 
 import pytest
 
+from ringblk.engine.statistics.statistics import take_snapshot
+from ringblk.shm.state.segment import StateSegment
 from tests.rigs.engine_rig import (
     MEMORY,
     MEMORY_BYTES,
@@ -109,7 +111,9 @@ def test_a_configuration_file_and_options_over_it(tmp_path: Path) -> None:
     }
     config.write_text(json.dumps(fields))
     with Engine(f"--config={config}", "--workers=1") as engine:
-        assert len(engine.children()) == 2
+        state = StateSegment.attach(engine.segment_name)
+        assert take_snapshot(state).worker_limit == 1
+        state.close()
         with RawFrontend(engine) as frontend:
             frontend.negotiate()
             assert frontend.connection.get_queue_num() == 5

@@ -17,7 +17,15 @@ import pytest
 
 from ringblk.engine.frontend.request import BackendGone, BackendRefused
 from tests.rigs.child_process import ends_with_tests
-from tests.rigs.engine_rig import PROGRAM, Engine, RawFrontend, RawQueue, eventually, raw_frontend
+from tests.rigs.engine_rig import (
+    PROGRAM,
+    Engine,
+    EngineWithWorkers,
+    RawFrontend,
+    RawQueue,
+    eventually,
+    raw_frontend,
+)
 from tests.rigs.inline_device import DISCARD, FLUSH, IN, IOERR, OK, OUT
 from tests.rigs.stalling_file import StallingFile, stalling_file
 
@@ -49,7 +57,7 @@ def failing_file(tmp_path: Path) -> Iterator[StallingFile]:
 def served(image: Path, io_engine: str, *options: str) -> Iterator[tuple[Engine, RawQueue]]:
     """An engine on the image, of which no process dies, and a queue."""
     kind = (f"--io-engine={io_engine}", "--workers=1", *options)
-    with Engine(f"--blk-file={image}", *kind) as engine, raw_frontend(engine) as frontend:
+    with EngineWithWorkers(f"--blk-file={image}", *kind) as engine, raw_frontend(engine) as frontend:
         children = engine.children()
         yield engine, frontend.queues[0]
         assert engine.children() == children
@@ -188,7 +196,7 @@ def test_a_soft_limit_is_raised(tmp_path: Path) -> None:
     former = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (min(64, former[1]), former[1]))
     try:
-        engine = Engine(f"--blk-file={image}", "--num-queues=8")
+        engine = EngineWithWorkers(f"--blk-file={image}", "--num-queues=8")
     finally:
         resource.setrlimit(resource.RLIMIT_NOFILE, former)
     with engine, raw_frontend(engine, num_queues=8) as frontend:
@@ -211,7 +219,7 @@ def fewer_descriptors(engine: Engine, spare_count: int) -> tuple[int, int]:
 
 def test_no_descriptor_for_a_connection(tmp_path: Path) -> None:
     """A front end that cannot be taken waits; the engine says so and lives."""
-    with Engine(f"--blk-file={sparse_image(tmp_path)}") as engine:
+    with EngineWithWorkers(f"--blk-file={sparse_image(tmp_path)}") as engine:
         children = engine.children()
         former = limit_descriptors(engine, 3)  # has them all
         with RawFrontend(engine) as frontend:
@@ -225,7 +233,7 @@ def test_no_descriptor_for_a_connection(tmp_path: Path) -> None:
 @pytest.mark.parametrize("spare_count", range(1, 9))
 def test_no_descriptors_for_what_a_front_end_sends(tmp_path: Path, spare_count: int) -> None:
     """That session ends with a clear line; with room again the next one is served."""
-    with Engine(f"--blk-file={sparse_image(tmp_path)}") as engine:
+    with EngineWithWorkers(f"--blk-file={sparse_image(tmp_path)}") as engine:
         children = engine.children()
         with RawFrontend(engine, cuts=[0x40000 + 0x1000 * index for index in range(7)]) as frontend:
             frontend.negotiate()

@@ -19,6 +19,7 @@ from tests.rigs.engine_rig import (
     MEMORY,
     MEMORY_BYTES,
     Engine,
+    EngineWithWorkers,
     Gate,
     RawFrontend,
     eventually,
@@ -121,7 +122,7 @@ def test_the_module_is_the_same_program() -> None:
 
 def test_a_connected_descriptor_is_served_and_over() -> None:
     ours, theirs = socket.socketpair()
-    with theirs, Engine(*MEMORY, fd=theirs.fileno()) as engine:
+    with theirs, EngineWithWorkers(*MEMORY, fd=theirs.fileno()) as engine:
         theirs.close()
         with RawFrontend(ours) as frontend:
             frontend.set_up()
@@ -134,7 +135,7 @@ def test_a_connected_descriptor_is_served_and_over() -> None:
 @ENDING_SIGNALS
 def test_the_front_end_sees_the_end_of_a_connected_descriptor(number: int) -> None:
     ours, theirs = socket.socketpair()
-    with Engine(*MEMORY, fd=theirs.fileno()) as engine:
+    with EngineWithWorkers(*MEMORY, fd=theirs.fileno()) as engine:
         theirs.close()
         with RawFrontend(ours) as frontend:
             frontend.set_up()
@@ -147,7 +148,7 @@ def test_a_listening_descriptor_serves_one_after_the_other(tmp_path: Path) -> No
     with socket.socket(socket.AF_UNIX) as listening:
         listening.bind(str(path))
         listening.listen(1)
-        with Engine(*MEMORY, fd=listening.fileno()) as engine:
+        with EngineWithWorkers(*MEMORY, fd=listening.fileno()) as engine:
             for _ in range(3):
                 connected = socket.socket(socket.AF_UNIX)
                 connected.connect(str(path))
@@ -166,7 +167,7 @@ def test_a_listening_descriptor_serves_one_after_the_other(tmp_path: Path) -> No
 def test_a_signal_ends_it_with_status_0_and_nothing_left(
     number: int, io_engine: str, has_session: bool
 ) -> None:
-    with Engine(*MEMORY, f"--io-engine={io_engine}", "--workers=2") as engine:
+    with EngineWithWorkers(*MEMORY, f"--io-engine={io_engine}", "--workers=2") as engine:
         children = engine.children()
         assert len(children) == (3 if io_engine == "psync" else 1)
         assert shared_names(engine.segment_name) == [engine.segment_name]
@@ -182,7 +183,7 @@ def test_a_signal_ends_it_with_status_0_and_nothing_left(
 @ENDING_SIGNALS
 def test_what_is_in_flight_is_done_first(number: int, tmp_path: Path) -> None:
     gate = Gate(tmp_path)
-    with Engine(*gate.options(), "--workers=1") as engine, raw_frontend(engine) as frontend:
+    with EngineWithWorkers(*gate.options(), "--workers=1") as engine, raw_frontend(engine) as frontend:
         children = engine.children()
         status_gpa = frontend.queues[0].offer(FLUSH)
         gate.wait_for_requests(1)
@@ -196,7 +197,7 @@ def test_what_is_in_flight_is_done_first(number: int, tmp_path: Path) -> None:
 
 def test_a_second_signal_does_not_wait(tmp_path: Path) -> None:
     gate = Gate(tmp_path)
-    with Engine(*gate.options(), "--workers=1") as engine, raw_frontend(engine) as frontend:
+    with EngineWithWorkers(*gate.options(), "--workers=1") as engine, raw_frontend(engine) as frontend:
         children = engine.children()
         frontend.queues[0].offer(FLUSH)
         gate.wait_for_requests(1)
@@ -214,7 +215,7 @@ def has_ended_after_a_signal(engine: Engine) -> bool:
 
 def test_a_signal_that_comes_twice_at_once_is_one(tmp_path: Path) -> None:
     gate = Gate(tmp_path)
-    with Engine(*gate.options(), "--workers=1") as engine, raw_frontend(engine) as frontend:
+    with EngineWithWorkers(*gate.options(), "--workers=1") as engine, raw_frontend(engine) as frontend:
         children = engine.children()
         status_gpa = frontend.queues[0].offer(FLUSH)
         gate.wait_for_requests(1)
@@ -235,7 +236,7 @@ def test_an_image_behind_a_descriptor_is_served_as_it_is(tmp_path: Path) -> None
     path.write_bytes(b"s" * MEMORY_BYTES)
     fd = os.open(path, os.O_RDWR)
     os.lseek(fd, 4096, os.SEEK_SET)
-    with Engine("--blk-file=/dev/fd/0", prepare=lambda: os.dup2(fd, 0)) as engine:
+    with EngineWithWorkers("--blk-file=/dev/fd/0", prepare=lambda: os.dup2(fd, 0)) as engine:
         with raw_frontend(engine) as frontend:
             assert frontend.queues[0].request(IN, read_bytes=512) == (OK, b"s" * 512)
             assert frontend.queues[0].request(OUT, 1, data=b"t" * 512)[0] == OK
@@ -255,7 +256,7 @@ def test_an_image_behind_a_descriptor_is_served_as_it_is(tmp_path: Path) -> None
 
 def test_orphans_are_removed_at_the_next_start_and_living_ones_kept() -> None:
     """By whichever engine starts next: others start on this machine, too, so it is tried until it is ours."""
-    with Engine(*MEMORY) as living:
+    with EngineWithWorkers(*MEMORY) as living:
         while not an_orphan_is_removed_by_our_next_engine():
             pass
         assert shared_names(living.segment_name) == [living.segment_name]
@@ -265,18 +266,18 @@ def test_orphans_are_removed_at_the_next_start_and_living_ones_kept() -> None:
 
 def an_orphan_is_removed_by_our_next_engine() -> bool:
     """Kill an engine and start another: nothing is left. Whether the other says that it removed it."""
-    with Engine(*MEMORY) as killed:
+    with EngineWithWorkers(*MEMORY) as killed:
         children = killed.children()
         killed.end(signal.SIGKILL)
         eventually(lambda: not any(is_alive(pid) for pid in children), "the children's end")
-        with Engine(*MEMORY) as next_one:
+        with EngineWithWorkers(*MEMORY) as next_one:
             assert shared_names(killed.segment_name) == []
             return killed.segment_name in next_one.log()
 
 
 def test_children_hold_no_descriptor_of_the_front_end() -> None:
     ours, theirs = socket.socketpair()
-    with Engine(*MEMORY, fd=theirs.fileno()) as engine:
+    with EngineWithWorkers(*MEMORY, fd=theirs.fileno()) as engine:
         connection = f"socket:[{os.fstat(theirs.fileno()).st_ino}]"
         theirs.close()
         with RawFrontend(ours) as frontend:
@@ -290,7 +291,7 @@ def test_children_hold_no_descriptor_of_the_front_end() -> None:
 
 
 def test_1000_connections_leave_nothing() -> None:
-    with Engine(*MEMORY, "--workers=2", "--num-queues=2") as engine:
+    with EngineWithWorkers(*MEMORY, "--workers=2", "--num-queues=2") as engine:
 
         def use(rounds: int) -> None:
             for number in range(rounds):

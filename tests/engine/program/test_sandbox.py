@@ -13,7 +13,15 @@ import pytest
 
 from ringblk import Frontend
 from tests.rigs.control_client import ControlClient
-from tests.rigs.engine_rig import MEMORY, MEMORY_BYTES, NOBODY, Engine, eventually, raw_frontend, run_program
+from tests.rigs.engine_rig import (
+    MEMORY,
+    MEMORY_BYTES,
+    NOBODY,
+    EngineWithWorkers,
+    eventually,
+    raw_frontend,
+    run_program,
+)
 from tests.rigs.inline_device import IN, IOERR, OK, OUT
 from tests.rigs.lacking_kernel import a_kernel_without
 
@@ -61,7 +69,7 @@ def is_confined(pid: int) -> bool:
 
 
 def test_a_worker_reaches_what_was_opened_before_and_what_is_allowed(probing: list[str]) -> None:
-    with Engine(*probing) as engine, raw_frontend(engine) as frontend:
+    with EngineWithWorkers(*probing) as engine, raw_frontend(engine) as frontend:
         status, data = frontend.queues[0].request(IN, read_bytes=4096)
     assert status == OK
     assert json.loads(data) == {
@@ -85,14 +93,14 @@ def test_a_worker_reaches_what_was_opened_before_and_what_is_allowed(probing: li
 
 def test_without_the_sandbox_a_worker_reaches_everything(probing: list[str]) -> None:
     options = [option for option in probing if not option.startswith("--sandbox-allow")]
-    with Engine(*options, "--sandbox=off") as engine, raw_frontend(engine) as frontend:
+    with EngineWithWorkers(*options, "--sandbox=off") as engine, raw_frontend(engine) as frontend:
         queue = frontend.queues[0]
         assert queue.request(OUT, data=b"x" * 512)[0] == OK
         assert {status_of(pid)["Seccomp"] for pid in engine.children()} == {"0"}
 
 
 def test_a_refused_system_call_is_an_error_and_named_once(probing: list[str]) -> None:
-    with Engine(*probing, "--workers=1") as engine, raw_frontend(engine) as frontend:
+    with EngineWithWorkers(*probing, "--workers=1") as engine, raw_frontend(engine) as frontend:
         for _ in range(3):
             assert frontend.queues[0].request(OUT, data=b"x" * 512)[0] == IOERR
         assert engine.end() == 0
@@ -101,7 +109,7 @@ def test_a_refused_system_call_is_an_error_and_named_once(probing: list[str]) ->
 
 def test_a_worker_that_has_threads_already_does_not_serve(probing: list[str]) -> None:
     probing[0] = "--backend=probing_disk:ThreadedDisk"
-    with Engine(*probing) as engine:
+    with EngineWithWorkers(*probing) as engine:
         assert engine.process.wait(30) == 1
         assert "start_worker has started threads" in engine.log()
 
@@ -111,7 +119,7 @@ def test_a_worker_that_has_threads_already_does_not_serve(probing: list[str]) ->
 
 @pytest.mark.parametrize("io_engine", ["psync", "sync", "io_uring"])
 def test_every_child_is_confined_and_so_is_its_successor(io_engine: str, image: Path) -> None:
-    with Engine(f"--blk-file={image}", f"--io-engine={io_engine}", "--workers=2") as engine:
+    with EngineWithWorkers(f"--blk-file={image}", f"--io-engine={io_engine}", "--workers=2") as engine:
         first = engine.children()
         assert len(first) == (1 if io_engine == "sync" else 3)
         eventually(lambda: all(map(is_confined, first)), "all confined")
@@ -138,7 +146,7 @@ def test_every_request_is_served_within_it(io_engine: str, backend: str, image: 
     if backend != "file":
         where = [f"--backend={backend}", f"--backend-arg=size_bytes={MEMORY_BYTES}"]
     with (
-        Engine(*where, "--sandbox=on", f"--io-engine={io_engine}", "--workers=2") as engine,
+        EngineWithWorkers(*where, "--sandbox=on", f"--io-engine={io_engine}", "--workers=2") as engine,
         Frontend(str(engine.socket_path)) as disk,
     ):
         keeps = backend != "null"
@@ -174,13 +182,13 @@ def test_a_kernel_that_lacks_a_part(names: list[str], missing: str, tmp_path: Pa
     assert len(done.stderr.splitlines()) == 1
     assert "--sandbox on: this kernel has no" in done.stderr
     assert missing in done.stderr
-    with Engine(*MEMORY, prepare=lacking) as engine, Frontend(str(engine.socket_path)) as disk:
+    with EngineWithWorkers(*MEMORY, prepare=lacking) as engine, Frontend(str(engine.socket_path)) as disk:
         disk.write(0, b"a" * 4096)
         assert disk.read(0, 4096) == b"a" * 4096
         (line,) = (line for line in engine.log().splitlines() if "sandbox: " in line)
         assert missing in line
         assert "going on without" in line
-    with Engine(*MEMORY, "--sandbox=off", prepare=lacking) as engine:
+    with EngineWithWorkers(*MEMORY, "--sandbox=off", prepare=lacking) as engine:
         assert "sandbox: " not in engine.log()
 
 
@@ -190,7 +198,7 @@ def test_a_kernel_that_lacks_a_part(names: list[str], missing: str, tmp_path: Pa
 @needs_root
 @pytest.mark.parametrize("sandbox", ["on", "off"])
 def test_everything_runs_as_the_user(sandbox: str, image: Path) -> None:
-    with Engine(
+    with EngineWithWorkers(
         f"--blk-file={image}", "--user=nobody", f"--sandbox={sandbox}", "--workers=2", owner=NOBODY
     ) as engine:
         first = engine.children()
@@ -215,7 +223,7 @@ def test_everything_runs_as_the_user(sandbox: str, image: Path) -> None:
 
 @needs_root
 def test_children_end_with_a_supervisor_that_changed_its_user() -> None:
-    with Engine(*MEMORY, "--user=nobody:daemon") as engine:
+    with EngineWithWorkers(*MEMORY, "--user=nobody:daemon") as engine:
         children = engine.children()
         eventually(lambda: all(map(is_confined, children)), "all confined")
         assert status_of(engine.process.pid)["Gid"].split()[0] == "1"
@@ -228,7 +236,7 @@ def test_the_control_api_serves_another_user(image: Path) -> None:
     pytest.importorskip("h11")
     control = image.with_name("control")
     options = [f"--blk-file={image}", f"--control={control}", "--rate-group=nobodys", "--iops=1000"]
-    with Engine(*options, "--user=nobody", "--workers=1", owner=NOBODY) as engine:
+    with EngineWithWorkers(*options, "--user=nobody", "--workers=1", owner=NOBODY) as engine:
         client = ControlClient(control)
         processes = client.change("/workers", count=2)["processes"]
         assert status_of(processes["worker 1"])["Uid"].split()[0] == str(NOBODY)

@@ -19,7 +19,7 @@ import pytest
 
 from ringblk.engine.base.program_error import ProgramError
 from ringblk.engine.vhost_user.listener import Listener, listen_at
-from tests.rigs.engine_rig import DEADLINE_S, MEMORY, MEMORY_BYTES, PROGRAM, Engine, run_program
+from tests.rigs.engine_rig import DEADLINE_S, MEMORY, MEMORY_BYTES, PROGRAM, EngineWithWorkers, run_program
 
 RINGBLK = str(Path(sys.executable).with_name("ringblk"))
 ROUNDS = 40
@@ -43,14 +43,14 @@ def assert_one_line(errors: bytes) -> None:
 
 
 def test_nohup_keeps_an_engine_running() -> None:
-    with Engine(*MEMORY, prepare=lambda: signal.signal(signal.SIGHUP, signal.SIG_IGN)) as engine:
+    with EngineWithWorkers(*MEMORY, prepare=lambda: signal.signal(signal.SIGHUP, signal.SIG_IGN)) as engine:
         engine.process.send_signal(signal.SIGHUP)
         engine.say_hello()
         assert engine.end() == 0
 
 
 def test_a_hang_up_of_the_whole_group_drains_the_engine() -> None:
-    with Engine(*MEMORY, prepare=os.setsid) as engine:
+    with EngineWithWorkers(*MEMORY, prepare=os.setsid) as engine:
         children = engine.children()
         os.killpg(engine.process.pid, signal.SIGHUP)
         assert engine.process.wait(DEADLINE_S) == 0
@@ -152,7 +152,7 @@ def gone_folder(tmp_path: Path) -> Callable[[], None]:
 
 
 def test_an_engine_starts_in_a_folder_that_is_gone(tmp_path: Path, image: Path) -> None:
-    with Engine(f"--blk-file={image}", prepare=gone_folder(tmp_path)) as engine:
+    with EngineWithWorkers(f"--blk-file={image}", prepare=gone_folder(tmp_path)) as engine:
         assert engine.end() == 0
         assert "Traceback" not in engine.log()
 
@@ -192,7 +192,7 @@ def test_names_that_are_no_text_can_be_served_and_looked_at(tmp_path: Path) -> N
     path = os.fsencode(tmp_path) + b"/" + NO_TEXT
     with open(path, "wb") as file:
         file.truncate(MEMORY_BYTES)
-    with Engine("--blk-file=" + os.fsdecode(path), "--log-format=json") as engine:
+    with EngineWithWorkers("--blk-file=" + os.fsdecode(path), "--log-format=json") as engine:
         result = run(RINGBLK, "stat", "--json", path)
         assert [found["supervisor_pid"] for found in json.loads(result.stdout)] == [engine.process.pid]
         shown = run(RINGBLK, "stat", path).stdout
@@ -302,7 +302,7 @@ def test_a_refused_pidfd_open_is_one_line() -> None:
 
 
 def test_a_living_engine_is_seen_where_pidfd_open_is_refused(image: Path) -> None:
-    with Engine(f"--blk-file={image}") as engine:
+    with EngineWithWorkers(f"--blk-file={image}") as engine:
         done = run_program("--socket-path=x", f"--blk-file={image}", prepare=refuse_pidfd_open)
         assert done.returncode == 1
         assert f"in use by another engine (process {engine.process.pid})" in done.stderr

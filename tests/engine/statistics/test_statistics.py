@@ -79,13 +79,18 @@ def test_requests_in_flight_are_counted_and_aged(state: StateSegment, recorder: 
     assert 5 * second_ns <= snapshot.oldest_request_ns < 60 * second_ns
 
 
-def test_workers_are_listed_while_they_live(state: StateSegment) -> None:
+def test_workers_are_listed_while_they_live_and_when_they_have_died(state: StateSegment) -> None:
+    state.set_worker_limit(7)
     state.set_worker(0, 100)
     state.set_worker(5, 105)
     state.set_worker(5, 0)
     assert [worker.worker_index for worker in take_snapshot(state).workers] == [0]
-    state.set_worker(5, 106, True)
-    assert [(w.pid, w.restart_count) for w in take_snapshot(state).workers] == [(100, 0), (106, 1)]
+    state.set_worker(5, 106)
+    state.set_worker(5, 0, True)
+    snapshot = take_snapshot(state)
+    assert [(w.pid, w.restart_count) for w in snapshot.workers] == [(100, 0), (0, 1)]
+    assert (snapshot.workers_up, snapshot.worker_limit) == (1, 7)
+    assert "workers 1 of 7" in describe(snapshot)
 
 
 def test_json_has_percentiles(state: StateSegment, recorder: RequestRecorder) -> None:

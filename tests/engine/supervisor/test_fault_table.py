@@ -9,7 +9,15 @@ import pytest
 
 from ringblk import BackendGone
 from ringblk.shm.segments.shared_folder import shared_names
-from tests.rigs.engine_rig import Engine, Gate, RawFrontend, eventually, is_alive, raw_frontend
+from tests.rigs.engine_rig import (
+    Engine,
+    EngineWithWorkers,
+    Gate,
+    RawFrontend,
+    eventually,
+    is_alive,
+    raw_frontend,
+)
 from tests.rigs.inline_device import FLUSH, GPA, IN, IOERR, OK, OUT, UNSUPP
 from tests.rigs.mock_driver import DESC_F_NEXT, MockDriver
 
@@ -21,7 +29,7 @@ PSYNC_AND_SYNC = pytest.mark.parametrize("io_engine", ["psync", "sync"])
 @PSYNC_AND_SYNC
 def test_a_bad_request(io_engine: str) -> None:
     """A bad request: its status byte says UNSUPP or IOERR, the next request is served; no place: length 0."""
-    with Engine(*MEMORY, f"--io-engine={io_engine}") as engine, raw_frontend(engine) as frontend:
+    with EngineWithWorkers(*MEMORY, f"--io-engine={io_engine}") as engine, raw_frontend(engine) as frontend:
         queue = frontend.queues[0]
         assert queue.request(99)[0] == UNSUPP
         assert queue.request(IN, DISK_BYTES // 512, read_bytes=512) == (IOERR, b"\xff" * 512)
@@ -69,7 +77,7 @@ CORRUPTIONS = [
 
 @pytest.fixture(scope="module")
 def shared_engine() -> Iterator[Engine]:
-    with Engine(*MEMORY, "--workers=2") as engine:
+    with EngineWithWorkers(*MEMORY, "--workers=2") as engine:
         yield engine
 
 
@@ -107,7 +115,7 @@ def read_eventfd(fd: int) -> int:
 def test_a_head_that_is_in_flight(tmp_path: Path) -> None:
     """A corrupt ring: a chain that is offered again while in flight."""
     gate = Gate(tmp_path)
-    with Engine(*gate.options(), "--workers=1") as engine, raw_frontend(engine) as frontend:
+    with EngineWithWorkers(*gate.options(), "--workers=1") as engine, raw_frontend(engine) as frontend:
         queue = frontend.queues[0]
         queue.offer(FLUSH)
         gate.wait_for_requests(1)
@@ -148,7 +156,7 @@ def test_a_host_io_error(tmp_path: Path, io_engine: str) -> None:
     image = tmp_path / "image"
     image.write_bytes(b"i" * DISK_BYTES)
     options = [f"--blk-file={image}", "--direct=off", f"--io-engine={io_engine}", "--workers=1"]
-    with Engine(*options) as engine, raw_frontend(engine) as frontend:
+    with EngineWithWorkers(*options) as engine, raw_frontend(engine) as frontend:
         queue = frontend.queues[0]
         os.truncate(image, 4096)  # what is past the new end cannot be read
         children = engine.children()
@@ -162,7 +170,7 @@ def test_a_host_io_error(tmp_path: Path, io_engine: str) -> None:
 def test_a_users_backend_that_raises(io_engine: str) -> None:
     """A host I/O error, of a user's backend: IOERR, and a log line with the traceback."""
     options = ["--backend=gated_disk:FailingDisk", f"--backend-arg=size_bytes={DISK_BYTES}"]
-    with Engine(*options, f"--io-engine={io_engine}") as engine, raw_frontend(engine) as frontend:
+    with EngineWithWorkers(*options, f"--io-engine={io_engine}") as engine, raw_frontend(engine) as frontend:
         queue, children = frontend.queues[0], engine.children()
         assert queue.request(IN, DISK_BYTES // 1024, read_bytes=512)[0] == IOERR
         assert queue.request(OUT, DISK_BYTES // 1024, data=bytes(512))[0] == IOERR
@@ -177,7 +185,7 @@ def test_a_users_backend_that_raises(io_engine: str) -> None:
 def test_a_backend_that_is_read_only_by_itself() -> None:
     """A bad request: a write to a drive whose backend is read-only is refused before it gets there."""
     options = ["--backend=gated_disk:ReadOnlyDisk", f"--backend-arg=size_bytes={DISK_BYTES}"]
-    with Engine(*options) as engine, raw_frontend(engine) as frontend:
+    with EngineWithWorkers(*options) as engine, raw_frontend(engine) as frontend:
         assert frontend.connection.get_features() >> 5 & 1  # RO
         assert frontend.queues[0].request(OUT, data=bytes(512))[0] == IOERR
         assert frontend.queues[0].request(IN, read_bytes=512) == (OK, b"r" * 512)
@@ -185,19 +193,19 @@ def test_a_backend_that_is_read_only_by_itself() -> None:
 
 def test_the_supervisor_dies(tmp_path: Path) -> None:
     """The supervisor dies: its children end with it; the next engine removes what is left of it."""
-    with Engine(*MEMORY, "--workers=3") as engine:
+    with EngineWithWorkers(*MEMORY, "--workers=3") as engine:
         children = engine.children()
         assert len(children) == 4
         engine.end(signal.SIGKILL)
         eventually(lambda: not any(is_alive(pid) for pid in children), "the children's end")
-        with Engine(*MEMORY):
+        with EngineWithWorkers(*MEMORY):
             assert shared_names(engine.segment_name) == []
         assert engine.socket_path.exists()  # a path of its own: only an engine that wants it removes it
 
 
 def test_a_child_that_dies_again_and_again_ends_the_engine() -> None:
     """An engine that cannot go on ends with a clear message and status 1 and leaves nothing behind."""
-    with Engine(*MEMORY, "--workers=1", "--io-engine=sync") as engine, raw_frontend(engine):
+    with EngineWithWorkers(*MEMORY, "--workers=1", "--io-engine=sync") as engine, raw_frontend(engine):
         killed: set[int] = set()
 
         def kill_children() -> bool:
@@ -215,7 +223,7 @@ def test_a_child_that_dies_again_and_again_ends_the_engine() -> None:
 def test_requests_of_a_killed_engine_are_done_by_the_next(tmp_path: Path) -> None:
     """The supervisor dies: the front end reconnects to a new engine, which finishes what was in flight."""
     gate = Gate(tmp_path)
-    with Engine(*gate.options(), "--workers=2") as engine, RawFrontend(engine) as frontend:
+    with EngineWithWorkers(*gate.options(), "--workers=2") as engine, RawFrontend(engine) as frontend:
         frontend.negotiate()
         frontend.add_memory()
         description, fd = frontend.connection.get_inflight(1, 16)
@@ -227,7 +235,7 @@ def test_requests_of_a_killed_engine_are_done_by_the_next(tmp_path: Path) -> Non
         gate.wait_for_requests(1)
         engine.end(signal.SIGKILL)
         frontend.connection.close()
-        with Engine(*MEMORY) as successor:
+        with EngineWithWorkers(*MEMORY) as successor:
             frontend.connect(successor)
             frontend.negotiate()
             frontend.add_memory()
@@ -243,7 +251,7 @@ def test_requests_of_a_killed_engine_are_done_by_the_next(tmp_path: Path) -> Non
 
 def test_an_idle_dispatcher_that_dies() -> None:
     """The dispatcher dies: a new one takes over, and does nothing again that was done."""
-    with Engine(*MEMORY, "--io-engine=sync") as engine, raw_frontend(engine) as frontend:
+    with EngineWithWorkers(*MEMORY, "--io-engine=sync") as engine, raw_frontend(engine) as frontend:
         queue = frontend.queues[0]
         for number in range(20):
             assert queue.request(OUT, number, data=bytes([number]) * 512)[0] == OK
@@ -259,7 +267,7 @@ def test_a_broken_invariant(tmp_path: Path) -> None:
     flag = tmp_path / "flag"
     flag.write_bytes(b"\0")
     options = ["--backend=unsound_disk:UnsoundDisk", f"--backend-arg=size_bytes={DISK_BYTES}"]
-    with Engine(*options, f"--backend-arg=flag={flag}") as engine:
+    with EngineWithWorkers(*options, f"--backend-arg=flag={flag}") as engine:
         children = engine.children()
         flag.write_bytes(b"\1")
         with raw_frontend(engine) as frontend:  # whose first message about memory is carried out all the same
@@ -272,7 +280,10 @@ def test_a_broken_invariant(tmp_path: Path) -> None:
 
 def test_a_worker_that_is_killed() -> None:
     """A worker dies: its requests are done by others, a new worker starts."""
-    with Engine(*MEMORY, "--io-engine=psync", "--workers=2") as engine, raw_frontend(engine) as frontend:
+    with (
+        EngineWithWorkers(*MEMORY, "--io-engine=psync", "--workers=2") as engine,
+        raw_frontend(engine) as frontend,
+    ):
         queue, children = frontend.queues[0], engine.children()
         queue.request(OUT, data=b"w" * 512)
         eventually(lambda: len(named(children, "rb-worker-")) == 2, "two processes that are called workers")

@@ -22,7 +22,15 @@ from ringblk.engine.dispatcher.recovery import Recovery
 from ringblk.engine.vhost_user.messages import InflightDescription
 from ringblk.shm.queues.inflight_region import queue_region_bytes
 from ringblk.workers.backends.memory import MemoryBackend
-from tests.rigs.engine_rig import MEMORY, Engine, Gate, RawFrontend, eventually, raw_frontend
+from tests.rigs.engine_rig import (
+    MEMORY,
+    Engine,
+    EngineWithWorkers,
+    Gate,
+    RawFrontend,
+    eventually,
+    raw_frontend,
+)
 from tests.rigs.inline_device import FLUSH, IN, InlineDevice
 
 OPTIONS = (*MEMORY, "--num-queues=2", "--workers=2")
@@ -31,7 +39,7 @@ QUEUE_SIZE = 16
 
 @pytest.fixture(scope="module")
 def engine() -> Iterator[Engine]:
-    with Engine(*OPTIONS) as engine:
+    with EngineWithWorkers(*OPTIONS) as engine:
         yield engine
 
 
@@ -188,7 +196,7 @@ def test_a_record_that_is_wrong_when_the_dispatcher_dies(lie: str) -> None:
     """What a worker is at work on is no free slot, whatever the record says; it comes back once."""
     with tempfile.TemporaryDirectory() as folder:
         gate = Gate(Path(folder))
-        with Engine(*gate.options(), "--workers=2") as engine:
+        with EngineWithWorkers(*gate.options(), "--workers=2") as engine:
             liar = Liar(engine)
             liar.frontend.start_queue(0)
             queue = liar.frontend.queues[0]

@@ -18,7 +18,7 @@ from ringblk.engine.frontend.request import BackendRefused
 from ringblk.shm.memory.region import MemoryRegion
 from ringblk.shm.state.reader import read_queue
 from ringblk.shm.state.segment import StateSegment
-from tests.rigs.engine_rig import Engine, RawFrontend, eventually, raw_frontend
+from tests.rigs.engine_rig import Engine, EngineWithWorkers, RawFrontend, eventually, raw_frontend
 from tests.rigs.inline_device import IN, OK, OUT, UVA_OFFSET
 
 OPTIONS = ("--backend=ram_disk:RamDisk", "--backend-arg=size_bytes=1048576", "--workers=2")
@@ -75,7 +75,7 @@ class PluggedMemory:
 
 @pytest.fixture
 def engine() -> Iterator[Engine]:
-    with Engine(*OPTIONS) as engine:
+    with EngineWithWorkers(*OPTIONS) as engine:
         yield engine
 
 

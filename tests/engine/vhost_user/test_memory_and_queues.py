@@ -11,7 +11,7 @@ from ringblk.engine.vhost_user.codes import FrontendRequest, ProtocolFeature
 from ringblk.engine.vhost_user.messages import VringState, encode_message, encode_vring_state
 from ringblk.shm.memory.region import MemoryRegion
 from tests.rigs.control_client import ControlClient, kill_and_reap, stop_process
-from tests.rigs.engine_rig import Engine, Gate, RawFrontend, eventually, raw_frontend
+from tests.rigs.engine_rig import EngineWithWorkers, Gate, RawFrontend, eventually, raw_frontend
 from tests.rigs.inline_device import FLUSH, GPA, IN, OK, OUT, UVA_OFFSET
 
 PAGE = 4096
@@ -57,7 +57,10 @@ class Remover:
 
 def test_32_regions_come_and_go_while_requests_are_in_flight(tmp_path: Path) -> None:
     gate = Gate(tmp_path)
-    with Engine(*gate.options(), "--workers=2") as engine, RawFrontend(engine, cuts=CUTS) as frontend:
+    with (
+        EngineWithWorkers(*gate.options(), "--workers=2") as engine,
+        RawFrontend(engine, cuts=CUTS) as frontend,
+    ):
         connection, ram = frontend.connection, frontend.ram
         assert len(ram.regions) == 32
         frontend.set_up()
@@ -99,7 +102,7 @@ def test_32_regions_come_and_go_while_requests_are_in_flight(tmp_path: Path) -> 
 def test_a_region_that_no_request_uses_goes_at_once(tmp_path: Path) -> None:
     """Also while older requests, which lie elsewhere, are in flight."""
     gate = Gate(tmp_path)
-    with Engine(*gate.options(), "--workers=1") as engine, raw_frontend(engine) as frontend:
+    with EngineWithWorkers(*gate.options(), "--workers=1") as engine, raw_frontend(engine) as frontend:
         other = MemoryRegion(1 << 40, SIZE, 1 << 40, 0)
         frontend.connection.add_region(other, frontend.ram.fd)
         before = engine.mappings()
@@ -118,7 +121,7 @@ def test_a_region_does_not_wait_for_tokens(tmp_path: Path, dies: bool) -> None:
     control = ControlClient(tmp_path / "control")
     disk = ["--backend=memory", f"--backend-arg=size_bytes={SIZE}", "--bps=1000", "--burst=1"]
     with (
-        Engine(*disk, f"--control={control.socket_path}") as engine,
+        EngineWithWorkers(*disk, f"--control={control.socket_path}") as engine,
         raw_frontend(engine, ram_bytes=2 * SIZE) as frontend,
     ):
         other = MemoryRegion(1 << 40, SIZE, 1 << 40, SIZE)
@@ -139,7 +142,7 @@ def test_a_region_does_not_wait_for_tokens(tmp_path: Path, dies: bool) -> None:
 def test_the_memory_table_is_replaced_under_running_rings(tmp_path: Path) -> None:
     """QEMU sends SET_MEM_TABLE at any time; rings and requests in flight go on."""
     gate = Gate(tmp_path)
-    with Engine(*gate.options(), "--workers=1") as engine, raw_frontend(engine) as frontend:
+    with EngineWithWorkers(*gate.options(), "--workers=1") as engine, raw_frontend(engine) as frontend:
         connection, ram = frontend.connection, frontend.ram
         queue, children = frontend.queues[0], engine.children()
         for round_number in range(6):
@@ -165,7 +168,7 @@ def test_the_memory_table_is_replaced_under_running_rings(tmp_path: Path) -> Non
 
 def test_memory_of_a_running_ring_cannot_be_taken_away(tmp_path: Path) -> None:
     with (
-        Engine("--backend=memory", f"--backend-arg=size_bytes={SIZE}") as engine,
+        EngineWithWorkers("--backend=memory", f"--backend-arg=size_bytes={SIZE}") as engine,
         raw_frontend(engine) as frontend,
     ):
         children = engine.children()
@@ -185,7 +188,7 @@ def test_memory_that_cannot_be_mapped_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "memory"
     path.write_bytes(bytes(SIZE))
     with (
-        Engine("--backend=memory", f"--backend-arg=size_bytes={SIZE}") as engine,
+        EngineWithWorkers("--backend=memory", f"--backend-arg=size_bytes={SIZE}") as engine,
         raw_frontend(engine) as frontend,
     ):
         children = engine.children()
@@ -208,7 +211,10 @@ def test_a_queue_stops_and_starts_where_it_was(io_engine: str, start_idx: int) -
         "--num-queues=2",
         f"--io-engine={io_engine}",
     ]
-    with Engine(*options) as engine, raw_frontend(engine, num_queues=2, start_idx=start_idx) as frontend:
+    with (
+        EngineWithWorkers(*options) as engine,
+        raw_frontend(engine, num_queues=2, start_idx=start_idx) as frontend,
+    ):
         expected = start_idx
         for _ in range(4):
             for _ in range(3):
@@ -227,7 +233,7 @@ def test_a_queue_stops_and_starts_where_it_was(io_engine: str, start_idx: int) -
 
 def test_stopping_a_queue_waits_for_what_is_in_flight(tmp_path: Path) -> None:
     gate = Gate(tmp_path)
-    with Engine(*gate.options(), "--workers=2") as engine, raw_frontend(engine) as frontend:
+    with EngineWithWorkers(*gate.options(), "--workers=2") as engine, raw_frontend(engine) as frontend:
         queue = frontend.queues[0]
         for round_number in range(1, 5):
             queue.offer(FLUSH)
@@ -260,7 +266,7 @@ class Stopper:
 def test_a_front_end_that_leaves_while_its_queue_is_stopping(tmp_path: Path) -> None:
     """The request for the base is given up, the queue is drained, and the next front end is served."""
     gate = Gate(tmp_path)
-    with Engine(*gate.options(), "--workers=1") as engine:
+    with EngineWithWorkers(*gate.options(), "--workers=1") as engine:
         children = engine.children()
         for round_number in range(1, 4):
             with raw_frontend(engine) as frontend:
@@ -275,7 +281,7 @@ def test_a_front_end_that_leaves_while_its_queue_is_stopping(tmp_path: Path) -> 
 
 def test_a_front_end_that_leaves_at_once_after_enabling_a_queue() -> None:
     """Whether or not the queue was started by then, its memory is not used after it is gone."""
-    with Engine("--backend=memory", f"--backend-arg=size_bytes={SIZE}") as engine:
+    with EngineWithWorkers("--backend=memory", f"--backend-arg=size_bytes={SIZE}") as engine:
         children = engine.children()
         for _ in range(30):
             with RawFrontend(engine) as frontend:

@@ -19,7 +19,7 @@ import pytest
 from ringblk import BackendGone
 from ringblk.shm.memory.region import MemoryRegion
 from ringblk.shm.sync.channel import MAX_FDS
-from tests.rigs.engine_rig import MEMORY, Engine, RawFrontend, eventually, raw_frontend
+from tests.rigs.engine_rig import MEMORY, Engine, EngineWithWorkers, RawFrontend, eventually, raw_frontend
 from tests.rigs.inline_device import IN, OK, UVA_OFFSET
 
 OPTIONS = (*MEMORY, "--io-engine=psync", "--workers=2")
@@ -63,7 +63,7 @@ def has_mapped(pid: int, name: str) -> bool:
 @pytest.mark.parametrize("is_running", [True, False], ids=["running", "stopped"])
 def test_a_region_that_cannot_be_mapped_when_its_turn_comes(is_running: bool) -> None:
     """The session ends as with all lost memory; nobody keeps a part of the table that others do not have."""
-    with Engine(*OPTIONS) as engine:
+    with EngineWithWorkers(*OPTIONS) as engine:
         children = engine.children()
         (dispatcher,), workers = named(engine, "rb-dispatcher"), named(engine, "rb-worker")
         fds = [memory_file("first", 64 * PAGE), memory_file("second")]
@@ -100,7 +100,7 @@ def expect_end(frontend: RawFrontend, table: list[tuple[MemoryRegion, int]]) -> 
 
 def test_a_region_that_has_gone_before_a_worker_hears_of_it() -> None:
     """Its index may stand for a region of the next front end by then, which is not lost."""
-    with Engine(*OPTIONS) as engine:
+    with EngineWithWorkers(*OPTIONS) as engine:
         late = named(engine, "rb-worker")[0]
         fd = memory_file("late")
         with stopped(late):
@@ -121,7 +121,7 @@ def test_a_region_that_has_gone_before_a_worker_hears_of_it() -> None:
 
 def test_a_flood_of_changes_while_a_worker_does_not_listen() -> None:
     """The front end waits before the engine runs out of descriptors, and goes on when the worker does."""
-    with Engine(*OPTIONS) as engine:
+    with EngineWithWorkers(*OPTIONS) as engine:
         fd = memory_file("flood")
         with raw_frontend(engine) as frontend:
             count = 0
@@ -171,7 +171,7 @@ def test_descriptors_that_others_have_on_their_way() -> None:
         resource.setrlimit(resource.RLIMIT_NOFILE, (OPEN_FILES, OPEN_FILES))
 
     fd = memory_file("changed")
-    with Engine(*OPTIONS, prepare=limit) as engine, raw_frontend(engine) as frontend:
+    with EngineWithWorkers(*OPTIONS, prepare=limit) as engine, raw_frontend(engine) as frontend:
         before = open_count(engine)
         with descriptors_on_their_way(2 * OPEN_FILES):
             change = threading.Thread(target=frontend.connection.add_region, args=(region_at(0), fd))

@@ -19,6 +19,7 @@ from tests.rigs.engine_rig import (
     DEADLINE_S,
     PROGRAM,
     Engine,
+    EngineWithWorkers,
     RawFrontend,
     environment,
     eventually,
@@ -56,7 +57,9 @@ MISBEHAVIOUR = Callable[[socket.socket], None]
 
 @pytest.fixture
 def engine(image: Path, tmp_path: Path) -> Iterator[Engine]:
-    with Engine(f"--blk-file={image}", "--workers=1", f"--control={tmp_path / 'control'}") as engine:
+    with EngineWithWorkers(
+        f"--blk-file={image}", "--workers=1", f"--control={tmp_path / 'control'}"
+    ) as engine:
         yield engine
 
 

@@ -10,7 +10,7 @@ import pytest
 
 from ringblk.engine.frontend.frontend import Frontend
 from ringblk.engine.load.verified_load import LoadSettings, VerifiedLoad
-from tests.rigs.engine_rig import Engine, eventually, raw_frontend
+from tests.rigs.engine_rig import Engine, EngineWithWorkers, eventually, raw_frontend
 from tests.rigs.inline_device import DISCARD, FLUSH, GET_ID, IN, IOERR, OK, OUT, WRITE_ZEROES, InlineDevice
 from tests.rigs.late_disk import late_disk_folder, make_late_disk
 
@@ -94,7 +94,7 @@ def late_disks(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 def test_an_engine_whose_form_has_no_room_at_first(late_disks: list[str], io_engine: str) -> None:
     """Nobody else comes and does it, and nothing is to wake anybody."""
     with (
-        Engine(*late_disks, "--backend-arg=full_count=3", f"--io-engine={io_engine}") as engine,
+        EngineWithWorkers(*late_disks, "--backend-arg=full_count=3", f"--io-engine={io_engine}") as engine,
         raw_frontend(engine) as frontend,
     ):
         assert frontend.queues[0].request(IN, read_bytes=512) == (OK, bytes(512))
@@ -109,7 +109,7 @@ def test_an_engine_whose_processes_are_killed(late_disks: list[str], io_engine: 
     """Workers or the dispatcher wait for the disk with many requests under way, and die with them."""
     settings = LoadSettings(block_bytes=512, max_blocks=8, depth=16, seed=11)
     with (
-        Engine(*late_disks, f"--io-engine={io_engine}", "--workers=2", "--num-queues=2") as engine,
+        EngineWithWorkers(*late_disks, f"--io-engine={io_engine}", "--workers=2", "--num-queues=2") as engine,
         Frontend(str(engine.socket_path), num_queues=2, request_timeout_s=60) as disk,
     ):
         load = VerifiedLoad(disk, settings)
