@@ -105,7 +105,7 @@ class DrivesControl:
     async def patch(self, name: str, body: DrivePatch) -> None:
         """Change what the body names: all of it, or nothing.
 
-        Raises `NoSuchDrive`, `DriveBusy`, `ChangeRefused`, `ChangeUnfinished`, `RateGroupBusy`, and
+        Raises `NoSuchDrive`, `DriveBusy`, `ChangeRefused`, `RateGroupBusy`, and
         `DeviceError` where a pause was undone before it was complete.
         """
         drive = _running(self._drives.get(name))

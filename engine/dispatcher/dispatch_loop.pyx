@@ -364,8 +364,7 @@ cdef class DispatchLoop:
             if self.ring.begin(slot_index, False):
                 return
             if not self.gate.allows(slot):
-                # What a worker would have to be forked for is begun here, as long as there is none.
-                if self.handover.up_count == 0 and self.ring.begin(slot_index, True):
+                if self.handover.up_count == 0 and self.ring.begin(slot_index, True):   # rather than wait for a fork
                     self.handover.wish()
                 else:
                     self.handover.give(slot_index)

@@ -8,11 +8,10 @@ import os
 import select
 import signal
 
-import msgspec
-
 from ringblk.engine.devices.queue_fds import QueueFds
 from ringblk.engine.dispatcher.cpu_placement import CpuPlacement
 from ringblk.engine.dispatcher.dispatch_loop import BROKEN, ERROR, LOST, UNHEARD, WISH, DispatchLoop
+from ringblk.engine.dispatcher.dispatcher_setup import DispatcherSetup
 from ringblk.engine.dispatcher.handover import Handover
 from ringblk.engine.dispatcher.idle_poll import IdlePoll
 from ringblk.engine.dispatcher.inline_gate import InlineGate
@@ -54,8 +53,6 @@ from ringblk.shm.memory.region import RegionError
 from ringblk.shm.queues.errors import InflightError, RingError
 from ringblk.shm.queues.inflight_region import queue_region_bytes
 from ringblk.shm.queues.split.virtqueue import SplitVirtqueue
-from ringblk.shm.rates.limit import RateLimit
-from ringblk.shm.state.segment import StateSegment
 from ringblk.shm.sync.channel import Channel, ChannelClosed
 from ringblk.shm.sync.process import crash_point
 from ringblk.workers.backends.native import NativeBackend
@@ -64,26 +61,8 @@ from ringblk.workers.process.host_errors import HostErrors
 from ringblk.workers.process.messages import Stop
 from ringblk.workers.process.waiting_for_drive import wait_for_drive
 from ringblk.workers.requests.drive_requests import DriveRequests
-from ringblk.workers.sandbox.sandbox import Sandbox, report_refused
+from ringblk.workers.sandbox.sandbox import report_refused
 from ringblk.workers.sandbox.syscall_filter import DISPATCHER_CALLS, URING_CALLS
-from ringblk.workers.uring.ring import Uring
-
-
-class DispatcherSetup(msgspec.Struct, frozen=True):
-    """What a dispatcher inherits from the supervisor that forks it."""
-
-    state: StateSegment
-    backend: NativeBackend | None
-    """None: the first message brings it (`OpenDrive`)."""
-    requests: DriveRequests
-    own_eventfd: int
-    uring: Uring | None
-    inline_limit_ns: int
-    poll_ns: int
-    chain_limit: int
-    rate_limit: RateLimit
-    is_rate_shared: bool
-    sandbox: Sandbox
 
 
 class _StopReceived(Exception):  # noqa: N818
@@ -298,6 +277,8 @@ class Dispatcher:
         virtqueue.log_at(message.log_gpa)
         heads = virtqueue.resume(self._inflight, message.queue_index * stride_bytes, message.base)
         queue_fds = QueueFds.take(message.has_fds, fds)
+        if self._has_taken_over:
+            self._handover.take_slots()
         try:
             self._loop.add_queue(virtqueue, queue_fds, message.is_enabled)
         except OSError:
@@ -333,8 +314,7 @@ class Dispatcher:
 
     def _retire_worker(self, message: WorkerRetire) -> None:
         if message.if_idle and self._handover.held_count(message.worker_index):
-            self._send(Answer(message.request_id, error="it holds requests"))
-            return
+            raise ValueError("it holds requests")
         self._handover.worker_retire(message.worker_index)
         self._retiring[message.worker_index] = message.request_id
 

@@ -12,6 +12,7 @@ cdef inline bint is_begun(RequestSlot *slot) noexcept nogil:
 cdef class Handover:
     cdef StateSegment state
     cdef uint32_t index_mask
+    cdef bint has_slots               # the slots have been looked at: they have memory
     cdef uint32_t *free_slots
     cdef readonly uint32_t free_count
     cdef uint32_t free_lists[LONG_LIST_LIMIT]   # of long chains, counted from 1

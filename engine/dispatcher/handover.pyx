@@ -39,7 +39,7 @@ cdef class Handover:
         if self.free_slots == NULL or self.backlog == NULL or self.batch == NULL:
             raise MemoryError
         self.service_ns = FIRST_SERVICE_NS
-        for index in range(<uint32_t>WORKER_LIMIT):
+        for index in range(min(state.header.open_worker_count, <uint32_t>WORKER_LIMIT)):
             self.submit_tail[index] = state.workers[index].submit_tail
             self.collected_tail[index] = state.workers[index].done_head
             if self.submit_tail[index]:
@@ -110,7 +110,7 @@ cdef class Handover:
 
     def held_by(self, uint32_t worker_index):
         """The slots that a worker holds, oldest first."""
-        held = [index for index in range(self.state.slot_count) if self._is_held(index, worker_index)]
+        held = [index for index in range(self.state.open_slot_count()) if self._is_held(index, worker_index)]
         held.sort(key=self.age_key)
         return held
 
@@ -137,7 +137,8 @@ cdef class Handover:
                 self.free_lists[self.free_list_count] = index
                 self.free_list_count += 1
         self.free_count = 0
-        for index in reversed(range(self.state.slot_count)):
+        self.has_slots = self.state.open_slot_count() != 0
+        for index in reversed(range(self.state.open_slot_count())):
             if index not in live:
                 if self.state.slots[index].state != SLOT_FREE:
                     store_relaxed_32(&self.state.slots[index].state, SLOT_FREE)
@@ -146,6 +147,11 @@ cdef class Handover:
                 self.free_count += 1
             else:
                 invariant(self.state.slots[index].state != SLOT_FREE, "a slot that outlives its dispatcher is in use")
+
+    def take_slots(self):
+        """A queue starts, so there is memory for slots; they are all free if there was none before."""
+        if not self.has_slots:
+            self.free_all_but(())
 
     def under_way(self):
         """The slots that workers have been given and not put into their done rings, for recovery."""
@@ -156,7 +162,7 @@ cdef class Handover:
             while position != load_acquire_32(&self.state.workers[worker_index].done_tail):
                 done.add(self.state.done_entries(worker_index)[position & self.index_mask])
                 position += 1
-        return {index for index in range(self.state.slot_count) if self._is_given(index) and index not in done}
+        return {index for index in range(self.state.open_slot_count()) if self._is_given(index) and index not in done}
 
     cdef bint _is_given(self, uint32_t slot_index) noexcept nogil:
         cdef RequestSlot *slot = &self.state.slots[slot_index]

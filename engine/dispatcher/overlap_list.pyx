@@ -51,7 +51,7 @@ cdef class OverlapList:
     def rebuild(self):
         """Take in what workers have under way of an earlier dispatcher; nothing else is."""
         cdef uint32_t index
-        for index in range(self.state.slot_count):
+        for index in range(self.state.open_slot_count()):
             if self.state.slots[index].state == SLOT_HANDED and self.state.slots[index].flags & SLOT_PARTIAL:
                 self.partial_count += 1
                 self._note_begun(index)

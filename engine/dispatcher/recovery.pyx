@@ -51,7 +51,7 @@ cdef class Recovery:
         cdef Virtqueue virtqueue
         live = []
         under_way = self.loop.handover.under_way()
-        for index in range(self.loop.state.slot_count):
+        for index in range(self.loop.state.open_slot_count()):
             slot = &self.loop.state.slots[<uint32_t>index]
             virtqueue = self.loop.table.owners[slot.queue_index]
             # Whatever the front end has written to the record, what is under way is in flight: its slot is in use.

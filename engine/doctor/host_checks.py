@@ -89,6 +89,12 @@ def check_shared_memory(need: Need) -> CheckResult:
         what, _, hint = str(error).partition("; ")
         return failure("shared memory", what, hint or f"mount -t tmpfs -o mode=1777 tmpfs {FOLDER}")
     try:
+        state.open_slots()  # as for a guest
+    except OSError as error:
+        state.close()
+        what, _, hint = str(error.strerror).partition("; ")
+        return failure("shared memory", f"no room for a guest: {what}", hint)
+    try:
         segment_bytes = os.fstat(state.fileno()).st_size
         system = os.fstatvfs(state.fileno())
         kind_of_system = file_system_of(state.fileno())

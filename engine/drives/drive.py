@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
+from ringblk.engine.devices.device import DeviceError
 from ringblk.engine.devices.features import F_EVENT_IDX
 from ringblk.engine.devices.vring import Vring
 from ringblk.engine.dispatcher.messages import (
@@ -274,6 +275,7 @@ class Drive:
         if self._model.inflight is None:
             await self._use_own_inflight()
         self._model.check_ring(vring)
+        self._open_slots()
         self._memory_advice.check(vring, [region for region, _ in self._model.current_regions()])
         if not self.device.begin_ring(is_in_use=vring.base != 0 or self._was_inflight_used):
             _log.warning(
@@ -292,6 +294,12 @@ class Drive:
         )
         if resumed:
             _log.info("queue %d goes on with %d requests of an earlier engine", vring.queue_index, resumed)
+
+    def _open_slots(self) -> None:
+        try:
+            self.state.open_slots()
+        except OSError as error:
+            raise DeviceError(f"no queue can start: {error.strerror or error}") from error
 
     def _settle_start(self, queue: StartedQueue, is_done: bool) -> None:
         self._model.settle_start(queue, is_done)
@@ -378,4 +386,5 @@ class Drive:
             return
         self._model.forget_inflight()
         self._was_inflight_used = False
+        self.state.close_slots()
         self.set_features(0)

@@ -1,7 +1,7 @@
 """A load generator on the front end: steady loads on one or several queues, measured.
 
     with Frontend(engine_command("--blk-file=disk.img"), memory_size_bytes=load.memory_bytes) as disk:
-        figures = generate_load(disk, load, seconds=5.0, backend_pids=[disk.backend_pid])
+        figures = generate_load(disk, load, seconds=5.0, backend_pids=lambda: [disk.backend_pid])
 
 The loop for each request is compiled (load_queue.pyx) and runs without the interpreter's lock. A queue is
 loaded by a thread of its own: polling drivers of several queues want a core each.
@@ -10,7 +10,7 @@ loaded by a thread of its own: polling drivers of several queues want a core eac
 import os
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from ringblk.engine.frontend.buffer import Buffer
 from ringblk.engine.frontend.frontend import Frontend
@@ -29,10 +29,11 @@ def generate_load(
     *,
     seconds: float,
     warm_up_s: float = 0.5,
-    backend_pids: Sequence[int] = (),
+    backend_pids: Callable[[], Sequence[int]] = tuple,
 ) -> LoadFigures:
     """Keep the load up for `warm_up_s`, then measure it for `seconds`, and wait for what is in flight.
 
+    `backend_pids` tells the back end's processes, which may come and go with the load.
     Writes go all over the disk and destroy what is there. Raises ValueError for a load that the disk or its
     queues are too small for, MemoryError where the front end's memory is, LoadFailed, BackendGone and
     DeviceBroken.
@@ -102,13 +103,13 @@ def _load_queues(frontend: Frontend, load: Load, buffer: Buffer) -> list[LoadQue
 
 
 def _watch(
-    begin_ns: int, end_ns: int, backend_pids: Sequence[int], runs: Sequence[_LoadThread]
+    begin_ns: int, end_ns: int, backend_pids: Callable[[], Sequence[int]], runs: Sequence[_LoadThread]
 ) -> tuple[CpuTimes, CpuTimes]:
     """CPU times at the begin and the end of the measured time; early when a thread has failed."""
     _sleep_until(begin_ns, runs)
-    before = cpu_times(backend_pids)
+    before = cpu_times(backend_pids())
     _sleep_until(end_ns, runs)
-    return before, cpu_times(backend_pids)
+    return before, cpu_times(backend_pids())
 
 
 def _sleep_until(deadline_ns: int, runs: Sequence[_LoadThread]) -> None:

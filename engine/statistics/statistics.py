@@ -1,5 +1,6 @@
 """What a running engine has done and is doing, read from its state segment by anyone."""
 
+import contextlib
 import time
 from typing import Any, Literal
 
@@ -102,9 +103,20 @@ class StatisticsSnapshot(msgspec.Struct, frozen=True):
 
 def take_snapshot(state: StateSegment) -> StatisticsSnapshot:
     """Read everything once. The engine goes on meanwhile."""
-    drive, storage, supervisor_pid, dispatcher_pid, restarts, queue_count, is_paused, started_ns, worker_limit = (
-        read_engine(state)
-    )
+    if not state.is_copy:
+        with contextlib.closing(state.copy()) as copied:
+            return take_snapshot(copied)
+    (
+        drive,
+        storage,
+        supervisor_pid,
+        dispatcher_pid,
+        restarts,
+        queue_count,
+        is_paused,
+        started_ns,
+        worker_limit,
+    ) = read_engine(state)
     taken_ns = time.monotonic_ns()
     depths, oldest_request_ns = read_inflight(state)
     return StatisticsSnapshot(

@@ -6,7 +6,8 @@ import os
 from collections.abc import Callable
 from functools import partial
 
-from ringblk.engine.dispatcher.dispatcher import DispatcherSetup, run_dispatcher
+from ringblk.engine.dispatcher.dispatcher import run_dispatcher
+from ringblk.engine.dispatcher.dispatcher_setup import DispatcherSetup
 from ringblk.engine.dispatcher.messages import (
     Answer,
     FromDispatcher,

@@ -86,6 +86,7 @@ class WorkerProcess:
 
     def fork(self) -> None:
         """Fork a process on its rings, which nobody uses; `introduce` comes next. Raises `OSError`."""
+        self._setup.state.open_worker(self._index)
         self._child = self._ring.fork(
             f"rb-worker-{self._index}",
             lambda uring: partial(run_worker, self._make_setup(uring)),

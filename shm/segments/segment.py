@@ -57,15 +57,18 @@ class Segment:
         self.memory = mmap.mmap(fd, size_bytes)
 
     @classmethod
-    def create(cls, name: str, kind: str, layout_version: int, size_bytes: int) -> "Segment":
+    def create(
+        cls, name: str, kind: str, layout_version: int, size_bytes: int, memory_bytes: int | None = None
+    ) -> "Segment":
         """Create the segment `name` (without slash), zero-filled but for its header, and lock it.
 
-        Raises `SegmentTaken` when the name belongs to a living engine or another user, `SegmentError` when
-        there is no room.
+        All of it has memory, or its first `memory_bytes`; `allocate` gets the rest. Raises
+        `SegmentTaken` when the name belongs to a living engine or another user, `SegmentError` when there is
+        no room.
         """
         remove_orphan(name)
         try:
-            fd = _create_locked(name, size_bytes)
+            fd = _create_locked(name, size_bytes, size_bytes if memory_bytes is None else memory_bytes)
         except OSError as error:
             hint = f"; {_NO_ROOM_HINT}" if error.errno in (errno.ENOSPC, errno.ENOMEM) else ""
             reason = error.strerror or error
@@ -110,6 +113,25 @@ class Segment:
     def set_subject(self, first: int, second: int) -> None:
         """Say what its owner, who calls this, works on."""
         SUBJECT.pack_into(self.memory, HEADER.size, first, second)
+
+    def allocate(self, offset_bytes: int, size_bytes: int) -> None:
+        """Have memory for a part that had none. Raises `OSError`, with what to do where there is no room."""
+        try:
+            os.posix_fallocate(self.fd, offset_bytes, size_bytes)
+        except OSError as error:
+            if error.errno not in (errno.ENOSPC, errno.ENOMEM):
+                raise
+            raise OSError(
+                error.errno, f"{size_bytes} bytes of shared memory: {error.strerror}; {_NO_ROOM_HINT}"
+            ) from error
+
+    def give_back(self, offset_bytes: int, size_bytes: int) -> None:
+        """Let go of the memory of whole pages, which nobody touches until it was allocated again.
+
+        They read as zeroes from then on.
+        """
+        if size_bytes:
+            self.memory.madvise(mmap.MADV_REMOVE, offset_bytes, size_bytes)
 
     def unlink(self) -> None:
         """Remove the name; the memory lives until the last process unmaps it."""
@@ -227,7 +249,7 @@ def is_held(fd: int) -> bool:
     return False
 
 
-def _create_locked(name: str, size_bytes: int) -> int:
+def _create_locked(name: str, size_bytes: int, memory_bytes: int) -> int:
     while True:
         fd: int = posix_ipc.SharedMemory("/" + name, posix_ipc.O_CREX, mode=0o600).fd
         try:
@@ -236,7 +258,7 @@ def _create_locked(name: str, size_bytes: int) -> int:
                 os.close(fd)
                 continue
             os.ftruncate(fd, size_bytes)
-            os.posix_fallocate(fd, 0, size_bytes)  # a full file system is an error now, no SIGBUS later
+            os.posix_fallocate(fd, 0, memory_bytes)  # a full file system is an error now, no SIGBUS later
         except OSError:
             os.close(fd)
             posix_ipc.unlink_shared_memory("/" + name)

@@ -40,7 +40,7 @@ def read_operation(StateSegment state, uint32_t operation):
     if operation >= state.operation_count:
         raise IndexError(operation)
     cdef OperationStatistics *statistics = &state.operations[operation]
-    cdef bytes name = statistics.name[:OPERATION_NAME_BYTES]
+    cdef bytes name = state.header.operation_names[operation][:OPERATION_NAME_BYTES]
     return (name.rstrip(b"\0").decode(errors="replace"), load_relaxed_64(&statistics.request_count), load_relaxed_64(&statistics.byte_count),
             load_relaxed_64(&statistics.error_count), load_relaxed_64(&statistics.throttled_count),
             load_relaxed_64(&statistics.throttled_ns), Histogram.of(&statistics.queue_wait),
@@ -62,7 +62,7 @@ def read_workers(StateSegment state):
     cdef uint32_t index
     cdef WorkerState *worker
     workers = []
-    for index in range(<uint32_t>WORKER_LIMIT):
+    for index in range(min(load_acquire_32(&state.header.open_worker_count), <uint32_t>WORKER_LIMIT)):
         worker = &state.workers[index]
         if worker.pid or worker.restart_count or load_relaxed_64(&worker.request_count):
             held = <uint32_t>(load_relaxed_32(&worker.submit_tail) - load_relaxed_32(&worker.submit_head))
@@ -79,7 +79,7 @@ def read_inflight(StateSegment state):
     cdef RequestSlot *slot
     for index in range(<uint32_t>QUEUE_LIMIT):
         counts[index] = 0
-    for index in range(state.slot_count):
+    for index in range(state.open_slot_count()):
         slot = &state.slots[index]
         # Acquire: pairs with the dispatcher's release of a slot's state after all else in it.
         if load_acquire_32(&slot.state) == SLOT_FREE:

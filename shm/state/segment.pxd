@@ -1,22 +1,27 @@
 # The state segment: everything the processes of one engine share, laid out in one place.
 #
-#   StateHeader | QueueState[queue_limit] | WorkerState[worker_limit] | RequestSlot[slot_count]
-#   | submit and done entries [worker_limit][2][slot_count] | RateLimitState
-#   | OperationStatistics[operation_count] | Range[slot_count][ranges_per_slot]
-#   | Range[long_list_count][LONG_RANGES]
+#   StateHeader | RateLimitState | QueueState[queue_limit]
+#   | WorkerState[worker_limit] | submit and done entries [worker_limit][2][slot_count]
+#   | RequestSlot[slot_count] | OperationStatistics[operation_count]
+#   | Range[slot_count][ranges_per_slot] | Range[long_list_count][long_ranges]
+#
+# There is room for all of it, and memory for the first line. The others get theirs from the supervisor before they
+# are touched: a worker's part when it starts for the first time (`open_worker`), the rest when a front end starts a
+# queue (`open_slots`) until it has gone (`close_slots`). What has no memory yet reads as zeroes, and is not to be
+# touched all the same: where the file system is full, that is a SIGBUS.
 #
 # Every field has one writer, named beside it. Cursors and flags that different processes write stand on
 # cache lines of their own.
 
 from libc.stdint cimport uint16_t, uint32_t, uint64_t, uint8_t
 
-from ringblk.shm.sync.atomic cimport set_bits_64
+from ringblk.shm.sync.atomic cimport load_acquire_32, set_bits_64
 from ringblk.shm.layout.histogram cimport HistogramState
 from ringblk.shm.layout.region_set cimport REGION_WORDS, RegionSet, add_region, has_region
 from ringblk.shm.layout.slot cimport SLOT_FREE, Range, RequestSlot
 
 cdef enum:
-    STATE_LAYOUT_VERSION = 8
+    STATE_LAYOUT_VERSION = 10
     QUEUE_LIMIT = 64
     WORKER_LIMIT = 64
     OPERATION_LIMIT = 64    # operations that a device kind may have
@@ -27,7 +32,8 @@ cdef enum:
     STORAGE_NAME_BYTES = 256
     RANGE_SLACK = 64        # pieces beyond one a descriptor: a buffer may straddle regions
     CHAIN_LIMIT = 1024      # descriptors that any chain may have, whatever the queue size: drivers go by QEMU's limit
-    LONG_RANGES = 1536      # of a chain that has too many for its slot
+    SHORT_RANGES = 32832    # a slot's own, at most
+    LONG_RANGES = 1536      # of a chain that has too many for its slot, at least
     LONG_LIST_LIMIT = 16    # such chains at once; more wait in their rings
 
 
@@ -37,7 +43,8 @@ cdef struct StateHeader:
     uint32_t slot_count
     uint32_t ranges_per_slot
     uint32_t operation_count        # values of RequestSlot.operation
-    uint32_t reserved_sizes[9]
+    uint32_t long_ranges            # of a long list
+    uint32_t reserved_sizes[8]
     char kind_name[KIND_NAME_BYTES] # the device kind's (engine/devices/kinds.py), padded with zeroes
     # the device as it is now, in a layout of its kind; written by the supervisor
     uint8_t kind_state[KIND_STATE_BYTES]
@@ -60,9 +67,13 @@ cdef struct StateHeader:
     uint32_t is_paused
     uint32_t is_connected           # a front end is served
     uint32_t worker_limit           # workers that there may be
-    uint32_t reserved_engine[6]
+    uint32_t open_worker_count      # workers below this index have memory
+    uint32_t are_slots_open         # slots, statistics and ranges have
+    uint32_t reserved_engine[4]
     char drive_name[DRIVE_NAME_BYTES]   # as its engine knows it, padded with zeroes; empty where that has one without a name
     char storage_name[STORAGE_NAME_BYTES]   # the image's path or the backend's name, UTF-8, padded with zeroes
+    # written once at creation
+    char operation_names[OPERATION_LIMIT][OPERATION_NAME_BYTES]   # padded with zeroes
 
 
 cdef struct QueueState:
@@ -106,7 +117,6 @@ cdef struct OperationStatistics:
     uint64_t error_count
     uint64_t throttled_count        # requests that waited for tokens
     uint64_t throttled_ns
-    char name[OPERATION_NAME_BYTES] # written once at creation, padded with zeroes
     HistogramState queue_wait       # popped until started, with the wait for tokens
     HistogramState service          # started until done
 
@@ -133,16 +143,24 @@ cdef class StateSegment:
     cdef readonly uint32_t slot_count
     cdef readonly uint32_t ranges_per_slot
     cdef readonly uint32_t long_list_count
+    cdef readonly uint32_t ranges_per_long_list
     cdef readonly uint32_t operation_count
     cdef Range *long_lists
     cdef size_t rate_limit_offset
+
+    cdef size_t _offset(self, const void *place) noexcept
+    cdef _allocate(self, const void *place, size_t size_bytes)
+
+    cdef inline uint32_t open_slot_count(self) noexcept nogil:
+        """How many slots have memory: all, or none while there is no queue."""
+        return self.slot_count if load_acquire_32(&self.header.are_slots_open) else 0
 
     cdef inline Range *own_ranges(self, uint32_t slot_index) noexcept nogil:
         return self.ranges + <size_t>slot_index * self.ranges_per_slot
 
     cdef inline Range *long_ranges(self, uint32_t long_list) noexcept nogil:
         """The list of this number, counted from 1."""
-        return self.long_lists + <size_t>(long_list - 1) * LONG_RANGES
+        return self.long_lists + <size_t>(long_list - 1) * self.ranges_per_long_list
 
     cdef inline Range *slot_ranges(self, uint32_t slot_index) noexcept nogil:
         """Where the slot's chain has its ranges."""
@@ -163,7 +181,7 @@ cdef class StateSegment:
         """Add the memory regions that requests in flight use."""
         cdef Range *ranges
         cdef uint32_t slot_index, index
-        for slot_index in range(self.slot_count):
+        for slot_index in range(self.open_slot_count()):
             if self.slots[slot_index].state == SLOT_FREE:
                 continue
             ranges = self.slot_ranges(slot_index)

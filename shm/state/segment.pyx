@@ -6,7 +6,7 @@ dispatcher or worker attaches to the same segment and goes on from it.
 """
 
 from libc.stdint cimport uint32_t, uint64_t, uint8_t
-from libc.string cimport memcpy, memset
+from libc.string cimport memcmp, memcpy, memset
 
 import os
 
@@ -26,17 +26,37 @@ SEGMENT_PREFIX = "ringblk-engine-"
 MAX_QUEUES = QUEUE_LIMIT
 MAX_WORKERS = WORKER_LIMIT
 MAX_SLOTS = 1 << 16
-MAX_RANGES_PER_SLOT = MAX_QUEUE_SIZE + RANGE_SLACK
+MAX_RANGES_PER_SLOT = SHORT_RANGES
+MAX_RANGES_PER_LIST = MAX_QUEUE_SIZE + RANGE_SLACK
 MAX_CHAIN_DESCRIPTORS = CHAIN_LIMIT
 MAX_LONG_CHAINS = LONG_LIST_LIMIT
 OTHER_OPERATION = "other"
 
 
 assert sizeof(RequestSlot) == SLOT_ALIGN_BYTES, "a slot is two cache lines"
+assert RATE_LIMIT_STATE_BYTES % 64 == 0, "what follows begins on a cache line"
+
+
+cdef enum:
+    PAGE_BYTES = 4096
 
 
 cdef size_t _page_up(size_t size_bytes) noexcept:
-    return (size_bytes + 4095) & ~<size_t>4095
+    return (size_bytes + PAGE_BYTES - 1) & ~<size_t>(PAGE_BYTES - 1)
+
+
+cdef size_t _header_bytes() noexcept:
+    """What follows begins on a cache line of its own."""
+    return (sizeof(StateHeader) + 63) & ~<size_t>63
+
+
+cdef size_t _rest_bytes() noexcept:
+    """What has memory from the beginning."""
+    return _page_up(_header_bytes() + RATE_LIMIT_STATE_BYTES + QUEUE_LIMIT * sizeof(QueueState))
+
+
+cdef bint _is_zero(const uint8_t *page) noexcept:
+    return page[0] == 0 and memcmp(page, page + 1, PAGE_BYTES - 1) == 0
 
 
 cdef bint _is_slot_count(uint32_t slot_count) noexcept:
@@ -44,21 +64,21 @@ cdef bint _is_slot_count(uint32_t slot_count) noexcept:
 
 
 def _checked_counts(kind, int fd, str name, size_bytes):
-    """`(slot_count, ranges_per_slot, operation_count)`, read once: who may write there may do so meanwhile. Raises `SegmentError`.
+    """`(slot_count, ranges_per_slot, operation_count, long_ranges)`, read once: who may write there may do so meanwhile.
 
-    Within these limits no sum overflows.
+    Raises `SegmentError`. Within these limits no sum overflows.
     """
     data = os.pread(fd, sizeof(StateHeader), 0)
     if len(data) < <Py_ssize_t>sizeof(StateHeader):
         raise SegmentError(f"shared memory segment {name} was cut off while it was read")
     cdef const StateHeader *header = <const StateHeader *><const char *>data
     cdef uint32_t slot_count = header.slot_count, ranges_per_slot = header.ranges_per_slot
-    cdef uint32_t operation_count = header.operation_count
-    if (not _is_slot_count(slot_count) or ranges_per_slot > MAX_RANGES_PER_SLOT
+    cdef uint32_t operation_count = header.operation_count, long_ranges = header.long_ranges
+    if (not _is_slot_count(slot_count) or ranges_per_slot > MAX_RANGES_PER_SLOT or long_ranges > MAX_RANGES_PER_LIST
             or not 1 <= operation_count <= OPERATION_LIMIT
-            or kind.size_bytes(slot_count, ranges_per_slot, operation_count) != size_bytes):
+            or kind.size_bytes(slot_count, ranges_per_slot, operation_count, long_ranges) != size_bytes):
         raise SegmentError(f"shared memory segment {name} has no room for the {slot_count} slots it names")
-    return slot_count, ranges_per_slot, operation_count
+    return slot_count, ranges_per_slot, operation_count, long_ranges
 
 
 cdef bytes _checked_name(str name, uint32_t size_bytes):
@@ -69,9 +89,11 @@ cdef bytes _checked_name(str name, uint32_t size_bytes):
     return encoded.ljust(size_bytes, b"\0")
 
 
-cdef uint32_t _long_list_count(uint32_t slot_count, uint32_t ranges_per_slot) noexcept:
-    """None where a slot's own list is as long."""
-    return 0 if ranges_per_slot >= <uint32_t>LONG_RANGES else min(slot_count, <uint32_t>LONG_LIST_LIMIT)
+cdef size_t _bytes_before_ranges(uint32_t slot_count, uint32_t operation_count) noexcept:
+    return (_rest_bytes() + _page_up(WORKER_LIMIT * sizeof(WorkerState))
+            + _page_up(<size_t>WORKER_LIMIT * 2 * slot_count * sizeof(uint32_t))
+            + _page_up(slot_count * sizeof(RequestSlot))
+            + _page_up(operation_count * sizeof(OperationStatistics)))
 
 
 cdef void forget_lost_regions(StateHeader *header, uint32_t word, uint64_t mask) noexcept nogil:
@@ -89,7 +111,8 @@ cdef void forget_lost_regions(StateHeader *header, uint32_t word, uint64_t mask)
 cdef class StateSegment:
     """A mapped state segment. `create` for the supervisor; children inherit the object by fork."""
 
-    def __init__(self, segment, uint32_t slot_count, uint32_t ranges_per_slot, uint32_t operation_count):
+    def __init__(self, segment, uint32_t slot_count, uint32_t ranges_per_slot, uint32_t operation_count,
+                 uint32_t long_ranges):
         self.segment = segment
         self.view = memoryview(segment.memory)
         cdef uint8_t *place = address_of(self.view)
@@ -97,34 +120,30 @@ cdef class StateSegment:
         self.slot_count = slot_count
         self.ranges_per_slot = ranges_per_slot
         self.operation_count = operation_count
-        place += _page_up(sizeof(StateHeader))
-        self.queues = <QueueState *>place
-        place += _page_up(QUEUE_LIMIT * sizeof(QueueState))
+        self.rate_limit_offset = _header_bytes()
+        self.queues = <QueueState *>(place + _header_bytes() + RATE_LIMIT_STATE_BYTES)
+        place += _rest_bytes()
         self.workers = <WorkerState *>place
         place += _page_up(WORKER_LIMIT * sizeof(WorkerState))
-        self.slots = <RequestSlot *>place
-        place += _page_up(self.slot_count * sizeof(RequestSlot))
         self.ring_entries = <uint32_t *>place
         place += _page_up(<size_t>WORKER_LIMIT * 2 * self.slot_count * sizeof(uint32_t))
-        self.rate_limit_offset = place - <uint8_t *>self.header
-        place += _page_up(RATE_LIMIT_STATE_BYTES)
+        self.slots = <RequestSlot *>place
+        place += _page_up(self.slot_count * sizeof(RequestSlot))
         self.operations = <OperationStatistics *>place
         place += _page_up(operation_count * sizeof(OperationStatistics))
         self.ranges = <Range *>place
         place += _page_up(<size_t>self.slot_count * self.ranges_per_slot * sizeof(Range))
         self.long_lists = <Range *>place
-        self.long_list_count = _long_list_count(slot_count, ranges_per_slot)
+        self.long_list_count = min(slot_count, <uint32_t>LONG_LIST_LIMIT)
+        self.ranges_per_long_list = long_ranges
 
     @staticmethod
-    def size_bytes(uint32_t slot_count, uint32_t ranges_per_slot, uint32_t operation_count=1):
+    def size_bytes(uint32_t slot_count, uint32_t ranges_per_slot, uint32_t operation_count=1,
+                   uint32_t long_ranges=LONG_RANGES):
         """How large a segment for so many slots is."""
-        return (_page_up(sizeof(StateHeader)) + _page_up(QUEUE_LIMIT * sizeof(QueueState))
-                + _page_up(WORKER_LIMIT * sizeof(WorkerState)) + _page_up(slot_count * sizeof(RequestSlot))
-                + _page_up(<size_t>WORKER_LIMIT * 2 * slot_count * sizeof(uint32_t))
-                + _page_up(RATE_LIMIT_STATE_BYTES)
-                + _page_up(operation_count * sizeof(OperationStatistics))
+        return (_bytes_before_ranges(slot_count, operation_count)
                 + _page_up(<size_t>slot_count * ranges_per_slot * sizeof(Range))
-                + <size_t>_long_list_count(slot_count, ranges_per_slot) * LONG_RANGES * sizeof(Range))
+                + <size_t>min(slot_count, <uint32_t>LONG_LIST_LIMIT) * long_ranges * sizeof(Range))
 
     @classmethod
     def create(cls, str name, uint32_t slot_count, uint32_t queue_size, str kind_name="", operations=()):
@@ -140,21 +159,66 @@ cdef class StateSegment:
             raise ValueError(f"slot count {slot_count} is not a power of two from 2 to {MAX_SLOTS}")
         if operation_count > OPERATION_LIMIT:
             raise ValueError(f"{operation_count} operations, more than {OPERATION_LIMIT}")
-        cdef uint32_t ranges_per_slot = queue_size + RANGE_SLACK
+        cdef uint32_t ranges_per_slot = min(queue_size + RANGE_SLACK, <uint32_t>SHORT_RANGES)
+        cdef uint32_t long_ranges = max(queue_size + RANGE_SLACK, <uint32_t>LONG_RANGES)
         segment = Segment.create(name, SEGMENT_KIND, STATE_LAYOUT_VERSION,
-                                 cls.size_bytes(slot_count, ranges_per_slot, operation_count))
+                                 cls.size_bytes(slot_count, ranges_per_slot, operation_count, long_ranges),
+                                 _rest_bytes())
         view = memoryview(segment.memory)
         cdef StateHeader *header = <StateHeader *>address_of(view)
         header.slot_count = slot_count
         header.ranges_per_slot = ranges_per_slot
         header.operation_count = operation_count
+        header.long_ranges = long_ranges
         encoded = _checked_name(kind_name, KIND_NAME_BYTES)
         memcpy(header.kind_name, <const char *>encoded, KIND_NAME_BYTES)
-        cdef StateSegment state = cls(segment, slot_count, ranges_per_slot, operation_count)
         for operation, operation_name in enumerate((OTHER_OPERATION, *operations)):
             encoded = _checked_name(operation_name, OPERATION_NAME_BYTES)
-            memcpy(state.operations[operation].name, <const char *>encoded, OPERATION_NAME_BYTES)
-        return state
+            memcpy(header.operation_names[operation], <const char *>encoded, OPERATION_NAME_BYTES)
+        return cls(segment, slot_count, ranges_per_slot, operation_count, long_ranges)
+
+    def open_worker(self, uint32_t worker_index):
+        """Have memory for the parts of the workers up to this one, before it starts. Raises `OSError` where there is none."""
+        cdef uint32_t first = self.header.open_worker_count
+        if worker_index < first:
+            return
+        cdef size_t count = worker_index + 1 - first
+        self._allocate(&self.workers[first], count * sizeof(WorkerState))
+        self._allocate(self.submit_entries(first), 2 * count * self.slot_count * sizeof(uint32_t))
+        # Release: the memory before the word that it is there; pairs with the readers' acquire.
+        store_release_32(&self.header.open_worker_count, worker_index + 1)
+
+    def open_slots(self):
+        """Have memory for what a queue needs, before it starts. Raises `OSError` where there is none."""
+        if self.header.are_slots_open:
+            return
+        self._allocate(self.slots, self.segment.size_bytes - self._offset(self.slots))
+        # Release: the memory before the word that it is there; pairs with open_slot_count.
+        store_release_32(&self.header.are_slots_open, 1)
+        crash_point("supervisor: slots opened")
+
+    def close_slots(self):
+        """Give back what only queues need: no queue is served, and nothing is in flight.
+
+        Statistics stay, but for whole pages of zeroes.
+        """
+        if not self.header.are_slots_open:
+            return
+        store_release_32(&self.header.are_slots_open, 0)
+        crash_point("supervisor: slots closed")
+        self.segment.give_back(self._offset(self.slots), self._offset(self.operations) - self._offset(self.slots))
+        self.segment.give_back(self._offset(self.ranges), self.segment.size_bytes - self._offset(self.ranges))
+        cdef const uint8_t *page = <const uint8_t *>self.operations
+        while page < <const uint8_t *>self.ranges:
+            if _is_zero(page):
+                self.segment.give_back(self._offset(page), PAGE_BYTES)
+            page += PAGE_BYTES
+
+    cdef size_t _offset(self, const void *place) noexcept:
+        return <const uint8_t *>place - <const uint8_t *>self.header
+
+    cdef _allocate(self, const void *place, size_t size_bytes):
+        self.segment.allocate(self._offset(place), size_bytes)
 
     @classmethod
     def attach(cls, str name):
@@ -176,13 +240,22 @@ cdef class StateSegment:
 
         Nothing is mapped, so whoever owns the segment may cut it off under the reader. `fd` stays the caller's.
         """
-        slot_count, ranges_per_slot, operation_count = _checked_counts(
-            cls, fd, name, checked_size_bytes(fd, SEGMENT_KIND, STATE_LAYOUT_VERSION, name))
-        segment = Segment(name, -1, cls.size_bytes(slot_count, 0, operation_count), is_creator=False)
+        counts = _checked_counts(cls, fd, name, checked_size_bytes(fd, SEGMENT_KIND, STATE_LAYOUT_VERSION, name))
+        slot_count, _, operation_count, _ = counts
+        segment = Segment(name, -1, _bytes_before_ranges(slot_count, operation_count), is_creator=False)
         if os.preadv(fd, [segment.memory], 0) < segment.size_bytes:
             segment.close()
             raise SegmentError(f"shared memory segment {name} was cut off while it was read")
-        return cls(segment, slot_count, ranges_per_slot, operation_count)
+        return cls(segment, *counts)
+
+    @property
+    def is_copy(self):
+        """Whether it is what `copy_of` has made."""
+        return self.segment.fd < 0
+
+    def copy(self):
+        """`copy_of` this segment, so that looking at it gives no memory to parts that have none."""
+        return StateSegment.copy_of(self.segment.fd, self.segment.name)
 
     @property
     def name(self):

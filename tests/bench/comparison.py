@@ -75,7 +75,7 @@ def run_on_backend(spec: BackendSpec, image: Path, load: Load, settings: RunSett
             load,
             seconds=settings.seconds,
             warm_up_s=settings.warm_up_s,
-            backend_pids=descendants(backend.pid),
+            backend_pids=lambda: descendants(backend.pid),
         )
 
 

@@ -32,6 +32,8 @@ def step_times_ns(batch_size: int) -> Iterator[tuple[str, float]]:
     """Nanoseconds a request in each step, its best of many short rounds, in batches of this size."""
     module = _built_module()
     state = StateSegment.create(f"ringblk-micro-{os.getpid()}", 256, _QUEUE_SIZE, "block", OPERATION_NAMES)
+    state.open_slots()
+    state.open_worker(0)
     try:
         path = _data_path(module, state, batch_size)
         rounds = [path.run(_REQUESTS // batch_size, batch_size) for _ in range(_ROUNDS)]

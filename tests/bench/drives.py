@@ -86,10 +86,10 @@ def busy(spec: FleetSpec, images: Sequence[Path], seconds: float) -> LoadTotals:
             stack.enter_context(Frontend(str(path), memory_size_bytes=load.memory_bytes))
             for path in fleet.sockets
         ]
-        pids = fleet.pids()
         threads = stack.enter_context(ThreadPoolExecutor(len(disks)))
         runs = [
-            threads.submit(generate_load, disk, load, seconds=seconds, backend_pids=pids) for disk in disks
+            threads.submit(generate_load, disk, load, seconds=seconds, backend_pids=fleet.pids)
+            for disk in disks
         ]
         return totals([run.result() for run in runs])
 

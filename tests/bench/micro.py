@@ -105,6 +105,7 @@ def data_path() -> list[Measurement]:
 def request_recorder() -> list[Measurement]:
     """Counting a completed request, with times of its own in each of 64 slots."""
     state = StateSegment.create(f"ringblk-bench-{os.getpid()}", 64, 16, "block", OPERATION_NAMES)
+    state.open_slots()
     try:
         recorder = RequestRecorder(state, BlockParser(state, GuestMemory(), 512))
         times = random.Random(1)

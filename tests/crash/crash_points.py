@@ -23,6 +23,7 @@ PROTOCOL_FILES = (
 NO_STEPS = {
     "request_count": "a statistic",
     "worker_limit": "a setting of one word",
+    "open_worker_count": "memory that is there already is there once more",
     "busy_ns": "a statistic",
     "USED_F_NO_NOTIFY": "a hint: kicks that come all the same do no harm",
     "self.worker.sleeping, 0)": "the worker has just begun and holds nothing",

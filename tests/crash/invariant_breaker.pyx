@@ -30,6 +30,8 @@ SLOT_COUNT = 64
 cdef StateSegment make_state():
     cdef StateSegment state = StateSegment.create(f"ringblk-test-{uuid.uuid4().hex}", SLOT_COUNT, 128)
     posix_ipc.unlink_shared_memory(state.name)   # the process ends without a word
+    state.open_slots()
+    state.open_worker(0)
     return state
 
 

@@ -12,7 +12,11 @@ from tests.crash.rig import Rig
 from tests.crash.walk_points import SESSION_POINTS, SUPERVISOR_POINTS, with_cause
 from tests.rigs.engine_process import wait_gone
 
-PASSAGES = {"supervisor: region forgotten": 1}
+PASSAGES = {
+    "supervisor: region forgotten": 1,
+    "supervisor: slots opened": 1,
+    "supervisor: slots closed": 1,
+}
 CONNECT_PASSAGES = {
     "session: message carried out": (1, 8, 10, 12, 17, 22, 25),
     "session: reply sent": (2, 9, 24),

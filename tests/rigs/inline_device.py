@@ -93,6 +93,7 @@ class InlineDevice:
         self.state = StateSegment.create(
             f"ringblk-test-{uuid.uuid4().hex}", 64, chain_limit, "block", OPERATION_NAMES
         )
+        self.state.open_slots()
         publish_block_state(
             self.state,
             capacity_sectors=backend.size_bytes // SECTOR_BYTES,

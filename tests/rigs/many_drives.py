@@ -20,9 +20,10 @@ from ringblk.engine.vhost_user.turn import peer_process_id
 from ringblk.shm.segments.record_file import remove_record
 from ringblk.shm.segments.shared_folder import shared_names
 from ringblk.shm.state.segment import SEGMENT_PREFIX
+from tests.rigs import standing_workers
 from tests.rigs.child_process import ends_with_tests
 from tests.rigs.control_client import ControlClient
-from tests.rigs.engine_rig import DEADLINE_S, NOBODY, PROGRAM, environment, eventually
+from tests.rigs.engine_rig import DEADLINE_S, NOBODY, environment, eventually
 
 DISK_BYTES = 256 << 10
 Settings = Mapping[str, object]
@@ -61,7 +62,7 @@ class ManyDrives:
         self._log_path = self.folder / f"log-{number}"
         with self._log_path.open("wb") as log:
             self.process = subprocess.Popen(
-                ends_with_tests([PROGRAM, f"--config={self.config_path}", *options]),
+                ends_with_tests([*standing_workers.PROGRAM, f"--config={self.config_path}", *options]),
                 stderr=log,
                 env=environment(),
                 preexec_fn=prepare,

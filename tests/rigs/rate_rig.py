@@ -21,6 +21,7 @@ class Drive:
 
     def __init__(self, limit: RateLimit | None = None, state: StateSegment | None = None) -> None:
         self.state = state or StateSegment.create(f"ringblk-test-{uuid.uuid4().hex}", SLOTS, 1)
+        self.state.open_slots()
         self.throttle = Throttle(self.state, limit or self.state.rate_limit, limit is not None)
         self.waiting: dict[int, tuple[int, int, int]] = {}
         self.begun: list[tuple[int, int, int, int]] = []

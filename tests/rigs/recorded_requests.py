@@ -15,6 +15,8 @@ DRIVE = "/images/disk.img"
 def make_state(drive: str = DRIVE, queue_count: int = 2) -> StateSegment:
     """A drive that was started when the machine was, with a dispatcher; the caller's to close."""
     state = StateSegment.create(f"ringblk-test-{uuid.uuid4().hex}", 64, 16, "block", OPERATION_NAMES)
+    state.open_slots()
+    state.open_worker(5)
     state.set_engine("", drive, os.getpid(), queue_count, 0)
     state.set_dispatcher(17)
     return state

@@ -14,7 +14,9 @@ PROGRAM = (sys.executable, __file__)
 
 def _start(processes: DriveProcesses) -> None:
     _start_dispatcher(processes)
-    processes._workers._start_missing()
+    workers = processes._workers
+    while workers._missing_count > 0 and workers._start_one():
+        pass
 
 
 async def _set_limit(workers: Workforce, count: int) -> None:

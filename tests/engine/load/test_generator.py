@@ -37,9 +37,8 @@ def measure(
         polling=polling,
     ) as disk:
         assert disk.backend_pid is not None
-        figures = generate_load(
-            disk, load, seconds=SECONDS, warm_up_s=0.0, backend_pids=[disk.backend_pid, os.getpid()]
-        )
+        pids = [disk.backend_pid, os.getpid()]
+        figures = generate_load(disk, load, seconds=SECONDS, warm_up_s=0.0, backend_pids=lambda: pids)
         assert disk.inflight_count() == 0
         assert len(disk.read(0, 4096)) == 4096
     return figures

@@ -18,6 +18,7 @@ import pytest
 from ringblk.engine.frontend.request import BackendGone, BackendRefused
 from tests.rigs.child_process import ends_with_tests
 from tests.rigs.engine_rig import (
+    MEMORY,
     PROGRAM,
     Engine,
     EngineWithWorkers,
@@ -255,21 +256,43 @@ def test_no_descriptors_for_what_a_front_end_sends(tmp_path: Path, spare_count: 
 # Shared memory.
 
 
-def test_no_room_for_the_segment(tmp_path: Path) -> None:
-    """The segment is allocated whole, or the engine does not start: no SIGBUS comes later."""
-    image = sparse_image(tmp_path)
-    inner = 'mount -t tmpfs -o size=64k tmpfs /dev/shm && exec "$@"'
-    command = ["unshare", "--mount", "sh", "-c", inner, "sh", PROGRAM]
-    ended = subprocess.run(
-        ends_with_tests([*command, f"--socket-path={tmp_path / 's'}", f"--blk-file={image}"]),
-        stderr=subprocess.PIPE,
-        text=True,
-        timeout=60,
-        check=False,
+def in_small_shared_memory(size: str) -> list[str]:
+    """The program, where so much shared memory is all there is; skips the test where that cannot be had."""
+    inner = f'mount -t tmpfs -o size={size} tmpfs /dev/shm && exec "$@"'
+    tried = subprocess.run(
+        ["unshare", "--mount", "sh", "-c", inner, "sh", "true"], capture_output=True, text=True, check=False
     )
-    if "unshare" in ended.stderr or "mount:" in ended.stderr:
-        pytest.skip(f"no mount namespace of one's own: {ended.stderr.strip()}")
+    if tried.returncode:
+        pytest.skip(f"no mount namespace of one's own: {tried.stderr.strip()}")
+    return ["unshare", "--mount", "sh", "-c", inner, "sh", PROGRAM]
+
+
+def test_no_room_for_the_segment(tmp_path: Path) -> None:
+    """What a drive at rest needs is there from the start, or the engine does not start."""
+    image = sparse_image(tmp_path)
+    command = [*in_small_shared_memory("4k"), f"--socket-path={tmp_path / 's'}", f"--blk-file={image}"]
+    ended = subprocess.run(
+        ends_with_tests(command), stderr=subprocess.PIPE, text=True, timeout=60, check=False
+    )
     assert ended.returncode == 1
     (line,) = ended.stderr.splitlines()
     assert "cannot create shared memory segment ringblk-engine-" in line
     assert "bytes: No space left on device; make room in /dev/shm" in line
+
+
+def test_no_room_for_a_queue() -> None:
+    """What a queue needs is there before it starts, or it does not: no SIGBUS comes later."""
+    with Engine(*MEMORY, program=in_small_shared_memory("64k")) as engine:
+        with RawFrontend(engine) as frontend:
+            frontend.negotiate()
+            frontend.add_memory()
+            with pytest.raises(BackendRefused):
+                frontend.start_queue(0)
+        line = "bytes of shared memory: No space left on device; make room in /dev/shm"
+        eventually(lambda: "no queue can start: " in engine.log() and line in engine.log(), line)
+        (dispatcher,) = engine.children()
+        remount = ["mount", "-o", "remount,size=16m", "/dev/shm"]
+        subprocess.run(["nsenter", f"--target={engine.process.pid}", "--mount", *remount], check=True)
+        with raw_frontend(engine) as frontend:
+            assert read(frontend.queues[0], 0) == (OK, bytes(PAGE))
+        assert engine.children() == {dispatcher}

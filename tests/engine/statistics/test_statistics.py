@@ -134,6 +134,7 @@ def test_an_operation_s_name_is_text_and_no_more() -> None:
     """The segment says what they are called, and it may be anybody's."""
     name = f"ringblk-test-{uuid.uuid4().hex}"
     with contextlib.closing(StateSegment.create(name, 64, 16, "own", ["[/red]\x1b[2J\n"])) as state:
+        state.open_slots()
         record(RequestRecorder(state, RequestParser()), 1, operation=1)
         snapshot = take_snapshot(state)
     for text in (describe(snapshot), shown(snapshot)):

@@ -7,6 +7,8 @@ from collections.abc import Iterator
 
 import pytest
 
+from ringblk.engine.dispatcher.request_recorder import RequestRecorder
+from ringblk.engine.statistics.statistics import take_snapshot
 from ringblk.shm.segments.segment import HEADER, HEADER_BYTES, MAGIC, Segment, SegmentError
 from ringblk.shm.segments.shared_folder import shared_names
 from ringblk.shm.state.segment import (
@@ -16,6 +18,8 @@ from ringblk.shm.state.segment import (
     SEGMENT_KIND,
     StateSegment,
 )
+from ringblk.workers.block.parser import OPERATION_NAMES
+from ringblk.workers.requests.request import RequestParser
 
 
 @pytest.fixture
@@ -30,9 +34,10 @@ def test_created_and_attached_are_the_same(name: str, slot_count: int, queue_siz
     state = StateSegment.create(name, slot_count, queue_size)
     try:
         assert state.slot_count == slot_count
-        assert state.ranges_per_slot > queue_size
+        assert state.ranges_per_slot > queue_size or state.ranges_per_long_list > queue_size
         size_bytes = os.stat(f"/dev/shm/{name}").st_size
-        assert size_bytes == StateSegment.size_bytes(slot_count, state.ranges_per_slot)
+        long_ranges = state.ranges_per_long_list
+        assert size_bytes == StateSegment.size_bytes(slot_count, state.ranges_per_slot, 1, long_ranges)
         other = StateSegment.attach(name)
         assert (other.name, other.slot_count, other.ranges_per_slot) == (
             name,
@@ -81,7 +86,7 @@ def test_sizes_that_no_engine_has_are_refused(name: str, slot_count: int, ranges
         with open(f"/dev/shm/{name}", "r+b") as file:
             file.write(HEADER.pack(MAGIC, LAYOUT_VERSION, int.from_bytes(b"stat", "little"), size_bytes))
             file.seek(HEADER_BYTES)
-            file.write(struct.pack("<II", slot_count, ranges_per_slot))
+            file.write(struct.pack("<IIII", slot_count, ranges_per_slot, 1, 1536))
         with pytest.raises(SegmentError, match="no room for the"):
             StateSegment.attach(name)
     finally:
@@ -92,5 +97,55 @@ def test_it_holds_a_rate_limit(name: str) -> None:
     state = StateSegment.create(name, 64, 128)
     try:
         assert state.rate_limit.limited == []
+    finally:
+        state.close()
+
+
+def allocated_kib(name: str) -> int:
+    return os.stat(f"/dev/shm/{name}").st_blocks // 2
+
+
+def test_memory_comes_when_it_is_wanted_and_goes_when_it_is_not(name: str) -> None:
+    state = StateSegment.create(name, 128, 128, "block", OPERATION_NAMES)
+    try:
+        at_rest = allocated_kib(name)
+        assert at_rest <= 16
+        take_snapshot(state)
+        StateSegment.attach(name).close()
+        assert allocated_kib(name) == at_rest  # who looks leaves no trace
+        state.open_slots()
+        state.open_slots()
+        with_slots = allocated_kib(name)
+        assert at_rest < with_slots <= os.stat(f"/dev/shm/{name}").st_size // 1024
+        for worker_index in (0, 1, 0):
+            state.open_worker(worker_index)
+        assert with_slots < allocated_kib(name) <= with_slots + 12
+        state.close_slots()
+        state.close_slots()
+        assert at_rest < allocated_kib(name) <= at_rest + 12  # the workers' counters stay
+        assert state.worker_counters(1) == (0, 0)
+    finally:
+        state.close()
+
+
+def test_statistics_outlive_the_slots(name: str) -> None:
+    state = StateSegment.create(name, 64, 16, "block", OPERATION_NAMES)
+    try:
+        state.set_engine("", "disk", os.getpid(), 1, 0)
+        state.open_slots()
+        recorder = RequestRecorder(state, RequestParser())
+        recorder.fill_slot(0, operation=1, wait_ns=1000, service_ns=50_000, length_bytes=4096, slot_state=1)
+        recorder.record_many(0, 7)
+        assert take_snapshot(state).depth == 1
+        state.close_slots()
+        found = take_snapshot(state.copy())
+        assert found.depth == 0
+        (read, *others) = found.operations
+        assert (read.request_count, read.service.count) == (7, 7)
+        assert all(operation.request_count == 0 for operation in others)
+        assert allocated_kib(name) <= 64
+        state.open_slots()
+        assert take_snapshot(state).depth == 0  # they are all free again
+        assert take_snapshot(state).operations[0].request_count == 7
     finally:
         state.close()

@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 
 from ringblk.engine.devices.io_plan import EVERYTHING_NS
-from ringblk.engine.dispatcher.dispatcher import DispatcherSetup, run_dispatcher
+from ringblk.engine.dispatcher.dispatcher import run_dispatcher
+from ringblk.engine.dispatcher.dispatcher_setup import DispatcherSetup
 from ringblk.engine.dispatcher.messages import (
     Answer,
     ChangeRegions,
@@ -76,6 +77,7 @@ def ended_well(child: Child[Any]) -> bool:
 def test_a_worker_that_runs_serves_a_file(image: Path, device: InlineDevice, direct: Any) -> None:
     """It is in its sandbox already, where nothing can be opened."""
     eventfd = os.eventfd(0)
+    device.state.open_worker(0)
     sandbox = Sandbox(confines=True, storage_calls=FILE_CALLS)
     setup = WorkerSetup(0, device.state, None, REQUESTS, eventfd, device.eventfd, None, sandbox)
     child: Child[None] = fork_child("rb-worker-0", partial(run_worker, setup), None, ToWorker, open_fds())
