@@ -1,5 +1,6 @@
 """An engine with a list of drives in a process of its own, and what it has of each."""
 
+import contextlib
 import json
 import os
 import signal
@@ -22,7 +23,7 @@ from ringblk.shm.segments.shared_folder import shared_names
 from ringblk.shm.state.segment import SEGMENT_PREFIX
 from tests.rigs import standing_workers
 from tests.rigs.child_process import ends_with_tests
-from tests.rigs.control_client import ControlClient
+from tests.rigs.control_client import ControlClient, kill_and_reap
 from tests.rigs.engine_rig import DEADLINE_S, NOBODY, environment, eventually
 
 DISK_BYTES = 256 << 10
@@ -126,6 +127,13 @@ class ManyDrives:
         snapshot = self.snapshots()[name]
         pids = {snapshot.dispatcher_pid, *(worker.pid for worker in snapshot.workers)}
         return pids - {0}
+
+    def kill_dispatcher(self, name: str) -> None:
+        """Kill a drive's dispatcher, if it has one at the moment."""
+        snapshot = self.snapshots().get(name)
+        if snapshot is not None and snapshot.dispatcher_pid:
+            with contextlib.suppress(ProcessLookupError):  # it has ended since it was looked for
+                kill_and_reap(snapshot.dispatcher_pid)
 
     def segments(self) -> list[str]:
         """The names of its segments."""

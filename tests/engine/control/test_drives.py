@@ -15,7 +15,6 @@ import pytest
 from ringblk import RequestStatus
 from ringblk.engine.options.drive_names import NAME_RULE
 from ringblk.shm.segments.shared_folder import shared_names
-from tests.rigs.control_client import kill_and_reap
 from tests.rigs.engine_rig import DEADLINE_S, Engine, Gate, eventually, is_alive
 from tests.rigs.many_drives import DISK_BYTES, ManyDrives
 from tests.stress.drive_rounds import run_rounds
@@ -279,8 +278,7 @@ def test_a_failed_drive_is_listed_and_begun_anew_by_put(engine: ManyDrives) -> N
     engine.put("vm1", io_engine="sync")
     engine.put("other")
     while engine.control.get("/drives/vm1")["state"]["state"] == "running":
-        if pid := engine.snapshots()["vm1"].dispatcher_pid:
-            kill_and_reap(pid)
+        engine.kill_dispatcher("vm1")
     answer = engine.control.get("/drives/vm1")
     assert answer["state"]["state"] == "failed"
     assert "dies again and again" in answer["state"]["reason"]

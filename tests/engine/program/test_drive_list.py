@@ -88,8 +88,7 @@ def test_a_drive_whose_processes_die_again_and_again_fails_alone() -> None:
     with ManyDrives({"bad": {"io_engine": "sync"}, "good": {}}) as engine, engine.frontend("good") as good:
         good.write(0, b"g" * 4096)
         while "bad: the drive has failed" not in engine.log():
-            if pid := engine.snapshots()["bad"].dispatcher_pid:
-                kill_and_reap(pid)
+            engine.kill_dispatcher("bad")
         assert good.read(0, 4096) == b"g" * 4096
         assert engine.process.poll() is None
         assert not engine.socket_path("bad").exists()
@@ -102,8 +101,7 @@ def test_a_drive_whose_processes_die_again_and_again_fails_alone() -> None:
 def test_an_engine_of_which_no_drive_is_left_and_none_can_come_ends(tmp_path: Path) -> None:
     with ManyDrives({"vm1": {"workers": 1}}, has_control=False) as engine:
         while engine.process.poll() is None and "has failed" not in engine.log():
-            if pid := engine.snapshots()["vm1"].dispatcher_pid:
-                kill_and_reap(pid)
+            engine.kill_dispatcher("vm1")
         assert engine.process.wait(DEADLINE_S) == 1
         assert "no drive is left" in engine.log()
 
