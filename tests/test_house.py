@@ -30,6 +30,7 @@ ROOMS = (
     "engine.devices",
     "engine.vhost_user",
     "engine.dispatcher",
+    "engine.zygote",
     "engine.supervisor",
     "engine.drives",
     "engine.statistics",

@@ -42,6 +42,16 @@ def drive_in_log(name: str) -> Iterator[None]:
         _drive.reset(former)
 
 
+def name_drive_in_log(name: str) -> None:
+    """All that is logged from now on is of this drive."""
+    _drive.set(name)
+
+
+def current_drive_in_log() -> str:
+    """The drive that what is logged now is of."""
+    return _drive.get()
+
+
 class DriveFilter(logging.Filter):
     """Says of each record which drive it is of; "" for the engine itself, and for the only drive."""
 

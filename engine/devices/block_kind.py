@@ -61,6 +61,7 @@ BLOCK = DeviceKind(
     name="block",
     operations=OPERATION_NAMES,
     make_device=make_device,
-    make_requests=lambda config, backend: BlockRequests(backend, config.drive_id.encode()),
+    request_settings=lambda config: config.drive_id.encode(),
+    make_requests=lambda drive_id, backend: BlockRequests(backend, drive_id),
     read_capacity_bytes=lambda state: read_capacity_sectors(state) * SECTOR_BYTES,
 )

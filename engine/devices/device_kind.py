@@ -23,8 +23,10 @@ class DeviceKind(msgspec.Struct, frozen=True, kw_only=True):
     """What its requests do, in words, from operation 1 on; each at most 23 bytes, 63 of them at most."""
     make_device: Callable[[DriveConfig, NativeBackend], DeviceFace]
     """What the driver is to see. Raises `ProgramError`."""
-    make_requests: Callable[[DriveConfig, NativeBackend], DriveRequests]
-    """Before the first fork, once a drive."""
+    request_settings: Callable[[DriveConfig], bytes]
+    """What a process of the drive needs to know to handle requests, for `make_requests` there."""
+    make_requests: Callable[[bytes, NativeBackend], DriveRequests]
+    """In each process of the drive, before it is in its sandbox."""
     read_capacity_bytes: Callable[[StateSegment], int] = lambda state: 0
     """The drive's size, from its state segment."""
     system_calls: str = ""

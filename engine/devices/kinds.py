@@ -14,6 +14,11 @@ def register_kind(kind: DeviceKind) -> None:
     _KINDS[kind.name] = kind
 
 
+def kind_named(name: str) -> DeviceKind:
+    """The kind of that name, which is known to exist."""
+    return _KINDS[name]
+
+
 def read_capacity_bytes(state: StateSegment) -> int:
     """How large a drive is for its guest; 0 where that is not known of its kind."""
     kind = _KINDS.get(read_kind_name(state))

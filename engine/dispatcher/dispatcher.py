@@ -55,14 +55,10 @@ from ringblk.shm.queues.inflight_region import queue_region_bytes
 from ringblk.shm.queues.split.virtqueue import SplitVirtqueue
 from ringblk.shm.sync.channel import Channel, ChannelClosed
 from ringblk.shm.sync.process import crash_point
-from ringblk.workers.backends.native import NativeBackend
 from ringblk.workers.backends.uring_form import UringForm
 from ringblk.workers.process.host_errors import HostErrors
 from ringblk.workers.process.messages import Stop
-from ringblk.workers.process.waiting_for_drive import wait_for_drive
-from ringblk.workers.requests.drive_requests import DriveRequests
-from ringblk.workers.sandbox.sandbox import report_refused
-from ringblk.workers.sandbox.syscall_filter import DISPATCHER_CALLS, URING_CALLS
+from ringblk.workers.sandbox.confinement import report_refused
 
 
 class _StopReceived(Exception):  # noqa: N818
@@ -72,19 +68,13 @@ class _StopReceived(Exception):  # noqa: N818
 class Dispatcher:
     """One dispatcher's life: messages in, the loop, answers out."""
 
-    def __init__(
-        self,
-        setup: DispatcherSetup,
-        backend: NativeBackend,
-        requests: DriveRequests,
-        channel: Channel[ToDispatcher],
-    ) -> None:
+    def __init__(self, setup: DispatcherSetup, channel: Channel[ToDispatcher]) -> None:
         self._setup = setup
         self._channel = channel
         self._memory = GuestMemory(setup.state)
-        self._executor = requests.make_executor(setup.state, self._memory)
+        self._executor = setup.requests.make_executor(setup.state, self._memory)
         self._table = QueueTable(setup.state, setup.own_eventfd)
-        form = UringForm(setup.uring, backend) if setup.uring is not None else None
+        form = UringForm(setup.uring, setup.backend) if setup.uring is not None else None
         if form is not None:
             self._table.watch(form.ready_fd)
         if self._executor.outcome_fd >= 0:
@@ -93,7 +83,7 @@ class Dispatcher:
         self._loop = DispatchLoop(
             setup.state,
             self._memory,
-            requests.make_parser(setup.state, self._memory),
+            setup.requests.make_parser(setup.state, self._memory),
             self._executor,
             self._handover,
             self._table,
@@ -368,17 +358,8 @@ class Dispatcher:
 
 def run_dispatcher(setup: DispatcherSetup, channel: Channel[ToDispatcher]) -> None:
     """The body of a dispatcher process."""
-    setup.sandbox.drop_privileges()
-    backend, requests = setup.backend, setup.requests
-    if backend is not None and setup.inline_limit_ns:
-        backend.start_dispatcher()
-    setup.sandbox.confine(DISPATCHER_CALLS, URING_CALLS if setup.uring is not None else "")
-    if backend is None:
-        try:
-            backend = wait_for_drive(channel)
-        except ChannelClosed:
-            return
-        if setup.inline_limit_ns:
-            backend.start_dispatcher()
-        requests = requests.on(backend)
-    Dispatcher(setup, backend, requests, channel).run()
+    setup.confinement.privileges.drop()
+    if setup.inline_limit_ns:
+        setup.backend.start_dispatcher()
+    setup.confinement.confine(setup.ruleset_fd)
+    Dispatcher(setup, channel).run()

@@ -6,16 +6,15 @@ from ringblk.shm.rates.limit import RateLimit
 from ringblk.shm.state.segment import StateSegment
 from ringblk.workers.backends.native import NativeBackend
 from ringblk.workers.requests.drive_requests import DriveRequests
-from ringblk.workers.sandbox.sandbox import Sandbox
+from ringblk.workers.sandbox.confinement import Confinement
 from ringblk.workers.uring.ring import Uring
 
 
-class DispatcherSetup(msgspec.Struct, frozen=True):
-    """What a dispatcher inherits from the supervisor that forks it."""
+class DispatcherSetup(msgspec.Struct, frozen=True, kw_only=True):
+    """What a dispatcher has from its start."""
 
     state: StateSegment
-    backend: NativeBackend | None
-    """None: the first message brings it (`OpenDrive`)."""
+    backend: NativeBackend
     requests: DriveRequests
     own_eventfd: int
     uring: Uring | None
@@ -24,4 +23,5 @@ class DispatcherSetup(msgspec.Struct, frozen=True):
     chain_limit: int
     rate_limit: RateLimit
     is_rate_shared: bool
-    sandbox: Sandbox
+    confinement: Confinement
+    ruleset_fd: int

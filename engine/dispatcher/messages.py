@@ -2,7 +2,7 @@
 
 import msgspec
 
-from ringblk.workers.process.messages import MapRegion, OpenDrive, Stop
+from ringblk.workers.process.messages import MapRegion, Stop
 
 
 class ChangeRegions(msgspec.Struct, tag=True, frozen=True):
@@ -190,8 +190,7 @@ class RequestGivenUp(msgspec.Struct, tag=True, frozen=True):
 
 
 ToDispatcher = (
-    OpenDrive
-    | ChangeRegions
+    ChangeRegions
     | SetInflight
     | StartQueue
     | SetQueueFds

@@ -17,7 +17,7 @@ from ringblk.engine.drives.making import slot_count
 from ringblk.engine.drives.segments import named_segments, segments_of_others
 from ringblk.engine.options.drive_config import DriveConfig
 from ringblk.engine.supervisor import dispatcher_process, worker_process
-from ringblk.engine.supervisor.child import open_pidfd
+from ringblk.engine.supervisor.process_parent import open_pidfd
 from ringblk.shm.queues.inflight_region import make_inflight_region
 from ringblk.shm.segments.segment import SegmentError
 from ringblk.shm.segments.shared_folder import FOLDER

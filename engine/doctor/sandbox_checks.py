@@ -7,7 +7,8 @@ import sys
 from ringblk.engine.doctor.check import CheckResult, failure, ok, warning
 from ringblk.engine.doctor.host_checks import Need
 from ringblk.workers.sandbox import calls
-from ringblk.workers.sandbox.sandbox import Sandbox, SandboxError
+from ringblk.workers.sandbox.confinement import SandboxError
+from ringblk.workers.sandbox.sandbox import Sandbox
 from ringblk.workers.sandbox.syscall_filter import DISPATCHER_CALLS, FILE_CALLS, URING_CALLS
 
 _NEWEST_LANDLOCK = 6
@@ -61,8 +62,8 @@ def _problem_inside(sandbox: Sandbox) -> str:
         status = 1
         try:
             os.close(told_fd)
-            sandbox.drop_privileges()
-            sandbox.confine(DISPATCHER_CALLS, URING_CALLS)
+            sandbox.privileges.drop()
+            sandbox.confinement(DISPATCHER_CALLS, URING_CALLS).confine(sandbox.ruleset_fd)
             status = 0
         except (OSError, SandboxError) as error:
             os.write(tells_fd, str(error).encode())

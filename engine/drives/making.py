@@ -5,7 +5,7 @@ from functools import partial
 
 from ringblk.engine.base.program_error import ProgramError
 from ringblk.engine.drives.drive import Drive
-from ringblk.engine.drives.limits import DriveLimits, open_limits
+from ringblk.engine.drives.limits import open_limits
 from ringblk.engine.drives.plan import DrivePlan
 from ringblk.engine.drives.record import FoundRecord
 from ringblk.engine.drives.running_settings import RunningSettings
@@ -13,10 +13,14 @@ from ringblk.engine.drives.segments import create_segment
 from ringblk.engine.drives.taken_settings import take_settings
 from ringblk.engine.options.drive_config import DriveConfig
 from ringblk.engine.options.drive_names import SOLE_DRIVE
+from ringblk.engine.supervisor.own_forks import OwnForks
 from ringblk.engine.supervisor.process_setup import ProcessSetup
+from ringblk.engine.supervisor.zygote_process import Zygote
 from ringblk.shm.segments.segment import SegmentError
 from ringblk.shm.state.segment import StateSegment
 from ringblk.shm.sync.process import crash_point
+from ringblk.workers.backends.interface import BackendError
+from ringblk.workers.backends.native import NativeBackend
 
 MAX_SLOTS = 8192
 """Requests in flight at once in one drive; what is offered beyond waits in its ring."""
@@ -24,8 +28,10 @@ MAX_RANGES = 1 << 21
 """Pieces of guest memory that all slots together can name; bounds the segment at 32 MiB and a little."""
 
 
-def make_drive(plan: DrivePlan, found: FoundRecord | None) -> Drive:
+def make_drive(plan: DrivePlan, found: FoundRecord | None, zygote: Zygote) -> Drive:
     """Make a drive that is claimed, with what the engine before has left of it. Raises `ProgramError`.
+
+    The zygote forks its processes, unless its storage can only be inherited.
 
     Should that fail, or the start of its processes, what was found waits for the next attempt.
     """
@@ -38,15 +44,17 @@ def make_drive(plan: DrivePlan, found: FoundRecord | None) -> Drive:
         users = [plan.user.uid] if plan.user is not None else []
         limits = open_limits(plan, state, settings.limits, users)
         undo.callback(partial(limits.leave, goes_on=found is not None))
+        own_forks = OwnForks(plan.backend, plan.storage_fds)
         setup = ProcessSetup(
             config=plan.config,
             backend=plan.backend,
-            requests=plan.kind.make_requests(plan.config, plan.backend),
+            kind=plan.kind,
             state=state,
-            rate_limit=limits.limit,
+            rate_group_fd=None if limits.group is None else limits.group.fileno(),
             sandbox=plan.sandbox,
             plan=plan.io,
-            inherited_fds=_inherited_fds(plan, state, limits),
+            parent=own_forks if _is_only_inherited(plan.backend) else zygote,
+            own_forks=own_forks,
         )
         drive = Drive(plan, setup, limits, settings, goes_on=found is not None)
         undo.pop_all()
@@ -62,6 +70,14 @@ def make_drive(plan: DrivePlan, found: FoundRecord | None) -> Drive:
     return drive
 
 
+def _is_only_inherited(backend: NativeBackend) -> bool:
+    try:
+        backend.hand_over()
+    except BackendError:
+        return True
+    return False
+
+
 def _make_segment(plan: DrivePlan) -> StateSegment:
     try:
         state = create_segment(plan.name, slot_count(plan.config), plan.config.queue_size, plan.kind)
@@ -70,14 +86,6 @@ def _make_segment(plan: DrivePlan) -> StateSegment:
     if plan.image is not None:
         state.set_image(*plan.image)
     return state
-
-
-def _inherited_fds(plan: DrivePlan, state: StateSegment, limits: DriveLimits) -> frozenset[int]:
-    """What its processes keep open: all that is the drive's, and nothing of another's."""
-    fds = {state.fileno(), *plan.storage_fds, *plan.sandbox.fds}
-    if limits.group is not None:
-        fds.add(limits.group.fileno())
-    return frozenset(fds)
 
 
 def slot_count(config: DriveConfig) -> int:

@@ -4,7 +4,7 @@ import logging
 
 from ringblk.engine.base.program_error import ProgramError
 from ringblk.engine.options.drive_config import DriveConfig
-from ringblk.engine.supervisor.child import open_fds
+from ringblk.engine.supervisor.own_forks import open_fds
 from ringblk.workers.backends.interface import BackendError
 from ringblk.workers.backends.native import NativeBackend
 from ringblk.workers.backends.opening import open_image_backend, open_named_backend

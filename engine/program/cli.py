@@ -1,10 +1,12 @@
 """The programs: `vhost-user-ringblk`, and `ringblk` with its subcommands."""
 
 import contextlib
+import gc
 import os
 import signal
 import sys
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 from ringblk.engine.base.asyncio_import import import_asyncio_without_tls
 from ringblk.engine.base.log_format import start_logging
@@ -20,6 +22,10 @@ from ringblk.engine.program.parsers import (
     make_parser,
     make_serve_parser,
 )
+
+if TYPE_CHECKING:
+    from ringblk.engine.options.config import EngineConfig
+    from ringblk.engine.zygote.zygote import ZygoteEnd
 
 CAPABILITIES = '{"type": "block", "features": ["read-only", "blk-file"]}'
 """What --print-capabilities prints (QEMU, vhost-user "Backend program conventions")."""
@@ -51,11 +57,29 @@ def _serve(program: str, arguments: list[str]) -> int:
     manager = ServiceManager.from_environment(os.environ)
     config = config_from(parsed, take_handed_sockets(os.environ))
     start_logging(config.log_format)
+    zygote_end = _fork_zygote(config)
     if config.runs_own_code_only:
         import_asyncio_without_tls()
     from ringblk.engine.program.serve import serve  # asyncio and all that: not for --help
 
-    return serve(config, manager=manager)
+    return serve(config, manager=manager, zygote_end=zygote_end)
+
+
+def _fork_zygote(config: "EngineConfig") -> "ZygoteEnd | None":
+    """While nothing is imported that it has no use for; None where the only drive's backend needs none."""
+    if config.is_sole and not config.runs_own_code_only:
+        return None
+    from ringblk.engine.zygote.zygote import fork_zygote
+    from ringblk.workers.backends.opening import import_backend
+
+    for drive in config.drives.values():
+        if not drive.runs_user_code:
+            import_backend(drive.backend)
+    if not config.is_sole and config.control is not None:  # any may come
+        import_backend(None)
+        import_backend("memory")
+    gc.freeze()  # a collection would write to all that this process shares with the zygote
+    return fork_zygote()
 
 
 def _exit_with(program: str, run: Callable[[], int]) -> None:

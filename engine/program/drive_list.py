@@ -18,6 +18,7 @@ from ringblk.engine.options.drive_config import DriveConfig
 from ringblk.engine.program.drive_claim import Claims, remove_left
 from ringblk.engine.program.drives_apart import TakenError, check_images_apart, check_sockets_apart
 from ringblk.engine.program.served_drive import ServedDrive
+from ringblk.engine.supervisor.zygote_process import Zygote
 
 _log = logging.getLogger(__name__)
 
@@ -29,6 +30,7 @@ class DriveList:
         self,
         config: EngineConfig,
         kind: DeviceKind,
+        zygote: Zygote,
         on_end: Callable[[ServedDrive], None],
         on_change: Callable[[], None],
     ) -> None:
@@ -37,6 +39,7 @@ class DriveList:
         `on_change` is called when a drive or a front end has come or gone.
         """
         self._kind = kind
+        self._zygote = zygote
         self._on_end = on_end
         self._on_change = on_change
         self._in_file = config.drives
@@ -87,7 +90,7 @@ class DriveList:
 
     def make(self) -> None:
         """Make all of them. Raises `ProgramError`."""
-        self._each(ServedDrive.make)
+        self._each(lambda served: served.make(self._zygote))
         clear_records()
         if self._record is not None:
             try:
@@ -161,7 +164,7 @@ class DriveList:
             await served.claim_later()
             if self._is_ending:
                 raise DriveBusy("the engine ends")
-            served.make()
+            served.make(self._zygote)
             served.begin()
             if self._record is not None:
                 self._note_added(self._record, served)

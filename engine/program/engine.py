@@ -9,11 +9,13 @@ from typing import TYPE_CHECKING
 from ringblk.engine.base.program_error import ProgramError
 from ringblk.engine.base.service_manager import ServiceManager
 from ringblk.engine.devices.device_kind import DeviceKind
+from ringblk.engine.drives.plan import DrivePlan
 from ringblk.engine.options.config import EngineConfig
 from ringblk.engine.program.drive_list import DriveList
 from ringblk.engine.program.served_drive import ServedDrive
 from ringblk.engine.program.status_report import StatusReport
 from ringblk.engine.program.takeover import CONTROL_HINT
+from ringblk.engine.supervisor.zygote_process import Zygote
 
 if TYPE_CHECKING:
     from ringblk.engine.control.server import ControlServer
@@ -36,10 +38,13 @@ def hold_end_signals() -> None:
 class Engine:
     """Serves drives until it is told to end: `prepare`, `run`, and `close` whatever came of them."""
 
-    def __init__(self, config: EngineConfig, kind: DeviceKind, manager: ServiceManager) -> None:
+    def __init__(
+        self, config: EngineConfig, kind: DeviceKind, zygote: Zygote, manager: ServiceManager
+    ) -> None:
         self._config = config
+        self._zygote = zygote
         self._report = StatusReport(manager)
-        self.drives = DriveList(config, kind, self._note_ended, self._report.note_change)
+        self.drives = DriveList(config, kind, zygote, self._note_ended, self._report.note_change)
         self._is_to_end = asyncio.Event()
         self._has_given_up = False
         self._first_signal_s: float | None = None
@@ -58,6 +63,8 @@ class Engine:
         """Serve; returns the exit status. Raises `ProgramError` where it cannot begin, and `OSError`."""
         self._catch_signals()
         self._import_control()
+        if self._config.is_sole:  # the zygote opens nothing
+            self._zygote.drop_privileges(self._sole_plan().sandbox.privileges)
         self.drives.begin()
         try:
             control = await self._open_control()
@@ -146,10 +153,13 @@ class Engine:
 
     def _drop_privileges(self) -> None:
         """All that the only drive needs is open: go on as the user asked for, without capabilities."""
+        plan = self._sole_plan()
+        for path in (self._config.control, plan.config.socket_path):
+            if plan.user is not None and path is not None:
+                plan.user.own(path)
+        plan.sandbox.privileges.drop()
+
+    def _sole_plan(self) -> DrivePlan:
         (served,) = self.drives
         assert served.plan is not None, "prepare comes first"
-        sandbox = served.plan.sandbox
-        for path in (self._config.control, served.config.socket_path):
-            if sandbox.user is not None and path is not None:
-                sandbox.user.own(path)
-        sandbox.drop_privileges()
+        return served.plan

@@ -22,6 +22,7 @@ from ringblk.engine.options.drive_config import DriveConfig
 from ringblk.engine.options.drive_names import SOLE_DRIVE
 from ringblk.engine.program.drive_claim import Claims, claim_drive
 from ringblk.engine.supervisor.drive_processes import ProcessesFailed
+from ringblk.engine.supervisor.zygote_process import Zygote
 
 _log = logging.getLogger(__name__)
 
@@ -90,11 +91,11 @@ class ServedDrive:
         with self._named():
             self._found = await claim_drive(self.plan)
 
-    def make(self) -> None:
+    def make(self, zygote: Zygote) -> None:
         """Make it, with what an engine before has left, once it is claimed. Raises `ProgramError`."""
         assert self.plan is not None, "open comes first"
         with self._named():
-            self.drive = make_drive(self.plan, self._found)
+            self.drive = make_drive(self.plan, self._found, zygote)
 
     def begin(self) -> None:
         """Listen, and start its processes. Raises `ProgramError` and `OSError`."""

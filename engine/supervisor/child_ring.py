@@ -1,14 +1,15 @@
-"""The io_uring of a child process: made before the fork; with the backend it is what fences a dead one."""
+"""The io_uring of a child process: made before it; with the backend it is what fences a dead one."""
 
 import asyncio
 import logging
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 
-from ringblk.engine.supervisor.child import Child, fork_child
-from ringblk.shm.sync.channel import Channel
+from ringblk.engine.supervisor.child import Child
+from ringblk.engine.supervisor.process_setup import ProcessSetup
+from ringblk.engine.zygote.messages import DispatcherRole, WorkerRole
 from ringblk.workers.backends.native import NativeBackend
 from ringblk.workers.uring.ring import Uring
 
@@ -30,27 +31,21 @@ class ChildRing:
         self._backend = backend
         self._uring: Uring | None = None
 
-    def fork(
+    def start(
         self,
-        name: str,
-        make_body: Callable[[Uring | None], Callable[[Channel[Any]], None]],
+        setup: ProcessSetup,
+        process_name: str,
+        role: DispatcherRole | WorkerRole,
+        eventfds: Mapping[str, int],
         received_type: Any,
-        sent_type: Any,
-        keep_fds: frozenset[int],
     ) -> Child[Any]:
-        """Fork a child with a ring of its own (see `fork_child`). The former one was reaped and fenced.
+        """Start a child with a ring of its own (`ProcessSetup.start`). The former one was reaped and fenced.
 
         Raises `OSError`, also where the backend cannot prepare for it.
         """
-        own_fds = set(self._ask(self._backend.prepare_process))
-        uring = Uring(self._entry_count) if self._entry_count else None
-        ring_fds: set[int] = set() if uring is None else {uring.fileno()}
-        child: Child[Any] = fork_child(
-            name, make_body(uring), received_type, sent_type, keep_fds | ring_fds | own_fds
-        )
-        if uring is not None:
-            uring.keep_from_children()
-        self._uring = uring
+        own_fds = self._ask(self._backend.prepare_process)
+        child = setup.start(process_name, role, eventfds, self._entry_count, received_type, own_fds)
+        self._uring = child.take_uring()
         return child
 
     async def fence(self, wake: Callable[[], None] | None = None) -> None:

@@ -7,18 +7,30 @@ the successor hears of it before it takes over.
 """
 
 import asyncio
+import contextlib
 import itertools
 import os
 from collections.abc import Callable, Sequence
+from functools import partial
 
 import msgspec
 
 from ringblk.engine.devices.device import DeviceError
-from ringblk.engine.dispatcher.messages import Answer, FromDispatcher, Recover, StartQueue, ToDispatcher
+from ringblk.engine.dispatcher.messages import (
+    Answer,
+    FromDispatcher,
+    Pause,
+    Recover,
+    StartQueue,
+    ToDispatcher,
+    WorkerUp,
+)
 from ringblk.engine.supervisor.child import Child
+from ringblk.engine.supervisor.drive_model import Sent
 from ringblk.shm.state.segment import StateSegment
 from ringblk.shm.sync.channel import ChannelClosed, copy_fds
 from ringblk.shm.sync.process import crash_point
+from ringblk.workers.process.messages import Stop
 
 NUDGE_S = 1.0
 """A dispatcher that does not answer for so long is nudged: it may be stuck in a front end's eventfd."""
@@ -43,24 +55,34 @@ class DispatcherLink:
         self.eventfd = eventfd
         """Wakes whichever process it is."""
         self._child: Child[FromDispatcher] | None = None
+        self._begin: Callable[[], None] | None = None  # while its dispatcher was told nothing: tells it all
         self._request_ids = itertools.count(1)
         self._open: dict[int, _Request] = {}
         self._failure: DispatcherGone | None = None
 
-    def connect(
-        self,
-        child: Child[FromDispatcher],
-        setup: Sequence[tuple[ToDispatcher, Sequence[int]]],
-        recover: Recover,
-    ) -> None:
-        """Talk to this dispatcher from now on: the set-up first, then every open request again."""
+    def connect(self, child: Child[FromDispatcher], told: Callable[[], Sent], recover: Recover) -> None:
+        """Talk to this dispatcher from now on: what `told` gives first, then every open request again.
+
+        As long as there is nothing but workers and a pause to tell of, nothing is sent: a dispatcher that has
+        not begun costs next to nothing.
+        """
         self._child = child
         child.announce = self.wake
+        self._begin = partial(self._tell_all, child, told, recover)
+        if self._open or not all(isinstance(message, (WorkerUp, Pause)) for message, _ in told()):
+            self._begin_now()
+
+    def _begin_now(self) -> None:
+        if self._begin is not None:
+            begin, self._begin = self._begin, None
+            begin()
+
+    def _tell_all(self, child: Child[FromDispatcher], told: Callable[[], Sent], recover: Recover) -> None:
         open_requests = [(request.message, request.fds) for request in self._open.values()]
         starts = [pair for pair in open_requests if isinstance(pair[0], StartQueue)]
         others = [pair for pair in open_requests if not isinstance(pair[0], StartQueue)]
         try:
-            for message, fds in [*setup, *starts, (recover, ()), *others]:
+            for message, fds in [*told(), *starts, (recover, ()), *others]:
                 child.send(message, fds)
                 crash_point("supervisor: set-up message sent")
         except ChannelClosed:
@@ -70,6 +92,7 @@ class DispatcherLink:
     def disconnect(self) -> None:
         """The dispatcher is gone; requests wait for the next."""
         self._child = None
+        self._begin = None
 
     def close(self) -> None:
         """The processes end at once: whoever waits for an answer, now or later, gets `DispatcherGone`."""
@@ -77,9 +100,19 @@ class DispatcherLink:
         for request_id in list(self._open):
             self._resolve(request_id, 0, self._failure)
 
+    def stop(self) -> None:
+        """Ask the dispatcher to end; nothing is in flight."""
+        if self._child is not None:
+            with contextlib.suppress(ChannelClosed):  # its pidfd tells the rest
+                self._child.stop(Stop())
+            self.wake()
+
     def tell(self, message: ToDispatcher, fds: Sequence[int] = ()) -> None:
-        """Send without an answer. Lost if there is no dispatcher now: its successor's set-up includes it."""
-        if self._child is None:
+        """Send without an answer.
+
+        Lost if there is no dispatcher now, or none that has begun: what it is told then includes it.
+        """
+        if self._child is None or self._begin is not None:
             return
         try:
             self._child.send(message, fds)
@@ -111,7 +144,10 @@ class DispatcherLink:
             raise DeviceError(f"its fds cannot be passed on: {error.strerror or error}") from error
         request = _Request(message, tuple(copies), answer, settle)
         self._open[request_id] = request
-        self.tell(message, request.fds)
+        if self._begin is not None:
+            self._begin_now()  # which sends it, too
+        else:
+            self.tell(message, request.fds)
         crash_point("supervisor: request sent")
         # The answer outlives this call: it is carried out even where whoever asked has gone.
         while not (await asyncio.wait({answer}, timeout=NUDGE_S))[0]:

@@ -4,26 +4,15 @@ import asyncio
 import logging
 import os
 from collections.abc import Callable
-from functools import partial
 
-from ringblk.engine.dispatcher.dispatcher import run_dispatcher
-from ringblk.engine.dispatcher.dispatcher_setup import DispatcherSetup
-from ringblk.engine.dispatcher.messages import (
-    Answer,
-    FromDispatcher,
-    Recover,
-    Report,
-    ToDispatcher,
-    WorkersWanted,
-)
+from ringblk.engine.dispatcher.messages import Answer, FromDispatcher, Recover, Report, WorkersWanted
 from ringblk.engine.supervisor.child import Child, describe_end, was_own_fault
 from ringblk.engine.supervisor.child_ring import ChildRing
 from ringblk.engine.supervisor.dispatcher_link import DispatcherLink
 from ringblk.engine.supervisor.drive_model import Sent
 from ringblk.engine.supervisor.process_setup import ProcessSetup
 from ringblk.engine.supervisor.restart_limit import RestartLimit
-from ringblk.workers.process.messages import Stop
-from ringblk.workers.uring.ring import Uring
+from ringblk.engine.zygote.messages import DispatcherRole
 
 URING_ENTRIES = 256
 """Requests that the dispatcher has under way at once through its io_uring."""
@@ -73,33 +62,19 @@ class DispatcherProcess:
 
     def _start(self, *, own_fault: bool, is_restart: bool) -> None:
         """Start a process; `own_fault` says how the former one ended, which was reaped and fenced."""
-        child: Child[FromDispatcher] = self._ring.fork(
-            "rb-dispatcher",
-            lambda uring: partial(run_dispatcher, self._make_setup(uring)),
-            FromDispatcher,
-            ToDispatcher,
-            self._setup.inherited_fds | {self.eventfd},
+        setup = self._setup
+        role = DispatcherRole(
+            inline_limit_ns=setup.plan.inline_limit_ns,
+            poll_ns=setup.config.poll_us * 1000,
+            chain_limit=setup.config.queue_size,
+        )
+        child: Child[FromDispatcher] = self._ring.start(
+            setup, "rb-dispatcher", role, {"eventfd": self.eventfd}, FromDispatcher
         )
         self._child = child
-        self._setup.state.set_dispatcher(child.pid, is_restart)
+        setup.state.set_dispatcher(child.pid, is_restart)
         child.watch(self._ended, self._hear)
-        self.link.connect(child, self._told(), Recover(own_fault))
-
-    def _make_setup(self, uring: Uring | None) -> DispatcherSetup:
-        setup, config = self._setup, self._setup.config
-        return DispatcherSetup(
-            state=setup.state,
-            backend=setup.backend,
-            requests=setup.requests,
-            own_eventfd=self.eventfd,
-            uring=uring,
-            inline_limit_ns=setup.plan.inline_limit_ns,
-            poll_ns=config.poll_us * 1000,
-            chain_limit=config.queue_size,
-            rate_limit=setup.rate_limit,
-            is_rate_shared=config.rate_group is not None,
-            sandbox=setup.sandbox,
-        )
+        self.link.connect(child, self._told, Recover(own_fault))
 
     def _hear(self, message: FromDispatcher) -> None:
         if not isinstance(message, Answer):
@@ -109,7 +84,7 @@ class DispatcherProcess:
             self._fail(f"a new dispatcher cannot go on: {message.error}")
         self.link.take_answer(message)
 
-    def _ended(self, _: Child[FromDispatcher], status: int) -> None:
+    def _ended(self, _: Child[FromDispatcher], status: int | None) -> None:
         self._child = None
         self._setup.state.set_dispatcher(0)
         self.link.disconnect()
@@ -140,7 +115,7 @@ class DispatcherProcess:
     def stop(self) -> None:
         """Ask it to end; nothing is in flight."""
         self._is_ending = True
-        self.link.tell(Stop())
+        self.link.stop()
 
     def kill(self) -> None:
         """End it at once. Whoever waits for an answer gets `DispatcherGone`."""

@@ -1,29 +1,105 @@
 """What the processes of one drive are made of."""
 
+import functools
+import logging
+from collections.abc import Collection, Mapping
+from functools import partial
+from typing import Any
+
 import msgspec
 
+from ringblk.engine.base.log_format import current_drive_in_log
+from ringblk.engine.devices.device_kind import DeviceKind
 from ringblk.engine.devices.io_plan import IoPlan
 from ringblk.engine.options.drive_config import DriveConfig
-from ringblk.shm.rates.limit import RateLimit
+from ringblk.engine.supervisor.child import Child, start_child
+from ringblk.engine.supervisor.own_forks import OwnForks
+from ringblk.engine.supervisor.process_parent import ProcessParent, RingUnshared
+from ringblk.engine.zygote.messages import DispatcherRole, Fork, WorkerRole
 from ringblk.shm.state.segment import StateSegment
 from ringblk.workers.backends.native import NativeBackend
-from ringblk.workers.requests.drive_requests import DriveRequests
 from ringblk.workers.sandbox.sandbox import Sandbox
+from ringblk.workers.sandbox.syscall_filter import DISPATCHER_CALLS, URING_CALLS
+from ringblk.workers.uring.ring import Uring
+
+_log = logging.getLogger(__name__)
 
 
 class ProcessSetup(msgspec.Struct, frozen=True, kw_only=True):
-    """What dispatcher and workers inherit, and how they are to go about it."""
+    """What dispatcher and workers are given, and how they are to go about it."""
 
     config: DriveConfig
     backend: NativeBackend
-    requests: DriveRequests
+    kind: DeviceKind
     state: StateSegment
-    rate_limit: RateLimit
+    rate_group_fd: int | None
+    """The segment of the group whose limits hold; None: the drive's own do."""
     sandbox: Sandbox
     plan: IoPlan
-    inherited_fds: frozenset[int]
-    """What the children keep open: what the backend opened, and the segments."""
+    parent: ProcessParent
+    """Who forks them."""
+    own_forks: OwnForks
+    """Who forks those whose io_uring the other cannot share."""
 
     def done_count(self) -> int:
         """Requests that the drive has completed."""
         return sum(self.state.used_count(index) for index in range(self.config.num_queues))
+
+    def start(
+        self,
+        process_name: str,
+        role: DispatcherRole | WorkerRole,
+        eventfds: Mapping[str, int],
+        ring_entries: int,
+        received_type: Any,
+        own_fds: Collection[int],
+    ) -> Child[Any]:
+        """Start a child, with an io_uring of so many entries and what the backend has opened for it alone.
+
+        Raises `OSError`.
+        """
+        start = partial(self._start, process_name, role, eventfds, ring_entries, received_type, own_fds)
+        try:
+            return start(self.parent)
+        except RingUnshared as error:
+            _log.info("%s is forked from the supervisor: pidfd_getfd(2): %s", process_name, error.strerror)
+            return start(self.own_forks)
+
+    def _start(
+        self,
+        process_name: str,
+        role: DispatcherRole | WorkerRole,
+        eventfds: Mapping[str, int],
+        ring_entries: int,
+        received_type: Any,
+        own_fds: Collection[int],
+        parent: ProcessParent,
+    ) -> Child[Any]:
+        is_dispatcher = isinstance(role, DispatcherRole)
+        calls = ((DISPATCHER_CALLS,) if is_dispatcher else ()) + ((URING_CALLS,) if ring_entries else ())
+        confinement = self.sandbox.confinement(*calls)
+        fds = {"segment": self.state.fileno(), **eventfds}
+        if is_dispatcher and self.rate_group_fd is not None:
+            fds["rate group"] = self.rate_group_fd
+        if confinement.has_ruleset:
+            fds["ruleset"] = self.sandbox.ruleset_fd
+        storage, storage_fds = (None, ()) if parent.inherits_storage else self.backend.hand_over()
+        fork = Fork(
+            process_name=process_name,
+            ring_entries=ring_entries,
+            drive_in_log=current_drive_in_log(),
+            role=role,
+            fd_names=("channel", *fds),
+            kind=self.kind.name,
+            request_settings=self.kind.request_settings(self.config),
+            storage=storage,
+            ring_layout=_ring_layout(ring_entries) if ring_entries else b"",
+            confinement=confinement,
+        )
+        return start_child(parent, fork, [*fds.values(), *storage_fds], received_type, own_fds)
+
+
+@functools.cache
+def _ring_layout(entry_count: int) -> bytes:
+    """What the kernel says of each io_uring of this size."""
+    return Uring(entry_count).layout

@@ -15,11 +15,10 @@ from ringblk.engine.supervisor.dispatcher_link import DispatcherGone, Dispatcher
 from ringblk.engine.supervisor.drive_model import DriveModel
 from ringblk.engine.supervisor.process_setup import ProcessSetup
 from ringblk.engine.supervisor.restart_limit import RestartLimit
+from ringblk.engine.zygote.messages import WorkerRole
 from ringblk.shm.sync.channel import ChannelClosed
 from ringblk.shm.sync.process import crash_point
 from ringblk.workers.process.messages import Stop, ToWorker
-from ringblk.workers.process.worker import WorkerSetup, run_worker
-from ringblk.workers.uring.ring import Uring
 
 URING_ENTRIES = 128
 """Requests that one worker has under way at once, and one for its eventfd."""
@@ -87,28 +86,15 @@ class WorkerProcess:
     def fork(self) -> None:
         """Fork a process on its rings, which nobody uses; `introduce` comes next. Raises `OSError`."""
         self._setup.state.open_worker(self._index)
-        self._child = self._ring.fork(
+        self._child = self._ring.start(
+            self._setup,
             f"rb-worker-{self._index}",
-            lambda uring: partial(run_worker, self._make_setup(uring)),
+            WorkerRole(worker_index=self._index),
+            {"eventfd": self._eventfd, "dispatcher eventfd": self._link.eventfd},
             None,
-            ToWorker,
-            self._setup.inherited_fds | {self._eventfd, self._link.eventfd},
         )
         self._is_released = False
         self.is_vacant = False
-
-    def _make_setup(self, uring: Uring | None) -> WorkerSetup:
-        setup = self._setup
-        return WorkerSetup(
-            self._index,
-            setup.state,
-            setup.backend,
-            setup.requests,
-            self._eventfd,
-            self._link.eventfd,
-            uring,
-            setup.sandbox,
-        )
 
     def introduce(self) -> None:
         """Watch the process that was forked, and tell it what there is."""
@@ -150,7 +136,7 @@ class WorkerProcess:
 
     # End
 
-    def _ended(self, _: Child[None], status: int) -> None:
+    def _ended(self, _: Child[None], status: int | None) -> None:
         self._child = None
         has_died = not self._is_ending and (self._left is None or status != 0)
         self._setup.state.set_worker(self._index, 0, has_died)
@@ -226,7 +212,10 @@ class WorkerProcess:
     def stop(self) -> None:
         """Ask it to end with the drive's other processes; nothing is in flight."""
         self._is_ending = True
-        self.tell(Stop())
+        if self._child is not None:
+            with contextlib.suppress(ChannelClosed):  # its pidfd tells the rest
+                self._child.stop(Stop())
+            self._announce()
 
     def kill(self) -> None:
         """End it at once, and put nobody in its place."""

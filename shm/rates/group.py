@@ -291,6 +291,11 @@ class RateGroup:
             self._fd = -1
 
 
+def limit_of_fd(fd: int) -> RateLimit:
+    """The buckets of the group that this engine has joined, by its segment's descriptor."""
+    return RateLimit(mmap.mmap(fd, SEGMENT_BYTES), HEADER_BYTES)
+
+
 def _header() -> bytes:
     sizes = VERSION.to_bytes(4, "little") + STATE_BYTES.to_bytes(4, "little")
     return (MAGIC + sizes).ljust(HEADER_BYTES, b"\0")

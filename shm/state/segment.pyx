@@ -109,7 +109,7 @@ cdef void forget_lost_regions(StateHeader *header, uint32_t word, uint64_t mask)
 
 
 cdef class StateSegment:
-    """A mapped state segment. `create` for the supervisor; children inherit the object by fork."""
+    """A mapped state segment. `create` for the supervisor, `of_fd` for its children."""
 
     def __init__(self, segment, uint32_t slot_count, uint32_t ranges_per_slot, uint32_t operation_count,
                  uint32_t long_ranges):
@@ -233,6 +233,15 @@ cdef class StateSegment:
             segment.close()
             raise
         return cls(segment, *counts)
+
+    @classmethod
+    def of_fd(cls, int fd):
+        """Map the segment of this process's own engine by its descriptor, which is the object's from then on.
+
+        Raises `SegmentError`.
+        """
+        segment = Segment.attach_fd(fd, SEGMENT_KIND, STATE_LAYOUT_VERSION)
+        return cls(segment, *_checked_counts(cls, fd, "", segment.size_bytes))
 
     @classmethod
     def copy_of(cls, int fd, str name):

@@ -9,6 +9,7 @@ import array
 import contextlib
 import errno
 import fcntl
+import functools
 import os
 import socket
 import termios
@@ -28,6 +29,14 @@ _NO_ROOM_NOW = (errno.ETOOMANYREFS, errno.ENOBUFS, errno.ENOMEM)
 
 Received = TypeVar("Received")
 
+encode_message = msgspec.msgpack.Encoder().encode
+
+
+@functools.cache
+def message_decoder(received_type: Any) -> msgspec.msgpack.Decoder[Any]:
+    """What decodes messages of this type; one for all channels, as it is most of a megabyte."""
+    return msgspec.msgpack.Decoder(received_type)
+
 
 class ChannelClosed(Exception):  # noqa: N818
     """The process at the other end is gone. A child should end; the supervisor learns how from its pidfd."""
@@ -43,8 +52,7 @@ class Channel(Generic[Received]):
         self.socket = end
         self._ancillary_bytes = socket.CMSG_SPACE(MAX_FDS * _FD_BYTES) if takes_fds else 0
         end.setblocking(False)
-        self._decoder = msgspec.msgpack.Decoder(received_type)
-        self._encoder = msgspec.msgpack.Encoder()
+        self._decoder = message_decoder(received_type)
         self._unsent: deque[tuple[bytes, list[int]]] = deque()
 
     @staticmethod
@@ -57,7 +65,7 @@ class Channel(Generic[Received]):
 
         Raises `ChannelClosed`, and `OSError` where it has to wait and there are no descriptors for copies.
         """
-        data = self._encoder.encode(message)
+        data = encode_message(message)
         if not self._unsent and self._send_now(data, fds):
             return
         self._unsent.append((data, copy_fds(fds)))

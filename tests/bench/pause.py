@@ -22,6 +22,7 @@ import msgspec
 from ringblk.engine.frontend.backend import engine_command
 from ringblk.engine.frontend.frontend import Frontend
 from ringblk.engine.frontend.request import BackendGone
+from tests.bench.processes import descendants, process_name
 
 DEPTH = 16
 BLOCK_BYTES = 4096
@@ -41,9 +42,8 @@ class Pause(msgspec.Struct):
 
 def child_of(supervisor_pid: int, role: str) -> int | None:
     """A child of the engine with that role; None while it is being replaced."""
-    children = Path(f"/proc/{supervisor_pid}/task/{supervisor_pid}/children").read_text()
-    for pid in map(int, children.split()):
-        if Path(f"/proc/{pid}/comm").read_text().startswith(f"rb-{role}"):
+    for pid in descendants(supervisor_pid):
+        if process_name(pid).startswith(f"rb-{role}"):
             return pid
     return None
 

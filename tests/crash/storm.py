@@ -1,4 +1,4 @@
-"""A storm of SIGKILLs: any child, every 50 to 400 ms, under a verified load."""
+"""A storm of SIGKILLs: any child or the zygote, every 50 to 400 ms, under a verified load."""
 
 import random
 import time

@@ -18,6 +18,16 @@ AFTER_DEATH_AT = {
     "supervisor: child forked": "inflight: flag set",
     "supervisor: set-up message sent": "dispatcher: slot prepared",
     "supervisor: worker cleared away": "worker: about to sleep",
+    "supervisor: zygote asked": "worker: executed",
+    "supervisor: zygote reaped": "zygote: child reaped",
+    "supervisor: zygote forked": "zygote: end told",
+    "zygote: fork asked for": "dispatcher: slot prepared",
+    "zygote: child forked": "worker: taken",
+    "zygote: fork answered": "dispatcher: slot prepared",
+    "zygote: child about to wait": "dispatcher: slot freed",
+    "zygote: child begins": "worker: executed",
+    "zygote: child reaped": "dispatcher: called",
+    "zygote: end told": "worker: taken",
 }
 SUPERVISOR_POINTS = [name for name in POINTS if name.startswith("supervisor:")]
 SESSION_POINTS = [name for name in POINTS if name.startswith("session:")]
@@ -59,4 +69,4 @@ INLINE_POINTS = [
 def with_cause(point: str, passage: int) -> list[tuple[str, int]]:
     """The deaths that end with one at the point."""
     cause = AFTER_DEATH_AT.get(point)
-    return [(cause, passage), (point, 1)] if cause else [(point, passage)]
+    return [*with_cause(cause, passage), (point, 1)] if cause else [(point, passage)]

@@ -22,6 +22,7 @@ from tests.rigs.guest import Guest
 from tests.rigs.guest_backend import END_GUARD_S, backend_command
 from tests.rigs.guest_image import make_image, run_on_host
 from tests.rigs.image_file import MIB
+from tests.rigs.process_tree import drive_processes_of, process_name
 
 pytestmark = pytest.mark.guest
 
@@ -68,11 +69,10 @@ class RestartedEngine:
             self._process = self._start()
             self.kill_counts[role] += 1
             return
-        pid = self._process.pid
-        for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split():
+        for child in drive_processes_of(self._process.pid):
             with contextlib.suppress(OSError):
-                if Path(f"/proc/{child}/comm").read_text().startswith(f"rb-{role}"):
-                    os.kill(int(child), signal.SIGKILL)
+                if process_name(child).startswith(f"rb-{role}"):
+                    os.kill(child, signal.SIGKILL)
                     self.kill_counts[role] += 1
                     return
 

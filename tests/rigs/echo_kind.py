@@ -44,7 +44,7 @@ def _compiled() -> Any:
 class EchoGate:
     """A word in a file that is mapped, and a FIFO that is readable while it is not 0.
 
-    It outlives engines, and all processes of one have it open.
+    It outlives engines, and all processes of one open it.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -119,9 +119,6 @@ class EchoRequests:
         self._backend = backend
         self._gate = gate
 
-    def on(self, backend: NativeBackend) -> "EchoRequests":
-        return EchoRequests(backend, self._gate)
-
     def make_parser(self, state: StateSegment, memory: GuestMemory) -> RequestParser:
         parser: RequestParser = _compiled().EchoParser(state, memory)
         return parser
@@ -134,13 +131,14 @@ class EchoRequests:
         return executor
 
 
-def make_echo_kind(gate: EchoGate) -> DeviceKind:
+def make_echo_kind(gate_folder: Path) -> DeviceKind:
     """The kind, for whoever has the compiled half in PYTHONPATH."""
     return DeviceKind(
         name="echo",
         operations=_compiled().OPERATIONS,
         make_device=lambda config, backend: EchoDevice(config),
-        make_requests=lambda config, backend: EchoRequests(backend, gate),
+        request_settings=lambda config: os.fsencode(gate_folder),
+        make_requests=lambda folder, backend: EchoRequests(backend, EchoGate(Path(os.fsdecode(folder)))),
         read_capacity_bytes=lambda state: 17,
         system_calls="uname",
     )
@@ -152,7 +150,7 @@ def main() -> int:
     add_engine_options(parser)
     config = config_from(parser.parse_args())
     start_logging(config.log_format)
-    kind = make_echo_kind(EchoGate(Path(os.environ[GATE_VARIABLE])))
+    kind = make_echo_kind(Path(os.environ[GATE_VARIABLE]))
     register_kind(kind)
     return serve(config, kind)
 

@@ -13,6 +13,7 @@ from types import TracebackType
 from tests.crash.crash_build import crash_environment
 from tests.rigs.child_process import ends_with_tests
 from tests.rigs.engine_rig import accepts
+from tests.rigs.process_tree import drive_processes_of, process_name, zygotes_of
 
 START_TIMEOUT_S = 60.0
 END_TIMEOUT_S = 30.0
@@ -70,16 +71,23 @@ class EngineProcess:
 
     def children(self) -> dict[str, int]:
         """Living children by role ("dispatcher", "worker-0")."""
-        path = Path(f"/proc/{self.pid}/task/{self.pid}/children")
-        with contextlib.suppress(OSError):
-            found = {_role(int(pid)): int(pid) for pid in path.read_text().split()}
-            found.pop("", None)
-            return found
-        return {}
+        found = {_role(pid): pid for pid in drive_processes_of(self.pid)}
+        found.pop("", None)
+        return found
+
+    def zygote(self) -> int | None:
+        """The zygote; None while there is none."""
+        return next(iter(zygotes_of(self.pid)), None)
 
     def kill(self, role: str) -> bool:
-        """SIGKILL a child, or the "supervisor"; False when it is not there at the moment."""
-        pid = self.pid if role == "supervisor" else self.children().get(role)
+        """SIGKILL a child, the "zygote" or the "supervisor"; False when it is not there at the moment."""
+        match role:
+            case "supervisor":
+                pid: int | None = self.pid
+            case "zygote":
+                pid = self.zygote()
+            case _:
+                pid = self.children().get(role)
         if pid is None:
             return False
         with contextlib.suppress(ProcessLookupError):
@@ -111,7 +119,7 @@ class EngineProcess:
 
     def end(self) -> None:
         """End it in whatever state it is, and see that nothing is left of it."""
-        pids = [self.pid, *self.children().values()]
+        pids = [self.pid, *self.children().values(), *zygotes_of(self.pid)]
         if self.process.poll() is None:
             self.process.terminate()
             try:
@@ -162,7 +170,4 @@ def _is_running(pid: int) -> bool:
 
 
 def _role(pid: int) -> str:
-    try:
-        return Path(f"/proc/{pid}/comm").read_text().strip().removeprefix("rb-")
-    except OSError:
-        return ""
+    return process_name(pid).removeprefix("rb-")

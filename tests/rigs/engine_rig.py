@@ -25,6 +25,7 @@ from tests.rigs import standing_workers
 from tests.rigs.child_process import ends_with_tests, environment_with_path
 from tests.rigs.inline_device import GPA, UVA_OFFSET, GuestRam
 from tests.rigs.mock_driver import MockDriver
+from tests.rigs.process_tree import drive_processes_of, zygotes_of
 
 PROGRAM = str(Path(sys.executable).with_name("vhost-user-ringblk"))
 BACKENDS = str(Path(__file__).with_name("backends"))
@@ -141,8 +142,13 @@ class Engine:
         return self._log_path.read_text()
 
     def children(self) -> set[int]:
-        path = Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children")
-        return {int(word) for word in path.read_text().split()}
+        """Dispatcher and workers."""
+        return set(drive_processes_of(self.process.pid))
+
+    def zygote(self) -> int:
+        """The zygote, which must be there."""
+        (pid,) = zygotes_of(self.process.pid)
+        return pid
 
     def open_fds(self) -> dict[int, int]:
         """How many descriptors each process has open."""

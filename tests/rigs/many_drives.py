@@ -25,6 +25,7 @@ from tests.rigs import standing_workers
 from tests.rigs.child_process import ends_with_tests
 from tests.rigs.control_client import ControlClient, kill_and_reap
 from tests.rigs.engine_rig import DEADLINE_S, NOBODY, environment, eventually
+from tests.rigs.process_tree import drive_processes_of
 
 DISK_BYTES = 256 << 10
 Settings = Mapping[str, object]
@@ -152,8 +153,7 @@ class ManyDrives:
         return [name for name in shared_names(prefix) if f"-{self.process.pid}-" in f"{name}-"]
 
     def children(self) -> set[int]:
-        path = Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children")
-        return {int(word) for word in path.read_text().split()}
+        return set(drive_processes_of(self.process.pid))
 
     def holdings(self) -> tuple[int, set[str], set[int]]:
         """What a drive that is gone could have left: descriptors, shared memory, processes.

@@ -2,6 +2,7 @@
 """A drive in memory that all workers share and that is gone when the engine ends."""
 
 import mmap
+import os
 
 from libc.errno cimport EINTR, errno
 from libc.stdint cimport uint8_t, uint64_t
@@ -13,6 +14,7 @@ from ringblk.workers.backends.native cimport NativeBackend
 
 from ringblk.workers.backends.answers import Waiting
 from ringblk.workers.backends.interface import BackendError
+from ringblk.workers.backends.open_storage import OpenMemory
 from ringblk.workers.backends.topology import drive_size_fault
 
 cdef extern from * nogil:
@@ -29,11 +31,12 @@ cdef extern from * nogil:
 
 
 cdef class MemoryBackend(NativeBackend):
-    """`size_bytes` of zeroes, mapped here and shared with every worker that is forked later.
+    """`size_bytes` of zeroes, which every process shares that they are handed to.
 
     Memory is taken as it is written and given back when it is discarded. Raises BackendError.
     """
 
+    cdef int memory_fd
     cdef object view              # keeps the mapping
     cdef uint8_t *memory
     cdef uint64_t page_mask
@@ -42,12 +45,43 @@ cdef class MemoryBackend(NativeBackend):
         if fault := drive_size_fault(size_bytes):
             raise BackendError(f"memory backend: {fault}")
         try:
-            self.view = memoryview(mmap.mmap(-1, size_bytes))
+            self.memory_fd = os.memfd_create("ringblk-drive", os.MFD_CLOEXEC)
+            os.ftruncate(self.memory_fd, size_bytes)
+            self.map_memory(size_bytes)
         except (OSError, OverflowError) as error:
+            self.close()
             raise BackendError(f"memory backend: can't have {size_bytes} bytes: {error}") from error
+
+    def __cinit__(self, *_args, **_options):
+        self.memory_fd = -1
+
+    @staticmethod
+    def take(found, int fd):
+        """The same of what another process has handed over: `fd` is this backend's from now on."""
+        cdef MemoryBackend backend = MemoryBackend.__new__(MemoryBackend)
+        backend.memory_fd = fd
+        backend.map_memory(found.size_bytes)
+        return backend
+
+    def map_memory(self, size_bytes):
+        """Map what the descriptor stands for. Raises `OSError`."""
+        self.view = memoryview(mmap.mmap(self.memory_fd, size_bytes))
         self.memory = address_of(self.view)
         self.size_bytes = size_bytes
         self.page_mask = mmap.PAGESIZE - 1
+
+    def hand_over(self):
+        """The memory's descriptor. One of a class that is made from it is inherited only."""
+        if type(self) is not MemoryBackend:
+            return NativeBackend.hand_over(self)
+        return OpenMemory(size_bytes=self.size_bytes), (self.memory_fd,)
+
+    def close(self):
+        """Close the descriptor; the mapping stays until the object goes."""
+        cdef int fd = self.memory_fd
+        self.memory_fd = -1
+        if fd >= 0:
+            os.close(fd)
 
     def waiting(self):
         """Nobody waits for memory."""

@@ -26,4 +26,10 @@ class OpenNull(msgspec.Struct, frozen=True, kw_only=True, tag=True):
     size_bytes: int
 
 
-OpenStorage = OpenFile | OpenNull
+class OpenMemory(msgspec.Struct, frozen=True, kw_only=True, tag=True):
+    """A drive in memory (`MemoryBackend`); the descriptor of that memory comes along."""
+
+    size_bytes: int
+
+
+OpenStorage = OpenFile | OpenMemory | OpenNull

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 
 from ringblk.workers.backends.direct_io import DirectMode
 from ringblk.workers.backends.native import NativeBackend
-from ringblk.workers.backends.open_storage import OpenFile, OpenNull, OpenStorage
+from ringblk.workers.backends.open_storage import OpenFile, OpenMemory, OpenNull, OpenStorage
 
 
 def open_image_backend(path: str, *, read_only: bool, direct: DirectMode) -> NativeBackend:
@@ -21,10 +21,18 @@ def open_named_backend(name: str, arguments: Mapping[str, str]) -> NativeBackend
     return load_backend(name, arguments)
 
 
+def import_backend(name: str | None) -> None:
+    """Import what opens an image (None) or that backend: here, and so in all that is forked from here."""
+    if name is None:
+        import ringblk.workers.backends.file
+    else:
+        import ringblk.workers.backends.loader  # noqa: F401
+
+
 def take_backend(storage: OpenStorage, fds: Sequence[int]) -> NativeBackend:
     """What another process has handed over (`NativeBackend.hand_over`), with the descriptors as its own.
 
-    Makes no system call: it may be done in the sandbox.
+    Opens nothing: it may be done in the sandbox.
     """
     match storage:
         case OpenFile():
@@ -32,6 +40,11 @@ def take_backend(storage: OpenStorage, fds: Sequence[int]) -> NativeBackend:
 
             (fd,) = fds
             return FileBackend.take(storage, fd)
+        case OpenMemory():
+            from ringblk.workers.backends.memory import MemoryBackend
+
+            (fd,) = fds
+            return MemoryBackend.take(storage, fd)
         case OpenNull():
             from ringblk.workers.backends.null import NullBackend
 

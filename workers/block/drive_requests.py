@@ -14,10 +14,6 @@ class BlockRequests:
         self._backend = backend
         self._drive_id = drive_id
 
-    def on(self, backend: NativeBackend) -> "BlockRequests":
-        """The same on another backend."""
-        return BlockRequests(backend, self._drive_id)
-
     def make_parser(self, state: StateSegment, memory: GuestMemory) -> BlockParser:
         """The parser of a dispatcher."""
         return BlockParser(state, memory, self._backend.block_size_bytes)

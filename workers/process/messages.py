@@ -3,16 +3,6 @@
 import msgspec
 
 from ringblk.shm.memory.region import MemoryRegion
-from ringblk.workers.backends.open_storage import OpenStorage
-
-
-class OpenDrive(msgspec.Struct, tag=True, frozen=True):
-    """Have this drive from now on: its storage is open, and its descriptors come along.
-
-    The first message to a process that was forked without one; the dispatcher takes it, too.
-    """
-
-    storage: OpenStorage
 
 
 class MapRegion(msgspec.Struct, frozen=True):
@@ -39,4 +29,4 @@ class Stop(msgspec.Struct, tag=True, frozen=True):
     """End; nothing is in flight."""
 
 
-ToWorker = OpenDrive | MapRegions | UnmapRegions | Stop
+ToWorker = MapRegions | UnmapRegions | Stop

@@ -14,49 +14,40 @@ from ringblk.workers.process.host_errors import HostErrors
 from ringblk.workers.process.messages import MapRegions, Stop, ToWorker, UnmapRegions
 from ringblk.workers.process.pump import Pump
 from ringblk.workers.process.uring_pump import UringPump
-from ringblk.workers.process.waiting_for_drive import wait_for_drive
 from ringblk.workers.requests.drive_requests import DriveRequests
 from ringblk.workers.requests.request import RequestExecutor
-from ringblk.workers.sandbox.sandbox import Sandbox, report_refused
-from ringblk.workers.sandbox.syscall_filter import URING_CALLS
+from ringblk.workers.sandbox.confinement import Confinement, report_refused
 from ringblk.workers.uring.ring import Uring
 
 _log = logging.getLogger(__name__)
 
 
-class WorkerSetup(msgspec.Struct, frozen=True):
-    """What a worker inherits from the supervisor that forks it."""
+class WorkerSetup(msgspec.Struct, frozen=True, kw_only=True):
+    """What a worker has from its start."""
 
     worker_index: int
     state: StateSegment
-    backend: NativeBackend | None
-    """None: the first message brings it (`OpenDrive`)."""
+    backend: NativeBackend
     requests: DriveRequests
     own_eventfd: int
     dispatcher_eventfd: int
     uring: Uring | None
     """Where it is given, requests go through it."""
-    sandbox: Sandbox
+    confinement: Confinement
+    ruleset_fd: int
 
 
 def run_worker(setup: WorkerSetup, channel: Channel[ToWorker]) -> None:
     """Serve requests until told to stop; the body of a worker process."""
     who = f"worker {setup.worker_index}"
-    setup.sandbox.drop_privileges()
-    backend = setup.backend
-    if backend is not None:
-        backend.start_worker()  # a user's own code may open and import here; it has seen no guest yet
-    setup.sandbox.confine(URING_CALLS if setup.uring is not None else "")
+    setup.confinement.privileges.drop()
+    setup.backend.start_worker()  # a user's own code may open and import here; it has seen no guest yet
+    setup.confinement.confine(setup.ruleset_fd)
     memory = GuestMemory(setup.state)
     errors = HostErrors(who)
     try:
-        requests = setup.requests
-        if backend is None:
-            backend = wait_for_drive(channel)
-            backend.start_worker()
-            requests = requests.on(backend)
-        executor = requests.make_executor(setup.state, memory)
-        pump = make_pump(setup, backend, memory, executor)
+        executor = setup.requests.make_executor(setup.state, memory)
+        pump = make_pump(setup, memory, executor)
         while _read_channel(channel, memory, pump):
             if not pump.run():
                 errors.report(executor.take_error()[0])
@@ -65,14 +56,12 @@ def run_worker(setup: WorkerSetup, channel: Channel[ToWorker]) -> None:
         _log.info("worker %d: the supervisor is gone", setup.worker_index)
 
 
-def make_pump(
-    setup: WorkerSetup, backend: NativeBackend, memory: GuestMemory, executor: RequestExecutor
-) -> Pump:
+def make_pump(setup: WorkerSetup, memory: GuestMemory, executor: RequestExecutor) -> Pump:
     """The loop that the worker is to run."""
     own, dispatcher = setup.own_eventfd, setup.dispatcher_eventfd
     if setup.uring is None or executor.outcome_fd >= 0:  # the plain one knows how to wait for two things
         return Pump(setup.state, setup.worker_index, memory, executor, own, dispatcher)
-    form = UringForm(setup.uring, backend)
+    form = UringForm(setup.uring, setup.backend)
     return UringPump(setup.state, setup.worker_index, memory, executor, own, dispatcher, form)
 
 

@@ -4,15 +4,11 @@ from typing import Protocol
 
 from ringblk.shm.memory.guest_memory import GuestMemory
 from ringblk.shm.state.segment import StateSegment
-from ringblk.workers.backends.native import NativeBackend
 from ringblk.workers.requests.request import RequestExecutor, RequestParser
 
 
 class DriveRequests(Protocol):
-    """A device kind as it was set up for one drive. The drive's processes inherit it by fork."""
-
-    def on(self, backend: NativeBackend) -> "DriveRequests":
-        """The same of a drive whose storage comes after the fork."""
+    """A device kind as it was set up for one drive, in a process of that drive."""
 
     def make_parser(self, state: StateSegment, memory: GuestMemory) -> RequestParser:
         """The parser of a dispatcher."""

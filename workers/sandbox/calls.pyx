@@ -38,6 +38,9 @@ cdef extern from * nogil:
     #ifndef __NR_openat2
     #define __NR_openat2 437
     #endif
+    #ifndef __NR_pidfd_getfd
+    #define __NR_pidfd_getfd 438
+    #endif
     #ifndef __NR_faccessat2
     #define __NR_faccessat2 439
     #endif
@@ -111,7 +114,7 @@ cdef extern from * nogil:
         /* Allowed to nobody; here to be called by their names in a log line. */
         CALL(socket), CALL(socketpair), CALL(connect), CALL(bind), CALL(listen), CALL(accept), CALL(accept4),
         CALL(execve), CALL(execveat), CALL(fork), CALL(vfork), CALL(ptrace), CALL(process_vm_readv),
-        CALL(process_vm_writev), CALL(pidfd_open), CALL(pidfd_send_signal), CALL(setuid), CALL(setgid),
+        CALL(process_vm_writev), CALL(pidfd_open), CALL(pidfd_getfd), CALL(pidfd_send_signal), CALL(setuid), CALL(setgid),
         CALL(setresuid), CALL(setresgid), CALL(setgroups), CALL(capset), CALL(mount), CALL(umount2),
         CALL(unshare), CALL(setns), CALL(chroot), CALL(chdir), CALL(creat), CALL(symlink), CALL(chmod),
         CALL(chown), CALL(fchmodat), CALL(fchownat), CALL(io_uring_setup), CALL(io_uring_register), CALL(bpf),

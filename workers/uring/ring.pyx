@@ -1,8 +1,7 @@
 # cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True
 """An io_uring: requests to the kernel and their completions through rings in shared memory.
 
-The supervisor makes a ring, a worker forked from it uses it, and the supervisor keeps it. That is the fence
-for what a killed worker had submitted: its direct I/O may still be on its way to the disk after the process
+A child uses a ring that was made before it was forked, and the supervisor has that ring too. That is the fence for what a killed child had submitted: its direct I/O may still be on its way to the disk after the process
 was reaped, but each submission posts exactly one completion, and the kernel posts it to the ring that the
 supervisor holds. When as many were posted as were submitted, nothing can land any more (`is_idle`).
 """
@@ -11,7 +10,7 @@ import os
 
 from libc.errno cimport EINTR, errno
 from libc.stdint cimport uint32_t, uint64_t, uint8_t
-from libc.string cimport memset
+from libc.string cimport memcpy, memset
 from posix.mman cimport MAP_FAILED, MAP_SHARED, PROT_READ, PROT_WRITE, mmap, munmap
 from posix.unistd cimport close
 
@@ -22,14 +21,6 @@ cdef extern from "sys/mman.h" nogil:
     int MADV_DONTFORK
 
 cdef extern from "linux/io_uring.h" nogil:
-    struct io_sqring_offsets:
-        uint32_t head, tail, ring_mask, ring_entries, flags, dropped, array
-    struct io_cqring_offsets:
-        uint32_t head, tail, ring_mask, ring_entries, overflow, cqes
-    struct io_uring_params:
-        uint32_t sq_entries, cq_entries, flags, features
-        io_sqring_offsets sq_off
-        io_cqring_offsets cq_off
     enum:
         IORING_FEAT_SINGLE_MMAP
         IORING_ENTER_GETEVENTS
@@ -77,15 +68,37 @@ cdef class Uring:
 
     def __cinit__(self, uint32_t entry_count):
         cdef io_uring_params params
+        self.fd = -1
+        if entry_count == 0:   # `attach` does the rest
+            return
+        self.fd = make_ring(entry_count, &params)
+        if self.fd < 0:
+            raise OSError(-self.fd, f"io_uring: {os.strerror(-self.fd)}")
+        self.layout = (<const char *>&params)[:sizeof(params)]
+        self.map_rings(&params)
+
+    @staticmethod
+    def attach(int fd, bytes layout):
+        """The ring that another process has made, by its descriptor, which is this object's from then on, and its `layout`.
+
+        Raises `OSError`. One process at a time may use a ring.
+        """
+        cdef io_uring_params params
+        cdef Uring ring
+        if len(layout) != sizeof(params):
+            raise ValueError(f"a ring's layout has {sizeof(params)} bytes, not {len(layout)}")
+        ring = Uring.__new__(Uring, 0)
+        memcpy(&params, <const char *>layout, sizeof(params))
+        ring.fd = fd
+        ring.layout = layout
+        ring.map_rings(&params)
+        return ring
+
+    cdef int map_rings(self, const io_uring_params *described) except -1:
+        """Map what the kernel has described."""
+        cdef io_uring_params params = described[0]
         cdef uint32_t index
         cdef uint32_t *order
-        memset(&params, 0, sizeof(params))
-        params.flags = (IORING_SETUP_SUBMIT_ALL | IORING_SETUP_COOP_TASKRUN | IORING_SETUP_TASKRUN_FLAG
-                        | IORING_SETUP_R_DISABLED)
-        self.fd = ringblk_uring_setup(entry_count, &params)
-        if self.fd < 0:
-            raise OSError(errno, f"io_uring: {os.strerror(errno)}")
-        restrict_ring(self.fd)
         self.entry_count = params.sq_entries
         self.rings_bytes = max(params.sq_off.array + params.sq_entries * sizeof(uint32_t),
                                params.cq_off.cqes + params.cq_entries * sizeof(io_uring_cqe))
@@ -95,6 +108,10 @@ cdef class Uring:
                                             MAP_SHARED, self.fd, IORING_OFF_SQES)
         if self.rings == MAP_FAILED or self.entries == MAP_FAILED or not params.features & IORING_FEAT_SINGLE_MMAP:
             raise OSError("io_uring: cannot map the rings")
+        # A process that is forked from this one has the rings by their descriptor or not at all: what it inherited
+        # would outlive this object.
+        madvise(self.rings, self.rings_bytes, MADV_DONTFORK)
+        madvise(self.entries, self.entry_count * sizeof(io_uring_sqe), MADV_DONTFORK)
         self.sq_head = <uint32_t *>(self.rings + params.sq_off.head)
         self.sq_tail = <uint32_t *>(self.rings + params.sq_off.tail)
         self.sq_flags = <uint32_t *>(self.rings + params.sq_off.flags)
@@ -106,6 +123,7 @@ cdef class Uring:
         order = <uint32_t *>(self.rings + params.sq_off.array)
         for index in range(params.sq_entries):
             order[index] = index   # entries are submitted in the order in which they are filled
+        return 0
 
     def __dealloc__(self):
         if self.rings != NULL and self.rings != MAP_FAILED:
@@ -114,11 +132,6 @@ cdef class Uring:
             munmap(self.entries, self.entry_count * sizeof(io_uring_sqe))
         if self.fd >= 0:
             close(self.fd)
-
-    def keep_from_children(self):
-        """Let no process that is forked from now on inherit the mapped rings: they would outlive this object."""
-        madvise(self.rings, self.rings_bytes, MADV_DONTFORK)
-        madvise(self.entries, self.entry_count * sizeof(io_uring_sqe), MADV_DONTFORK)
 
     def fileno(self):
         """The ring's descriptor; the process that uses the ring must keep it open."""
@@ -167,15 +180,23 @@ cdef class Uring:
         return 0
 
 
-cdef int restrict_ring(int fd) except -1:
-    """Let a ring take `OPERATIONS` only, and enable it (io_uring_register(2))."""
+cdef int make_ring(uint32_t entry_count, io_uring_params *params) noexcept nogil:
+    """The descriptor of a new ring that takes `OPERATIONS` only, or a negative errno (io_uring_register(2))."""
     cdef io_uring_restriction restrictions[5]
-    cdef int index
+    cdef int index, fd, error
+    memset(params, 0, sizeof(io_uring_params))
+    params.flags = (IORING_SETUP_SUBMIT_ALL | IORING_SETUP_COOP_TASKRUN | IORING_SETUP_TASKRUN_FLAG
+                    | IORING_SETUP_R_DISABLED)
+    fd = ringblk_uring_setup(entry_count, params)
+    if fd < 0:
+        return -errno
     memset(restrictions, 0, sizeof(restrictions))
     for index in range(5):
         restrictions[index].opcode = IORING_RESTRICTION_SQE_OP
         restrictions[index].sqe_op = OPERATIONS[index]
     if ringblk_uring_register(fd, IORING_REGISTER_RESTRICTIONS, restrictions, 5) < 0 or \
             ringblk_uring_register(fd, IORING_REGISTER_ENABLE_RINGS, NULL, 0) < 0:
-        raise OSError(errno, f"io_uring: {os.strerror(errno)}")
-    return 0
+        error = errno
+        close(fd)
+        return -error
+    return fd

@@ -17,6 +17,7 @@ import pytest
 from ringblk import Frontend
 from tests.rigs.child_process import ends_with_tests
 from tests.rigs.engine_rig import DEADLINE_S, PROGRAM, accepts, eventually
+from tests.rigs.process_tree import drive_processes_of, zygotes_of
 
 SIZE = 1 << 20
 CLOSED = [fds for count in (1, 2, 3) for fds in itertools.combinations((0, 1, 2), count)]
@@ -62,9 +63,9 @@ def test_an_engine_starts_and_serves(program: list[str], closed: tuple[int, ...]
         assert disk.read(0, 4096) == b"x" * 4096
         pid = disk.backend_pid
         assert pid is not None
-        children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+        children = drive_processes_of(pid)
         assert len(children) == 3
-        for process in (pid, *map(int, children)):
+        for process in (pid, *zygotes_of(pid), *children):
             assert [opened(process, fd) for fd in closed] == [NOTHING] * len(closed)
     assert image.read_bytes() == b"x" * 4096 + bytes(SIZE - 4096)
 

@@ -119,7 +119,8 @@ def test_a_worker_that_has_threads_already_does_not_serve(probing: list[str]) ->
 
 @pytest.mark.parametrize("io_engine", ["psync", "sync", "io_uring"])
 def test_every_child_is_confined_and_so_is_its_successor(io_engine: str, image: Path) -> None:
-    with EngineWithWorkers(f"--blk-file={image}", f"--io-engine={io_engine}", "--workers=2") as engine:
+    options = [f"--blk-file={image}", f"--io-engine={io_engine}", "--workers=2"]
+    with EngineWithWorkers(*options) as engine, raw_frontend(engine):  # one told of no guest has not begun
         first = engine.children()
         assert len(first) == (1 if io_engine == "sync" else 3)
         eventually(lambda: all(map(is_confined, first)), "all confined")
@@ -223,7 +224,7 @@ def test_everything_runs_as_the_user(sandbox: str, image: Path) -> None:
 
 @needs_root
 def test_children_end_with_a_supervisor_that_changed_its_user() -> None:
-    with EngineWithWorkers(*MEMORY, "--user=nobody:daemon") as engine:
+    with EngineWithWorkers(*MEMORY, "--user=nobody:daemon") as engine, raw_frontend(engine):
         children = engine.children()
         eventually(lambda: all(map(is_confined, children)), "all confined")
         assert status_of(engine.process.pid)["Gid"].split()[0] == "1"

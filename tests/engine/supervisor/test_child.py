@@ -9,16 +9,35 @@ from typing import Any
 
 import pytest
 
-from ringblk.engine.supervisor.child import Child, fork_child, open_fds
+from ringblk.engine.supervisor.child import Child
+from ringblk.engine.supervisor.own_forks import OwnProcess, fork_from_here, open_fds
 from ringblk.shm.sync.channel import Channel
 from tests.rigs.engine_rig import DEADLINE_S
 
 
-async def lived(body: Callable[[Channel[Any]], None]) -> tuple[list[int], int]:
+def forked(body: Callable[[Channel[Any]], None]) -> Child[int]:
+    """A child that does this and ends well."""
+    ours, theirs = Channel.socketpair()
+
+    def live() -> None:
+        body(Channel(theirs, int))
+        os._exit(0)
+
+    try:
+        process: OwnProcess = fork_from_here("rb-test", live, {theirs.fileno()})
+    except OSError:
+        ours.close()
+        raise
+    finally:
+        theirs.close()
+    return Child("rb-test", process, Channel(ours, int))
+
+
+async def lived(body: Callable[[Channel[Any]], None]) -> tuple[list[int], int | None]:
     """What a child that does this has sent, and how it ended."""
-    ended: asyncio.Future[int] = asyncio.get_running_loop().create_future()
+    ended: asyncio.Future[int | None] = asyncio.get_running_loop().create_future()
     heard: list[int] = []
-    child: Child[int] = fork_child("rb-test", body, int, int, ())
+    child = forked(body)
     child.watch(lambda _, status: ended.set_result(status), heard.append)
     return heard, await asyncio.wait_for(ended, DEADLINE_S)
 
@@ -40,6 +59,7 @@ def test_a_child_that_sends_what_is_no_message_is_killed() -> None:
 
     heard, status = asyncio.run(lived(body))
     assert heard == [1]
+    assert status is not None
     assert os.WTERMSIG(status) == signal.SIGKILL
 
 
@@ -53,7 +73,7 @@ def test_a_child_that_cannot_be_watched_is_ended(monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr(os, "pidfd_open", no_more)
     before = open_fds()
     with pytest.raises(OSError, match="Too many open files in system"):
-        fork_child("rb-test", lambda channel: signal.pause(), int, int, ())
+        forked(lambda channel: signal.pause())
     assert open_fds() == before
     with pytest.raises(ProcessLookupError):
         os.kill(pids[0], 0)

@@ -27,8 +27,8 @@ def in_child(sandbox: Sandbox, attempt: Callable[[], object]) -> str:
     pid = os.fork()
     if pid == 0:
         try:
-            sandbox.drop_privileges()
-            sandbox.confine()
+            sandbox.privileges.drop()
+            sandbox.confinement().confine(sandbox.ruleset_fd)
             attempt()
             answer = "done"
         except OSError as error:

@@ -1,17 +1,13 @@
-"""An open backend is handed to a worker, or a dispatcher, that runs already."""
+"""Processes that the zygote forks: a worker, a dispatcher, on storage that is handed over."""
 
 import os
-import select
 from collections.abc import Iterator
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from ringblk.engine.devices.io_plan import EVERYTHING_NS
-from ringblk.engine.dispatcher.dispatcher import run_dispatcher
-from ringblk.engine.dispatcher.dispatcher_setup import DispatcherSetup
 from ringblk.engine.dispatcher.messages import (
     Answer,
     ChangeRegions,
@@ -19,10 +15,10 @@ from ringblk.engine.dispatcher.messages import (
     Recover,
     SetInflight,
     StartQueue,
-    ToDispatcher,
 )
-from ringblk.engine.supervisor.child import Child, fork_child, open_fds
+from ringblk.engine.zygote.messages import DispatcherRole, WorkerRole
 from ringblk.shm.queues.inflight_region import make_inflight_region, queue_region_bytes
+from ringblk.shm.sync.process import copy_fd_of
 from ringblk.workers.backends.file import FileBackend
 from ringblk.workers.backends.interface import BackendError
 from ringblk.workers.backends.memory import MemoryBackend
@@ -30,18 +26,17 @@ from ringblk.workers.backends.native import NativeBackend
 from ringblk.workers.backends.null import NullBackend
 from ringblk.workers.backends.opening import take_backend
 from ringblk.workers.backends.python import PythonBackend
-from ringblk.workers.block.drive_requests import BlockRequests
-from ringblk.workers.process.messages import MapRegion, MapRegions, OpenDrive, Stop, ToWorker
-from ringblk.workers.process.worker import WorkerSetup, run_worker
+from ringblk.workers.process.messages import MapRegion, MapRegions, Stop
 from ringblk.workers.sandbox.sandbox import Sandbox
-from ringblk.workers.sandbox.syscall_filter import FILE_CALLS
+from ringblk.workers.sandbox.syscall_filter import DISPATCHER_CALLS, FILE_CALLS, URING_CALLS
+from ringblk.workers.uring.ring import Uring
 from tests.rigs.backends.ram_disk import RamDisk
-from tests.rigs.engine_rig import DEADLINE_S, eventually
+from tests.rigs.engine_rig import eventually
 from tests.rigs.inline_device import FLUSH, IN, OK, OUT, UVA_OFFSET, InlineDevice
+from tests.rigs.zygote_rig import RigChild, ZygoteRig
 
 DISK_BYTES = 1 << 20
 QUEUE_SIZE = 16
-REQUESTS = BlockRequests(NativeBackend(), b"id")  # to be set up on what comes
 
 
 @pytest.fixture
@@ -52,15 +47,16 @@ def image(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
+def zygote() -> Iterator[ZygoteRig]:
+    with ZygoteRig() as rig:
+        yield rig
+
+
+@pytest.fixture
 def device() -> Iterator[InlineDevice]:
     """One that leaves all requests to workers; its own backend is never asked for anything."""
     with InlineDevice(NullBackend(DISK_BYTES), queue_size=QUEUE_SIZE, inline_limit_ns=0) as device:
         yield device
-
-
-def hand_over(child: Child[Any], backend: NativeBackend) -> None:
-    storage, fds = backend.hand_over()
-    child.send(OpenDrive(storage), fds)
 
 
 def regions_of(device: InlineDevice) -> tuple[list[MapRegion], list[int]]:
@@ -68,67 +64,72 @@ def regions_of(device: InlineDevice) -> tuple[list[MapRegion], list[int]]:
     return regions, [device.ram.fd] * len(regions)
 
 
-def ended_well(child: Child[Any]) -> bool:
-    ready, _, _ = select.select([child.pidfd], [], [], DEADLINE_S)
-    return bool(ready) and os.waitpid(child.pid, 0)[1] == 0
-
-
 @pytest.mark.parametrize("direct", ["auto", "off"])
-def test_a_worker_that_runs_serves_a_file(image: Path, device: InlineDevice, direct: Any) -> None:
-    """It is in its sandbox already, where nothing can be opened."""
+def test_a_worker_serves_a_file(zygote: ZygoteRig, image: Path, device: InlineDevice, direct: Any) -> None:
+    """Nothing is open in the zygote: all comes along with the message."""
     eventfd = os.eventfd(0)
     device.state.open_worker(0)
-    sandbox = Sandbox(confines=True, storage_calls=FILE_CALLS)
-    setup = WorkerSetup(0, device.state, None, REQUESTS, eventfd, device.eventfd, None, sandbox)
-    child: Child[None] = fork_child("rb-worker-0", partial(run_worker, setup), None, ToWorker, open_fds())
     backend = FileBackend(image, direct=direct)
-    hand_over(child, backend)
+    child = worker_of(zygote, device, eventfd, backend)
     backend.close()
     regions, fds = regions_of(device)
-    child.send(MapRegions(regions), fds)
+    child.channel.send(MapRegions(regions), fds)
     device.loop.worker_up(0, eventfd)
     data = os.urandom(1536)
     assert device.request(OUT, 3, data=data)[0] == OK
     assert image.read_bytes()[3 * 512 : 6 * 512] == data
     assert device.request(IN, 3, read_bytes=1536)[2] == data
     assert device.request(FLUSH)[0] == OK
-    child.send(Stop())
+    child.channel.send(Stop())
     device.state.announce_control(0)
     os.eventfd_write(eventfd, 1)
-    assert ended_well(child)
+    assert child.wait_end() == 0
     os.close(eventfd)
 
 
-def test_a_dispatcher_that_runs_serves_a_file(image: Path, device: InlineDevice) -> None:
-    """It is told everything as a successor is, the drive first."""
-    sandbox = Sandbox(confines=True, storage_calls=FILE_CALLS)
+def worker_of(
+    zygote: ZygoteRig,
+    device: InlineDevice,
+    eventfd: int,
+    backend: NativeBackend,
+    *,
+    sandbox: Sandbox | None = None,
+) -> RigChild:
+    fds = {"segment": device.state.fileno(), "eventfd": eventfd, "dispatcher eventfd": device.eventfd}
+    sandbox = sandbox or Sandbox(confines=True, storage_calls=FILE_CALLS)
+    return RigChild(zygote, WorkerRole(worker_index=0), fds, backend, None, sandbox=sandbox)
+
+
+@pytest.mark.parametrize("ring_entries", [0, 128])
+def test_a_dispatcher_serves_a_file(
+    zygote: ZygoteRig, image: Path, device: InlineDevice, ring_entries: int
+) -> None:
+    """It is told everything as a successor is."""
     eventfd = os.eventfd(0, os.EFD_NONBLOCK)
-    setup = DispatcherSetup(
-        state=device.state,
-        backend=None,
-        requests=REQUESTS,
-        own_eventfd=eventfd,
-        uring=None,
-        inline_limit_ns=EVERYTHING_NS,
-        poll_ns=0,
-        chain_limit=128,
-        rate_limit=device.state.rate_limit,
-        is_rate_shared=False,
-        sandbox=sandbox,
+    role = DispatcherRole(inline_limit_ns=EVERYTHING_NS, poll_ns=0, chain_limit=128)
+    child = RigChild(
+        zygote,
+        role,
+        {"segment": device.state.fileno(), "eventfd": eventfd},
+        FileBackend(image),
+        FromDispatcher,
+        sandbox=Sandbox(confines=True, storage_calls=FILE_CALLS),
+        calls=(DISPATCHER_CALLS, URING_CALLS),
+        ring_entries=ring_entries,
     )
-    child: Child[FromDispatcher] = fork_child(
-        "rb-dispatcher", partial(run_dispatcher, setup), FromDispatcher, ToDispatcher, open_fds()
-    )
-    hand_over(child, FileBackend(image))
+    if ring_entries:
+        ring = Uring.attach(copy_fd_of(child.pidfd, child.ring_fd), Uring(ring_entries).layout)
+        assert ring.entry_count == ring_entries
+        assert ring.is_idle
     regions, fds = regions_of(device)
-    child.send(ChangeRegions(1, [], regions), fds)
+    child.channel.send(ChangeRegions(1, [], regions), fds)
     inflight_fd, _ = make_inflight_region(1, QUEUE_SIZE)
-    child.send(SetInflight(2, queue_region_bytes(QUEUE_SIZE), 0, QUEUE_SIZE), [inflight_fd])
+    child.channel.send(SetInflight(2, queue_region_bytes(QUEUE_SIZE), 0, QUEUE_SIZE), [inflight_fd])
     driver = device.driver
     desc, avail, used = (gpa + UVA_OFFSET for gpa in (driver.desc_gpa, driver.avail_gpa, driver.used_gpa))
     start = StartQueue(3, 0, QUEUE_SIZE, desc, avail, used, 0, False, True, (True, True, False))
-    child.send(start, [device.kick_fd, device.call_fd])
-    child.send(Recover(False))
+    child.channel.send(start, [device.kick_fd, device.call_fd])
+    child.channel.send(Recover(False))
     header = OUT.to_bytes(4, "little") + bytes(4) + (5).to_bytes(8, "little")
     written, status_gpa = header + b"x" * 512, driver.place(b"\xff")
     driver.offer(driver.make_chain([(driver.place(written), len(written), False), (status_gpa, 1, True)]))
@@ -138,10 +139,10 @@ def test_a_dispatcher_that_runs_serves_a_file(image: Path, device: InlineDevice)
     assert image.read_bytes()[5 * 512 : 6 * 512] == b"x" * 512
     answers = [child.channel.receive() for _ in range(3)]
     assert [answer[0] for answer in answers if answer] == [Answer(1), Answer(2), Answer(3)]
-    child.send(Stop())
+    child.channel.send(Stop())
     device.state.announce_control()
     os.eventfd_write(eventfd, 1)
-    assert ended_well(child)
+    assert child.wait_end() == 0
 
 
 @pytest.mark.parametrize("direct", ["auto", "off"])
@@ -160,24 +161,46 @@ def test_a_backend_that_was_handed_over_is_the_same(image: Path, direct: Any) ->
     assert take_backend(*NullBackend(4096).hand_over()).size_bytes == 4096
 
 
+def test_memory_that_was_handed_over_is_the_same_memory() -> None:
+    backend = MemoryBackend(DISK_BYTES)
+    storage, fds = backend.hand_over()
+    taken = take_backend(storage, [os.dup(fd) for fd in fds])
+    assert (taken.size_bytes, taken.read_only) == (DISK_BYTES, False)
+    backend.write_at(4096, b"x" * 4096)
+    backend.close()
+    read = bytearray(4096)
+    taken.read_at(4096, read)
+    assert read == b"x" * 4096
+    taken.discard(0, DISK_BYTES)
+    taken.read_at(4096, read)
+    assert read == bytes(4096)
+    taken.close()
+
+
 class OwnFile(FileBackend):
     """What it has besides would be missing where it arrives."""
 
 
+class OwnMemory(MemoryBackend):
+    """The same."""
+
+
 def test_what_can_only_be_inherited_says_so(image: Path) -> None:
-    backends = [PythonBackend(RamDisk(4096)), MemoryBackend(4096), OwnFile(image)]
+    backends = [PythonBackend(RamDisk(4096)), OwnMemory(4096), OwnFile(image)]
     for backend in backends:
         with pytest.raises(BackendError, match="for processes that are forked once it was made"):
             backend.hand_over()
 
 
-def test_another_message_before_the_drive_ends_a_worker(device: InlineDevice) -> None:
-    eventfd = os.eventfd(0)
-    setup = WorkerSetup(
-        0, device.state, None, REQUESTS, eventfd, device.eventfd, None, Sandbox(confines=False)
-    )
-    child: Child[None] = fork_child("rb-worker-0", partial(run_worker, setup), None, ToWorker, open_fds())
-    child.send(Stop())
-    ready, _, _ = select.select([child.pidfd], [], [], DEADLINE_S)
-    assert ready
-    assert os.waitpid(child.pid, 0)[1] != 0
+def test_a_child_that_cannot_begin_ends_with_an_error(zygote: ZygoteRig, device: InlineDevice) -> None:
+    broken = worker_of(zygote, device, device.kick_fd, NullBackend(4096), sandbox=RulelessSandbox())
+    broken.channel.send(Stop())
+    assert os.waitstatus_to_exitcode(broken.wait_end()) == 1
+
+
+class RulelessSandbox(Sandbox):
+    """Its rules are the descriptor of something else."""
+
+    def __init__(self) -> None:
+        super().__init__(confines=True)
+        os.dup2(os.open("/dev/zero", os.O_RDONLY), self.ruleset_fd)

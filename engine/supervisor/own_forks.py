@@ -1,0 +1,97 @@
+"""Processes that the supervisor forks from itself, because they need the storage as it is in memory there."""
+
+import os
+import signal
+import sys
+from collections.abc import Callable, Collection, Sequence
+from functools import partial
+
+from ringblk.engine.supervisor.process_parent import OnReaped, open_pidfd
+from ringblk.engine.zygote.forked_process import live
+from ringblk.engine.zygote.messages import Fork
+from ringblk.engine.zygote.zygote import flush_standard_streams, leave_parent
+from ringblk.shm.sync.process import die_with_parent, set_process_name
+from ringblk.workers.backends.native import NativeBackend
+from ringblk.workers.uring.ring import Uring
+
+_FD_FOLDER = "/proc/self/fd" if sys.platform == "linux" else "/dev/fd"
+
+
+class OwnProcess:
+    """One that this process has forked itself."""
+
+    waits_for_message = False
+
+    def __init__(self, pid: int, uring: Uring | None = None) -> None:
+        self.pid = pid
+        self.pidfd = open_pidfd(pid)
+        self.uring = uring
+
+    def when_reaped(self, on_reaped: OnReaped) -> None:
+        """Reap it."""
+        on_reaped(os.waitpid(self.pid, 0)[1])
+
+
+class OwnForks:
+    """The parent of a drive's processes where storage can only be inherited: a user's object, made once.
+
+    And of those whose io_uring could not be had here, if the zygote forked them.
+    """
+
+    inherits_storage = True
+
+    def __init__(self, backend: NativeBackend, inherited_fds: Collection[int]) -> None:
+        """`inherited_fds` is what the backend may have opened."""
+        self._backend = backend
+        self._inherited_fds = inherited_fds
+
+    def fork(self, fork: Fork, fds: Sequence[int], kept_fds: Collection[int]) -> OwnProcess:
+        """Fork it; it has what the backend has opened besides. Raises `OSError`."""
+        uring = Uring(fork.ring_entries) if fork.ring_entries else None
+        ring_fd = -1 if uring is None else uring.fileno()
+        return fork_from_here(
+            fork.process_name,
+            partial(live, fork, fds, ring_fd, self._backend),
+            {*fds, *kept_fds, *self._inherited_fds} | ({ring_fd} if uring else set()),
+            uring,
+        )
+
+
+def fork_from_here(
+    name: str, body: Callable[[], None], keep_fds: set[int], uring: Uring | None = None
+) -> OwnProcess:
+    """Fork a process that runs `body` and keeps these descriptors and the standard ones. Raises `OSError`."""
+    parent_pid = os.getpid()
+    flush_standard_streams()
+    pid = os.fork()
+    if pid == 0:
+        _begin(name, body, keep_fds, parent_pid)
+    try:
+        return OwnProcess(pid, uring)
+    except OSError:  # nobody would see it end
+        os.kill(pid, signal.SIGKILL)
+        os.waitpid(pid, 0)
+        raise
+
+
+def _begin(name: str, body: Callable[[], None], keep_fds: set[int], parent_pid: int) -> None:
+    try:
+        leave_parent(keep_fds)
+        if die_with_parent(parent_pid):
+            set_process_name(name)
+            body()
+    finally:
+        os._exit(1)
+
+
+def open_fds() -> set[int]:
+    """The descriptors that this process has open."""
+    return {int(name) for name in os.listdir(_FD_FOLDER) if _is_open(int(name))}
+
+
+def _is_open(fd: int) -> bool:
+    try:
+        os.fstat(fd)
+    except OSError:
+        return False  # the descriptor of the listing itself
+    return True

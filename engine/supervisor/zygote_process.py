@@ -1,0 +1,213 @@
+"""The zygote's process as the supervisor sees it: asked, watched, replaced."""
+
+import asyncio
+import contextlib
+import errno
+import logging
+import os
+import select
+import signal
+import time
+from collections.abc import Collection, Sequence
+
+from ringblk.engine.supervisor.child import describe_end
+from ringblk.engine.supervisor.process_parent import OnReaped, RingUnshared, cannot_watch
+from ringblk.engine.zygote.messages import (
+    Dropped,
+    DropPrivileges,
+    Ended,
+    Fork,
+    Forked,
+    FromZygote,
+    Refused,
+    Unwatched,
+)
+from ringblk.engine.zygote.zygote import ZygoteEnd, fork_zygote
+from ringblk.shm.sync.channel import Channel, ChannelClosed
+from ringblk.shm.sync.process import copy_fd_of, crash_point
+from ringblk.workers.sandbox.confinement import Privileges
+from ringblk.workers.uring.ring import Uring
+
+ATTEMPTS = 3
+"""Zygotes that may die of one request before it is given up."""
+ANSWER_TIMEOUT_S = 10.0
+"""A zygote that has not answered by then does not run: it is killed."""
+_LOOK_AGAIN_MS = 100
+
+_log = logging.getLogger(__name__)
+
+
+class ZygoteChild:
+    """A process that a zygote has forked."""
+
+    waits_for_message = True
+
+    def __init__(self, pid: int, pidfd: int, uring: Uring | None) -> None:
+        self.pid = pid
+        self.pidfd = pidfd
+        self.uring = uring
+        self._is_reaped = False
+        self._status: int | None = None
+        self._on_reaped: OnReaped | None = None
+
+    def when_reaped(self, on_reaped: OnReaped) -> None:
+        """Have it called once the zygote has told of its end, or has died itself."""
+        if self._is_reaped:
+            on_reaped(self._status)
+        else:
+            self._on_reaped = on_reaped
+
+    def note_end(self, status: int | None) -> None:
+        """The zygote has reaped it; None: it cannot tell any more, and its children end with it."""
+        self._is_reaped = True
+        self._status = status
+        on_reaped, self._on_reaped = self._on_reaped, None  # which knows who knows this child: no cycle
+        if on_reaped is not None:
+            asyncio.get_running_loop().call_soon(on_reaped, status)
+
+
+class Zygote:
+    """One zygote after the other, in whose place the next is forked from this process."""
+
+    inherits_storage = False
+
+    def __init__(self, first: ZygoteEnd | None = None) -> None:
+        """`first` was forked before; without it, one is forked when it is needed."""
+        self._first = first
+        self._pid = 0
+        self._channel: Channel[FromZygote] | None = None
+        self._living: dict[int, ZygoteChild] = {}
+
+    def fileno(self) -> int:
+        """The descriptor of its channel; -1: there is none yet."""
+        if self._first is not None:
+            return self._first.socket.fileno()
+        return -1 if self._channel is None else self._channel.socket.fileno()
+
+    def fork(self, fork: Fork, fds: Sequence[int], kept_fds: Collection[int]) -> ZygoteChild:
+        """Have it forked; waits for the answer. Raises `OSError`."""
+        assert not kept_fds, "a backend that can be handed over opens nothing for a process"
+        answer, answer_fds = self._ask(fork, fds)
+        match answer:
+            case Forked():
+                (pidfd,) = answer_fds
+                try:
+                    child = ZygoteChild(answer.pid, pidfd, _share_ring(fork, pidfd, answer.ring_fd))
+                except OSError:
+                    self._forget(answer.pid, pidfd)
+                    raise
+                self._living[answer.pid] = child
+                return child
+            case Unwatched():
+                raise cannot_watch(answer.error_number)
+            case Refused():
+                raise OSError(answer.error_number, os.strerror(answer.error_number))
+            case _:
+                raise AssertionError(f"the zygote answers with {answer}")
+
+    def _forget(self, pid: int, pidfd: int) -> None:
+        """End a process that has not begun; nobody waits for its end."""
+        with contextlib.suppress(ProcessLookupError):
+            signal.pidfd_send_signal(pidfd, signal.SIGKILL)
+        self._living[pid] = ZygoteChild(pid, -1, None)
+        os.close(pidfd)
+
+    def drop_privileges(self, privileges: Privileges) -> None:
+        """Have it give up what the supervisor gives up next. Raises `OSError`."""
+        if self._first is None and self._channel is None:
+            return  # the next one is forked from here
+        answer, _ = self._ask(DropPrivileges(privileges))
+        assert isinstance(answer, Dropped)
+        if answer.error:
+            raise OSError(errno.EPERM, answer.error)
+
+    def _ask(self, message: Fork | DropPrivileges, fds: Sequence[int] = ()) -> tuple[FromZygote, list[int]]:
+        for _ in range(ATTEMPTS):
+            channel = self._connect()
+            try:
+                channel.send(message, fds)
+                crash_point("supervisor: zygote asked")
+                return self._wait_answer(channel)
+            except ChannelClosed:
+                self._lose()
+        raise OSError(errno.ECHILD, "the process that forks them (the zygote) dies each time")
+
+    def _connect(self) -> Channel[FromZygote]:
+        """The channel to the zygote; begins with one where there is none."""
+        if self._channel is None:
+            end, self._first = self._first or fork_zygote(), None
+            crash_point("supervisor: zygote forked")
+            self._pid = end.pid
+            self._channel = Channel(end.socket, FromZygote)
+            asyncio.get_running_loop().add_reader(end.socket.fileno(), self._read)
+        return self._channel
+
+    def _wait_answer(self, channel: Channel[FromZygote]) -> tuple[FromZygote, list[int]]:
+        """The answer to what was sent. It takes a fork's time, so nothing else is done meanwhile."""
+        looking = select.poll()
+        looking.register(channel.socket, select.POLLIN)
+        given_up_s = time.monotonic() + ANSWER_TIMEOUT_S
+        while True:
+            while (received := channel.receive()) is not None:
+                if not isinstance(received[0], Ended):
+                    return received
+                self._note_end(received[0])
+            if time.monotonic() > given_up_s:
+                _log.error("the zygote (process %d) does not answer: killing it", self._pid)
+                raise ChannelClosed
+            channel.flush()
+            looking.poll(_LOOK_AGAIN_MS)
+
+    def _read(self) -> None:
+        """What it says without being asked."""
+        assert self._channel is not None
+        try:
+            while (received := self._channel.receive()) is not None:
+                assert isinstance(received[0], Ended), "an answer that nobody waits for"
+                self._note_end(received[0])
+        except ChannelClosed:
+            self._lose()
+
+    def _note_end(self, ended: Ended) -> None:
+        self._living.pop(ended.pid).note_end(ended.wait_status)
+
+    def _lose(self) -> None:
+        """It has died, or is made to: its children end with it."""
+        assert self._channel is not None
+        asyncio.get_running_loop().remove_reader(self._channel.socket.fileno())
+        os.kill(self._pid, signal.SIGKILL)
+        status = self._end()
+        crash_point("supervisor: zygote reaped")
+        _log.warning(
+            "the zygote died: %s; its %d children end with it", describe_end(status), len(self._living)
+        )
+        living, self._living = self._living, {}
+        for child in living.values():
+            child.note_end(None)
+
+    def _end(self) -> int:
+        """Close its channel, and reap it; its wait status."""
+        assert self._channel is not None
+        self._channel.close()
+        self._channel = None
+        return os.waitpid(self._pid, 0)[1]
+
+    def close(self) -> None:
+        """End it; what it has forked has ended."""
+        if self._first is not None:
+            self._pid, self._channel = self._first.pid, Channel(self._first.socket, FromZygote)
+            self._first = None
+        if self._channel is not None:
+            self._end()
+
+
+def _share_ring(fork: Fork, pidfd: int, ring_fd: int) -> Uring | None:
+    """The ring that was made for this process. Raises `RingUnshared`."""
+    if not fork.ring_entries:
+        return None
+    try:
+        return Uring.attach(copy_fd_of(pidfd, ring_fd), fork.ring_layout)
+    except ProcessLookupError:
+        return None  # killed before it began
+    except OSError as error:
+        raise RingUnshared(error.errno, error.strerror) from error

@@ -1,0 +1,1 @@
+"""The zygote: the process that forks a drive's processes."""

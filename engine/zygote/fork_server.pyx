@@ -1,0 +1,355 @@
+# cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True
+"""The zygote's loop, and the first moments of what it forks: compiled code that leaves the interpreter alone.
+
+Each page that the zygote writes to between two forks is a page of its own for the child forked before, and
+each page that a child writes to is its own. So neither decodes a message: the zygote hands a `Fork` on as it
+came, and finds no more in it than the process's name and the size of its io_uring; its answers are made of encoded ones. The child waits in
+`poll` until something stands in its channel. Only then the interpreter is told of the fork, and goes on. A
+process at rest has 100 KiB of its own in this way, not 1.6 MiB (docs/performance.md).
+
+What makes that safe:
+- The zygote has one thread, which holds the GIL over the fork and after it: no lock of Python's or of the C
+  library's is held by anybody who is missing in the child.
+- PyOS_BeforeFork runs before the first of many forks, PyOS_AfterFork_Child in each child before anything else
+  of the interpreter's, as they must. In between there are only system calls.
+- No signal has a handler in the zygote. SIGCHLD is blocked there, and unblocked in the child; SIGTERM, SIGINT
+  and SIGHUP are ignored in both; SIGURG does nothing by default. Another one ends the process, as it would any.
+- A child asks to be ended with the zygote, and then looks whether the zygote is still its parent. Until a
+  message has come it has written to nothing that it shares with anybody.
+"""
+
+from libc.errno cimport EAGAIN, EBADF, EBADMSG, EINTR, EMFILE, ENOBUFS, ENOMEM, errno
+from libc.stdint cimport uint32_t, uint8_t
+from libc.string cimport memcmp, memcpy, memset
+from posix.signal cimport SIG_BLOCK, SIG_SETMASK, sigaddset, sigemptyset, sigprocmask, sigset_t
+from posix.types cimport pid_t
+from posix.unistd cimport _exit, close, fork, getpid, getppid, read
+
+from ringblk.shm.sync.crash_point cimport crash_point
+from ringblk.workers.uring.ring cimport io_uring_params, make_ring
+
+cdef extern from "Python.h":
+    void PyOS_BeforeFork()
+    void PyOS_AfterFork_Parent()
+    void PyOS_AfterFork_Child()
+
+cdef extern from * nogil:
+    """
+    #include <poll.h>
+    #include <signal.h>
+    #include <sys/prctl.h>
+    #include <sys/signalfd.h>
+    #include <sys/socket.h>
+    #include <sys/syscall.h>
+    #include <sys/wait.h>
+    #include <unistd.h>
+    #ifndef __NR_pidfd_open
+    #define __NR_pidfd_open 434
+    #endif
+    #define RINGBLK_FD_LIMIT 253 /* SCM_MAX_FD */
+    static int ringblk_pidfd_open(pid_t pid) { return (int)syscall(__NR_pidfd_open, pid, 0); }
+    static int ringblk_set_process_name(const char *name) { return prctl(PR_SET_NAME, name); }
+    static int ringblk_end_with_parent(void) { return prctl(PR_SET_PDEATHSIG, SIGKILL); }
+    /* A datagram and its descriptors; their number may be larger than what came (MSG_CTRUNC). */
+    static ssize_t ringblk_receive(int fd, void *data, size_t size, int *fds, int *fd_count, int *is_cut) {
+        union { struct cmsghdr header; char bytes[CMSG_SPACE(RINGBLK_FD_LIMIT * sizeof(int))]; } ancillary;
+        struct iovec part = { data, size };
+        struct msghdr message = { .msg_iov = &part, .msg_iovlen = 1, .msg_control = &ancillary,
+                                  .msg_controllen = sizeof ancillary };
+        struct cmsghdr *header;
+        ssize_t length = recvmsg(fd, &message, MSG_CMSG_CLOEXEC | MSG_DONTWAIT);
+        *fd_count = 0;
+        *is_cut = 0;
+        if (length < 0)
+            return length;
+        *is_cut = !!(message.msg_flags & MSG_CTRUNC);
+        for (header = CMSG_FIRSTHDR(&message); header; header = CMSG_NXTHDR(&message, header))
+            if (header->cmsg_level == SOL_SOCKET && header->cmsg_type == SCM_RIGHTS) {
+                *fd_count = (int)((header->cmsg_len - CMSG_LEN(0)) / sizeof(int));
+                memcpy(fds, CMSG_DATA(header), *fd_count * sizeof(int));
+            }
+        return length;
+    }
+    static ssize_t ringblk_send(int fd, const void *data, size_t size, int sent_fd) {
+        union { struct cmsghdr header; char bytes[CMSG_SPACE(sizeof(int))]; } ancillary;
+        struct iovec part = { (void *)data, size };
+        struct msghdr message = { .msg_iov = &part, .msg_iovlen = 1 };
+        if (sent_fd >= 0) {
+            message.msg_control = &ancillary;
+            message.msg_controllen = sizeof ancillary;
+            ancillary.header.cmsg_level = SOL_SOCKET;
+            ancillary.header.cmsg_type = SCM_RIGHTS;
+            ancillary.header.cmsg_len = CMSG_LEN(sizeof(int));
+            memcpy(CMSG_DATA(&ancillary.header), &sent_fd, sizeof(int));
+        }
+        return sendmsg(fd, &message, MSG_NOSIGNAL);
+    }
+    static char ringblk_peeked;
+    static ssize_t ringblk_peek(int fd) { return recv(fd, &ringblk_peeked, 1, MSG_PEEK | MSG_DONTWAIT); }
+    """
+    struct pollfd:
+        int fd
+        short events, revents
+    struct signalfd_siginfo:
+        uint32_t ssi_signo
+    enum:
+        POLLIN
+        SIGCHLD
+        SIGKILL
+        SFD_CLOEXEC
+        SFD_NONBLOCK
+        WNOHANG
+        ETOOMANYREFS
+        FD_LIMIT "RINGBLK_FD_LIMIT"
+    int poll(pollfd *fds, unsigned long count, int timeout_ms)
+    int signalfd(int fd, const sigset_t *mask, int flags)
+    int kill(pid_t pid, int number)
+    pid_t waitpid(pid_t pid, int *status, int options)
+    int ringblk_pidfd_open(pid_t pid)
+    int ringblk_set_process_name(const char *name)
+    int ringblk_end_with_parent()
+    ssize_t ringblk_receive(int fd, void *data, size_t size_bytes, int *fds, int *fd_count, int *is_cut)
+    ssize_t ringblk_send(int fd, const void *data, size_t size_bytes, int sent_fd)
+    ssize_t ringblk_peek(int fd)
+
+cdef enum:
+    MESSAGE_BYTES = 65536
+    ANSWER_BYTES = 32
+    NAME_BYTES = 16
+    RETRY_MS = 10   # the kernel was short of something for a descriptor on its way: that passes
+
+    SERVE_CLOSED = 0
+    SERVE_MESSAGE = 1
+    SERVE_CHILD = 2
+
+CLOSED, MESSAGE, CHILD = SERVE_CLOSED, SERVE_MESSAGE, SERVE_CHILD
+FIRST_PLACE = 0x7FFF_FFFF
+SECOND_PLACE = 0x7FFF_FFFE
+"""In an encoded answer: where its first and its second number are to stand."""
+
+cdef uint8_t *FORK_TAG = b"\xa4Fork"   # behind the array's head
+
+
+cdef struct Answer:
+    uint8_t data[ANSWER_BYTES]
+    int size_bytes
+    int first_at                # where its first number stands, four bytes, most significant first
+    int second_at               # the second; -1: it has one only
+
+
+cdef int place_of(bytes encoded, number):
+    return encoded.find(b"\xce" + number.to_bytes(4, "big")) + 1 or -1
+
+
+cdef Answer answer_like(bytes encoded) except *:
+    cdef Answer answer
+    assert len(encoded) <= ANSWER_BYTES
+    memcpy(answer.data, <const char *>encoded, len(encoded))
+    answer.size_bytes = <int>len(encoded)
+    answer.first_at = place_of(encoded, FIRST_PLACE)
+    answer.second_at = place_of(encoded, SECOND_PLACE)
+    assert answer.first_at > 0, "an answer without the place of its number"
+    return answer
+
+
+cdef void put_number(uint8_t *at, uint32_t number) noexcept:
+    cdef int index
+    for index in range(4):
+        at[index] = <uint8_t>(number >> (24 - 8 * index))
+
+
+cdef class ForkServer:
+    """Forks for who is at the other end of a channel, reaps, and tells of it.
+
+    The answers are encoded ones, with `FIRST_PLACE` and `SECOND_PLACE` for their numbers. Raises `OSError`.
+    """
+
+    cdef int channel_fd, signal_fd
+    cdef pid_t own_pid
+    cdef sigset_t outer_mask
+    cdef Answer forked, refused, unwatched, ended
+    cdef uint8_t message[MESSAGE_BYTES]
+    cdef int message_bytes
+    cdef int fds[FD_LIMIT]
+    cdef int fd_count
+    cdef readonly int ring_fd
+    """In a child: its io_uring; -1: none."""
+    cdef bint is_prepared
+
+    def __init__(self, int channel_fd, *, bytes forked, bytes refused, bytes unwatched, bytes ended):
+        cdef sigset_t mask
+        self.channel_fd = channel_fd
+        self.own_pid = getpid()
+        self.ring_fd = -1
+        self.forked = answer_like(forked)
+        self.refused = answer_like(refused)
+        self.unwatched = answer_like(unwatched)
+        self.ended = answer_like(ended)
+        sigemptyset(&mask)
+        sigaddset(&mask, SIGCHLD)
+        sigprocmask(SIG_BLOCK, &mask, &self.outer_mask)
+        self.signal_fd = signalfd(-1, &mask, SFD_CLOEXEC | SFD_NONBLOCK)
+        if self.signal_fd < 0:
+            raise OSError(errno, "signalfd")
+
+    def serve(self):
+        """Fork and reap until there is something for the interpreter.
+
+        - CLOSED: nobody is at the other end any more.
+        - MESSAGE: a message that is no `Fork`.
+        - CHILD: this is a process that was forked, and the first message to it stands in its channel.
+        """
+        cdef int event
+        if not self.is_prepared:
+            PyOS_BeforeFork()
+            self.is_prepared = True
+        event = self._serve()
+        if event == SERVE_CHILD:
+            PyOS_AfterFork_Child()
+        elif event == SERVE_MESSAGE:
+            PyOS_AfterFork_Parent()
+            self.is_prepared = False
+        return event
+
+    def take_message(self):
+        """The message and its descriptors: in a child the `Fork` that it comes from."""
+        return self.message[:self.message_bytes], [self.fds[index] for index in range(self.fd_count)]
+
+    cdef int _serve(self) noexcept:
+        cdef pollfd ways_in[2]
+        cdef int event
+        ways_in[0].fd = self.channel_fd
+        ways_in[1].fd = self.signal_fd
+        ways_in[0].events = ways_in[1].events = POLLIN
+        while True:
+            if poll(ways_in, 2, -1) < 0:
+                continue   # EINTR
+            if ways_in[1].revents and not self._reap():
+                return SERVE_CLOSED
+            if ways_in[0].revents:
+                event = self._take()
+                if event >= 0:
+                    return event
+
+    cdef int _take(self) noexcept:
+        """Receive one message; what `serve` is to return, or -1 where it goes on."""
+        cdef int is_cut
+        cdef int ring_entries
+        cdef ssize_t length = ringblk_receive(self.channel_fd, self.message, MESSAGE_BYTES, self.fds,
+                                              &self.fd_count, &is_cut)
+        if length < 0:
+            return -1 if errno == EINTR or errno == EAGAIN else SERVE_CLOSED
+        if length == 0:
+            return SERVE_CLOSED
+        self.message_bytes = <int>length
+        if length < 7 or memcmp(self.message + 1, FORK_TAG, 5) != 0:
+            return SERVE_MESSAGE
+        crash_point("zygote: fork asked for")
+        if is_cut:   # it has no room for so many descriptors
+            return self._answer(&self.refused, EMFILE, 0, -1)
+        if self.fd_count == 0:
+            return self._answer(&self.refused, EBADF, 0, -1)
+        ring_entries = self._ring_entries()
+        if ring_entries < 0:
+            return self._answer(&self.refused, EBADMSG, 0, -1)
+        return self._fork(<uint32_t>ring_entries)
+
+    cdef int _ring_entries(self) noexcept:
+        """What follows the process's name, a number of up to 16 bits (msgpack); -1: nothing of the kind."""
+        cdef int at = 7 + (self.message[6] & 31)
+        if self.message[6] >> 5 != 5 or at + 3 > self.message_bytes:
+            return -1
+        if self.message[at] < 0x80:
+            return self.message[at]
+        if self.message[at] == 0xcc:
+            return self.message[at + 1]
+        if self.message[at] == 0xcd:
+            return self.message[at + 1] << 8 | self.message[at + 2]
+        return -1
+
+    cdef int _fork(self, uint32_t ring_entries) noexcept:
+        cdef io_uring_params params
+        cdef int pidfd
+        cdef pid_t pid
+        self.ring_fd = -1
+        if ring_entries:
+            self.ring_fd = make_ring(ring_entries, &params)
+            if self.ring_fd < 0:
+                return self._answer(&self.refused, -self.ring_fd, 0, -1)
+        pid = fork()
+        if pid == 0:
+            self._wait_as_child()
+            return SERVE_CHILD
+        if pid < 0:
+            return self._answer(&self.refused, errno, 0, -1)
+        crash_point("zygote: child forked")
+        pidfd = ringblk_pidfd_open(pid)
+        if pidfd < 0:
+            pidfd = errno
+            kill(pid, SIGKILL)
+            waitpid(pid, NULL, 0)
+            return self._answer(&self.unwatched, pidfd, 0, -1)
+        return self._answer(&self.forked, pid, <uint32_t>max(self.ring_fd, 0), pidfd)
+
+    cdef int _answer(self, Answer *answer, uint32_t first, uint32_t second, int sent_fd) noexcept:
+        """Send it; -1, or SERVE_CLOSED where nobody is there. The descriptors of the request are closed."""
+        cdef int index
+        cdef bint is_sent = self._send(answer, first, second, sent_fd)
+        if sent_fd >= 0:
+            close(sent_fd)
+        for index in range(self.fd_count):
+            close(self.fds[index])
+        if self.ring_fd >= 0:
+            close(self.ring_fd)
+            self.ring_fd = -1
+        crash_point("zygote: fork answered")
+        return -1 if is_sent else SERVE_CLOSED
+
+    cdef bint _send(self, Answer *answer, uint32_t first, uint32_t second, int sent_fd) noexcept:
+        put_number(answer.data + answer.first_at, first)
+        if answer.second_at >= 0:
+            put_number(answer.data + answer.second_at, second)
+        while ringblk_send(self.channel_fd, answer.data, answer.size_bytes, sent_fd) < 0:
+            if errno == ETOOMANYREFS or errno == ENOBUFS or errno == ENOMEM:
+                poll(NULL, 0, RETRY_MS)
+            elif errno != EINTR:
+                return False
+        return True
+
+    cdef bint _reap(self) noexcept:
+        """Reap all that have ended, and tell of each; False where nobody is there."""
+        cdef signalfd_siginfo caught[8]
+        cdef int status
+        cdef pid_t pid
+        while read(self.signal_fd, caught, sizeof(caught)) > 0:
+            pass
+        while True:
+            pid = waitpid(-1, &status, WNOHANG)
+            if pid <= 0:
+                return True
+            crash_point("zygote: child reaped")
+            if not self._send(&self.ended, pid, <uint32_t>status, -1):
+                return False
+            crash_point("zygote: end told")
+
+    cdef void _wait_as_child(self) noexcept:
+        """The first moments of a child: it ends with the zygote, has its name, and waits for its first message."""
+        cdef char name[NAME_BYTES]
+        cdef pollfd channel
+        ringblk_end_with_parent()
+        if getppid() != self.own_pid:   # it had ended before
+            _exit(1)
+        close(self.channel_fd)
+        close(self.signal_fd)
+        sigprocmask(SIG_SETMASK, &self.outer_mask, NULL)
+        memset(name, 0, NAME_BYTES)
+        memcpy(name, self.message + 7, min(<int>self.message[6] & 31, NAME_BYTES - 1, self.message_bytes - 7))
+        ringblk_set_process_name(name)
+        crash_point("zygote: child about to wait")
+        channel.fd = self.fds[0]
+        channel.events = POLLIN
+        while poll(&channel, 1, -1) < 0:
+            pass   # EINTR
+        if ringblk_peek(channel.fd) == 0:   # who would have told it something is gone
+            _exit(0)
+        crash_point("zygote: child begins")

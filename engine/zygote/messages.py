@@ -1,0 +1,96 @@
+"""What the zygote is told, and what it answers.
+
+Arrays, because compiled code reads and writes some of them (fork_server.pyx).
+"""
+
+import msgspec
+
+from ringblk.workers.backends.open_storage import OpenStorage
+from ringblk.workers.sandbox.confinement import Confinement, Privileges
+
+
+class DispatcherRole(msgspec.Struct, tag=True, frozen=True, kw_only=True):
+    """A drive's dispatcher (`DispatcherSetup`)."""
+
+    inline_limit_ns: int
+    poll_ns: int
+    chain_limit: int
+
+
+class WorkerRole(msgspec.Struct, tag=True, frozen=True, kw_only=True):
+    """One of a drive's workers (`WorkerSetup`)."""
+
+    worker_index: int
+
+
+class Fork(msgspec.Struct, tag=True, frozen=True, array_like=True, kw_only=True):
+    """Fork a process of a drive. Descriptors come along, in the order of `fd_names`, then the storage's.
+
+    "channel" is the first. The others are those of "segment", "eventfd", "dispatcher eventfd", "rate group"
+    and "ruleset" that this process needs.
+    """
+
+    process_name: str
+    """As process listings show it, at most 15 bytes. The zygote itself reads this field and the next."""
+    ring_entries: int
+    """Of the io_uring that is made for it before the fork, less than 65536; 0: none."""
+    drive_in_log: str
+    """The drive's name in log lines; empty for the only one."""
+    role: DispatcherRole | WorkerRole
+    fd_names: tuple[str, ...]
+    kind: str
+    """The device kind's name (`kind_named`)."""
+    request_settings: bytes
+    """For the kind's `make_requests`."""
+    storage: OpenStorage | None
+    """None: the process inherits it."""
+    ring_layout: bytes
+    """For `Uring.attach`."""
+    confinement: Confinement
+
+
+class DropPrivileges(msgspec.Struct, tag=True, frozen=True, array_like=True):
+    """Everything that needs privileges is open: give them up, you and all that you fork from now on."""
+
+    privileges: Privileges
+
+
+ToZygote = Fork | DropPrivileges
+
+
+class Forked(msgspec.Struct, tag=True, frozen=True, array_like=True):
+    """The answer to `Fork`; a pidfd comes along.
+
+    The process has its io_uring under `ring_fd`, for `copy_fd_of`: Linux sends none over sockets.
+    """
+
+    pid: int
+    ring_fd: int
+
+
+class Refused(msgspec.Struct, tag=True, frozen=True, array_like=True):
+    """The other answer to `Fork`: the host has no process for it."""
+
+    error_number: int
+
+
+class Unwatched(msgspec.Struct, tag=True, frozen=True, array_like=True):
+    """Another: there was a process, but no pidfd, so it was ended."""
+
+    error_number: int
+
+
+class Ended(msgspec.Struct, tag=True, frozen=True, array_like=True):
+    """A process that was forked has ended, and was reaped; its wait status is as in wait(2)."""
+
+    pid: int
+    wait_status: int
+
+
+class Dropped(msgspec.Struct, tag=True, frozen=True, array_like=True):
+    """The answer to `DropPrivileges`; `error` is empty where they are gone."""
+
+    error: str
+
+
+FromZygote = Forked | Refused | Unwatched | Ended | Dropped
