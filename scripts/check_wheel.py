@@ -53,7 +53,7 @@ def check_files(sources: set[str], files: dict[str, bytes]) -> None:
     assert not missing, f"not in the wheel: {sorted(missing)}"
     extra = [name for name in files if name.endswith((".c", ".pyx")) or name.startswith("tests")]
     assert not extra, f"not for a wheel: {extra}"
-    data = {name.partition(".data/data/")[2] for name in files} - {""}
+    data = {name.partition(".data/data/")[2] for name in files if not name.endswith("/")} - {""}
     assert data == shared_files(), f"below the prefix: {sorted(data ^ shared_files())}"
     assert any(name.endswith(".dist-info/licenses/LICENSE") for name in files), "no licence"
     for name, content in files.items():

@@ -104,7 +104,10 @@ def in_field_names(text: str) -> str:
 
 def place_of(path: str) -> str:
     """What two paths of one socket have in common, be it there or not."""
-    return os.path.join(os.path.realpath(os.path.dirname(path)), os.path.basename(path))
+    try:
+        return os.path.join(os.path.realpath(os.path.dirname(path)), os.path.basename(path))
+    except FileNotFoundError:  # the folder that it was started in has been removed: who listens will say so
+        return path
 
 
 FlatConfig = msgspec.defstruct(

@@ -1,6 +1,7 @@
 """What a drive's processes have been told: enough to set up a new one in the place of any of them."""
 
 import itertools
+import mmap
 import os
 from collections.abc import Sequence
 
@@ -195,9 +196,10 @@ class DriveModel:
             if log.mmap_size_bytes == 0 or os.fstat(fd).st_size < log.mmap_offset_bytes + log.mmap_size_bytes:
                 raise DeviceError("the dirty log is empty, or shorter than it is said to be")
             check_log(log, [region for region, _ in self.current_regions()])
-        except DeviceError:
+            mmap.mmap(fd, 1).close()  # what cannot be mapped must not reach the dispatcher
+        except (DeviceError, OSError, ValueError) as error:
             os.close(fd)
-            raise
+            raise DeviceError(f"the dirty log cannot be used: {error}") from error
         self.forget_log()
         self.log = (log, fd)
 

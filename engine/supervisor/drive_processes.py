@@ -144,7 +144,7 @@ class DriveProcesses:
 
     def close(self) -> None:
         """Forget them once they have ended: they hold the drive, and it holds them."""
-        del self._workers, self._dispatcher
+        del self._workers, self._dispatcher, self._report
 
     async def _wait_end(self) -> None:
         for child in self._children().values():

@@ -25,6 +25,7 @@ from ringblk.engine.vhost_user.codes import F_PROTOCOL_FEATURES, FrontendRequest
 from ringblk.engine.vhost_user.messages import (
     ConfigSpace,
     InflightDescription,
+    LogDescription,
     Payload,
     VringFd,
     VringState,
@@ -48,6 +49,7 @@ PROTOCOL = (
     | ProtocolFeature.CONFIG
     | ProtocolFeature.INFLIGHT_SHMFD
     | ProtocolFeature.RESET_DEVICE
+    | ProtocolFeature.LOG_SHMFD
     | ProtocolFeature.CONFIGURE_MEM_SLOTS
     | ProtocolFeature.STATUS
 )
@@ -68,6 +70,8 @@ DIALOGUE: list[Message] = [
     (R.GET_CONFIG, ConfigSpace(0, 0, bytes(60)), ""),
     (R.GET_INFLIGHT_FD, InflightDescription(0, 0, 1, 64), ""),
     (R.SET_INFLIGHT_FD, InflightDescription(INFLIGHT_BYTES, 0, 1, 64), "memory"),
+    (R.SET_LOG_BASE, LogDescription(4096, 0), "memory"),
+    (R.SET_LOG_FD, None, "eventfd"),
     (R.ADD_MEM_REG, REGION, "memory"),
     (R.REM_MEM_REG, REGION, ""),
     (R.SET_MEM_TABLE, (REGION,), "memory"),
