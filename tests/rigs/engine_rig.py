@@ -58,11 +58,11 @@ def eventually(condition: Callable[[], object], what: str) -> None:
 
 
 def run_program(
-    *options: str, prepare: Callable[[], object] | None = None
+    *options: str, prepare: Callable[[], object] | None = None, program: Sequence[str] = (PROGRAM,)
 ) -> subprocess.CompletedProcess[str]:
     """Run the program to its end, which leaves no segment; `prepare` is called in its process before."""
     with subprocess.Popen(
-        ends_with_tests([PROGRAM, *options]),
+        ends_with_tests([*program, *options]),
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,

@@ -5,7 +5,7 @@ import sys
 from ringblk.engine.program.cli import backend_program
 from ringblk.engine.supervisor import workforce
 
-PROGRAM = (sys.executable, __file__)
+PROGRAM = (sys.executable, "-P", __file__)  # not with the rigs among the modules
 IDLE_S = 0.002
 
 if __name__ == "__main__":

@@ -9,7 +9,7 @@ from ringblk.engine.program.cli import backend_program
 from ringblk.engine.supervisor.drive_processes import DriveProcesses
 from ringblk.engine.supervisor.workforce import Workforce
 
-PROGRAM = (sys.executable, __file__)
+PROGRAM = (sys.executable, "-P", __file__)  # not with the rigs among the modules
 
 
 def _start(processes: DriveProcesses) -> None:

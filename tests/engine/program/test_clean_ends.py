@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from ringblk import Frontend
+from tests.rigs import standing_workers
 from tests.rigs.control_client import ControlClient
 from tests.rigs.engine_rig import DEADLINE_S, Engine, environment, eventually, raw_frontend, run_program
 from tests.rigs.inline_device import OUT
@@ -128,7 +129,8 @@ def test_a_backend_is_closed_when_the_start_fails(tmp_path: Path, option: str) -
 def test_a_backend_is_closed_when_the_engine_gives_up(tmp_path: Path) -> None:
     events = tmp_path / "events"
     way = f"--socket-path={tmp_path / 'socket'}"
-    done = run_program(*closing_disk(events, way, "--io-engine=psync", "--backend-arg=starts=no"))
+    options = closing_disk(events, way, "--io-engine=psync", "--backend-arg=starts=no")
+    done = run_program(*options, program=standing_workers.PROGRAM)
     assert done.returncode == 1
     assert "again and again" in done.stderr
     assert [event["event"] for event in read_events(events)] == ["made", "closed"]
