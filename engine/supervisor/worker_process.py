@@ -178,7 +178,8 @@ class WorkerProcess:
         if self._left is None:
             self._left = asyncio.get_running_loop().create_future()
             await self._link.ask(
-                lambda request_id: WorkerRetire(request_id, self._index), settle=self._let_go
+                lambda request_id: WorkerRetire(request_id, self._index),
+                settle=partial(self._let_go, self._child),
             )
         if self._left is not None:
             await asyncio.shield(self._left)
@@ -187,7 +188,8 @@ class WorkerProcess:
         """Have it end if it holds nothing; does not wait for that."""
         with contextlib.suppress(DeviceError):  # it holds something, or all ends
             await self._link.ask(
-                lambda request_id: WorkerRetire(request_id, self._index, if_idle=True), settle=self._let_go
+                lambda request_id: WorkerRetire(request_id, self._index, if_idle=True),
+                settle=partial(self._let_go, self._child),
             )
 
     def has_been_idle(self) -> bool:
@@ -195,9 +197,12 @@ class WorkerProcess:
         before, self._done_count = self._done_count, self._setup.state.worker_counters(self._index)[0]
         return self._done_count == before
 
-    def _let_go(self, is_done: bool) -> None:
-        """The dispatcher has said that it gives it nothing more; no later one may."""
-        if is_done:
+    def _let_go(self, child: Child[None] | None, is_done: bool) -> None:
+        """The dispatcher has said that it gives this process nothing more; no later one may.
+
+        One that has died meanwhile has left already, or will: nobody may wait for that a second time.
+        """
+        if is_done and child is not None and child is self._child:
             self._is_released = True
             self._left = self._left or asyncio.get_running_loop().create_future()
             self.tell(Stop())
