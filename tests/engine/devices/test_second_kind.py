@@ -258,10 +258,10 @@ def test_a_death_at_each_step_of_being_pending(
 ) -> None:
     plan = CrashPlan(tmp_path / "plan")
     plan.arm((point, 3))
-    echo = start_echo(f"--io-engine={io_engine}", crash_plan=plan.path)
+    echo = start_echo(f"--io-engine={io_engine}", "--workers=1", crash_plan=plan.path)
     echo.frontend.set_up()
     waiting = [echo.offer(WAIT, data=b"%d" % index) for index in range(8)]
-    assert echo.ask(ECHO, data=b"up") == b"up"
+    assert echo.ask(ECHO, data=b"up") == b"up"  # the one worker has begun all that came before
     echo.gate.open()
     assert echo.wait(*waiting) == {head: b"%d" % index for index, head in enumerate(waiting)}
     eventually(lambda: plan.deaths == 1, f"a death at {point}")
