@@ -292,7 +292,8 @@ def test_no_room_for_a_queue() -> None:
         eventually(lambda: "no queue can start: " in engine.log() and line in engine.log(), line)
         (dispatcher,) = engine.children()
         remount = ["mount", "-o", "remount,size=16m", "/dev/shm"]
-        subprocess.run(["nsenter", f"--target={engine.process.pid}", "--mount", *remount], check=True)
+        enter = ["nsenter", f"--target={engine.process.pid}", "--mount", "--root"]
+        subprocess.run([*enter, *remount], check=True)
         with raw_frontend(engine) as frontend:
             assert read(frontend.queues[0], 0) == (OK, bytes(PAGE))
         assert engine.children() == {dispatcher}
