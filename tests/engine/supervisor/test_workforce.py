@@ -61,10 +61,9 @@ def test_as_many_come_as_have_something_to_do_up_to_the_limit(tmp_path: Path) ->
             assert len(workers_of(engine)) == count
         offer_reads(frontend, 1)
         eventually(lambda: snapshot(engine).depth == 4, "the fourth request")
-        gate.open()
-        eventually(lambda: gate.begun_count == 4, "the fourth request's turn")
-        gate.open()
-        frontend.queues[0].wait_used(4)
+        with gate.held_open():
+            frontend.queues[0].wait_used(4)
+        assert gate.begun_count == 4
         assert snapshot(engine).workers_up == 3
 
 
