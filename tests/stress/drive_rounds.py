@@ -24,5 +24,9 @@ def run_rounds(count: int) -> None:
                 assert engine.delete("comes", query)[0] == 204
                 counts["rules"] += 2
             assert disk.read(0, 4096) == b"s" * 4096
-            eventually(lambda: engine.holdings() == before, "nothing more than before")
+            # What the first drive had may still have been on its way out: fewer descriptors are none left.
+            eventually(
+                lambda: engine.holdings()[0] <= before[0] and engine.holdings()[1:] == before[1:],
+                "nothing more than before",
+            )
         assert engine.delete("stays")[0] == 204

@@ -154,6 +154,9 @@ def test_a_request_without_descriptors_is_refused(zygote: ZygoteRig) -> None:
 
 
 def test_descriptors_that_it_has_no_room_for_are_refused(zygote: ZygoteRig, state: StateSegment) -> None:
+    eventually(
+        lambda: len(fds_of(zygote.pid)) == len(STANDARD) + 2, "nothing left of what it was forked with"
+    )
     _, hard = resource.prlimit(zygote.pid, resource.RLIMIT_NOFILE)
     resource.prlimit(zygote.pid, resource.RLIMIT_NOFILE, (max(fds_of(zygote.pid)) + 1, hard))
     message = fork_message(WorkerRole(worker_index=0), NullBackend(4096), OPEN_SANDBOX)
