@@ -11,7 +11,7 @@ from libc.stdint cimport uint16_t, uint32_t, uint64_t
 
 from ringblk.engine.dispatcher.handover cimport Handover
 from ringblk.shm.layout.slot cimport RequestSlot
-from ringblk.shm.state.segment cimport StateSegment
+from ringblk.shm.state.segment cimport LONG_RANGES, StateSegment
 from ringblk.shm.queues.virtqueue cimport CHAIN_NO_ROOM, Virtqueue
 
 
@@ -27,15 +27,14 @@ cdef class ChainIntake:
         cdef RequestSlot *slot = &self.state.slots[slot_index]
         cdef int flags = virtqueue.read(head_index, slot, self.state.own_ranges(slot_index), self.state.ranges_per_slot)
         slot.long_list = 0
-        if flags != CHAIN_NO_ROOM:
+        if flags != CHAIN_NO_ROOM or self.state.long_list_count == 0:
             return flags
         if self.handover.free_list_count == 0:
             self.waiting_queues |= (<uint64_t>1) << virtqueue.queue_index
             return -EAGAIN
         # From its beginning: nothing of the first copy is kept.
         slot.long_list = self.handover.free_lists[self.handover.free_list_count - 1]
-        flags = virtqueue.read(head_index, slot, self.state.long_ranges(slot.long_list),
-                                self.state.ranges_per_long_list)
+        flags = virtqueue.read(head_index, slot, self.state.long_ranges(slot.long_list), LONG_RANGES)
         if flags >= 0:
             self.handover.free_list_count -= 1
         return flags

@@ -3,7 +3,7 @@
 #   StateHeader | RateLimitState | QueueState[queue_limit]
 #   | WorkerState[worker_limit] | submit and done entries [worker_limit][2][slot_count]
 #   | RequestSlot[slot_count] | OperationStatistics[operation_count]
-#   | Range[slot_count][ranges_per_slot] | Range[long_list_count][long_ranges]
+#   | Range[slot_count][ranges_per_slot] | Range[long_list_count][LONG_RANGES]
 #
 # There is room for all of it, and memory for the first line. The others get theirs from the supervisor before they
 # are touched: a worker's part when it starts for the first time (`open_worker`), the rest when a front end starts a
@@ -21,7 +21,7 @@ from ringblk.shm.layout.region_set cimport REGION_WORDS, RegionSet, add_region, 
 from ringblk.shm.layout.slot cimport SLOT_FREE, Range, RequestSlot
 
 cdef enum:
-    STATE_LAYOUT_VERSION = 10
+    STATE_LAYOUT_VERSION = 11
     QUEUE_LIMIT = 64
     WORKER_LIMIT = 64
     OPERATION_LIMIT = 64    # operations that a device kind may have
@@ -32,8 +32,7 @@ cdef enum:
     STORAGE_NAME_BYTES = 256
     RANGE_SLACK = 64        # pieces beyond one a descriptor: a buffer may straddle regions
     CHAIN_LIMIT = 1024      # descriptors that any chain may have, whatever the queue size: drivers go by QEMU's limit
-    SHORT_RANGES = 32832    # a slot's own, at most
-    LONG_RANGES = 1536      # of a chain that has too many for its slot, at least
+    LONG_RANGES = 1536      # of a chain that has too many for its slot
     LONG_LIST_LIMIT = 16    # such chains at once; more wait in their rings
 
 
@@ -43,8 +42,7 @@ cdef struct StateHeader:
     uint32_t slot_count
     uint32_t ranges_per_slot
     uint32_t operation_count        # values of RequestSlot.operation
-    uint32_t long_ranges            # of a long list
-    uint32_t reserved_sizes[8]
+    uint32_t reserved_sizes[9]
     char kind_name[KIND_NAME_BYTES] # the device kind's (engine/devices/kinds.py), padded with zeroes
     # the device as it is now, in a layout of its kind; written by the supervisor
     uint8_t kind_state[KIND_STATE_BYTES]
@@ -143,7 +141,6 @@ cdef class StateSegment:
     cdef readonly uint32_t slot_count
     cdef readonly uint32_t ranges_per_slot
     cdef readonly uint32_t long_list_count
-    cdef readonly uint32_t ranges_per_long_list
     cdef readonly uint32_t operation_count
     cdef Range *long_lists
     cdef size_t rate_limit_offset
@@ -160,7 +157,7 @@ cdef class StateSegment:
 
     cdef inline Range *long_ranges(self, uint32_t long_list) noexcept nogil:
         """The list of this number, counted from 1."""
-        return self.long_lists + <size_t>(long_list - 1) * self.ranges_per_long_list
+        return self.long_lists + <size_t>(long_list - 1) * LONG_RANGES
 
     cdef inline Range *slot_ranges(self, uint32_t slot_index) noexcept nogil:
         """Where the slot's chain has its ranges."""

@@ -18,15 +18,12 @@ class StateSegment:
     slot_count: int
     ranges_per_slot: int
     long_list_count: int
-    ranges_per_long_list: int
     operation_count: int
     def __init__(
-        self, segment: Segment, slot_count: int, ranges_per_slot: int, operation_count: int, long_ranges: int
+        self, segment: Segment, slot_count: int, ranges_per_slot: int, operation_count: int
     ) -> None: ...
     @staticmethod
-    def size_bytes(
-        slot_count: int, ranges_per_slot: int, operation_count: int = 1, long_ranges: int = 1536
-    ) -> int: ...
+    def size_bytes(slot_count: int, ranges_per_slot: int, operation_count: int = 1) -> int: ...
     @classmethod
     def create(
         cls, name: str, slot_count: int, queue_size: int, kind_name: str = "", operations: Sequence[str] = ()

@@ -26,8 +26,7 @@ SEGMENT_PREFIX = "ringblk-engine-"
 MAX_QUEUES = QUEUE_LIMIT
 MAX_WORKERS = WORKER_LIMIT
 MAX_SLOTS = 1 << 16
-MAX_RANGES_PER_SLOT = SHORT_RANGES
-MAX_RANGES_PER_LIST = MAX_QUEUE_SIZE + RANGE_SLACK
+MAX_RANGES_PER_SLOT = MAX_QUEUE_SIZE + RANGE_SLACK
 MAX_CHAIN_DESCRIPTORS = CHAIN_LIMIT
 MAX_LONG_CHAINS = LONG_LIST_LIMIT
 OTHER_OPERATION = "other"
@@ -64,7 +63,7 @@ cdef bint _is_slot_count(uint32_t slot_count) noexcept:
 
 
 def _checked_counts(kind, int fd, str name, size_bytes):
-    """`(slot_count, ranges_per_slot, operation_count, long_ranges)`, read once: who may write there may do so meanwhile.
+    """`(slot_count, ranges_per_slot, operation_count)`, read once: who may write there may do so meanwhile.
 
     Raises `SegmentError`. Within these limits no sum overflows.
     """
@@ -73,12 +72,12 @@ def _checked_counts(kind, int fd, str name, size_bytes):
         raise SegmentError(f"shared memory segment {name} was cut off while it was read")
     cdef const StateHeader *header = <const StateHeader *><const char *>data
     cdef uint32_t slot_count = header.slot_count, ranges_per_slot = header.ranges_per_slot
-    cdef uint32_t operation_count = header.operation_count, long_ranges = header.long_ranges
-    if (not _is_slot_count(slot_count) or ranges_per_slot > MAX_RANGES_PER_SLOT or long_ranges > MAX_RANGES_PER_LIST
+    cdef uint32_t operation_count = header.operation_count
+    if (not _is_slot_count(slot_count) or ranges_per_slot > MAX_RANGES_PER_SLOT
             or not 1 <= operation_count <= OPERATION_LIMIT
-            or kind.size_bytes(slot_count, ranges_per_slot, operation_count, long_ranges) != size_bytes):
+            or kind.size_bytes(slot_count, ranges_per_slot, operation_count) != size_bytes):
         raise SegmentError(f"shared memory segment {name} has no room for the {slot_count} slots it names")
-    return slot_count, ranges_per_slot, operation_count, long_ranges
+    return slot_count, ranges_per_slot, operation_count
 
 
 cdef bytes _checked_name(str name, uint32_t size_bytes):
@@ -87,6 +86,11 @@ cdef bytes _checked_name(str name, uint32_t size_bytes):
     if len(encoded) >= size_bytes:
         raise ValueError(f"the name {name} is longer than {size_bytes - 1} bytes")
     return encoded.ljust(size_bytes, b"\0")
+
+
+cdef uint32_t _long_list_count(uint32_t slot_count, uint32_t ranges_per_slot) noexcept:
+    """None where a slot's own list is as long."""
+    return 0 if ranges_per_slot >= <uint32_t>LONG_RANGES else min(slot_count, <uint32_t>LONG_LIST_LIMIT)
 
 
 cdef size_t _bytes_before_ranges(uint32_t slot_count, uint32_t operation_count) noexcept:
@@ -111,8 +115,7 @@ cdef void forget_lost_regions(StateHeader *header, uint32_t word, uint64_t mask)
 cdef class StateSegment:
     """A mapped state segment. `create` for the supervisor, `of_fd` for its children."""
 
-    def __init__(self, segment, uint32_t slot_count, uint32_t ranges_per_slot, uint32_t operation_count,
-                 uint32_t long_ranges):
+    def __init__(self, segment, uint32_t slot_count, uint32_t ranges_per_slot, uint32_t operation_count):
         self.segment = segment
         self.view = memoryview(segment.memory)
         cdef uint8_t *place = address_of(self.view)
@@ -134,16 +137,14 @@ cdef class StateSegment:
         self.ranges = <Range *>place
         place += _page_up(<size_t>self.slot_count * self.ranges_per_slot * sizeof(Range))
         self.long_lists = <Range *>place
-        self.long_list_count = min(slot_count, <uint32_t>LONG_LIST_LIMIT)
-        self.ranges_per_long_list = long_ranges
+        self.long_list_count = _long_list_count(slot_count, ranges_per_slot)
 
     @staticmethod
-    def size_bytes(uint32_t slot_count, uint32_t ranges_per_slot, uint32_t operation_count=1,
-                   uint32_t long_ranges=LONG_RANGES):
+    def size_bytes(uint32_t slot_count, uint32_t ranges_per_slot, uint32_t operation_count=1):
         """How large a segment for so many slots is."""
         return (_bytes_before_ranges(slot_count, operation_count)
                 + _page_up(<size_t>slot_count * ranges_per_slot * sizeof(Range))
-                + <size_t>min(slot_count, <uint32_t>LONG_LIST_LIMIT) * long_ranges * sizeof(Range))
+                + <size_t>_long_list_count(slot_count, ranges_per_slot) * LONG_RANGES * sizeof(Range))
 
     @classmethod
     def create(cls, str name, uint32_t slot_count, uint32_t queue_size, str kind_name="", operations=()):
@@ -159,23 +160,21 @@ cdef class StateSegment:
             raise ValueError(f"slot count {slot_count} is not a power of two from 2 to {MAX_SLOTS}")
         if operation_count > OPERATION_LIMIT:
             raise ValueError(f"{operation_count} operations, more than {OPERATION_LIMIT}")
-        cdef uint32_t ranges_per_slot = min(queue_size + RANGE_SLACK, <uint32_t>SHORT_RANGES)
-        cdef uint32_t long_ranges = max(queue_size + RANGE_SLACK, <uint32_t>LONG_RANGES)
+        cdef uint32_t ranges_per_slot = queue_size + RANGE_SLACK
         segment = Segment.create(name, SEGMENT_KIND, STATE_LAYOUT_VERSION,
-                                 cls.size_bytes(slot_count, ranges_per_slot, operation_count, long_ranges),
+                                 cls.size_bytes(slot_count, ranges_per_slot, operation_count),
                                  _rest_bytes())
         view = memoryview(segment.memory)
         cdef StateHeader *header = <StateHeader *>address_of(view)
         header.slot_count = slot_count
         header.ranges_per_slot = ranges_per_slot
         header.operation_count = operation_count
-        header.long_ranges = long_ranges
         encoded = _checked_name(kind_name, KIND_NAME_BYTES)
         memcpy(header.kind_name, <const char *>encoded, KIND_NAME_BYTES)
         for operation, operation_name in enumerate((OTHER_OPERATION, *operations)):
             encoded = _checked_name(operation_name, OPERATION_NAME_BYTES)
             memcpy(header.operation_names[operation], <const char *>encoded, OPERATION_NAME_BYTES)
-        return cls(segment, slot_count, ranges_per_slot, operation_count, long_ranges)
+        return cls(segment, slot_count, ranges_per_slot, operation_count)
 
     def open_worker(self, uint32_t worker_index):
         """Have memory for the parts of the workers up to this one, before it starts. Raises `OSError` where there is none."""
@@ -250,7 +249,7 @@ cdef class StateSegment:
         Nothing is mapped, so whoever owns the segment may cut it off under the reader. `fd` stays the caller's.
         """
         counts = _checked_counts(cls, fd, name, checked_size_bytes(fd, SEGMENT_KIND, STATE_LAYOUT_VERSION, name))
-        slot_count, _, operation_count, _ = counts
+        slot_count, _, operation_count = counts
         segment = Segment(name, -1, _bytes_before_ranges(slot_count, operation_count), is_creator=False)
         if os.preadv(fd, [segment.memory], 0) < segment.size_bytes:
             segment.close()

@@ -23,7 +23,7 @@ from ringblk.shm.memory.guest_memory cimport GuestMemory, MappedRegion
 from ringblk.shm.rates.limit cimport CHARGE_OTHER, CHARGE_READ, CHARGE_WRITE
 from ringblk.shm.layout.region_set cimport REGION_LIMIT, RegionSet, add_region
 from ringblk.shm.layout.slot cimport Range, RequestSlot
-from ringblk.shm.state.segment cimport StateSegment
+from ringblk.shm.state.segment cimport LONG_RANGES, StateSegment
 from ringblk.shm.queues.split.virtqueue cimport SplitVirtqueue
 from ringblk.workers.block.request cimport (
     DRIVE_ID_BYTES, MAX_SEGMENTS, OPERATION_DISCARD, OPERATION_FLUSH, OPERATION_GET_ID, OPERATION_READ, OPERATION_WRITE,
@@ -114,7 +114,7 @@ cdef class CheckingParser(RequestParser):
         cdef Range *ranges = self.state.slot_ranges(slot_index)
         cdef uint32_t index, count = slot.readable_count + slot.writable_count
         check(slot_index < SLOT_COUNT and slot.long_list <= self.state.long_list_count, b"a slot has a list of ranges")
-        check(count <= (self.state.ranges_per_long_list if slot.long_list else self.state.ranges_per_slot),
+        check(count <= (<uint32_t>LONG_RANGES if slot.long_list else self.state.ranges_per_slot),
               b"a chain's ranges fit into its list")
         self.used_limit_bytes[slot_index] = 0
         for index in range(count):

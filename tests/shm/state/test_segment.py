@@ -34,10 +34,9 @@ def test_created_and_attached_are_the_same(name: str, slot_count: int, queue_siz
     state = StateSegment.create(name, slot_count, queue_size)
     try:
         assert state.slot_count == slot_count
-        assert state.ranges_per_slot > queue_size or state.ranges_per_long_list > queue_size
+        assert state.ranges_per_slot > queue_size
         size_bytes = os.stat(f"/dev/shm/{name}").st_size
-        long_ranges = state.ranges_per_long_list
-        assert size_bytes == StateSegment.size_bytes(slot_count, state.ranges_per_slot, 1, long_ranges)
+        assert size_bytes == StateSegment.size_bytes(slot_count, state.ranges_per_slot)
         other = StateSegment.attach(name)
         assert (other.name, other.slot_count, other.ranges_per_slot) == (
             name,
@@ -86,7 +85,7 @@ def test_sizes_that_no_engine_has_are_refused(name: str, slot_count: int, ranges
         with open(f"/dev/shm/{name}", "r+b") as file:
             file.write(HEADER.pack(MAGIC, LAYOUT_VERSION, int.from_bytes(b"stat", "little"), size_bytes))
             file.seek(HEADER_BYTES)
-            file.write(struct.pack("<IIII", slot_count, ranges_per_slot, 1, 1536))
+            file.write(struct.pack("<III", slot_count, ranges_per_slot, 1))
         with pytest.raises(SegmentError, match="no room for the"):
             StateSegment.attach(name)
     finally:
