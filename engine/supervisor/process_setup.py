@@ -2,8 +2,7 @@
 
 import functools
 import logging
-from collections.abc import Collection, Mapping
-from functools import partial
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import msgspec
@@ -58,23 +57,21 @@ class ProcessSetup(msgspec.Struct, frozen=True, kw_only=True):
 
         Raises `OSError`.
         """
-        start = partial(self._start, process_name, role, eventfds, ring_entries, received_type, own_fds)
+        fork, fds = self._describe(process_name, role, eventfds, ring_entries)
         try:
-            return start(self.parent)
+            return self._start_at(self.parent, fork, fds, received_type, own_fds)
         except RingUnshared as error:
             _log.info("%s is forked from the supervisor: pidfd_getfd(2): %s", process_name, error.strerror)
-            return start(self.own_forks)
+            return self._start_at(self.own_forks, fork, fds, received_type, own_fds)
 
-    def _start(
+    def _describe(
         self,
         process_name: str,
         role: DispatcherRole | WorkerRole,
         eventfds: Mapping[str, int],
         ring_entries: int,
-        received_type: Any,
-        own_fds: Collection[int],
-        parent: ProcessParent,
-    ) -> Child[Any]:
+    ) -> tuple[Fork, Sequence[int]]:
+        """What the process is to be, whoever forks it, but for the storage; and its descriptors."""
         is_dispatcher = isinstance(role, DispatcherRole)
         calls = ((DISPATCHER_CALLS,) if is_dispatcher else ()) + ((URING_CALLS,) if ring_entries else ())
         confinement = self.sandbox.confinement(*calls)
@@ -83,7 +80,6 @@ class ProcessSetup(msgspec.Struct, frozen=True, kw_only=True):
             fds["rate group"] = self.rate_group_fd
         if confinement.has_ruleset:
             fds["ruleset"] = self.sandbox.ruleset_fd
-        storage, storage_fds = (None, ()) if parent.inherits_storage else self.backend.hand_over()
         fork = Fork(
             process_name=process_name,
             ring_entries=ring_entries,
@@ -92,11 +88,25 @@ class ProcessSetup(msgspec.Struct, frozen=True, kw_only=True):
             fd_names=("channel", *fds),
             kind=self.kind.name,
             request_settings=self.kind.request_settings(self.config),
-            storage=storage,
+            storage=None,
             ring_layout=_ring_layout(ring_entries) if ring_entries else b"",
             confinement=confinement,
         )
-        return start_child(parent, fork, [*fds.values(), *storage_fds], received_type, own_fds)
+        return fork, list(fds.values())
+
+    def _start_at(
+        self,
+        parent: ProcessParent,
+        fork: Fork,
+        fds: Sequence[int],
+        received_type: Any,
+        own_fds: Collection[int],
+    ) -> Child[Any]:
+        if parent.inherits_storage:
+            return start_child(parent, fork, fds, received_type, own_fds)
+        storage, storage_fds = self.backend.hand_over()
+        fork = msgspec.structs.replace(fork, storage=storage)
+        return start_child(parent, fork, [*fds, *storage_fds], received_type, own_fds)
 
 
 @functools.cache
