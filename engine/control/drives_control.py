@@ -8,8 +8,8 @@ from msgspec import UNSET, UnsetType
 
 from ringblk.engine.base.log_format import drive_in_log
 from ringblk.engine.base.program_error import ProgramError
+from ringblk.engine.control.body_changes import change_of
 from ringblk.engine.control.drive_messages import DriveAnswer, DrivePatch, DrivePut, DrivesAnswer, DriveStatus
-from ringblk.engine.control.limit_changes import buckets_of
 from ringblk.engine.drives.changes import ChangeRefused, DriveChange
 from ringblk.engine.drives.current_config import (
     current_config,
@@ -109,14 +109,7 @@ class DrivesControl:
         `DeviceError` where a pause was undone before it was complete.
         """
         drive = _running(self._drives.get(name))
-        change = DriveChange(
-            size=body.size_bytes,
-            cache=body.cache,
-            buckets=buckets_of(body),
-            is_root_device=body.is_root_device,
-            partuuid=body.partuuid,
-        )
-        await _change(name, drive, change, body.workers, body.is_paused)
+        await _change(name, drive, change_of(body), body.workers, body.is_paused)
 
     async def delete(self, name: str, *, drains: bool) -> None:
         """End a drive. Raises `NoSuchDrive`, `DriveBusy`."""

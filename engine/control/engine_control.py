@@ -7,10 +7,9 @@ from msgspec import UNSET
 
 from ringblk.engine.base.printable_text import printable
 from ringblk.engine.base.version import VERSION
+from ringblk.engine.control.body_changes import change_of
 from ringblk.engine.control.drives_control import DrivesControl
-from ringblk.engine.control.limit_changes import buckets_of
 from ringblk.engine.control.messages import DriveBody, DriveDescription, EngineDescription, WorkersBody
-from ringblk.engine.drives.changes import DriveChange
 from ringblk.engine.drives.drive import Drive
 from ringblk.engine.drives.drives import EngineDrives, OtherEngine
 from ringblk.engine.options.drive_names import SOLE_DRIVE
@@ -89,15 +88,7 @@ class EngineControl:
 
         Raises `ChangeRefused` and `RateGroupBusy`; nothing was changed then.
         """
-        await self._drive.changes.apply(
-            DriveChange(
-                size=body.size_bytes,
-                cache=body.cache,
-                buckets=buckets_of(body),
-                is_root_device=body.is_root_device,
-                partuuid=body.partuuid,
-            )
-        )
+        await self._drive.changes.apply(change_of(body))
         if body.size_bytes is not UNSET:
             self._drive.tell_size()
 

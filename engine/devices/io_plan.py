@@ -4,6 +4,7 @@ import errno
 
 import msgspec
 
+from ringblk.engine.base.kernel_text import first_word
 from ringblk.engine.base.program_error import ProgramError
 from ringblk.workers.backends.native import NativeBackend
 from ringblk.workers.uring.ring import Uring
@@ -84,7 +85,7 @@ def uring_problem() -> UringProblem | None:
     try:
         Uring(2)
     except OSError as error:
-        return _uring_refusal(error, _first_word(_URING_SYSCTL), _seccomp_mode())
+        return _uring_refusal(error, first_word(_URING_SYSCTL), _seccomp_mode())
     return None
 
 
@@ -102,14 +103,6 @@ def _uring_refusal(error: OSError, sysctl: str, seccomp_mode: str) -> UringProbl
     if error.errno == errno.EINVAL:
         return UringProblem(f"{text}: this kernel's is too old", "Linux 5.19 or later")
     return UringProblem(text, LOCKED_MEMORY_MEND if error.errno == errno.ENOMEM else "see dmesg")
-
-
-def _first_word(path: str) -> str:
-    try:
-        with open(path) as file:
-            return file.read().split()[0]
-    except (OSError, IndexError):
-        return ""
 
 
 def _seccomp_mode() -> str:

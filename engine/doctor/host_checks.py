@@ -7,6 +7,7 @@ from collections.abc import Callable
 
 import msgspec
 
+from ringblk.engine.base.kernel_text import first_word
 from ringblk.engine.base.number_text import size_text
 from ringblk.engine.base.open_files import MAX_MEM_SLOTS, OPEN_FILES_MEND, OpenFiles
 from ringblk.engine.base.program_error import ProgramError
@@ -148,7 +149,7 @@ def check_memfd(_: Need) -> CheckResult:
         os.close(make_inflight_region(1, 128)[0])
     except OSError as error:
         what = f"no in-flight record can be made: {error.strerror or error}"
-        if error.errno == errno.EACCES and _first_word(_MEMFD_SYSCTL) == "2":
+        if error.errno == errno.EACCES and first_word(_MEMFD_SYSCTL) == "2":
             what += ": sysctl vm.memfd_noexec is 2"
             return failure("sealed memory", what, "sysctl -w vm.memfd_noexec=1")
         return failure("sealed memory", what, _SYSCALLS_MEND.format("memfd_create and fcntl"))
@@ -184,14 +185,6 @@ def check_cores(_: Need) -> CheckResult:
         mend = "give engine and guest two or more (taskset, AllowedCPUs=, a container's cpuset)"
         return warning("cores", "one: guest, dispatcher and workers take turns", mend)
     return ok("cores", f"{count} of {total} may be used")
-
-
-def _first_word(path: str) -> str:
-    try:
-        with open(path) as file:
-            return file.read().split()[0]
-    except (OSError, IndexError):
-        return ""
 
 
 HostCheck = Callable[[Need], CheckResult]

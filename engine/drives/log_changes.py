@@ -33,10 +33,10 @@ class LogChanges:
             await self._tell()
 
     async def _tell(self) -> None:
-        if not self._model.is_logging or self._model.log is None:
+        if self._model.log_in_use is None:
             await self._processes.ask(StopLog)
             return
-        log, fd = self._model.log
+        log, fd = self._model.log_in_use
         await self._processes.ask(
             lambda request_id: SetLog(request_id, log.mmap_size_bytes, log.mmap_offset_bytes), [fd]
         )

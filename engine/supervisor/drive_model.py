@@ -112,8 +112,8 @@ class DriveModel:
                 GuestMemory().add(0, region, fd, 0)  # what cannot be mapped must not reach the children
                 table.append(region)
             self._check_rings(table)
-            if self.is_logging and self.log is not None:
-                check_log(self.log[0], table)
+            if (log := self.log_in_use) is not None:
+                check_log(log[0], table)
             if len(self.regions) + len(regions) > REGION_INDEXES:
                 raise DeviceError("too many memory regions, with those that requests in flight still use")
             for fd in copy_fds([fd for _, fd in regions]):  # there is room for those that are passed on
@@ -203,6 +203,11 @@ class DriveModel:
         self.forget_log()
         self.log = (log, fd)
 
+    @property
+    def log_in_use(self) -> tuple[SetLog, int] | None:
+        """The dirty log in which pages are marked now."""
+        return self.log if self.is_logging else None
+
     def forget_log(self) -> None:
         """Close the dirty log."""
         if self.log is not None:
@@ -229,8 +234,8 @@ class DriveModel:
             sent.extend(_additions(current))
         if self.inflight is not None:
             sent.append((self.inflight[0], [self.inflight[1]]))
-        if self.log is not None and self.is_logging:
-            sent.append((self.log[0], [self.log[1]]))
+        if (log := self.log_in_use) is not None:
+            sent.append((log[0], [log[1]]))
         sent.extend(
             (queue.start_message(0), queue.fds().present())
             for queue in self.queues.values()

@@ -21,13 +21,6 @@ from tests.rigs.stalling_file import stalling_file
 IMAGE_BYTES = 1 << 20
 
 
-@pytest.fixture
-def image(tmp_path: Path) -> Path:
-    path = tmp_path / "disk.img"
-    path.write_bytes(bytes(IMAGE_BYTES))
-    return path
-
-
 def test_an_image_that_can_be_served(image: Path) -> None:
     status, found = run_doctor(str(image))
     assert status == 0

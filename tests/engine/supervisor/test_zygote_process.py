@@ -26,13 +26,6 @@ from tests.rigs.zygote_rig import fork_message
 BLOCK = b"z" * 4096
 
 
-@pytest.fixture
-def image(tmp_path: Path) -> Path:
-    path = tmp_path / "disk.img"
-    path.write_bytes(bytes(1 << 20))
-    return path
-
-
 @pytest.mark.parametrize("io_engine", ["psync", "io_uring", "io_uring_inline", "sync"])
 def test_a_guest_sees_a_pause_where_the_zygote_dies(image: Path, io_engine: str) -> None:
     """Again and again; all processes are others then."""

@@ -40,13 +40,6 @@ QUEUE_SIZE = 16
 
 
 @pytest.fixture
-def image(tmp_path: Path) -> Path:
-    path = tmp_path / "disk.img"
-    path.write_bytes(bytes(DISK_BYTES))
-    return path
-
-
-@pytest.fixture
 def zygote() -> Iterator[ZygoteRig]:
     with ZygoteRig() as rig:
         yield rig
