@@ -12,7 +12,15 @@ from pathlib import Path
 from ringblk.shm.state.reader import read_queue
 from ringblk.shm.state.segment import MAX_LONG_CHAINS, StateSegment
 from tests.rigs.control_client import ControlClient
-from tests.rigs.engine_rig import Engine, EngineWithWorkers, RawFrontend, RawQueue, eventually, raw_frontend
+from tests.rigs.engine_rig import (
+    Engine,
+    EngineWithWorkers,
+    RawFrontend,
+    RawQueue,
+    eventually,
+    is_alive,
+    raw_frontend,
+)
 from tests.rigs.inline_device import GPA, IN, OK, UNSUPP
 from tests.rigs.mock_driver import MockDriver
 
@@ -81,7 +89,8 @@ def stopped_workers(engine: Engine) -> Iterator[None]:
         yield
     finally:
         for pid in pids:
-            os.kill(pid, signal.SIGCONT)
+            with contextlib.suppress(ProcessLookupError):  # it has ended with its engine
+                os.kill(pid, signal.SIGCONT)
 
 
 def dispatcher_of(engine: Engine) -> int | None:
@@ -162,8 +171,11 @@ def test_an_engine_takes_over_more_long_chains_than_it_has_room_for(tmp_path: Pa
         with stopped_workers(engine):
             reads = LongReads(frontend.queues[0])
             eventually(lambda: read_queue(state, 0)[4] == REQUESTS, "all in flight")
+            children = engine.children()
             engine.process.kill()
             engine.process.wait()
+            # The zygote ends before they do: no worker is to go on while it still can.
+            eventually(lambda: not any(map(is_alive, children)), "the children's end")
         state.close()
     with EngineWithWorkers(*options(tmp_path, f"--queue-size={QUEUE_SIZE}")) as engine:
         frontend.connection.close()
