@@ -8,6 +8,7 @@ import resource
 
 import msgspec
 
+from ringblk.engine.base.exit_status import ExitStatus
 from ringblk.engine.base.program_error import ProgramError
 
 MAX_MEM_SLOTS = 509
@@ -67,7 +68,7 @@ class OpenFiles:
             raise ProgramError(
                 f"only {hard} files may be open, {self._words(drive, need)} can need {least}:"
                 f" {OPEN_FILES_MEND}, or ask for fewer",
-                exit_status=1,
+                ExitStatus.FAILED,
             )
         if former is None and not self._is_sole:
             room = (

@@ -9,6 +9,6 @@ class ProgramError(Exception):
     `exit_status` is WRONG_OPTIONS where the command line or file is wrong, FAILED where the system says no.
     """
 
-    def __init__(self, message: str, exit_status: int = ExitStatus.WRONG_OPTIONS) -> None:
+    def __init__(self, message: str, exit_status: ExitStatus = ExitStatus.WRONG_OPTIONS) -> None:
         super().__init__(message)
         self.exit_status = exit_status

@@ -2,6 +2,7 @@
 
 import logging
 
+from ringblk.engine.base.exit_status import ExitStatus
 from ringblk.engine.base.program_error import ProgramError
 from ringblk.engine.devices.block_device import BlockDevice, BlockDeviceConfig
 from ringblk.engine.devices.device_kind import DeviceKind
@@ -20,7 +21,7 @@ def make_device(config: DriveConfig, backend: NativeBackend) -> BlockDevice:
     try:
         device = BlockDevice(device_config(config, backend))
     except ValueError as error:
-        raise ProgramError(str(error), exit_status=1) from error
+        raise ProgramError(str(error), ExitStatus.FAILED) from error
     device.set_cache(config.cache)
     if device.bytes_out_of_reach:
         _log.warning(

@@ -4,6 +4,7 @@ import errno
 
 import msgspec
 
+from ringblk.engine.base.exit_status import ExitStatus
 from ringblk.engine.base.kernel_text import first_word
 from ringblk.engine.base.program_error import ProgramError
 from ringblk.workers.backends.native import NativeBackend
@@ -77,7 +78,7 @@ def _check_uring(io_engine: str, backend: NativeBackend) -> None:
     if backend.fd < 0:
         raise ProgramError(f"--io-engine {io_engine}: only for --blk-file")
     if (problem := uring_problem()) is not None:
-        raise ProgramError(f"--io-engine {io_engine}: {problem.what}", exit_status=1)
+        raise ProgramError(f"--io-engine {io_engine}: {problem.what}", ExitStatus.FAILED)
 
 
 def uring_problem() -> UringProblem | None:

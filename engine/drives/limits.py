@@ -7,6 +7,7 @@ from collections.abc import Callable, Collection, Iterator, Mapping
 
 import msgspec
 
+from ringblk.engine.base.exit_status import ExitStatus
 from ringblk.engine.base.program_error import ProgramError
 from ringblk.engine.drives.plan import DrivePlan
 from ringblk.engine.drives.running_settings import limit_words
@@ -98,7 +99,7 @@ def open_limits(
             forgets_changes=plan.options.forget_changes,
         )
     except RateGroupError as error:
-        raise ProgramError(f"--rate-group: {error}", exit_status=1) from error
+        raise ProgramError(f"--rate-group: {error}", ExitStatus.FAILED) from error
     if group.carried:
         _log.info(
             "rate group %s: set while it was there before, and taken over: %s"

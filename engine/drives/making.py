@@ -3,6 +3,7 @@
 import contextlib
 from functools import partial
 
+from ringblk.engine.base.exit_status import ExitStatus
 from ringblk.engine.base.program_error import ProgramError
 from ringblk.engine.drives.drive import Drive
 from ringblk.engine.drives.limits import open_limits
@@ -82,7 +83,7 @@ def _make_segment(plan: DrivePlan) -> StateSegment:
     try:
         state = create_segment(plan.name, slot_count(plan.config), plan.config.queue_size, plan.kind)
     except SegmentError as error:
-        raise ProgramError(str(error), exit_status=1) from error
+        raise ProgramError(str(error), ExitStatus.FAILED) from error
     if plan.image is not None:
         state.set_image(*plan.image)
     return state

@@ -2,6 +2,7 @@
 
 import os
 
+from ringblk.engine.base.exit_status import ExitStatus
 from ringblk.engine.base.program_error import ProgramError
 from ringblk.engine.devices.device_face import DeviceFace
 from ringblk.engine.drives.record import RecordKeeper, now_ns, socket_digest
@@ -33,7 +34,9 @@ class Publication:
         try:
             self._keeper = RecordKeeper(self._record())
         except OSError as error:
-            raise ProgramError(f"no room for the drive's record in shared memory: {error}", 1) from error
+            raise ProgramError(
+                f"no room for the drive's record in shared memory: {error}", ExitStatus.FAILED
+            ) from error
 
     def publish(self) -> None:
         """The device has changed: have requests checked against it as it is now, and the record say so."""

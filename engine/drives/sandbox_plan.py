@@ -2,6 +2,7 @@
 
 import logging
 
+from ringblk.engine.base.exit_status import ExitStatus
 from ringblk.engine.base.program_error import ProgramError
 from ringblk.engine.options.drive_config import DriveConfig
 from ringblk.workers.backends.native import NativeBackend
@@ -18,7 +19,7 @@ def plan_user(config: DriveConfig) -> ProcessUser | None:
     try:
         return ProcessUser.named(config.user)
     except UnknownUser as error:
-        raise ProgramError(f"--user {config.user}: {error}", exit_status=1) from error
+        raise ProgramError(f"--user {config.user}: {error}", ExitStatus.FAILED) from error
 
 
 def plan_sandbox(
@@ -42,10 +43,10 @@ def plan_sandbox(
         )
     except OSError as error:
         where = f"--sandbox-allow {error.filename}" if error.filename else "--sandbox"
-        raise ProgramError(f"{where}: {error.strerror or error}", exit_status=1) from error
+        raise ProgramError(f"{where}: {error.strerror or error}", ExitStatus.FAILED) from error
     if sandbox.missing:
         missing = " and no ".join(sandbox.missing)
         if config.sandbox == "on":
-            raise ProgramError(f"--sandbox on: this kernel has no {missing}", exit_status=1)
+            raise ProgramError(f"--sandbox on: this kernel has no {missing}", ExitStatus.FAILED)
         _log.warning("sandbox: this kernel has no %s; going on without", missing)
     return sandbox

@@ -2,6 +2,7 @@
 
 import logging
 
+from ringblk.engine.base.exit_status import ExitStatus
 from ringblk.engine.base.program_error import ProgramError
 from ringblk.engine.options.drive_config import DriveConfig
 from ringblk.engine.supervisor.own_forks import open_fds
@@ -25,9 +26,11 @@ def open_storage(config: DriveConfig, *, is_sole: bool) -> tuple[NativeBackend, 
             return backend, frozenset(open_fds() - former_fds)
         return backend, frozenset({backend.fd} if backend.fd >= 0 else ())
     except (BackendError, ValueError) as error:
-        raise ProgramError(str(error), exit_status=1) from error
+        raise ProgramError(str(error), ExitStatus.FAILED) from error
     except OSError as error:
-        raise ProgramError(f"--blk-file {config.blk_file}: {error.strerror or error}", 1) from error
+        raise ProgramError(
+            f"--blk-file {config.blk_file}: {error.strerror or error}", ExitStatus.FAILED
+        ) from error
 
 
 def _open_backend(config: DriveConfig) -> NativeBackend:
@@ -38,7 +41,7 @@ def _open_backend(config: DriveConfig) -> NativeBackend:
     try:
         return open_image_backend(config.blk_file, read_only=config.read_only, direct=config.direct)
     except BackendError as error:
-        raise ProgramError(f"--blk-file {error}", exit_status=1) from error
+        raise ProgramError(f"--blk-file {error}", ExitStatus.FAILED) from error
 
 
 def close_storage(backend: NativeBackend) -> bool:

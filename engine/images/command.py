@@ -15,6 +15,7 @@ from typing import Any
 
 import msgspec
 
+from ringblk.engine.base.exit_status import ExitStatus
 from ringblk.engine.base.number_text import parse_size
 from ringblk.engine.base.printable_text import printable, utf8_text
 from ringblk.engine.images.copy import CopyResult, copy_spans, copy_to_file
@@ -120,11 +121,11 @@ def run(arguments: argparse.Namespace) -> int:
     except OSError as error:
         at = f"{error.filename}: " if error.filename is not None else ""
         print(f"ringblk image: {printable(f'{at}{error.strerror or error}')}", file=sys.stderr)
-        return 1
+        return ExitStatus.FAILED
     except (ImageError, ImageLocked) as error:
         print(f"ringblk image: {printable(str(error))}", file=sys.stderr)
-        return 1
-    return 0
+        return ExitStatus.FAILED
+    return ExitStatus.DONE
 
 
 @contextmanager

@@ -9,6 +9,7 @@ import logging
 
 import msgspec
 
+from ringblk.engine.base.exit_status import ExitStatus
 from ringblk.engine.base.program_error import ProgramError
 from ringblk.engine.drives.image_users import engines_on
 from ringblk.engine.images.format import CONTAINER_HEAD_BYTES, TAIL_BYTES, UNREADABLE, find_container
@@ -46,7 +47,7 @@ def check_served_format(config: DriveConfig, backend: NativeBackend) -> None:
     if storage is not None and engines_on(storage.subject):
         _log.warning("%s: looks like a %s file, and goes on as raw", config.blk_file, refusal.container)
         return
-    raise ProgramError(f"--blk-file {config.blk_file}: {refusal.what}: {refusal.mend}", exit_status=1)
+    raise ProgramError(f"--blk-file {config.blk_file}: {refusal.what}: {refusal.mend}", ExitStatus.FAILED)
 
 
 def format_refusal(backend: NativeBackend) -> FormatRefusal | None:

@@ -4,6 +4,7 @@ import contextlib
 
 import msgspec
 
+from ringblk.engine.base.exit_status import ExitStatus
 from ringblk.engine.base.program_error import ProgramError
 from ringblk.engine.options.config import EngineConfig, EngineOptions, FlatConfig, in_field_names
 from ringblk.engine.options.drive_config import DriveConfig, read_config_sizes
@@ -19,7 +20,7 @@ def read_config_file(path: str) -> dict[str, object]:
         with open(path, "rb") as file:
             data = file.read()
     except OSError as error:
-        raise ProgramError(f"--config {path}: {error.strerror or error}", exit_status=1) from error
+        raise ProgramError(f"--config {path}: {error.strerror or error}", ExitStatus.FAILED) from error
     try:
         values = _decode(path, data)
         if not isinstance(values, dict):

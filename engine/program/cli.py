@@ -9,6 +9,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from ringblk.engine.base.asyncio_import import import_asyncio_without_tls
+from ringblk.engine.base.exit_status import ExitStatus
 from ringblk.engine.base.log_format import start_logging
 from ringblk.engine.base.printable_text import printable
 from ringblk.engine.base.program_error import ProgramError
@@ -102,7 +103,7 @@ def _exit_with(program: str, run: Callable[[], int]) -> None:
         _give_up_output()
         at = f"{os.fsdecode(error.filename)}: " if isinstance(error.filename, (str, bytes)) else ""
         print(f"{program}: {printable(f'{at}{error.strerror or error}')}", file=sys.stderr)
-        status = 1
+        status = ExitStatus.FAILED
     sys.exit(status)
 
 

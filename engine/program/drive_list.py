@@ -7,6 +7,7 @@ from typing import Any
 
 import msgspec
 
+from ringblk.engine.base.exit_status import ExitStatus
 from ringblk.engine.base.open_files import OpenFiles
 from ringblk.engine.base.program_error import ProgramError
 from ringblk.engine.devices.device_kind import DeviceKind
@@ -96,7 +97,9 @@ class DriveList:
             try:
                 self._record.begin()
             except OSError as error:
-                raise ProgramError(f"no room for the list's record in shared memory: {error}", 1) from error
+                raise ProgramError(
+                    f"no room for the list's record in shared memory: {error}", ExitStatus.FAILED
+                ) from error
 
     def begin(self) -> None:
         """Start all of them, or leave no process behind. Raises `ProgramError`, `OSError`."""

@@ -6,6 +6,7 @@ import signal
 import time
 from typing import TYPE_CHECKING
 
+from ringblk.engine.base.exit_status import ExitStatus
 from ringblk.engine.base.program_error import ProgramError
 from ringblk.engine.base.service_manager import ServiceManager
 from ringblk.engine.devices.device_kind import DeviceKind
@@ -86,7 +87,8 @@ class Engine:
             await self.drives.finish()
             hold_end_signals()
         has_failed = any(served.state == "failed" for served in self.drives)
-        return 1 if has_failed and (self._config.is_sole or self._has_given_up) else 0
+        is_failure = has_failed and (self._config.is_sole or self._has_given_up)
+        return ExitStatus.FAILED if is_failure else ExitStatus.DONE
 
     def close(self) -> bool:
         """Let go of all that was opened; False where a storage has failed at that."""
@@ -141,7 +143,7 @@ class Engine:
             try:
                 import ringblk.engine.control.server  # noqa: F401
             except ImportError as error:
-                raise ProgramError(f"--control: {CONTROL_HINT}", exit_status=1) from error
+                raise ProgramError(f"--control: {CONTROL_HINT}", ExitStatus.FAILED) from error
 
     async def _open_control(self) -> "ControlServer | None":
         if self._config.control is None:

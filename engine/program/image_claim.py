@@ -13,6 +13,7 @@ import logging
 import os
 import time
 
+from ringblk.engine.base.exit_status import ExitStatus
 from ringblk.engine.base.program_error import ProgramError
 from ringblk.engine.drives.image_users import engines_on, holder_name, image_of, living
 from ringblk.engine.drives.segments import DriveSegment
@@ -77,7 +78,7 @@ class ImageClaim:
     def _refuse_after_a_while(self, alive: list[int]) -> None:
         self._refused_s = self._refused_s or time.monotonic() + REFUSAL_S
         if time.monotonic() > self._refused_s:
-            raise ProgramError(f"--blk-file {self._path}: in use by {holder_name(alive)}", exit_status=1)
+            raise ProgramError(f"--blk-file {self._path}: in use by {holder_name(alive)}", ExitStatus.FAILED)
 
 
 def claim_image(path: str, backend: NativeBackend, *, takes_over: bool) -> None:

@@ -2,6 +2,7 @@
 
 import asyncio
 
+from ringblk.engine.base.exit_status import ExitStatus
 from ringblk.engine.base.service_manager import ServiceManager
 from ringblk.engine.devices.device_kind import DeviceKind
 from ringblk.engine.devices.kinds import DEFAULT_KIND
@@ -36,4 +37,4 @@ def _serve(config: EngineConfig, kind: DeviceKind, zygote: Zygote, manager: Serv
         status = asyncio.run(engine.run())
     finally:
         is_closed = engine.close()
-    return status if is_closed else 1
+    return status if is_closed else ExitStatus.FAILED

@@ -5,6 +5,7 @@ import contextlib
 import logging
 from collections.abc import Callable, Iterator
 
+from ringblk.engine.base.exit_status import ExitStatus
 from ringblk.engine.base.log_format import drive_in_log
 from ringblk.engine.base.open_files import OpenFiles
 from ringblk.engine.base.program_error import ProgramError
@@ -110,7 +111,7 @@ class ServedDrive:
             except OSError as error:
                 if self.is_sole:
                     raise
-                raise ProgramError(f"cannot be started: {error}", exit_status=1) from error
+                raise ProgramError(f"cannot be started: {error}", ExitStatus.FAILED) from error
 
     def serve(self, on_end: Callable[["ServedDrive"], None], on_change: Callable[[], None]) -> None:
         """Serve front ends in the background; `on_end` is called once it has ended, whatever way.

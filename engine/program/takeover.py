@@ -9,6 +9,7 @@ import socket
 import time
 from collections.abc import Collection
 
+from ringblk.engine.base.exit_status import ExitStatus
 from ringblk.engine.base.program_error import ProgramError
 from ringblk.engine.drives.image_users import is_engine
 from ringblk.engine.drives.record import record_of_process, records_of_process
@@ -53,7 +54,7 @@ class Takeover:
             return
         except PermissionError as error:
             raise ProgramError(
-                f"--takeover: process {pid}: {error.strerror or error}", exit_status=1
+                f"--takeover: process {pid}: {error.strerror or error}", ExitStatus.FAILED
             ) from error
 
     def _mention(self, pid: int) -> None:
@@ -79,13 +80,15 @@ def check_takeover(config: EngineConfig, image_users: Collection[int]) -> None:
     if config.control is not None:
         _check_listening_later("--control", config.control, ending)
         if not all(map(importlib.util.find_spec, CONTROL_PACKAGES)):
-            raise ProgramError(f"--control: {CONTROL_HINT}", exit_status=1)
+            raise ProgramError(f"--control: {CONTROL_HINT}", ExitStatus.FAILED)
 
 
 def _check_listening_later(option: str, path: str, ending: Collection[int | None]) -> None:
     check_listening_at(option, path)
     if (pid := _listening_pid(path)) is not None and (pid not in ending or not is_engine(pid)):
-        raise ProgramError(f"{option} {path}: in use by process {pid}, which is not to end", exit_status=1)
+        raise ProgramError(
+            f"{option} {path}: in use by process {pid}, which is not to end", ExitStatus.FAILED
+        )
 
 
 def check_all_go_on(
@@ -103,7 +106,7 @@ def check_all_go_on(
             raise ProgramError(
                 f"--takeover: the engine of process {pid} has other drives besides, which would end with it:"
                 f" {names}",
-                exit_status=1,
+                ExitStatus.FAILED,
             )
 
 
@@ -130,11 +133,15 @@ def check_same_drive(
     how = "--replace-image does so all the same"
     if found is not None:
         if not found.record.drive.is_same(drive):
-            raise ProgramError(f"{where} has another drive, which its guest would lose; {how}", 1)
+            raise ProgramError(
+                f"{where} has another drive, which its guest would lose; {how}", ExitStatus.FAILED
+            )
         if is_read_only and not found.record.is_read_only:
-            raise ProgramError(f"{where} lets its guest write, and this one would not; {how}", 1)
+            raise ProgramError(
+                f"{where} lets its guest write, and this one would not; {how}", ExitStatus.FAILED
+            )
     elif image is None or not _has_open(pid, image):
-        raise ProgramError(f"{where} cannot be seen to have the same drive; {how}", 1)
+        raise ProgramError(f"{where} cannot be seen to have the same drive; {how}", ExitStatus.FAILED)
     return pid
 
 

@@ -4,6 +4,7 @@ import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
+from ringblk.engine.base.exit_status import ExitStatus
 from ringblk.engine.base.printable_text import utf8_text
 from ringblk.engine.base.program_error import ProgramError
 from ringblk.engine.drives.names import spoken_names, supervisor_of
@@ -43,10 +44,10 @@ class RunningEngines:
         for name, owner in others.items():
             if self._wanted in {*spoken_names(name), str(supervisor_of(name))}:
                 return ProgramError(
-                    f"engine {self._wanted} is another user's ({user_name(owner)})", exit_status=1
+                    f"engine {self._wanted} is another user's ({user_name(owner)})", ExitStatus.FAILED
                 )
         hint = f", or it is another user's: {self.hidden_text}" if others else ""
-        return ProgramError(f"no engine {self._wanted} runs here{hint}", exit_status=1)
+        return ProgramError(f"no engine {self._wanted} runs here{hint}", ExitStatus.FAILED)
 
     @property
     def hidden_text(self) -> str:
@@ -62,7 +63,7 @@ class RunningEngines:
             state = segment.copy()
         except SegmentError as error:
             if self._wanted in spoken_names(segment.name):
-                raise ProgramError(str(error), exit_status=1) from error
+                raise ProgramError(str(error), ExitStatus.FAILED) from error
             return None
         try:
             return take_snapshot(state)

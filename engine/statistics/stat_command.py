@@ -3,6 +3,7 @@
 import sys
 from typing import Literal
 
+from ringblk.engine.base.exit_status import ExitStatus
 from ringblk.engine.base.number_text import count_text, duration_text, size_text, time_text
 from ringblk.engine.base.printable_text import printable
 from ringblk.engine.statistics.metrics import Exposition
@@ -28,7 +29,7 @@ def run_stat(wanted: str | None, stat_format: StatFormat) -> int:
         count = _print_text(engines)
     if engines.hidden_owners and wanted is None:
         print(f"ringblk stat: {engines.hidden_text}", file=sys.stderr)
-    return 1 if engines.hidden_owners and not count else 0
+    return ExitStatus.FAILED if engines.hidden_owners and not count else ExitStatus.DONE
 
 
 def _print_text(engines: RunningEngines) -> int:

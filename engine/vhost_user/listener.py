@@ -7,6 +7,7 @@ import socket
 import stat
 from collections.abc import AsyncIterator, Callable
 
+from ringblk.engine.base.exit_status import ExitStatus
 from ringblk.engine.base.program_error import ProgramError
 from ringblk.engine.vhost_user.descriptor_seal import take_inline
 from ringblk.engine.vhost_user.folder_lock import folder_lock
@@ -36,12 +37,12 @@ class Listener:
         """Use an inherited unix stream socket. Raises `ProgramError`."""
         try:
             if not stat.S_ISSOCK(os.fstat(fd).st_mode):
-                raise ProgramError(f"--fd {fd}: not a socket", 1)
+                raise ProgramError(f"--fd {fd}: not a socket", ExitStatus.FAILED)
             end = socket.socket(fileno=fd)
         except OSError as error:
-            raise ProgramError(f"--fd {fd}: {error.strerror or error}", 1) from error
+            raise ProgramError(f"--fd {fd}: {error.strerror or error}", ExitStatus.FAILED) from error
         if end.family != socket.AF_UNIX or end.type != socket.SOCK_STREAM:
-            raise ProgramError(f"--fd {fd}: not a unix stream socket", 1)
+            raise ProgramError(f"--fd {fd}: not a unix stream socket", ExitStatus.FAILED)
         end.set_inheritable(False)
         return cls(end)
 
@@ -96,7 +97,7 @@ def listen_at(option: str, socket_path: str, *, mode_mask: int | None = None) ->
             end.close()
             obstacle = _obstacle(socket_path) if error.errno == errno.EADDRINUSE else None
             reason = f"{obstacle} is in the way" if obstacle else error.strerror or error
-            raise ProgramError(f"{option} {socket_path}: {reason}", 1) from error
+            raise ProgramError(f"{option} {socket_path}: {reason}", ExitStatus.FAILED) from error
         finally:
             if former_mask is not None:
                 os.umask(former_mask)
@@ -119,13 +120,13 @@ def socket_identity(path: str) -> tuple[int, int]:
 def check_listening_at(option: str, socket_path: str) -> None:
     """Look whether `listen_at` will work once nobody listens there any more. Raises `ProgramError`."""
     if len(os.fsencode(socket_path)) > MAX_PATH_BYTES:
-        raise ProgramError(f"{option} {socket_path}: longer than {MAX_PATH_BYTES} bytes", 1)
+        raise ProgramError(f"{option} {socket_path}: longer than {MAX_PATH_BYTES} bytes", ExitStatus.FAILED)
     if obstacle := _obstacle(socket_path):
-        raise ProgramError(f"{option} {socket_path}: {obstacle} is in the way", 1)
+        raise ProgramError(f"{option} {socket_path}: {obstacle} is in the way", ExitStatus.FAILED)
     try:
         _try_binding_in(os.path.dirname(socket_path) or ".")
     except OSError as error:
-        raise ProgramError(f"{option} {socket_path}: {error.strerror or error}", 1) from error
+        raise ProgramError(f"{option} {socket_path}: {error.strerror or error}", ExitStatus.FAILED) from error
 
 
 def _try_binding_in(folder: str) -> None:
