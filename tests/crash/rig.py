@@ -112,6 +112,17 @@ class Rig:
             if step % 8 == 0:
                 self.drain()  # so that everybody goes to sleep now and then
 
+    def run_until_there(self, role: str, other_than: int = 0) -> int:
+        """Run the load until there is such a child with another pid: workers come when there is work."""
+        found: list[int] = []
+
+        def is_there() -> bool:
+            found[:] = [self.engine.children().get(role, other_than)]
+            return found != [other_than]
+
+        self.run_until(is_there, f"a {role}")
+        return found[0]
+
     def wait_for(self, is_so: Callable[[], bool], what: str) -> None:
         """Wait for something without doing anything."""
         deadline = time.monotonic() + GO_ON_S

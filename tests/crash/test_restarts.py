@@ -119,11 +119,11 @@ def test_a_dispatcher_killed_again_and_again_on_an_idle_engine_ends_it(rig: Rig)
 
 
 def test_what_is_in_flight_when_the_engine_gives_up_is_done_by_its_successor(rig: Rig) -> None:
-    rig.run(10)
-    rig.drain()
     engine = rig.engine
-    for role in ("worker-0", "worker-1"):
-        os.kill(engine.wait_child(role), signal.SIGSTOP)
+    workers = [rig.run_until_there(role) for role in ("worker-0", "worker-1")]
+    rig.drain()
+    for pid in workers:
+        os.kill(pid, signal.SIGSTOP)
     rig.load.submit_all()
     state = StateSegment.attach(f"{SEGMENT_PREFIX}{engine.pid}")
     rig.wait_for(
@@ -149,7 +149,7 @@ def test_a_child_killed_again_and_again_under_load_is_replaced_every_time(rig: R
     for role in ("dispatcher", "worker-0", "worker-1"):
         pid = 0
         for _ in range(8):
-            pid = engine.wait_child(role, other_than=pid)
+            pid = rig.run_until_there(role, other_than=pid)
             os.kill(pid, signal.SIGKILL)
             rig.run(30)
     rig.check()
