@@ -104,6 +104,16 @@ def look_ahead(connected: socket.socket, *, begin: bool) -> None:
     connected.setsockopt(socket.SOL_SOCKET, _SO_PEEK_OFF, 0 if begin else -1)
 
 
+def look_from(connected: socket.socket, offset_bytes: int) -> None:
+    """Have the next look ahead begin after so many bytes."""
+    connected.setsockopt(socket.SOL_SOCKET, _SO_PEEK_OFF, offset_bytes)
+
+
+def peeked_bytes(connected: socket.socket) -> int:
+    """How many bytes have been looked at, and not read since, in a look ahead that goes on."""
+    return connected.getsockopt(socket.SOL_SOCKET, _SO_PEEK_OFF)
+
+
 def take_inline(connected: socket.socket) -> None:
     """Have out-of-band bytes, which may bring descriptors too, read like all others (unix(7))."""
     connected.setsockopt(socket.SOL_SOCKET, socket.SO_OOBINLINE, 1)

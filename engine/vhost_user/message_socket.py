@@ -8,15 +8,13 @@ by an `FdSet` until somebody takes it: an error or a cancellation closes it and 
 import array
 import asyncio
 import contextlib
-import os
 import select
 import socket
 import time
-from types import TracebackType
+from collections.abc import Callable
 
 import msgspec
 
-from ringblk.engine.base.printable_text import printable
 from ringblk.engine.vhost_user.descriptor_seal import (
     has_hung_up,
     is_read_by_peer,
@@ -25,6 +23,7 @@ from ringblk.engine.vhost_user.descriptor_seal import (
     seal,
     seal_unread,
 )
+from ringblk.engine.vhost_user.fd_set import FdSet
 from ringblk.engine.vhost_user.messages import (
     HEADER_BYTES,
     MAX_FD_COUNT,
@@ -37,43 +36,6 @@ _FD_BYTES = array.array("i").itemsize
 # The peer may hold the same socket and take its O_NONBLOCK away.
 _SEND_FLAGS = socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL
 _RECEIVE_FLAGS = socket.MSG_DONTWAIT | socket.MSG_CMSG_CLOEXEC
-_EVENTFD = "anon_inode:[eventfd]"  # proc(5); a path of a file's own begins with a slash
-
-
-class FdSet:
-    """Fds that came with one message; whatever is not taken is closed at the end of the `with` block."""
-
-    def __init__(self, fds: list[int]) -> None:
-        self._fds = fds
-
-    def __len__(self) -> int:
-        return len(self._fds)
-
-    def take(self) -> list[int]:
-        """Hand over all fds: closing them is the caller's from now on."""
-        fds, self._fds = self._fds, []
-        return fds
-
-    def eventfd_fault(self) -> str | None:
-        """What one of them is that is no eventfd, in words; None where all are."""
-        for fd in self._fds:
-            kind = os.readlink(f"/proc/self/fd/{fd}")
-            if kind != _EVENTFD:
-                return f"no eventfd, but {printable(kind.partition(':')[0])}"
-        return None
-
-    def close(self) -> None:
-        """Close what was not taken. May be called again."""
-        for fd in self.take():
-            os.close(fd)
-
-    def __enter__(self) -> "FdSet":
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
 
 
 class ReceivedMessage(msgspec.Struct, frozen=True):
@@ -82,6 +44,12 @@ class ReceivedMessage(msgspec.Struct, frozen=True):
     header: Header
     payload: bytes
     fds: FdSet
+    data: bytes = b""
+    """All of its bytes, where they are still to be taken from the connection (`KeptSocket`)."""
+
+
+SendNow = Callable[[memoryview, tuple[int, ...]], int]
+"""Sends what the socket takes now, and gives back how many bytes that was. Raises `OSError`."""
 
 
 class VhostUserSocket:
@@ -94,6 +62,14 @@ class VhostUserSocket:
         connected_socket.setblocking(False)
         self._socket = connected_socket
         self._owed_since_s: float | None = time.monotonic()
+
+    def fileno(self) -> int:
+        """Its descriptor, which stays its own."""
+        return self._socket.fileno()
+
+    def owes_nothing(self) -> None:
+        """The peer has sent its first message."""
+        self._owed_since_s = None
 
     @property
     def stalled_s(self) -> float:
@@ -125,6 +101,12 @@ class VhostUserSocket:
             poll.register(self._socket, select.EPOLLHUP)
             await wait_readable(poll.fileno())
 
+    def take(self, message: ReceivedMessage) -> None:
+        """Have a message out of the connection, which it is in this one since it was received."""
+
+    def take_rest(self) -> None:
+        """Have the rest of a message out that a process before was taking: here there is none."""
+
     async def receive(self) -> ReceivedMessage | None:
         """The next message, or None when the peer has closed the connection between two messages.
 
@@ -133,19 +115,12 @@ class VhostUserSocket:
         """
         fds: list[int] = []
         try:
-            header_data = await self._receive_exactly(HEADER_BYTES, fds)
-            if not header_data:
+            header = whole_header(await self._receive_exactly(HEADER_BYTES, fds))
+            if header is None:
                 if fds:
                     raise BadMessage("fds without a message")
                 return None
-            if len(header_data) < HEADER_BYTES:
-                raise BadMessage(f"connection ended after {len(header_data)} bytes of a header")
-            header = decode_header(header_data)
-            payload = await self._receive_exactly(header.payload_bytes, fds)
-            if len(payload) < header.payload_bytes:
-                raise BadMessage(
-                    f"{header.name}: connection ended after {len(payload)} of {header.payload_bytes} bytes"
-                )
+            payload = whole_payload(header, await self._receive_exactly(header.payload_bytes, fds))
         except BaseException:
             FdSet(fds).close()
             raise
@@ -173,16 +148,20 @@ class VhostUserSocket:
         fragment, ancillary, flags, _ = self._socket.recvmsg(
             size_bytes, socket.CMSG_SPACE(MAX_FD_COUNT * _FD_BYTES), _RECEIVE_FLAGS
         )
-        former_count = len(fds)
-        fds.extend(received_fds(ancillary))
-        if flags & socket.MSG_CTRUNC and len(fds) - former_count < MAX_FD_COUNT:
+        new_fds = received_fds(ancillary)
+        fds += new_fds
+        self._admit_fds(fds, len(new_fds), is_cut=bool(flags & socket.MSG_CTRUNC))
+        return fragment
+
+    def _admit_fds(self, fds: list[int], new_count: int, *, is_cut: bool) -> None:
+        """Seal those that have come with a message; `is_cut`: some are missing. Raises `BadMessage`."""
+        if is_cut and new_count < MAX_FD_COUNT:
             raise BadMessage("its fds cannot be taken: too many open files")  # recvmsg(2), unix(7)
-        if flags & socket.MSG_CTRUNC or len(fds) > MAX_FD_COUNT:
+        if is_cut or len(fds) > MAX_FD_COUNT:
             raise BadMessage(f"more than {MAX_FD_COUNT} fds with one message")
-        sealed = [seal(fd) for fd in fds[former_count:]]
+        sealed = [seal(fd) for fd in fds[len(fds) - new_count :]]
         if any(sealed):
             self._check_read_by_peer()
-        return fragment
 
     def _check_read_by_peer(self) -> None:
         """Raise for a peer that has handed over its own end, which would then never be seen to close."""
@@ -197,33 +176,57 @@ class VhostUserSocket:
                 await wait_readable(poll.fileno())
                 if any(events & select.EPOLLOUT for _, events in poll.poll(0)):
                     return
-                look_ahead(self._socket, begin=True)
-                try:
-                    if seal_unread(self._socket):
-                        self._check_read_by_peer()
-                finally:
-                    look_ahead(self._socket, begin=False)
+                self._seal_unread()
 
-    async def send(self, message: bytes, fds: tuple[int, ...] = ()) -> None:
+    def _seal_unread(self) -> None:
+        look_ahead(self._socket, begin=True)
+        try:
+            if seal_unread(self._socket):
+                self._check_read_by_peer()
+        finally:
+            look_ahead(self._socket, begin=False)
+
+    async def send(self, message: bytes, fds: tuple[int, ...] = (), send_now: SendNow | None = None) -> None:
         """Send one encoded message; the fds go with its first byte and stay the caller's.
 
-        Raises `ConnectionError` (`BrokenPipeError`, `ConnectionResetError`) when the peer is gone.
+        `send_now` takes the place of sendmsg(2). Raises `ConnectionError` (`BrokenPipeError`,
+        `ConnectionResetError`) when the peer is gone.
         """
+        send_now = send_now or self._send_now
         rest = memoryview(message)
-        ancillary = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", fds))] if fds else []
         while rest:
             try:
-                sent_bytes = self._socket.sendmsg([rest], ancillary, _SEND_FLAGS)
+                sent_bytes = send_now(rest, fds)
             except BlockingIOError:
                 self._note_owed()
                 await self._wait_writable()
                 continue
-            rest, ancillary = rest[sent_bytes:], []
+            rest, fds = rest[sent_bytes:], ()
         self._owed_since_s = None
+
+    def _send_now(self, data: memoryview, fds: tuple[int, ...]) -> int:
+        ancillary = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", fds))] if fds else []
+        return self._socket.sendmsg([data], ancillary, _SEND_FLAGS)
 
     def _note_owed(self) -> None:
         if self._owed_since_s is None:
             self._owed_since_s = time.monotonic()
+
+
+def whole_header(data: bytes) -> Header | None:
+    """The header that the connection gave before its end; None for nothing. Raises `BadMessage`."""
+    if data and len(data) < HEADER_BYTES:
+        raise BadMessage(f"connection ended after {len(data)} bytes of a header")
+    return decode_header(data) if data else None
+
+
+def whole_payload(header: Header, payload: bytes) -> bytes:
+    """The payload that the connection gave before its end. Raises `BadMessage` where it is cut off."""
+    if len(payload) < header.payload_bytes:
+        raise BadMessage(
+            f"{header.name}: connection ended after {len(payload)} of {header.payload_bytes} bytes"
+        )
+    return payload
 
 
 async def wait_readable(fd: int) -> None:

@@ -93,7 +93,7 @@ class VringState(msgspec.Struct, frozen=True):
     num: int
 
 
-class VringAddress(msgspec.Struct, frozen=True):
+class VringAddress(msgspec.Struct, frozen=True, array_like=True):
     """Where a ring's three parts lie, as the front end's addresses ("A vring address description")."""
 
     queue_index: int

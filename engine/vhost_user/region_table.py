@@ -1,20 +1,27 @@
 """The regions of guest memory that a front end has given, kept in step with the device."""
 
 import itertools
+from collections.abc import Sequence
+
+import msgspec
 
 from ringblk.engine.devices.device import Device, DeviceError
-from ringblk.engine.vhost_user.message_socket import FdSet
+from ringblk.engine.vhost_user.fd_set import FdSet
 from ringblk.shm.memory.region import MemoryRegion
 
 
 class RegionTable:
     """Checks what the front end says about memory and hands it on. Raises `DeviceError` where it is wrong."""
 
-    def __init__(self, device: Device) -> None:
+    def __init__(self, device: Device, slot_count: int, regions: Sequence[MemoryRegion] = ()) -> None:
         self._device = device
-        self.slot_count = device.max_mem_slots
+        self.slot_count = slot_count
         """How many regions the front end may add (GET_MAX_MEM_SLOTS)."""
-        self._regions: list[MemoryRegion] = []
+        self._regions = list(regions)
+
+    def kept(self) -> tuple[tuple[int, int, int, int], ...]:
+        """What is to be kept of them (`KeptSession.regions`)."""
+        return tuple(map(msgspec.structs.astuple, self._regions))
 
     async def add(self, region: MemoryRegion, fds: FdSet) -> None:
         """Add one region; it must not overlap another in guest addresses (VHOST_USER_ADD_MEM_REG)."""

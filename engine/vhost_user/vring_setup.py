@@ -2,9 +2,11 @@
 
 from typing import Literal, TypeAlias
 
-from ringblk.engine.devices.vring import Vring, close_fd
+from ringblk.engine.devices.vring import Vring
 from ringblk.engine.vhost_user.codes import VRING_F_LOG
+from ringblk.engine.vhost_user.fd_set import HeldFd, close_held, handle_of
 from ringblk.engine.vhost_user.messages import VringAddress
+from ringblk.engine.vhost_user.session_keeper import FdsByHandle, KeptVring, take_held
 
 # Alignment of the three parts of a split ring in bytes (virtio 1.2, 2.7).
 _DESC_ALIGN_BYTES = 16
@@ -40,7 +42,34 @@ class VringSetup:
         self.has_kick = False  # a kick fd, or the word that the ring is to be polled
         self.enabled = False
         self.running = False
-        self._fds: dict[FdKind, int | None] = {"kick": None, "call": None, "err": None}
+        self._fds: dict[FdKind, HeldFd | None] = {"kick": None, "call": None, "err": None}
+
+    @classmethod
+    def resume(cls, queue_index: int, kept: KeptVring, fds: FdsByHandle) -> "VringSetup":
+        """The set-up as it was kept, with its descriptors out of `fds`."""
+        setup = cls(queue_index)
+        setup.queue_size, setup.address, setup.base = kept.queue_size, kept.address, kept.base
+        setup.has_kick, setup.enabled, setup.running = kept.has_kick, kept.enabled, kept.running
+        handles: dict[FdKind, int | None] = {"kick": kept.kick, "call": kept.call, "err": kept.err}
+        setup._fds = {kind: take_held(fds, handle) for kind, handle in handles.items()}
+        return setup
+
+    def kept(self) -> KeptVring:
+        """What is to be kept of it."""
+        return KeptVring(
+            self.queue_size,
+            self.address,
+            self.base,
+            self.has_kick,
+            self.enabled,
+            self.running,
+            *map(handle_of, self._fds.values()),
+        )
+
+    @property
+    def held_fds(self) -> tuple[HeldFd | None, ...]:
+        """The descriptors that it owns."""
+        return tuple(self._fds.values())
 
     @property
     def is_ready(self) -> bool:
@@ -54,7 +83,7 @@ class VringSetup:
             == (self.address.desc_uva, self.address.avail_uva, self.address.used_uva)
         )
 
-    def replace_fd(self, kind: FdKind, fd: int | None) -> int | None:
+    def replace_fd(self, kind: FdKind, fd: HeldFd | None) -> HeldFd | None:
         """Put `fd` in place; the old one is the caller's to close."""
         old_fd, self._fds[kind] = self._fds[kind], fd
         return old_fd
@@ -70,18 +99,22 @@ class VringSetup:
             avail_uva=self.address.avail_uva,
             used_uva=self.address.used_uva,
             base=self.base,
-            kick_fd=self._fds["kick"],
-            call_fd=self._fds["call"],
-            err_fd=self._fds["err"],
+            kick_fd=self._fd("kick"),
+            call_fd=self._fd("call"),
+            err_fd=self._fd("err"),
             log_gpa=self.address.log_gpa if self.address.flags & VRING_F_LOG else None,
         )
+
+    def _fd(self, kind: FdKind) -> int | None:
+        held = self._fds[kind]
+        return None if held is None else held.fd
 
     def mark_stopped(self, next_avail: int) -> None:
         """The device has stopped it: only a new kick starts it again, from where it was."""
         self.running = False
         self.base = next_avail
         self.has_kick = False
-        close_fd(self.replace_fd("kick", None))
+        close_held(self.replace_fd("kick", None))
 
     def clear(self) -> None:
         """Back to the initial state, but for call and err fd: front ends do not send those again."""
@@ -93,4 +126,4 @@ class VringSetup:
     def close(self) -> None:
         """Close the ring's fds. May be called again."""
         for kind in self._fds:
-            close_fd(self.replace_fd(kind, None))
+            close_held(self.replace_fd(kind, None))

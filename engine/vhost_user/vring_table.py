@@ -4,10 +4,12 @@ A ring runs from the moment that it has size, addresses and kick and is enabled 
 or the device is reset (vhost-user, "Ring states"). While it runs, fds and enabling may change, nothing else.
 """
 
+from collections.abc import Sequence
+
 from ringblk.engine.devices.device import Device, DeviceError
-from ringblk.engine.devices.vring import close_fd
-from ringblk.engine.vhost_user.message_socket import FdSet
+from ringblk.engine.vhost_user.fd_set import FdSet, HeldFd, close_held
 from ringblk.engine.vhost_user.messages import VringAddress, VringFd, VringState
+from ringblk.engine.vhost_user.session_keeper import FdsByHandle, KeptVring
 from ringblk.engine.vhost_user.vring_setup import FdKind, VringSetup, address_fault
 from ringblk.shm.layout.sizes import queue_size_fault
 
@@ -20,6 +22,22 @@ class VringTable:
     def __init__(self, device: Device) -> None:
         self._device = device
         self._rings = [VringSetup(queue_index) for queue_index in range(device.num_queues)]
+
+    @classmethod
+    def resume(cls, device: Device, kept: Sequence[KeptVring], fds: FdsByHandle) -> "VringTable":
+        """The rings as they were kept, over a device that has them still."""
+        table = cls(device)
+        table._rings = [VringSetup.resume(index, ring, fds) for index, ring in enumerate(kept)]
+        return table
+
+    def kept(self) -> tuple[KeptVring, ...]:
+        """What is to be kept of them."""
+        return tuple(ring.kept() for ring in self._rings)
+
+    @property
+    def held_fds(self) -> list[HeldFd | None]:
+        """The descriptors that the rings own."""
+        return [held for ring in self._rings for held in ring.held_fds]
 
     @property
     def any_running(self) -> bool:
@@ -68,7 +86,7 @@ class VringTable:
         ring = self._ring(vring_fd.queue_index)
         if vring_fd.has_fd and (fault := fds.eventfd_fault()):
             raise DeviceError(f"the {kind} fd of queue {ring.queue_index} is {fault}")
-        old_fd = ring.replace_fd(kind, fds.take()[0] if vring_fd.has_fd else None)
+        old_fd = ring.replace_fd(kind, fds.take_held()[0] if vring_fd.has_fd else None)
         ring.has_kick |= kind == "kick"
         try:
             if ring.running:
@@ -76,7 +94,7 @@ class VringTable:
             else:
                 await self._start_if_ready(ring)
         finally:
-            close_fd(old_fd)
+            close_held(old_fd)
 
     async def set_enabled(self, state: VringState) -> None:
         """SET_VRING_ENABLE with 0 or 1."""

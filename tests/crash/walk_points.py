@@ -43,6 +43,8 @@ WORKERS_POINTS = [name for name in POINTS if name.startswith("workers:")]
 """Reached where workers come and go: tests/crash/test_walk_workers.py."""
 PENDING_POINTS = [name for name in POINTS if name.startswith("pending:")]
 """Reached where requests wait for somebody else, which those of a block device do not."""
+KEPT_POINTS = [name for name in POINTS if name.startswith(("reply:", "channel:"))]
+"""Reached where a session is kept: tests/crash/test_kept_session.py."""
 FIRST_START_POINTS = ["recovery: record initialised"]
 RECORD_POINTS = [name for name in POINTS if name.startswith(("record:", "rate group:"))]
 """Reached where something is set: tests/crash/test_settings_record.py."""
@@ -60,6 +62,7 @@ CHILD_POINTS = [
     + PENDING_POINTS
     + FIRST_START_POINTS
     + RECORD_POINTS
+    + KEPT_POINTS
 ]
 INLINE_POINTS = [
     name for name in CHILD_POINTS if name.startswith(("dispatcher: inline", "inflight:", "ring:"))

@@ -1,0 +1,90 @@
+"""A vhost-user session outlives the processes that serve it.
+
+Fault model: the process that serves the session is ended by SIGKILL, at any crash point or any other
+moment, in the middle of bursts, of half messages and of replies with descriptors; so is the next, and so on.
+The front end, the custodian and the device's effects (a dispatcher in an engine) live on. A process is not
+killed before the session is kept for the first time: until then the connection is its own.
+
+Then the front end sees each reply once and in order, each message has its effects once, with the descriptors
+that came with it, and nobody has a descriptor left: what an undisturbed session comes to.
+"""
+
+import os
+import random
+from collections.abc import Iterator
+
+import pytest
+
+from tests.crash.crash_plan import CrashPlan
+from tests.crash.walk_points import KEPT_POINTS, SESSION_POINTS
+from tests.rigs.session_custody import Custodian
+from tests.rigs.session_lives import Outcome, SessionLives
+from tests.rigs.session_script import Script
+from tests.rigs.vhost_user_client import no_fd_left
+
+PASSAGES = {
+    "session: over": (1,),
+    "session: end kept": (1,),
+    "session: device reset": (1,),
+    "channel: change told": (1,),
+}
+LENGTH = 60
+ROUNDS = int(os.environ.get("RINGBLK_KEPT_SESSION_ROUNDS", "4"))
+"""How many sessions are disturbed at random moments."""
+
+
+@pytest.fixture(scope="module")
+def plan(tmp_path_factory: pytest.TempPathFactory) -> CrashPlan:
+    return CrashPlan(tmp_path_factory.mktemp("plan") / "plan")
+
+
+@pytest.fixture(scope="module")
+def lives(plan: CrashPlan) -> Iterator[SessionLives]:
+    lives = SessionLives(plan)
+    yield lives
+    lives.close()
+
+
+@pytest.fixture(scope="module")
+def lives_as_built() -> Iterator[SessionLives]:
+    """With processes of the build that users have."""
+    lives = SessionLives()
+    yield lives
+    lives.close()
+
+
+def never(_: Custodian) -> bool:
+    return False
+
+
+def check_same(disturbed: Outcome, undisturbed: Outcome) -> None:
+    assert disturbed.replies == undisturbed.replies
+    assert disturbed.effects == undisturbed.effects
+    assert disturbed.notes == undisturbed.notes
+
+
+@pytest.mark.parametrize("point", [*SESSION_POINTS, *KEPT_POINTS])
+def test_deaths_at_each_point(lives: SessionLives, plan: CrashPlan, point: str) -> None:
+    for seed, passage in enumerate(PASSAGES.get(point, (1, 4, 15))):
+        script = Script(seed, LENGTH)
+        with no_fd_left():
+            plan.disarm()
+            undisturbed = lives.run(script, seed, never)
+            plan.arm((point, passage), (point, 1))
+            disturbed = lives.run(script, seed, never)
+        check_same(disturbed, undisturbed)
+        assert disturbed.deaths == plan.deaths >= 1
+        script.close()
+
+
+@pytest.mark.parametrize("round_number", range(ROUNDS))
+def test_deaths_at_any_moment(lives_as_built: SessionLives, round_number: int) -> None:
+    chosen = random.Random(round_number)
+    script = Script(round_number, LENGTH)
+    chance = chosen.choice((0.02, 0.1, 0.3))
+    with no_fd_left():
+        undisturbed = lives_as_built.run(script, round_number, never)
+        disturbed = lives_as_built.run(script, round_number, lambda _: chosen.random() < chance)
+    check_same(disturbed, undisturbed)
+    assert disturbed.deaths
+    script.close()
