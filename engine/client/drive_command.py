@@ -8,6 +8,7 @@ from typing import Any
 import msgspec
 
 from ringblk.engine.base.exit_status import ExitStatus
+from ringblk.engine.base.json_text import NotJson, decode_json
 from ringblk.engine.base.number_text import size_text
 from ringblk.engine.base.program_error import ProgramError
 from ringblk.engine.base.text_table import terminal_width
@@ -81,8 +82,8 @@ def limit_drive(arguments: argparse.Namespace) -> int:
         body = {**dict.fromkeys(LIMIT_NAMES), **body}
     if arguments.rate_limiter is not None:
         try:
-            body["rate_limiter"] = msgspec.json.decode(arguments.rate_limiter)
-        except msgspec.DecodeError as error:
+            body["rate_limiter"] = decode_json(arguments.rate_limiter)
+        except NotJson as error:
             raise ProgramError(f"--rate-limiter: {error}") from error
     if not body:
         raise ProgramError("no limit to set: see --help")

@@ -5,6 +5,7 @@ from typing import Annotated, Literal, TypeVar
 import msgspec
 from msgspec import UNSET, UnsetType
 
+from ringblk.engine.base.json_text import NotJson, decode_json
 from ringblk.engine.base.number_text import read_sizes
 from ringblk.engine.drives.changes import ChangeRefused
 from ringblk.engine.options.drive_config import BLOCK_SIZES, CacheMode, PartitionId
@@ -88,13 +89,13 @@ class EngineDescription(msgspec.Struct, frozen=True, kw_only=True):
 def decode_body(data: bytes, body_type: type[Body]) -> Body:
     """Check a body. Raises `ChangeRefused` that names the field."""
     try:
-        fields = msgspec.json.decode(data)
+        fields = decode_json(data)
         if isinstance(fields, dict):
             fields = read_sizes(read_limit_sizes(fields), ("size_bytes", *BLOCK_SIZES))
         return msgspec.convert(fields, body_type)
     except msgspec.ValidationError as error:
         raise ChangeRefused(*_field_and_reason(str(error))) from error
-    except msgspec.DecodeError as error:
+    except NotJson as error:
         raise ChangeRefused("", f"the body is not JSON: {error}") from error
 
 

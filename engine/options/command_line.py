@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal, get_args, get_origin
 import msgspec
 from msgspec.structs import FieldInfo
 
+from ringblk.engine.base.json_text import NotJson, decode_json
 from ringblk.engine.base.number_text import parse_size
 from ringblk.engine.base.program_error import ProgramError
 from ringblk.engine.base.service_manager import HandedSocket
@@ -200,8 +201,8 @@ def _size(name: str, text: str) -> int:
 
 def _json(name: str, text: str) -> object:
     try:
-        return msgspec.json.decode(text)
-    except msgspec.DecodeError as error:
+        return decode_json(text)
+    except NotJson as error:
         raise ProgramError(f"{option_of(name)}: {error}") from None
 
 

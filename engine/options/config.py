@@ -8,7 +8,7 @@ import msgspec
 from msgspec.structs import fields
 
 from ringblk.engine.base.program_error import ProgramError
-from ringblk.engine.options.drive_config import DriveConfig, option_of, read_config_sizes
+from ringblk.engine.options.drive_config import DriveConfig, check_path, option_of, read_config_sizes
 from ringblk.engine.options.drive_names import NAME_RULE, SOLE_DRIVE, is_drive_name, quoted_name
 
 S = TypeVar("S", bound=msgspec.Struct)
@@ -48,12 +48,13 @@ class EngineConfig(EngineOptions, frozen=True, kw_only=True, forbid_unknown_fiel
 
     def check(self) -> None:
         """Raise `ProgramError` for what the types cannot say."""
+        if self.control == "":  # Linux would listen on a name of its own choice
+            raise ProgramError("--control is empty")
+        check_path("control", self.control)
         if self.is_sole:
             self.drives[SOLE_DRIVE].check()
         else:
             self._check_list()
-        if self.control == "":  # Linux would listen on a name of its own choice
-            raise ProgramError("--control is empty")
         for drive in self.drives.values():
             self._check_takeover(drive)
 

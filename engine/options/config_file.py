@@ -5,11 +5,14 @@ import contextlib
 import msgspec
 
 from ringblk.engine.base.exit_status import ExitStatus
+from ringblk.engine.base.json_text import decode_json_once
 from ringblk.engine.base.program_error import ProgramError
 from ringblk.engine.options.config import EngineConfig, EngineOptions, FlatConfig, in_field_names
 from ringblk.engine.options.drive_config import DriveConfig, read_config_sizes
 from ringblk.engine.options.drive_names import NAME_RULE, is_drive_name, quoted_name
 
+MAX_FILE_BYTES = 16 << 20
+"""Room for tens of thousands of drives."""
 DRIVES = "drives"
 """The key under which a list of drives stands."""
 
@@ -18,11 +21,13 @@ def read_config_file(path: str) -> dict[str, object]:
     """The fields that a configuration file sets. Raises `ProgramError` naming a wrong key or value."""
     try:
         with open(path, "rb") as file:
-            data = file.read()
+            data = file.read(MAX_FILE_BYTES + 1)
     except OSError as error:
         raise ProgramError(f"--config {path}: {error.strerror or error}", ExitStatus.FAILED) from error
+    if len(data) > MAX_FILE_BYTES:
+        raise ProgramError(f"--config {path}: is larger than {MAX_FILE_BYTES} bytes")
+    values = _decode(path, data)
     try:
-        values = _decode(path, data)
         if not isinstance(values, dict):
             raise ProgramError(f"--config {path}: not a JSON object")
         if DRIVES in values:
@@ -30,7 +35,7 @@ def read_config_file(path: str) -> dict[str, object]:
         _check_hyphens(path, values, FlatConfig)
         values = read_config_sizes(values)
         msgspec.convert(values, FlatConfig)
-    except msgspec.DecodeError as error:
+    except msgspec.ValidationError as error:
         raise ProgramError(f"--config {path}: {error}") from error
     return values
 
@@ -48,15 +53,19 @@ def list_config(path: str, values: dict[str, object]) -> EngineConfig:
 
 
 def _decode(path: str, data: bytes) -> object:
-    """JSON; TOML where the name ends so. Raises `msgspec.DecodeError` and `ProgramError`."""
-    if not path.endswith(".toml"):
-        return msgspec.json.decode(data)
+    """JSON; TOML where the name ends so. Raises `ProgramError`."""
+    try:
+        return _decode_toml(data) if path.endswith(".toml") else decode_json_once(data)
+    except ValueError as error:  # a number of 5000 digits, too
+        raise ProgramError(f"--config {path}: {error}") from error
+    except RecursionError as error:
+        raise ProgramError(f"--config {path}: it is nested too deeply") from error
+
+
+def _decode_toml(data: bytes) -> dict[str, object]:
     import tomllib  # few files are
 
-    try:
-        return tomllib.loads(data.decode())
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise ProgramError(f"--config {path}: {error}") from error
+    return tomllib.loads(data.decode())
 
 
 def _read_list(path: str, values: dict[str, object]) -> dict[str, object]:

@@ -34,6 +34,9 @@ PartitionId = Annotated[str, Meta(pattern=r"^[!-~]{1,64}\Z")]
 CacheMode = Literal["writeback", "writethrough", "unsafe"]
 """What becomes of a write before it is done: `DeviceFace.set_cache`."""
 
+MAX_FD = (1 << 31) - 1
+"""Of a C int."""
+
 BLOCK_SIZES = {
     "logical_block_size": MAX_LOGICAL_BLOCK_BYTES,
     "physical_block_size": MAX_PHYSICAL_BLOCK_BYTES,
@@ -47,7 +50,7 @@ class DriveConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
 
     socket_path: str | None = None
     """Listen here; or"""
-    fd: Annotated[int, Meta(ge=0)] | None = None
+    fd: Annotated[int, Meta(ge=0, le=MAX_FD)] | None = None
     """an inherited socket, connected or listening."""
     blk_file: str | None = None
     """The image: a regular file or block device; or"""
@@ -90,6 +93,9 @@ class DriveConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
             raise ProgramError("give one of --socket-path and --fd")
         if self.socket_path == "":  # Linux would listen on a name of its own choice
             raise ProgramError("--socket-path is empty")
+        paths = {"socket_path": self.socket_path, "blk_file": self.blk_file}
+        for name, path in (*paths.items(), *(("sandbox_allow", path) for path in self.sandbox_allow)):
+            check_path(name, path)
         if (self.blk_file is None) == (self.backend is None):
             raise ProgramError("give one of --blk-file and --backend")
         if self.backend_arg and self.backend is None:
@@ -146,6 +152,12 @@ class DriveConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
 def read_config_sizes(fields: dict[str, object]) -> dict[str, object]:
     """The same fields of a drive, with numbers for bytes that are written as sizes."""
     return read_sizes(read_limit_sizes(fields), BLOCK_SIZES)
+
+
+def check_path(field_name: str, path: str | None) -> None:
+    """Raise `ProgramError` for what no path can be."""
+    if path is not None and "\0" in path:
+        raise ProgramError(f"{option_of(field_name)} {printable(path)}: no path has a NUL in it")
 
 
 def option_of(field_name: str) -> str:

@@ -6,9 +6,11 @@ from typing import Any
 
 import pytest
 
+from ringblk.engine.base.exit_status import ExitStatus
 from ringblk.engine.base.program_error import ProgramError
 from ringblk.engine.options.command_line import OptionParser, add_engine_options, config_from
 from ringblk.engine.options.config import EngineConfig
+from ringblk.engine.options.config_file import read_config_file
 from ringblk.engine.options.drive_names import NAME_RULE, is_drive_name
 from tests.rigs.engine_rig import run_program
 
@@ -122,6 +124,18 @@ WRONG: dict[str, tuple[dict[str, object], str]] = {
     ),
 }
 
+for key in ("socket_path", "blk_file"):
+    WRONG[f"NUL in {key}"] = (
+        {"drives": {"vm1": {"socket_path": "/s", "blk_file": "/d", key: "/a\0b"}}},
+        rf"drive vm1: {key} /a\\x00b: no path has a NUL in it",
+    )
+WRONG["NUL in sandbox_allow"] = (
+    {"drives": {"vm1": {"socket_path": "/s", "backend": "a:B", "sandbox_allow": ["/t", "\0"]}}},
+    r"drive vm1: sandbox_allow \\x00: no path",
+)
+WRONG["NUL in control"] = ({"control": "/a\0", "drives": {}}, r"--control /a\\x00: no path")
+WRONG["no descriptor"] = ({"drives": {"vm1": {**NULL, "fd": 1 << 31}}}, r"drive vm1: .*`\$\.fd`")
+
 
 @pytest.mark.parametrize(("values", "named"), WRONG.values(), ids=WRONG)
 def test_what_is_wrong(path: Path, values: dict[str, object], named: str) -> None:
@@ -130,6 +144,34 @@ def test_what_is_wrong(path: Path, values: dict[str, object], named: str) -> Non
     assert str(refused.value).startswith(f"--config {path}: ")
     assert refused.value.exit_status == 2
     assert "\n" not in str(refused.value)
+
+
+UNREADABLE = {
+    "a drive twice": ("json", '{"drives": {"vm1": {}, "vm1": {}}}', "`vm1` stands twice in one object"),
+    "a key twice": ("json", '{"drives": {"vm1": {"workers": 1, "workers": 2}}}', "`workers` stands twice"),
+    "too deep": ("json", "[" * 100_000, "nested too deeply"),
+    "too deep and whole": ("json", '{"a":' * 5000 + "1" + "}" * 5000, "nested too deeply"),
+    "too deep in TOML": ("toml", "x = " + "[" * 100_000, "nested too deeply"),
+    "a number of 5000 digits in TOML": ("toml", "x = " + "9" * 5000, "digits"),
+    "no text": ("toml", "\udcff", "can't decode byte"),
+    "a drive twice in TOML": ("toml", "[drives.vm1]\n[drives.vm1]", "twice"),
+}
+
+
+@pytest.mark.parametrize(("ending", "text", "named"), UNREADABLE.values(), ids=UNREADABLE)
+def test_what_cannot_be_read(tmp_path: Path, ending: str, text: str, named: str) -> None:
+    path = tmp_path / f"engine.{ending}"
+    path.write_text(text, errors="surrogateescape")
+    with pytest.raises(ProgramError, match=named) as refused:
+        read_config_file(str(path))
+    assert str(refused.value).startswith(f"--config {path}: ")
+    assert refused.value.exit_status == ExitStatus.WRONG_OPTIONS
+    assert "\n" not in str(refused.value)
+
+
+def test_a_file_without_end() -> None:
+    with pytest.raises(ProgramError, match="--config /dev/zero: is larger than"):
+        read_config_file("/dev/zero")
 
 
 def test_the_program_says_it_in_one_line(path: Path) -> None:
