@@ -112,9 +112,9 @@ class ControlApi:
     async def _metrics(self, call: Call) -> bytes:
         exposition = Exposition()
         if self._control.is_sole:
-            exposition.add(self._control.snapshot(), self._control.engine_name)
+            exposition.add(self._control.snapshot())
             return exposition.encoded()
         for snapshot in self._control.drives.snapshots():
-            exposition.add(snapshot, self._control.engine_name)
+            exposition.add(snapshot)
             await asyncio.sleep(0)
         return exposition.encoded()

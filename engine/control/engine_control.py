@@ -1,11 +1,9 @@
 """What the control API does to an engine that is for one drive, without HTTP."""
 
-import os
 from typing import Any
 
 from msgspec import UNSET
 
-from ringblk.engine.base.printable_text import printable
 from ringblk.engine.base.version import VERSION
 from ringblk.engine.control.body_changes import change_of
 from ringblk.engine.control.drives_control import DrivesControl
@@ -23,9 +21,7 @@ class EngineControl:
     All of it raises `OtherEngine` where the engine has a list of drives.
     """
 
-    def __init__(self, socket_path: str, drives: EngineDrives) -> None:
-        self.engine_name = printable(os.path.abspath(socket_path))
-        """The API's socket: no other engine of the machine has it, and the next one here has it again."""
+    def __init__(self, drives: EngineDrives) -> None:
         self.drives = DrivesControl(drives)
         """What there is to be said and done by the drives' names."""
         self._drives = drives

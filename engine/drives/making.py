@@ -6,6 +6,7 @@ from functools import partial
 from ringblk.engine.base.exit_status import ExitStatus
 from ringblk.engine.base.program_error import ProgramError
 from ringblk.engine.drives.drive import Drive
+from ringblk.engine.drives.engine_name import engine_name
 from ringblk.engine.drives.limits import open_limits
 from ringblk.engine.drives.plan import DrivePlan
 from ringblk.engine.drives.record import FoundRecord
@@ -84,6 +85,8 @@ def _make_segment(plan: DrivePlan) -> StateSegment:
         state = create_segment(plan.name, slot_count(plan.config), plan.config.queue_size, plan.kind)
     except SegmentError as error:
         raise ProgramError(str(error), ExitStatus.FAILED) from error
+    sole_socket = plan.config.socket_path if plan.name == SOLE_DRIVE else None
+    state.set_engine_name(engine_name(plan.options.control, sole_socket))
     if plan.image is not None:
         state.set_image(*plan.image)
     return state

@@ -5,10 +5,11 @@ import msgspec
 from ringblk.engine.base.open_files import OpenFiles
 from ringblk.engine.devices.device_face import DeviceFace
 from ringblk.engine.devices.device_kind import DeviceKind
-from ringblk.engine.devices.io_plan import IoPlan, plan_io
+from ringblk.engine.devices.io_plan import IoPlan
 from ringblk.engine.drives.record import identify
 from ringblk.engine.drives.running_settings import DriveIdentity
 from ringblk.engine.drives.sandbox_plan import plan_sandbox
+from ringblk.engine.drives.storage import OpenedStorage
 from ringblk.engine.options.config import EngineOptions
 from ringblk.engine.options.drive_config import DriveConfig
 from ringblk.engine.vhost_user.listener import Listener
@@ -54,11 +55,11 @@ def plan_drive(
     options: EngineOptions,
     open_files: OpenFiles,
     kind: DeviceKind,
-    backend: NativeBackend,
-    storage_fds: frozenset[int],
+    opened: OpenedStorage,
     user: ProcessUser | None,
 ) -> DrivePlan:
     """Put the parts together. Raises `ProgramError`."""
+    backend = opened.backend
     storage = backend.identity()
     return DrivePlan(
         name=name,
@@ -67,10 +68,10 @@ def plan_drive(
         open_files=open_files,
         kind=kind,
         backend=backend,
-        storage_fds=storage_fds,
+        storage_fds=opened.fds,
         device=kind.make_device(config, backend),
         sandbox=plan_sandbox(config, backend, user, kind.system_calls),
-        io=plan_io(config.io_engine, backend),
+        io=opened.io,
         inherited=Listener.from_fd(config.fd) if config.fd is not None else None,
         identity=identify(config, backend),
         image=None if storage is None else storage.subject,

@@ -1,14 +1,27 @@
 """A drive's storage: opened before all else, closed when no process uses it any more."""
 
 import logging
+from typing import NamedTuple
 
 from ringblk.engine.base.exit_status import ExitStatus
 from ringblk.engine.base.program_error import ProgramError
+from ringblk.engine.devices.io_plan import IoPlan
 from ringblk.engine.options.drive_config import DriveConfig
 from ringblk.engine.supervisor.own_forks import open_fds
 from ringblk.workers.backends.interface import BackendError
 from ringblk.workers.backends.native import NativeBackend
 from ringblk.workers.backends.opening import open_image_backend, open_named_backend
+
+
+class OpenedStorage(NamedTuple):
+    """A drive's storage, before anything is made of it."""
+
+    backend: NativeBackend
+    fds: frozenset[int]
+    """What its processes have for it."""
+    io: IoPlan
+    """How requests on it are carried out."""
+
 
 _log = logging.getLogger(__name__)
 

@@ -34,6 +34,8 @@ PartitionId = Annotated[str, Meta(pattern=r"^[!-~]{1,64}\Z")]
 CacheMode = Literal["writeback", "writethrough", "unsafe"]
 """What becomes of a write before it is done: `DeviceFace.set_cache`."""
 
+MAX_PATH_BYTES = 4095
+"""Linux's limit (PATH_MAX)."""
 MAX_FD = (1 << 31) - 1
 """Of a C int."""
 
@@ -156,8 +158,13 @@ def read_config_sizes(fields: dict[str, object]) -> dict[str, object]:
 
 def check_path(field_name: str, path: str | None) -> None:
     """Raise `ProgramError` for what no path can be."""
-    if path is not None and "\0" in path:
+    if path is None:
+        return
+    if "\0" in path:
         raise ProgramError(f"{option_of(field_name)} {printable(path)}: no path has a NUL in it")
+    if len(os.fsencode(path)) > MAX_PATH_BYTES:
+        text = f"{printable(path[:40])}..."
+        raise ProgramError(f"{option_of(field_name)} {text}: no path has more than {MAX_PATH_BYTES} bytes")
 
 
 def option_of(field_name: str) -> str:

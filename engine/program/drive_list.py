@@ -14,11 +14,12 @@ from ringblk.engine.devices.device_kind import DeviceKind
 from ringblk.engine.drives.drives import DriveBusy, DriveConflict, DriveRefused, NoSuchDrive
 from ringblk.engine.drives.list_record import ListRecord
 from ringblk.engine.drives.record import clear_records
-from ringblk.engine.options.config import EngineConfig, check_drive, in_field_names
+from ringblk.engine.options.config import EngineConfig, EngineOptions, check_drive, in_field_names
 from ringblk.engine.options.drive_config import DriveConfig
 from ringblk.engine.program.drive_claim import Claims, remove_left
 from ringblk.engine.program.drives_apart import TakenError, check_images_apart, check_sockets_apart
 from ringblk.engine.program.served_drive import ServedDrive
+from ringblk.engine.program.storage_opening import StorageOpeners
 from ringblk.engine.supervisor.zygote_process import Zygote
 
 _log = logging.getLogger(__name__)
@@ -55,6 +56,8 @@ class DriveList:
         self._drives |= {name: ServedDrive(name, drive, is_carried=True) for name, drive in came.items()}
         self._open_files = OpenFiles(is_sole=config.is_sole)
         self._changing: dict[str, asyncio.Task[None]] = {}
+        self._openers = StorageOpeners()
+        self._opening: set[str] = set()
         self._is_ending = False
         if carried:
             gone = [name for name, drive in carried.items() if drive is None]
@@ -162,11 +165,7 @@ class DriveList:
             options = msgspec.structs.replace(
                 self._config, takeover=False, replace_image=False, forget_changes=True, drives={}
             )
-            served.open(options, self._kind, self._open_files)
-            check_images_apart(served, self)
-            await served.claim_later()
-            if self._is_ending:
-                raise DriveBusy("the engine ends")
+            await self._open_later(served, options)
             served.make(self._zygote)
             served.begin()
             if self._record is not None:
@@ -175,12 +174,26 @@ class DriveList:
             served.abandon()
             await served.finish()
             self._forget(served)
+            if isinstance(error, asyncio.CancelledError):  # `end`
+                raise DriveBusy("the engine ends") from error
             if isinstance(error, ProgramError):
                 raise _refused(error) from error
             if isinstance(error, OSError):
                 raise DriveRefused(f"drive {served.name}: {error.strerror or error}") from error
             raise
         served.serve(self._on_end, self._on_change)
+
+    async def _open_later(self, served: ServedDrive, options: EngineOptions) -> None:
+        """All that may take long before a drive is made. Cancelled when the engine ends."""
+        if self._is_ending:
+            raise DriveBusy("the engine ends")
+        self._opening.add(served.name)
+        try:
+            await served.open_later(options, self._kind, self._open_files, self._openers)
+            check_images_apart(served, self)
+            await served.claim_later()
+        finally:
+            self._opening.discard(served.name)
 
     def _note_added(self, record: ListRecord, served: ServedDrive) -> None:
         """Have the next engine begin it as well, which it does by itself where the file has it so."""
@@ -244,6 +257,9 @@ class DriveList:
 
     def end(self, *, for_successor: bool = False) -> None:
         """Have all of them end; no more come."""
+        if not self._is_ending:
+            for name in self._opening:
+                self._changing[name].cancel()
         self._is_ending = True
         for served in self:
             served.end(for_successor=for_successor)

@@ -151,7 +151,7 @@ class Engine:
         from ringblk.engine.control.engine_control import EngineControl
         from ringblk.engine.control.server import serve_control
 
-        return await serve_control(EngineControl(self._config.control, self.drives), self._config.control)
+        return await serve_control(EngineControl(self.drives), self._config.control)
 
     def _drop_privileges(self) -> None:
         """All that the only drive needs is open: go on as the user asked for, without capabilities."""

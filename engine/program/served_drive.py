@@ -16,14 +16,15 @@ from ringblk.engine.drives.making import make_drive
 from ringblk.engine.drives.plan import DrivePlan, plan_drive
 from ringblk.engine.drives.record import FoundRecord
 from ringblk.engine.drives.sandbox_plan import plan_user
-from ringblk.engine.drives.storage import close_storage, open_storage
-from ringblk.engine.images.served_format import check_served_format
+from ringblk.engine.drives.storage import OpenedStorage, close_storage
 from ringblk.engine.options.config import EngineOptions, of_drive, place_of
 from ringblk.engine.options.drive_config import DriveConfig
 from ringblk.engine.options.drive_names import SOLE_DRIVE
 from ringblk.engine.program.drive_claim import Claims, claim_drive
+from ringblk.engine.program.storage_opening import StorageOpeners, open_here
 from ringblk.engine.supervisor.drive_processes import ProcessesFailed
 from ringblk.engine.supervisor.zygote_process import Zygote
+from ringblk.workers.sandbox.process_user import ProcessUser
 
 _log = logging.getLogger(__name__)
 
@@ -63,22 +64,39 @@ class ServedDrive:
             except ProgramError as error:
                 raise of_drive(self.name, error) from error
 
-    def open(self, options: EngineOptions, kind: DeviceKind, open_files: OpenFiles) -> DrivePlan:
+    def open(self, options: EngineOptions, kind: DeviceKind, open_files: OpenFiles) -> None:
         """Open its storage, and see what can be made of it. Raises `ProgramError`."""
         with self._named():
-            user = plan_user(self.config)
-            open_files.reserve(self.name, self.config.workers, self.config.num_queues)
-            self._open_files = open_files
-            storage, storage_fds = open_storage(self.config, is_sole=self.is_sole)
-            try:
-                check_served_format(self.config, storage)
-                self.plan = plan_drive(
-                    self.name, self.config, options, open_files, kind, storage, storage_fds, user
-                )
-            except BaseException:
-                close_storage(storage)
-                raise
-            return self.plan
+            user = self._reserve(open_files)
+            self._plan(options, kind, open_files, open_here(self.config, is_sole=self.is_sole), user)
+
+    async def open_later(
+        self, options: EngineOptions, kind: DeviceKind, open_files: OpenFiles, openers: StorageOpeners
+    ) -> None:
+        """The same, while others are served. Raises `OSError`, too."""
+        with self._named():
+            user = self._reserve(open_files)
+            self._plan(options, kind, open_files, await openers.open(self.config), user)
+
+    def _reserve(self, open_files: OpenFiles) -> ProcessUser | None:
+        user = plan_user(self.config)
+        open_files.reserve(self.name, self.config.workers, self.config.num_queues)
+        self._open_files = open_files
+        return user
+
+    def _plan(
+        self,
+        options: EngineOptions,
+        kind: DeviceKind,
+        open_files: OpenFiles,
+        opened: OpenedStorage,
+        user: ProcessUser | None,
+    ) -> None:
+        try:
+            self.plan = plan_drive(self.name, self.config, options, open_files, kind, opened, user)
+        except BaseException:
+            close_storage(opened.backend)
+            raise
 
     def claim(self, claims: Claims) -> None:
         """Be the only one on it. Raises `ProgramError`."""

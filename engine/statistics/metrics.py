@@ -42,13 +42,13 @@ class Exposition:
             [f"# HELP {each.name} {each.text}\n# TYPE {each.name} {each.kind}\n"] for each in FAMILIES
         ]
 
-    def add(self, snapshot: StatisticsSnapshot, engine: str) -> None:
+    def add(self, snapshot: StatisticsSnapshot) -> None:
         """Add a drive, which no other of its engine has the name of.
 
         Every series has the labels `drive`, the drive's name, and `engine`: drives of two engines may have
         the same name, as two in memory do.
         """
-        identity = f"drive={_quoted(snapshot.drive)},engine={_quoted(engine)}"
+        identity = f"drive={_quoted(snapshot.drive)},engine={_quoted(snapshot.engine)}"
         for family, parts in zip(FAMILIES, self._parts, strict=True):
             parts.extend(family.lines(family.name, identity, snapshot))
 

@@ -42,15 +42,15 @@ def _print_text(engines: RunningEngines) -> int:
 
 
 def _print_metrics(engines: RunningEngines) -> int:
-    """An engine is called by its process id: its segments tell no other name that is its alone."""
+    """As `/metrics` of each engine has them."""
     exposition = Exposition()
-    seen: set[tuple[str, int]] = set()
+    seen: set[tuple[str, str]] = set()
     for snapshot in engines.snapshots():
-        identity = (snapshot.drive, snapshot.supervisor_pid)
+        identity = (snapshot.drive, snapshot.engine)
         # The segments of a user may say what they like: a reader refuses all for a series that stands twice.
         if identity not in seen:
             seen.add(identity)
-            exposition.add(snapshot, str(snapshot.supervisor_pid))
+            exposition.add(snapshot)
     sys.stdout.flush()
     sys.stdout.buffer.write(exposition.encoded())
     return len(seen)

@@ -9,7 +9,14 @@ import msgspec
 from ringblk.engine.devices.kinds import read_capacity_bytes
 from ringblk.shm.layout.histogram import Histogram
 from ringblk.shm.queues.virtqueue import BROKEN_REASONS
-from ringblk.shm.state.reader import read_engine, read_inflight, read_operation, read_queue, read_workers
+from ringblk.shm.state.reader import (
+    read_engine,
+    read_engine_name,
+    read_inflight,
+    read_operation,
+    read_queue,
+    read_workers,
+)
 from ringblk.shm.state.segment import StateSegment
 
 DriveState = Literal["broken", "paused", "connected", "waiting"]
@@ -65,6 +72,8 @@ class StatisticsSnapshot(msgspec.Struct, frozen=True):
     """What its engine calls it; its storage where that has one without a name."""
     storage: str
     """The image's path, or the backend's name."""
+    engine: str
+    """What its engine is called (engine/drives/engine_name.py); its process id where it has no name."""
     taken_ns: int
     uptime_ns: int
     supervisor_pid: int
@@ -123,6 +132,7 @@ def take_snapshot(state: StateSegment) -> StatisticsSnapshot:
         name=state.name,
         drive=drive or storage,
         storage=storage,
+        engine=read_engine_name(state) or str(supervisor_pid),
         taken_ns=taken_ns,
         uptime_ns=taken_ns - started_ns,
         supervisor_pid=supervisor_pid,

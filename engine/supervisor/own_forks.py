@@ -1,5 +1,6 @@
 """Processes that the supervisor forks from itself, because they need the storage as it is in memory there."""
 
+import gc
 import os
 import signal
 import sys
@@ -76,6 +77,7 @@ def fork_from_here(
 
 def _begin(name: str, body: Callable[[], None], keep_fds: set[int], parent_pid: int) -> None:
     try:
+        gc.freeze()  # what is garbage of the parent's would close descriptors here that are others' by now
         leave_parent(keep_fds)
         if die_with_parent(parent_pid):
             set_process_name(name)

@@ -11,7 +11,7 @@ from ringblk.shm.sync.clock cimport monotonic_ns
 from ringblk.shm.layout.histogram cimport Histogram
 from ringblk.shm.layout.slot cimport SLOT_FREE, RequestSlot
 from ringblk.shm.state.segment cimport (
-    DRIVE_NAME_BYTES, KIND_NAME_BYTES, OPERATION_NAME_BYTES, QUEUE_LIMIT, STORAGE_NAME_BYTES, WORKER_LIMIT, OperationStatistics,
+    DRIVE_NAME_BYTES, ENGINE_NAME_BYTES, KIND_NAME_BYTES, OPERATION_NAME_BYTES, QUEUE_LIMIT, STORAGE_NAME_BYTES, WORKER_LIMIT, OperationStatistics,
     QueueState, StateSegment, WorkerState,
 )
 
@@ -24,6 +24,12 @@ def read_engine(StateSegment state):
     return (drive.rstrip(b"\0").decode(errors="replace"), storage.rstrip(b"\0").decode(errors="replace"), header.supervisor_pid, header.dispatcher_pid,
             header.dispatcher_restart_count, min(header.queue_count, <uint32_t>QUEUE_LIMIT),
             header.is_paused != 0, header.started_ns, load_relaxed_32(&header.worker_limit))
+
+
+def read_engine_name(StateSegment state):
+    """What the engine is called beside others; empty where it has no name of its own."""
+    cdef bytes name = state.header.engine_name[:ENGINE_NAME_BYTES]
+    return name.rstrip(b"\0").decode(errors="replace")
 
 
 def read_kind_name(StateSegment state):

@@ -21,7 +21,7 @@ from ringblk.shm.layout.region_set cimport REGION_WORDS, RegionSet, add_region, 
 from ringblk.shm.layout.slot cimport SLOT_FREE, Range, RequestSlot
 
 cdef enum:
-    STATE_LAYOUT_VERSION = 11
+    STATE_LAYOUT_VERSION = 12
     QUEUE_LIMIT = 64
     WORKER_LIMIT = 64
     OPERATION_LIMIT = 64    # operations that a device kind may have
@@ -29,6 +29,7 @@ cdef enum:
     KIND_NAME_BYTES = 16
     KIND_STATE_BYTES = 64
     DRIVE_NAME_BYTES = 72
+    ENGINE_NAME_BYTES = 256
     STORAGE_NAME_BYTES = 256
     RANGE_SLACK = 64        # pieces beyond one a descriptor: a buffer may straddle regions
     CHAIN_LIMIT = 1024      # descriptors that any chain may have, whatever the queue size: drivers go by QEMU's limit
@@ -69,6 +70,7 @@ cdef struct StateHeader:
     uint32_t are_slots_open         # slots, statistics and ranges have
     uint32_t reserved_engine[4]
     char drive_name[DRIVE_NAME_BYTES]   # as its engine knows it, padded with zeroes; empty where that has one without a name
+    char engine_name[ENGINE_NAME_BYTES] # the same in the engine that comes after it (engine/drives/engine_name.py)
     char storage_name[STORAGE_NAME_BYTES]   # the image's path or the backend's name, UTF-8, padded with zeroes
     # written once at creation
     char operation_names[OPERATION_LIMIT][OPERATION_NAME_BYTES]   # padded with zeroes

@@ -284,6 +284,11 @@ cdef class StateSegment:
         self.header.queue_count = queue_count
         self.header.started_ns = started_ns
 
+    def set_engine_name(self, str name):
+        """Say what the engine is called beside others. Raises `ValueError` for a name that is too long."""
+        cdef bytes encoded = _checked_name(name, ENGINE_NAME_BYTES)
+        memcpy(self.header.engine_name, <const char *>encoded, ENGINE_NAME_BYTES)
+
     def fileno(self):
         """The descriptor of the segment."""
         return self.segment.fd

@@ -2,8 +2,7 @@
 
 While it fails, reads, writes and flushes are answered with an error. While it is stalled, writes are taken
 and not answered, as by a disk that has forgotten them: whoever waits for one hangs in the kernel and cannot
-even be killed. The bytes land when the stall ends, in their order.
-"""
+even"""
 
 import contextlib
 import ctypes
@@ -35,6 +34,7 @@ _STATFS_OUT = struct.Struct("<5Q4I24x")
 _MAX_PAGES_FLAG, _BIG_WRITES_FLAG = 1 << 22, 1 << 5
 _DIRECT_IO_FLAG, _PARALLEL_WRITES_FLAG = 1 << 0, 1 << 6
 _MNT_DETACH = 2
+_OPENED = _OPEN_OUT.pack(1, _DIRECT_IO_FLAG | _PARALLEL_WRITES_FLAG, 0)
 _CACHE_S = 3600
 
 
@@ -79,6 +79,8 @@ class StallingFile:
             raise OSError(ctypes.get_errno(), "cannot mount a file system in user space")
         self._changed = threading.Condition()
         self._is_stalled = False
+        self._is_opening_stalled = False
+        self._held_openings: list[int] = []
         self._held: list[tuple[int, int, bytes]] = []
         self.write_log: list[int] = []
         """The offsets of the writes that have arrived, in order."""
@@ -90,18 +92,30 @@ class StallingFile:
         with self._changed:
             self._is_stalled = True
 
+    def stall_opening(self) -> None:
+        """Hold back who opens the file from now on."""
+        with self._changed:
+            self._is_opening_stalled = True
+
     def go_on(self) -> None:
         """Carry out what was held back, and hold back nothing more."""
         with self._changed:
-            self._is_stalled = False
+            self._is_stalled = self._is_opening_stalled = False
+            while self._held_openings:
+                self._reply(self._held_openings.pop(), _OPENED, 0)
             held, self._held = self._held, []
             for unique, offset_bytes, data in held:
                 self._finish_write(unique, offset_bytes, data)
 
     def wait_for(self, condition: Callable[[], bool], timeout_s: float = 30.0) -> None:
-        """Wait until a write makes the condition true."""
+        """Wait until a write, or an opening that is held back, makes the condition true."""
         with self._changed:
             assert self._changed.wait_for(condition, timeout_s), f"writes so far: {self.write_log}"
+
+    @property
+    def held_opening_count(self) -> int:
+        """How many wait in vain who have opened it."""
+        return len(self._held_openings)
 
     @property
     def held_offsets(self) -> list[int]:
@@ -126,11 +140,20 @@ class StallingFile:
             _, operation, unique, node, *_ = _IN.unpack_from(message)
             if operation in _NO_ANSWER:
                 continue
+            if operation == Operation.OPEN and self._holds_opening(unique):
+                continue
             if operation == Operation.WRITE:
                 self._take_write(unique, message[_IN.size :])
             else:
                 error_number, answer = self._answer(operation, node, message[_IN.size :])
                 self._reply(unique, answer, error_number)
+
+    def _holds_opening(self, unique: int) -> bool:
+        with self._changed:
+            if self._is_opening_stalled:
+                self._held_openings.append(unique)
+            self._changed.notify_all()
+            return self._is_opening_stalled
 
     def _answer(self, operation: int, node: int, body: bytes) -> tuple[int, bytes]:
         match operation:
@@ -147,7 +170,7 @@ class StallingFile:
             case Operation.GETATTR:
                 return 0, _ATTR_OUT.pack(_CACHE_S, 0, 0) + self._attributes(node)
             case Operation.OPEN | Operation.OPENDIR:
-                return 0, _OPEN_OUT.pack(1, _DIRECT_IO_FLAG | _PARALLEL_WRITES_FLAG, 0)
+                return 0, _OPENED
             case Operation.READ | Operation.FSYNC if self.failure:
                 return self.failure, b""
             case Operation.READ:

@@ -232,6 +232,23 @@ def test_delete_drains_and_force_does_not(engine: ManyDrives, tmp_path: Path) ->
         assert engine.segments() == []
 
 
+def test_bodies_that_nobody_expects(engine: ManyDrives) -> None:
+    wrong: list[tuple[object, str, str]] = [
+        (b"[" * 60_000, "nested too deeply", ""),
+        (b'{"a":' * 9000 + b"1" + b"}" * 9000, "nested too deeply", ""),
+        (engine.settings("vm1", blk_file="/a\0b"), "no path has a NUL in it", "blk_file"),
+        (engine.settings("vm1", socket_path="/a\0b"), "no path has a NUL in it", "socket_path"),
+        (engine.settings("vm1", sandbox_allow=["\0"]), "no path has a NUL in it", "sandbox_allow"),
+        (engine.settings("vm1", blk_file="x" * 65_000), "no path has more than 4095 bytes", "blk_file"),
+    ]
+    for body, text, field in wrong:
+        status, answer = engine.control.ask("PUT", "/drives/vm1", body)
+        assert (status, answer["field"]) == (400, field), answer
+        assert text in answer["error"]
+    assert engine.control.get("/drives") == {"drives": {}}
+    assert "Traceback" not in engine.log()
+
+
 def test_an_engine_for_one_drive_has_no_list_and_the_other_way_round(
     engine: ManyDrives, tmp_path: Path
 ) -> None:

@@ -25,7 +25,7 @@ def snapshot(state: StateSegment, recorder: RequestRecorder) -> StatisticsSnapsh
 def text_of(*drives: tuple[StatisticsSnapshot, str]) -> str:
     exposition = Exposition()
     for snapshot, engine in drives:
-        exposition.add(snapshot, engine)
+        exposition.add(msgspec.structs.replace(snapshot, engine=engine))
     return exposition.encoded().decode()
 
 

@@ -1,0 +1,179 @@
+"""Storage that hangs when it is opened, while others are served: nobody waits for it but who has asked.
+
+Fault model: a file system takes the request to open an image and does not answer it, so that who opens it
+cannot even be killed; a process that opens an image is killed.
+"""
+
+import asyncio
+import os
+import signal
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ringblk.engine.base.program_error import ProgramError
+from ringblk.engine.drives.drives import DriveBusy
+from ringblk.engine.options.drive_config import DriveConfig
+from ringblk.engine.program import storage_opening
+from ringblk.engine.program.storage_opening import OPENER_LIMIT, StorageOpeners
+from tests.rigs.many_drives import DISK_BYTES, ManyDrives
+from tests.rigs.stalling_file import StallingFile, stalling_file
+
+
+@pytest.fixture
+def hung(tmp_path: Path) -> Iterator[StallingFile]:
+    with stalling_file(tmp_path, DISK_BYTES) as file:
+        file.stall_opening()
+        yield file
+
+
+class Putting(threading.Thread):
+    """PUTs a drive; `answer` is what came of it, None where the connection was closed."""
+
+    def __init__(self, engine: ManyDrives, name: str, **settings: object) -> None:
+        super().__init__()
+        self._engine, self._name, self._settings = engine, name, settings
+        self.answer: tuple[int, Any] | None = None
+        self.start()
+
+    def run(self) -> None:
+        try:
+            self.answer = self._engine.put(self._name, **self._settings)
+        except OSError:
+            self.answer = None
+
+
+def test_the_others_are_served_meanwhile(hung: StallingFile) -> None:
+    with ManyDrives({}) as engine:
+        putting = Putting(engine, "hangs", blk_file=str(hung.path))
+        hung.wait_for(lambda: hung.held_opening_count > 0)
+        assert engine.put("vm1")[0] == 201
+        with engine.frontend("vm1") as disk:
+            disk.write(0, b"a" * 512)
+        drives = engine.control.get("/drives")["drives"]
+        assert {name: drive["state"]["state"] for name, drive in drives.items()} == {
+            "hangs": "starting",
+            "vm1": "running",
+        }
+        status, answer = engine.delete("hangs")
+        assert (status, b"is being started" in answer) == (409, True)
+        assert engine.put("hangs", blk_file=str(hung.path))[0] == 409
+        assert engine.delete("vm1")[0] == 204
+        hung.go_on()
+        putting.join()
+        assert putting.answer is not None
+        assert putting.answer[0] == 201, putting.answer
+        with engine.frontend("hangs") as disk:
+            disk.write(0, b"h" * 512)
+            assert disk.read(0, 512) == b"h" * 512
+        assert engine.delete("hangs")[0] == 204
+        assert engine.end() == 0
+
+
+def test_an_engine_ends_without_what_hangs(hung: StallingFile) -> None:
+    with ManyDrives({"vm1": {}}) as engine:
+        putting = Putting(engine, "hangs", blk_file=str(hung.path))
+        hung.wait_for(lambda: hung.held_opening_count > 0)
+        assert engine.end() == 0
+        putting.join()
+        assert putting.answer is None or (putting.answer[0], putting.answer[1]["error"]) == (
+            409,
+            "the engine ends",
+        )
+        assert engine.segments() == []
+        with ManyDrives({"vm1": {}}, after=engine, gone=["hangs"]) as successor:
+            assert list(successor.control.get("/drives")["drives"]) == ["vm1"]
+
+
+def config_of(path: Path) -> DriveConfig:
+    return DriveConfig(socket_path="/nowhere", blk_file=str(path))
+
+
+def test_it_is_given_up_and_not_tried_again_until_it_has_ended(hung: StallingFile, tmp_path: Path) -> None:
+    other = tmp_path / "other.img"
+    other.write_bytes(bytes(DISK_BYTES))
+
+    async def run() -> None:
+        openers = StorageOpeners(open_s=0.2)
+        with pytest.raises(ProgramError, match=rf"{hung.path}: cannot be opened within 0\.2 s"):
+            await openers.open(config_of(hung.path))
+        with pytest.raises(ProgramError, match=rf"{hung.path}: process \d+, .* hangs still"):
+            await openers.open(config_of(hung.path))
+        (await openers.open(config_of(other))).backend.close()
+        hung.go_on()
+        while hung_pids(openers):
+            await asyncio.sleep(0)
+        opened = await openers.open(config_of(hung.path))
+        assert opened.backend.size_bytes == DISK_BYTES
+        opened.backend.close()
+
+    asyncio.run(run())
+
+
+def hung_pids(openers: StorageOpeners) -> list[int]:
+    return list(openers._hanging.values())
+
+
+def test_a_wait_that_is_cancelled_ends_the_process(hung: StallingFile) -> None:
+    async def run() -> None:
+        openers = StorageOpeners()
+        opening = asyncio.get_running_loop().create_task(openers.open(config_of(hung.path)))
+        while not hung.held_opening_count:
+            await asyncio.sleep(0)
+        opening.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await opening
+        (pid,) = hung_pids(openers)
+        hung.go_on()
+        while hung_pids(openers):
+            await asyncio.sleep(0)
+        with pytest.raises(ChildProcessError):
+            os.waitpid(pid, os.WNOHANG)
+
+    asyncio.run(run())
+
+
+def test_only_so_many_at_once(hung: StallingFile) -> None:
+    async def run() -> None:
+        openers = StorageOpeners()
+        loop = asyncio.get_running_loop()
+        openings = [
+            loop.create_task(openers.open(config_of(hung.path.parent / ("./" * count) / hung.path.name)))
+            for count in range(OPENER_LIMIT)
+        ]
+        while len(openers._waited_for) < OPENER_LIMIT:
+            await asyncio.sleep(0)
+        with pytest.raises(DriveBusy, match=f"{OPENER_LIMIT} drives are being opened"):
+            await openers.open(config_of(hung.path))
+        hung.go_on()
+        for opened in await asyncio.gather(*openings):
+            opened.backend.close()
+
+    asyncio.run(run())
+
+
+def test_a_process_that_ends_before_it_has_answered(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(
+        storage_opening, "open_here", lambda config, is_sole: os.kill(os.getpid(), signal.SIGKILL)
+    )
+    with pytest.raises(ProgramError, match="was to open the storage ended killed by SIGKILL"):
+        asyncio.run(StorageOpeners().open(config_of(tmp_path / "disk.img")))
+
+
+def test_what_is_wrong_with_an_image_is_said_as_at_the_start(tmp_path: Path) -> None:
+    image = tmp_path / "disk.img"
+
+    async def refusal() -> str:
+        with pytest.raises(ProgramError) as refused:
+            await StorageOpeners().open(config_of(image))
+        assert refused.value.exit_status == 1
+        return str(refused.value)
+
+    assert asyncio.run(refusal()) == f"--blk-file {image}: can't open it: No such file or directory"
+    image.write_bytes(b"")
+    assert asyncio.run(refusal()) == f"--blk-file {image}: is empty"
+    image.write_bytes(b"QFI\xfb" + bytes(DISK_BYTES))
+    assert "this is a qcow2 file" in asyncio.run(refusal())
