@@ -1,6 +1,7 @@
 """The connection of a session that is kept: a message stays in it until that is in custody."""
 
 import array
+import contextlib
 import fcntl
 import select
 import socket
@@ -17,7 +18,7 @@ from ringblk.engine.vhost_user.message_socket import (
     whole_header,
     whole_payload,
 )
-from ringblk.engine.vhost_user.messages import HEADER_BYTES, BadMessage
+from ringblk.engine.vhost_user.messages import HEADER_BYTES, BadMessage, Header
 from ringblk.engine.vhost_user.peek import peek_parts
 
 READ_BY_ANOTHER = "somebody else has read from the connection"
@@ -30,8 +31,8 @@ class KeptSocket(VhostUserSocket):
     From the end of `receive` to that of `take` nobody else looks, so that the offset says how many bytes of
     the message are still to be taken, also to the process that goes on after this one.
 
-    A message that comes in so many pieces that they fill the socket's buffer (hundreds) never becomes whole.
-    Its front end waits, and has stalled (`stalled_s`).
+    A message in so many pieces that they fill the socket's buffer, which has room for some 70, never becomes
+    whole. Its front end waits, and has stalled (`stalled_s`). Those that there are send a message at once.
     """
 
     async def receive(self) -> ReceivedMessage | None:
@@ -46,7 +47,6 @@ class KeptSocket(VhostUserSocket):
                 try:
                     message = self._look()
                 except BlockingIOError:
-                    self._seal_unread()
                     await wait_readable(poll.fileno())
                     poll.poll(0)
                     continue
@@ -54,15 +54,20 @@ class KeptSocket(VhostUserSocket):
                 return message
 
     def _look(self) -> ReceivedMessage | None:
-        """Raises `BlockingIOError` while a part is missing, with descriptors of the message open nowhere."""
-        look_ahead(self._socket, begin=True)
-        header = whole_header(self._peek(HEADER_BYTES, self._peek_bytes))
-        if header is None:
-            return None
+        """Raises `BlockingIOError` while a part is missing; those that are there have been sealed."""
+        header: Header | None = None
+        with contextlib.suppress(BlockingIOError):
+            look_ahead(self._socket, begin=True)
+            header = whole_header(self._peek(HEADER_BYTES, self._peek_bytes))
+        size_bytes = HEADER_BYTES + (header.payload_bytes if header else 0)
         fds: list[int] = []
         try:
             look_ahead(self._socket, begin=True)
-            data = self._peek(HEADER_BYTES + header.payload_bytes, partial(self._peek_parts, fds))
+            data = self._peek(size_bytes, partial(self._peek_parts, fds))
+            if header is None:
+                if whole_header(data) is None:
+                    return None
+                raise BlockingIOError  # the rest has come meanwhile, which is an event
             payload = whole_payload(header, data[HEADER_BYTES:])
         except BaseException:
             FdSet(fds).close()

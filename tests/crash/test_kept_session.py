@@ -10,17 +10,16 @@ that came with it, and nobody has a descriptor left: what an undisturbed session
 """
 
 import os
-import random
 from collections.abc import Iterator
 
 import pytest
 
 from tests.crash.crash_plan import CrashPlan
 from tests.crash.walk_points import KEPT_POINTS, SESSION_POINTS
-from tests.rigs.session_custody import Custodian
-from tests.rigs.session_lives import Outcome, SessionLives
+from tests.rigs.session_lives import SessionLives
 from tests.rigs.session_script import Script
 from tests.rigs.vhost_user_client import no_fd_left
+from tests.stress.kept_session_rounds import LENGTH, check_same, disturb, never
 
 PASSAGES = {
     "session: over": (1,),
@@ -28,9 +27,8 @@ PASSAGES = {
     "session: device reset": (1,),
     "channel: change told": (1,),
 }
-LENGTH = 60
 ROUNDS = int(os.environ.get("RINGBLK_KEPT_SESSION_ROUNDS", "4"))
-"""How many sessions are disturbed at random moments."""
+"""How many sessions are disturbed at random moments; `./scripts/stress --machine=kept_session` goes on."""
 
 
 @pytest.fixture(scope="module")
@@ -53,16 +51,6 @@ def lives_as_built() -> Iterator[SessionLives]:
     lives.close()
 
 
-def never(_: Custodian) -> bool:
-    return False
-
-
-def check_same(disturbed: Outcome, undisturbed: Outcome) -> None:
-    assert disturbed.replies == undisturbed.replies
-    assert disturbed.effects == undisturbed.effects
-    assert disturbed.notes == undisturbed.notes
-
-
 @pytest.mark.parametrize("point", [*SESSION_POINTS, *KEPT_POINTS])
 def test_deaths_at_each_point(lives: SessionLives, plan: CrashPlan, point: str) -> None:
     for seed, passage in enumerate(PASSAGES.get(point, (1, 4, 15))):
@@ -79,12 +67,4 @@ def test_deaths_at_each_point(lives: SessionLives, plan: CrashPlan, point: str) 
 
 @pytest.mark.parametrize("round_number", range(ROUNDS))
 def test_deaths_at_any_moment(lives_as_built: SessionLives, round_number: int) -> None:
-    chosen = random.Random(round_number)
-    script = Script(round_number, LENGTH)
-    chance = chosen.choice((0.02, 0.1, 0.3))
-    with no_fd_left():
-        undisturbed = lives_as_built.run(script, round_number, never)
-        disturbed = lives_as_built.run(script, round_number, lambda _: chosen.random() < chance)
-    check_same(disturbed, undisturbed)
-    assert disturbed.deaths
-    script.close()
+    disturb(lives_as_built, round_number)

@@ -46,10 +46,10 @@ class ScriptedFrontend:
         self.script = script
         self._random = chosen
         self._depth = chosen.choice((1, 2, 5, 1000))
-        # Not byte by byte: the socket's buffer has room for some 270 pieces, less than the longest message.
         self._piece_bytes = chosen.choice((2, 7, 12, 40, 4096))
         self._unsent: deque[Message] = deque(script.messages)
         self._part = b""
+        self._whole_bytes = 0
         self._part_fds: tuple[int, ...] = ()
         self._expected = sum(message.has_reply for message in script.messages)
         self._awaited = 0
@@ -66,6 +66,11 @@ class ScriptedFrontend:
         """All is answered, and a change of the config space was told."""
         return not self._part and not self._unsent and len(self.replies) == self._expected
 
+    @property
+    def unsent_bytes(self) -> int:
+        """How much is left of what it has begun to send."""
+        return len(self._part)
+
     def send(self) -> None:
         """Send a piece: the rest of a message, or messages up to the next that has fds."""
         if not self._part:
@@ -77,7 +82,9 @@ class ScriptedFrontend:
                 following = self._unsent.popleft()
                 self._part += following.data
                 self._awaited += following.has_reply
-        size = self._random.randint(1, self._piece_bytes)
+            self._whole_bytes = len(self._part)
+        # Not byte by byte: the socket calls itself full with some 70 pieces (unix_writable in Linux).
+        size = self._random.randint(1, max(self._piece_bytes, self._whole_bytes // 10))
         rights = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", self._part_fds))]
         try:
             sent = self.socket.sendmsg([self._part[:size]], rights if self._part_fds else [])
@@ -179,7 +186,8 @@ class SessionLives:
                 if frontend.is_done:
                     poll.register(frontend.script.channel, select.POLLIN)
         events = dict(poll.poll(WAIT_SECONDS * 1000))
-        assert events, f"nothing happens any more: {len(frontend.replies)} replies, {custodian.kept}"
+        so_far = f"{len(frontend.replies)} replies, {frontend.unsent_bytes} bytes unsent"
+        assert events, f"nothing happens any more: {so_far}, {custodian.kept}"
         if custodian.socket.fileno() in events and custodian.look():
             return None
         if frontend.socket.fileno() in events:

@@ -16,6 +16,7 @@ from hypothesis import seed as with_seed
 from hypothesis.stateful import RuleBasedStateMachine, run_state_machine_as_test
 
 from tests.crash.storm import storm
+from tests.rigs.session_lives import SessionLives
 from tests.stress.control_machine import ControlMachine
 from tests.stress.counts import counts
 from tests.stress.direct_io_machine import DirectIoMachine
@@ -24,12 +25,14 @@ from tests.stress.drives_machine import DrivesMachine
 from tests.stress.engine_life import EngineLife
 from tests.stress.engine_machine import EngineMachine, engines_in
 from tests.stress.guest_machine import GuestMachine, first_failure
+from tests.stress.kept_session_rounds import disturb
 from tests.stress.limit_machine import LimitMachine
 from tests.stress.session_machine import SessionMachine
 
 LINE_S = 60.0
 STORM_S = 4.0
 DRIVE_ROUNDS = 1000
+KEPT_SESSIONS = 20
 
 
 def run_machine(machine: type[RuleBasedStateMachine], max_examples: int, seed: int, *phases: Phase) -> None:
@@ -68,6 +71,16 @@ def run_session(seed: int) -> None:
     run_machine(SessionMachine, 10, seed, Phase.generate, Phase.shrink)
 
 
+def run_kept_session(seed: int) -> None:
+    """A session that goes from process to process as each is killed."""
+    lives = SessionLives()
+    try:
+        for part in range(KEPT_SESSIONS):
+            disturb(lives, seed * KEPT_SESSIONS + part)
+    finally:
+        lives.close()
+
+
 def run_control(seed: int) -> None:
     """An operator at the control API, and a guest's I/O."""
     run_machine(ControlMachine, 10, seed, Phase.generate, Phase.shrink)
@@ -100,6 +113,7 @@ MACHINES: dict[str, Callable[[int], None]] = {
     "frontend": run_frontend,
     "direct_io": run_direct_io,
     "session": run_session,
+    "kept_session": run_kept_session,
     "control": run_control,
     "drives": run_drives,
     "life": run_life,

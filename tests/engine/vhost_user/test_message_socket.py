@@ -7,6 +7,7 @@ from collections.abc import Awaitable, Callable
 import pytest
 
 from ringblk.engine.vhost_user.codes import FrontendRequest
+from ringblk.engine.vhost_user.kept_socket import KeptSocket
 from ringblk.engine.vhost_user.message_socket import ReceivedMessage, VhostUserSocket
 from ringblk.engine.vhost_user.messages import BadMessage, encode_message
 from tests.rigs.vhost_user_client import REGION, WAIT_SECONDS, encode, event_fd, no_fd_left
@@ -17,24 +18,33 @@ MESSAGE = encode_message(FrontendRequest.ADD_MEM_REG, encode(REGION))
 async def next_message(connection: VhostUserSocket) -> ReceivedMessage:
     message = await connection.receive()
     assert message is not None
+    connection.take(message)
     return message
 
 
-def over_a_pair(scenario: Callable[[socket.socket, VhostUserSocket], Awaitable[None]]) -> None:
-    """Run `scenario(raw socket, VhostUserSocket at its other end)`, and see that it leaves no fd."""
+Scenario = Callable[[socket.socket, VhostUserSocket], Awaitable[None]]
+OverAPair = Callable[[Scenario], None]
 
-    async def main() -> None:
-        ours, theirs = socket.socketpair()
-        connection = VhostUserSocket(theirs)
-        try:
-            async with asyncio.timeout(WAIT_SECONDS):
-                await scenario(ours, connection)
-        finally:
-            ours.close()
-            connection.close()
 
-    with no_fd_left():
-        asyncio.run(main())
+@pytest.fixture(params=[VhostUserSocket, KeptSocket])
+def over_a_pair(request: pytest.FixtureRequest) -> OverAPair:
+    """Runs `scenario(raw socket, connection at its other end)`, and sees that it leaves no fd."""
+
+    def run(scenario: Scenario) -> None:
+        async def main() -> None:
+            ours, theirs = socket.socketpair()
+            connection = request.param(theirs)
+            try:
+                async with asyncio.timeout(WAIT_SECONDS):
+                    await scenario(ours, connection)
+            finally:
+                ours.close()
+                connection.close()
+
+        with no_fd_left():
+            asyncio.run(main())
+
+    return run
 
 
 def same_file(fd: int, other_fd: int) -> bool:
@@ -42,7 +52,7 @@ def same_file(fd: int, other_fd: int) -> bool:
     return os.eventfd_read(other_fd) == 1
 
 
-def test_who_owes_a_message_or_the_reading_of_ours_has_stalled() -> None:
+def test_who_owes_a_message_or_the_reading_of_ours_has_stalled(over_a_pair: OverAPair) -> None:
     async def scenario(ours: socket.socket, connection: VhostUserSocket) -> None:
         assert connection.stalled_s > 0  # the first message
         ours.sendall(encode_message(1))
@@ -70,7 +80,9 @@ def test_who_owes_a_message_or_the_reading_of_ours_has_stalled() -> None:
 
 @pytest.mark.parametrize("cut", range(1, len(MESSAGE)))
 @pytest.mark.parametrize("fd_with_first", [True, False])
-def test_fds_with_any_fragment_belong_to_the_message(cut: int, fd_with_first: bool) -> None:
+def test_fds_with_any_fragment_belong_to_the_message(
+    over_a_pair: OverAPair, cut: int, fd_with_first: bool
+) -> None:
     async def scenario(ours: socket.socket, connection: VhostUserSocket) -> None:
         with event_fd() as fd:
             receiving = asyncio.create_task(next_message(connection))
@@ -87,7 +99,7 @@ def test_fds_with_any_fragment_belong_to_the_message(cut: int, fd_with_first: bo
     over_a_pair(scenario)
 
 
-def test_messages_sent_together_keep_their_own_fds() -> None:
+def test_messages_sent_together_keep_their_own_fds(over_a_pair: OverAPair) -> None:
     async def scenario(ours: socket.socket, connection: VhostUserSocket) -> None:
         with event_fd() as fd:
             ours.sendall(encode_message(1) + encode_message(2))
@@ -104,7 +116,7 @@ def test_messages_sent_together_keep_their_own_fds() -> None:
 
 
 @pytest.mark.parametrize("fd_counts", [(9,), (4, 5), (200,)])
-def test_too_many_fds_are_refused_and_closed(fd_counts: tuple[int, ...]) -> None:
+def test_too_many_fds_are_refused_and_closed(over_a_pair: OverAPair, fd_counts: tuple[int, ...]) -> None:
     async def scenario(ours: socket.socket, connection: VhostUserSocket) -> None:
         with event_fd() as fd:
             for index, fd_count in enumerate(fd_counts):
@@ -116,7 +128,7 @@ def test_too_many_fds_are_refused_and_closed(fd_counts: tuple[int, ...]) -> None
 
 
 @pytest.mark.parametrize("length", range(1, len(MESSAGE)))
-def test_an_end_in_the_middle_is_refused(length: int) -> None:
+def test_an_end_in_the_middle_is_refused(over_a_pair: OverAPair, length: int) -> None:
     async def scenario(ours: socket.socket, connection: VhostUserSocket) -> None:
         with event_fd() as fd:
             socket.send_fds(ours, [MESSAGE[:length]], [fd])
@@ -127,7 +139,7 @@ def test_an_end_in_the_middle_is_refused(length: int) -> None:
     over_a_pair(scenario)
 
 
-def test_an_end_between_messages_is_none() -> None:
+def test_an_end_between_messages_is_none(over_a_pair: OverAPair) -> None:
     async def scenario(ours: socket.socket, connection: VhostUserSocket) -> None:
         ours.sendall(encode_message(1))
         ours.close()
@@ -137,7 +149,7 @@ def test_an_end_between_messages_is_none() -> None:
     over_a_pair(scenario)
 
 
-def test_a_cancelled_receive_closes_what_it_has() -> None:
+def test_a_cancelled_receive_closes_what_it_has(over_a_pair: OverAPair) -> None:
     async def scenario(ours: socket.socket, connection: VhostUserSocket) -> None:
         with event_fd() as fd:
             socket.send_fds(ours, [MESSAGE[:20]], [fd])
@@ -152,7 +164,7 @@ def test_a_cancelled_receive_closes_what_it_has() -> None:
     over_a_pair(scenario)
 
 
-def test_a_hang_up_is_told_though_messages_wait_to_be_read() -> None:
+def test_a_hang_up_is_told_though_messages_wait_to_be_read(over_a_pair: OverAPair) -> None:
     async def scenario(ours: socket.socket, connection: VhostUserSocket) -> None:
         waiting = asyncio.create_task(connection.wait_hang_up())
         ours.sendall(MESSAGE)
@@ -166,7 +178,7 @@ def test_a_hang_up_is_told_though_messages_wait_to_be_read() -> None:
     over_a_pair(scenario)
 
 
-def test_a_send_waits_for_room_and_carries_its_fd() -> None:
+def test_a_send_waits_for_room_and_carries_its_fd(over_a_pair: OverAPair) -> None:
     async def scenario(ours: socket.socket, connection: VhostUserSocket) -> None:
         other = VhostUserSocket(ours)
         fill = encode_message(1, bytes(4000))
@@ -193,7 +205,7 @@ def test_a_send_waits_for_room_and_carries_its_fd() -> None:
     over_a_pair(scenario)
 
 
-def test_a_send_to_nobody_is_an_error() -> None:
+def test_a_send_to_nobody_is_an_error(over_a_pair: OverAPair) -> None:
     async def scenario(ours: socket.socket, connection: VhostUserSocket) -> None:
         ours.close()
         with pytest.raises(ConnectionError):
