@@ -128,8 +128,17 @@ class SessionLives:
         self._end.close()
         assert self._host.wait(WAIT_SECONDS) == 0
 
-    def run(self, script: Script, seed: int, is_to_die: Callable[[Custodian], bool]) -> Outcome:
-        """One session; after each event the process that serves it is killed if that is to be."""
+    def run(
+        self,
+        script: Script,
+        seed: int,
+        is_to_die: Callable[[Custodian], bool],
+        replies_wanted: int | None = None,
+    ) -> Outcome:
+        """One session; after each event the process that serves it is killed if that is to be.
+
+        The front end hangs up when it has had all replies, or as many as it wants.
+        """
         chosen = random.Random(seed)
         script.forget_changes()
         custodian = Custodian()
@@ -142,6 +151,8 @@ class SessionLives:
         try:
             while (status := self._step(custodian, frontend)) != 0:
                 if status is None:
+                    if len(frontend.replies) == replies_wanted:
+                        frontend.socket.close()
                     if custodian.states and is_to_die(custodian):
                         with contextlib.suppress(ProcessLookupError):  # it has ended, which is to be seen
                             signal.pidfd_send_signal(self._pidfd, signal.SIGKILL)

@@ -25,6 +25,15 @@ def check_same(disturbed: Outcome, undisturbed: Outcome) -> None:
     assert disturbed.notes == undisturbed.notes
 
 
+def check_cut_short(disturbed: Outcome, undisturbed: Outcome) -> None:
+    """The front end has hung up in the middle: nothing but a beginning has happened, and then the reset."""
+    assert disturbed.replies == undisturbed.replies[: len(disturbed.replies)]
+    *effects, last = disturbed.effects
+    assert last[0] == "reset"
+    assert effects == undisturbed.effects[: len(effects)]
+    assert disturbed.notes == undisturbed.notes[: len(disturbed.notes)]
+
+
 def disturb(lives: SessionLives, seed: int) -> None:
     """One session, its processes killed as often as the seed says."""
     chosen = random.Random(seed)
@@ -41,8 +50,11 @@ def disturb(lives: SessionLives, seed: int) -> None:
         with no_fd_left():
             undisturbed = lives.run(script, seed, never)
             disturbed = lives.run(script, seed, is_to_die)
+            replies_wanted = chosen.randrange(len(undisturbed.replies))
+            cut_short = lives.run(script, seed, is_to_die, replies_wanted)
         check_same(disturbed, undisturbed)
         assert disturbed.deaths
+        check_cut_short(cut_short, undisturbed)
     finally:
         script.close()
-    counts.update(requests=len(script.messages), kills=disturbed.deaths, examples=1)
+    counts.update(requests=len(script.messages), kills=disturbed.deaths + cut_short.deaths, examples=1)
