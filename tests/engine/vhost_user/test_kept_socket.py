@@ -157,3 +157,21 @@ def test_another_reader_is_a_broken_connection() -> None:
             connection.close()
 
     asyncio.run(main())
+
+
+@pytest.mark.parametrize("size", [5, 20, len(MESSAGE)])
+def test_its_own_end_is_not_held_open_by_what_is_unread(size: int) -> None:
+    """Else the front end could not be seen to go (`descriptor_seal`)."""
+
+    async def main() -> None:
+        ours, theirs = socket.socketpair()
+        connection = KeptSocket(theirs)
+        with ours:
+            send(ours, MESSAGE[:size], ours.fileno())
+            async with asyncio.timeout(WAIT_SECONDS):
+                with pytest.raises(BadMessage, match="its own end"):
+                    await connection.receive()
+        connection.close()
+
+    with no_fd_left():
+        asyncio.run(main())
