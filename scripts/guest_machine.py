@@ -98,6 +98,7 @@ class Machine:
     cpus: int = 1
     memory_backend: MemoryBackend = "memfd"
     split_memory: bool = False
+    kernel_arguments: str = ""
 
 
 def missing_parts() -> list[str]:
@@ -277,7 +278,7 @@ def qemu_command(
     command += ["-kernel", str(image.kernel), "-initrd", str(image.initramfs)]
     # Under emulation on a busy host the timer check fails now and then.
     arguments = "console=ttyS0 quiet panic=-1 nokaslr no_timer_check tsc=reliable cryptomgr.notests"
-    command += ["-append", f"{arguments} -- {init_mode}"]
+    command += ["-append", f"{arguments} {machine.kernel_arguments} -- {init_mode}"]
     for index, drive in enumerate(machine.drives):
         command += drive_options(index, drive)
     return [*command, *serial_options]

@@ -20,6 +20,7 @@ from ringblk.engine.dispatcher.messages import (
     CallUnheard,
     ChangeRegions,
     EnableQueue,
+    FlushStorage,
     FromDispatcher,
     MemoryLost,
     Pause,
@@ -180,6 +181,9 @@ class Dispatcher:
                 self._send(Answer(message.request_id))
             case EnableQueue():
                 self._table.set_enabled(message.queue_index, message.is_enabled)
+                self._send(Answer(message.request_id))
+            case FlushStorage():
+                self._setup.backend.flush()
                 self._send(Answer(message.request_id))
             case StopQueue():
                 self._stop_queue(message)

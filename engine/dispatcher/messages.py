@@ -87,6 +87,12 @@ class StopQueue(msgspec.Struct, tag=True, frozen=True):
     queue_index: int
 
 
+class FlushStorage(msgspec.Struct, tag=True, frozen=True):
+    """Bring all that was written to stable storage; nothing is in flight."""
+
+    request_id: int
+
+
 class WorkerUp(msgspec.Struct, tag=True, frozen=True):
     """A worker serves these rings; its eventfd comes along."""
 
@@ -199,6 +205,7 @@ ToDispatcher = (
     | StopLog
     | SetQueueLog
     | StopQueue
+    | FlushStorage
     | WorkerUp
     | WorkerDown
     | WorkerRetire

@@ -16,7 +16,7 @@ from ringblk.engine.drives.image_users import engines_on, holder_name, living
 from ringblk.engine.images.served_format import format_refusal
 from ringblk.workers.backends.file_waiting import file_system_of
 from ringblk.workers.backends.host_device import is_read_only
-from ringblk.workers.backends.image_lock import is_image_locked
+from ringblk.workers.backends.image_lock import ImageLock
 from ringblk.workers.backends.interface import BackendError
 from ringblk.workers.backends.native import NativeBackend
 from ringblk.workers.backends.opening import open_image_backend
@@ -122,7 +122,7 @@ def check_lock(image: OpenedImage) -> CheckResult:
     """Whether somebody has the image already; no lock is taken."""
     name = "lock"
     try:
-        is_locked = is_image_locked(image.backend.fd, image.read_only)
+        is_locked = ImageLock(image.backend.fd, image.read_only).is_in_the_way()
     except OSError as error:
         what = f"it cannot be locked: {error.strerror or error}; nothing keeps others off it"
         return warning(name, what, "a file system with locks (of NFS, a mount without nolock)")

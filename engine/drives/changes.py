@@ -23,6 +23,7 @@ from ringblk.engine.supervisor.drive_processes import DriveProcesses
 from ringblk.shm.rates.bucket_settings import BucketSettings
 from ringblk.shm.rates.group import LOCK_WAIT_S, RateGroupBusy
 from ringblk.shm.state.segment import StateSegment
+from ringblk.workers.backends.image_lock import ImageLocked
 from ringblk.workers.backends.interface import BackendError
 
 LOOK_AGAIN_S = 0.01
@@ -70,6 +71,7 @@ class DriveChanges:
         self._open_files = plan.open_files
         self._device = plan.device
         self._backend = plan.backend
+        self._image_hold = plan.hold
         self._state = state
         self._limits = limits
         self._model = model
@@ -197,8 +199,9 @@ class DriveChanges:
     def _set_size(self, size_bytes: int, *, is_measured: bool) -> None:
         try:
             if not is_measured:
-                self._backend.resize(size_bytes)
-        except (BackendError, OSError) as error:
+                with self._image_hold.held():
+                    self._backend.resize(size_bytes)
+        except (BackendError, ImageLocked, OSError) as error:
             raise ChangeRefused("size_bytes", str(error)) from error
         self._settings.size_bytes = None if is_measured else size_bytes
         self._device.set_capacity(size_bytes)

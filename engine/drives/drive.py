@@ -16,6 +16,7 @@ from ringblk.engine.devices.features import F_EVENT_IDX
 from ringblk.engine.devices.vring import Vring
 from ringblk.engine.dispatcher.messages import (
     EnableQueue,
+    FlushStorage,
     RegionsUnused,
     Report,
     SetInflight,
@@ -77,6 +78,7 @@ class Drive:
             setup, self._model, self._hear, worker_count if setup.plan.uses_workers else 0
         )
         self._regions = RegionChanges(self.state, self._model, self.processes)
+        self._hold = plan.hold
         self._log = LogChanges(self._model, self.processes)
         self._reports = GuestReports(self._model, self._end_session)
         self._memory_advice = MemoryAdvice()
@@ -275,6 +277,7 @@ class Drive:
         if self._model.inflight is None:
             await self._use_own_inflight()
         self._model.check_ring(vring)
+        await self._hold.take()
         self._open_slots()
         self._memory_advice.check(vring, [region for region, _ in self._model.current_regions()])
         if not self.device.begin_ring(is_in_use=vring.base != 0 or self._was_inflight_used):
@@ -335,10 +338,16 @@ class Drive:
 
     async def stop_queue(self, queue_index: int) -> int:
         """Stop a ring, wait for what is in flight, and give back `next_avail`."""
-        return await self.processes.ask(
+        next_avail = await self.processes.ask(
             lambda request_id: StopQueue(request_id, queue_index),
             settle=lambda is_done: self._settle_stop(queue_index, is_done),
         )
+        if not self._model.queues:
+            await self._hold.queues_stopped(self._flush, is_moving=self._model.log_in_use is not None)
+        return next_avail
+
+    async def _flush(self) -> None:
+        await self.processes.ask(FlushStorage)
 
     def _settle_stop(self, queue_index: int, is_done: bool) -> None:
         self._model.forget_queue(queue_index, is_done)
@@ -382,6 +391,7 @@ class Drive:
             await self.replace_regions([])
             await self._regions.wait_unused()
             await self._log.forget()
+            await self._hold.front_end_gone(self._flush)
         except DispatcherGone:
             return
         self._model.forget_inflight()

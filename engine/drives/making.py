@@ -69,6 +69,7 @@ def make_drive(plan: DrivePlan, found: FoundRecord | None, zygote: Zygote) -> Dr
     except BaseException:
         drive.close()
         raise
+    plan.hold.begin()
     return drive
 
 

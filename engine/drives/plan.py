@@ -6,6 +6,7 @@ from ringblk.engine.base.open_files import OpenFiles
 from ringblk.engine.devices.device_face import DeviceFace
 from ringblk.engine.devices.device_kind import DeviceKind
 from ringblk.engine.devices.io_plan import IoPlan
+from ringblk.engine.drives.image_hold import ImageHold
 from ringblk.engine.drives.record import identify
 from ringblk.engine.drives.running_settings import DriveIdentity
 from ringblk.engine.drives.sandbox_plan import plan_sandbox
@@ -36,6 +37,7 @@ class DrivePlan(msgspec.Struct, frozen=True, kw_only=True):
     identity: DriveIdentity
     image: tuple[int, int] | None
     """What others know its image by (`StorageIdentity.subject`); None: it has none."""
+    hold: ImageHold
     io: IoPlan
     sandbox: Sandbox
     user: ProcessUser | None
@@ -75,5 +77,6 @@ def plan_drive(
         inherited=Listener.from_fd(config.fd) if config.fd is not None else None,
         identity=identify(config, backend),
         image=None if storage is None else storage.subject,
+        hold=ImageHold(config, backend),
         user=user,
     )

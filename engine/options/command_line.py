@@ -52,6 +52,7 @@ _HELP = {
     "queue_size": "queue size that requests are cut for (seg_max is two less)",
     "cache": "writeback: the guest flushes; unsafe: nobody does",
     "direct": "bypass the host's page cache: auto, on or off",
+    "lock": "hold the image while queues run, always, or auto: until its guest moves away",
     "io_engine": "psync, io_uring: in workers; sync: in the dispatcher; io_uring_inline: both; auto: best",
     "poll_us": "how long to look for new work before sleeping; 0: not at all",
     **limit_help(),

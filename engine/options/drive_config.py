@@ -68,6 +68,8 @@ class DriveConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     queue_size: Annotated[int, Meta(ge=MIN_QUEUE_SIZE, le=MAX_QUEUE_SIZE)] = 128
     cache: CacheMode = "writeback"
     direct: Literal["auto", "on", "off"] = "auto"
+    lock: Literal["auto", "running", "always"] = "auto"
+    """When the image is held: `ImageHold`."""
     io_engine: Literal["auto", "psync", "io_uring", "io_uring_inline", "sync"] = "auto"
     poll_us: Annotated[int, Meta(ge=0, le=10000)] = 50
     rate_limiter: dict[str, object] | None = None

@@ -63,7 +63,7 @@ class Claims:
 
     def make(self, plan: DrivePlan) -> FoundRecord | None:
         """Be the only one on a drive; what the engine before has left of it. Raises `ProgramError`."""
-        claim_image(_name_of(plan), plan.backend, takes_over=self._takes_over)
+        claim_image(plan.hold, takes_over=self._takes_over)
         return _find_record(plan, self._predecessors.get(plan.name, _Predecessors()))
 
 
@@ -76,7 +76,7 @@ def remove_left(plans: Sequence[DrivePlan]) -> None:
 
 async def claim_drive(plan: DrivePlan) -> FoundRecord | None:
     """Be the only one on a drive that comes while others are served. Raises `ProgramError`."""
-    claim = ImageClaim(_name_of(plan), plan.backend, takes_over=False)
+    claim = ImageClaim(plan.hold, takes_over=False)
     while not claim.attempt():
         await asyncio.sleep(LOOK_S)
     return _find_record(plan, _Predecessors())
@@ -111,7 +111,9 @@ def _look_at_predecessors(config: EngineConfig, plans: Sequence[DrivePlan]) -> d
 
 
 def _find_record(plan: DrivePlan, predecessors: _Predecessors) -> FoundRecord | None:
-    """What was left of a drive that is claimed."""
+    """What was left of a drive that is claimed; nothing counts where another engine has its image."""
+    if not plan.hold.is_held:
+        return None
     trusted = set(predecessors.trusted_users)
     if plan.user is not None:
         trusted.add(plan.user.uid)
@@ -126,7 +128,3 @@ def _find_record(plan: DrivePlan, predecessors: _Predecessors) -> FoundRecord | 
             predecessors.unknown[0],
         )
     return found
-
-
-def _name_of(plan: DrivePlan) -> str:
-    return plan.config.blk_file or plan.config.storage_name  # a backend of a user's own may be a file, too

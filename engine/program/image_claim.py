@@ -1,8 +1,8 @@
 """Claiming an image: one engine that writes to it, and none before its predecessor's last process is gone.
 
-The claim is a lock on the image's open file description (workers/backends/image_lock.py), which the children
-inherit. So it is the fence between engines: whatever a killed engine still has on its way to the disk, one of
-its processes, or a request of its io_uring, holds the image open until it has landed.
+The claim is a lock on the image's open file description (`ImageHold`), which the children inherit. So it is
+the fence between engines: whatever a killed engine still has on its way to the disk, one of its processes, or
+a request of its io_uring, holds the image open until it has landed.
 
 Who holds an image can be read from the state segments of the engines on this machine: a holder whose
 supervisor lives is in use; one whose supervisor is gone is about to end, and is waited for.
@@ -15,6 +15,7 @@ import time
 
 from ringblk.engine.base.exit_status import ExitStatus
 from ringblk.engine.base.program_error import ProgramError
+from ringblk.engine.drives.image_hold import ImageHold
 from ringblk.engine.drives.image_users import engines_on, holder_name, image_of, living
 from ringblk.engine.drives.segments import DriveSegment
 from ringblk.engine.program.takeover import Takeover
@@ -22,7 +23,6 @@ from ringblk.shm.segments.segment import remove_orphan
 from ringblk.shm.segments.shared_folder import shared_names
 from ringblk.shm.state.segment import SEGMENT_PREFIX
 from ringblk.workers.backends.image_lock import ImageLocked, locked_inodes
-from ringblk.workers.backends.native import NativeBackend
 
 REFUSAL_S = 1.0
 """How long a holder is watched before it counts as alive: one that was just killed needs a moment to go."""
@@ -39,10 +39,8 @@ class ImageClaim:
     With `takes_over`, an engine that uses it is told to end. To be tried until it is had.
     """
 
-    def __init__(self, path: str, backend: NativeBackend, *, takes_over: bool) -> None:
-        self._path = path
-        self._backend = backend
-        self._storage = backend.identity()
+    def __init__(self, hold: ImageHold, *, takes_over: bool) -> None:
+        self._hold = hold
         self._takes_over = takes_over
         self._takeover = Takeover()
         self._refused_s: float | None = None
@@ -51,39 +49,57 @@ class ImageClaim:
         self._waits = False
 
     def attempt(self) -> bool:
-        """Whether the image is this engine's now. Raises `ProgramError` when somebody else uses it."""
+        """Whether the image is this engine's now, or its queues wait for it.
+
+        Raises `ProgramError` when somebody else uses it.
+        """
+        if self._takes_over and self._hold.can_be_given_up and self._tell(living(self._holders())):
+            return False  # one that has given it up ends, too
         try:
-            self._backend.lock()
+            self._hold.claim()
             return True
         except ImageLocked:
-            holders = engines_on(self._storage.subject) if self._storage is not None else []
+            holders = self._holders()
         except OSError as error:
             _log.warning(
                 "%s: cannot be locked: %s; nothing keeps others off it",
-                self._path,
+                self._hold.name,
                 error.strerror or error,
             )
+            self._hold.go_unlocked()
             return True
         alive = living(holders)
-        if self._takes_over and alive:
-            for pid in alive:
-                self._takeover.tell(pid)
-        elif alive or not holders or time.monotonic() > self._given_up_s:
-            self._refuse_after_a_while(alive)
-        elif not self._waits:
+        if self._takes_over and self._tell(alive):
+            return False
+        if alive or not holders or time.monotonic() > self._given_up_s:
+            return self._stand_by_after_a_while(alive)
+        if not self._waits:
             self._waits = True
             _log.info("waiting for the last process of the engine before this one (process %d)", holders[0])
         return False
 
-    def _refuse_after_a_while(self, alive: list[int]) -> None:
+    def _holders(self) -> list[int]:
+        return [] if self._hold.storage_subject is None else engines_on(self._hold.storage_subject)
+
+    def _tell(self, alive: list[int]) -> bool:
+        for pid in alive:
+            self._takeover.tell(pid)
+        return bool(alive)
+
+    def _stand_by_after_a_while(self, alive: list[int]) -> bool:
+        """Whether queues wait for the image of another engine. Raises `ProgramError` where they may not."""
         self._refused_s = self._refused_s or time.monotonic() + REFUSAL_S
-        if time.monotonic() > self._refused_s:
-            raise ProgramError(f"--blk-file {self._path}: in use by {holder_name(alive)}", ExitStatus.FAILED)
+        if time.monotonic() <= self._refused_s:
+            return False
+        if self._hold.may_stand_by(alive):
+            _log.info("the image is in use by %s: the queues wait until it is given up", holder_name(alive))
+            return True
+        raise ProgramError(f"--blk-file {self._hold.name}: in use by {holder_name(alive)}", ExitStatus.FAILED)
 
 
-def claim_image(path: str, backend: NativeBackend, *, takes_over: bool) -> None:
+def claim_image(hold: ImageHold, *, takes_over: bool) -> None:
     """Lock an image (`ImageClaim`), and wait for that. Raises `ProgramError` when somebody else uses it."""
-    claim = ImageClaim(path, backend, takes_over=takes_over)
+    claim = ImageClaim(hold, takes_over=takes_over)
     while not claim.attempt():
         time.sleep(LOOK_S)
 

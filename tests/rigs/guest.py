@@ -14,6 +14,7 @@ from types import TracebackType
 
 from scripts.guest_machine import Machine, guest_image, qemu_command
 from tests.rigs.child_process import ends_with_tests
+from tests.rigs.monitor import Monitor
 
 # Guards against a guest that hangs; a boot takes three seconds on a quiet machine, a command less.
 BOOT_GUARD_S = 120.0
@@ -27,35 +28,53 @@ class GuestError(Exception):
 class Guest:
     """A guest that runs from `__enter__` to `__exit__`; `log_directory` keeps its `console.log`."""
 
-    def __init__(self, machine: Machine, log_directory: Path, programs: tuple[str, ...] = ()) -> None:
+    def __init__(
+        self,
+        machine: Machine,
+        log_directory: Path,
+        programs: tuple[str, ...] = (),
+        *,
+        is_incoming: bool = False,
+    ) -> None:
+        """With `is_incoming` it is a QEMU that waits for a guest to move into it (`moving_guest.move`)."""
         self.machine = machine
+        self._is_incoming = is_incoming
         self.console_path = log_directory / "console.log"
         self._programs = programs
         self._received = bytearray()
 
     def __enter__(self) -> Guest:
         self._agent, qemu_end = socket.socketpair()
-        serial = ["-serial", f"file:{self.console_path}"]
-        serial += ["-chardev", f"socket,id=agent,fd={qemu_end.fileno()}", "-serial", "chardev:agent"]
-        command = qemu_command(self.machine, guest_image(self._programs), serial, "agent")
+        monitor_end, qemu_monitor_end = socket.socketpair()
+        options = ["-serial", f"file:{self.console_path}"]
+        options += ["-chardev", f"socket,id=agent,fd={qemu_end.fileno()}", "-serial", "chardev:agent"]
+        options += ["-chardev", f"socket,id=qmp,fd={qemu_monitor_end.fileno()}", "-mon", "qmp,mode=control"]
+        options += ["-incoming", "defer"] if self._is_incoming else []
+        command = qemu_command(self.machine, guest_image(self._programs), options, "agent")
         command = ends_with_tests(command)
-        with qemu_end, self.console_path.with_name("qemu.log").open("wb") as log:
+        self.monitor = Monitor(monitor_end)
+        with qemu_end, qemu_monitor_end, self.console_path.with_name("qemu.log").open("wb") as log:
             log.write(shlex.join(command).encode() + b"\n")
             log.flush()
             self._qemu = subprocess.Popen(
-                command, pass_fds=[qemu_end.fileno()], stdin=subprocess.DEVNULL, stdout=log, stderr=log
+                command,
+                pass_fds=[qemu_end.fileno(), qemu_monitor_end.fileno()],
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
             )
         try:
-            self._wait_for_boot()
+            if not self._is_incoming:
+                self._wait_for_boot()
         except BaseException:
-            self._end()
+            self.end()
             raise
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, value: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        self._end()
+        self.end()
 
     def run(self, command: str, check: bool = True, guard_s: float = COMMAND_GUARD_S) -> str:
         """The output of a shell command line in the guest, standard error included, without the last newline.
@@ -141,7 +160,9 @@ class Guest:
         self._received += data
         return bool(data)
 
-    def _end(self) -> None:
+    def end(self) -> None:
+        """End QEMU, whatever is in it. May be called again."""
         self._qemu.kill()
         self._qemu.wait()
         self._agent.close()
+        self.monitor.close()

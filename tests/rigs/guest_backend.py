@@ -8,7 +8,7 @@ import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from tests.rigs.child_process import ends_with_tests
@@ -17,16 +17,25 @@ from tests.rigs.child_process import ends_with_tests
 END_GUARD_S = 30.0
 
 
-def backend_command(listener_fd: int, image: Path, read_only: bool, num_queues: int) -> list[str]:
+PROGRAM = (str(Path(sys.executable).with_name("vhost-user-ringblk")),)
+
+
+def backend_command(
+    listener_fd: int, image: Path, read_only: bool, num_queues: int, program: Sequence[str] = PROGRAM
+) -> list[str]:
     """The command line that serves `image` on a listening socket."""
-    program = Path(sys.executable).with_name("vhost-user-ringblk")
-    command = [str(program), f"--fd={listener_fd}", f"--blk-file={image}", f"--num-queues={num_queues}"]
+    command = [*program, f"--fd={listener_fd}", f"--blk-file={image}", f"--num-queues={num_queues}"]
     return [*command, "--read-only"] if read_only else command
 
 
 @contextlib.contextmanager
 def serve(
-    image: Path, directory: Path, read_only: bool = False, num_queues: int = 1, options: tuple[str, ...] = ()
+    image: Path,
+    directory: Path,
+    read_only: bool = False,
+    num_queues: int = 1,
+    options: tuple[str, ...] = (),
+    program: Sequence[str] = PROGRAM,
 ) -> Iterator[Path]:
     """Serve `image` while the context lasts; gives the socket's path. Its output is `backend.log`.
 
@@ -36,7 +45,7 @@ def serve(
     with socket.socket(socket.AF_UNIX) as listener, (directory / "backend.log").open("wb") as log:
         listener.bind(os.fspath(socket_path))
         listener.listen()
-        command = [*backend_command(listener.fileno(), image, read_only, num_queues), *options]
+        command = [*backend_command(listener.fileno(), image, read_only, num_queues, program), *options]
         process = subprocess.Popen(
             ends_with_tests(command),
             pass_fds=[listener.fileno()],

@@ -29,7 +29,7 @@ from ringblk.workers.backends.answers import DirectIo
 from ringblk.workers.backends.direct_open import size_of
 from ringblk.workers.backends.file_identity import file_identity
 from ringblk.workers.backends.file_waiting import file_waiting
-from ringblk.workers.backends.image_lock import lock_image
+from ringblk.workers.backends.image_lock import ImageLock
 from ringblk.workers.backends.interface import BackendError
 from ringblk.workers.backends.topology import device_topology, file_topology
 from ringblk.workers.backends.image_open import name_of, open_image
@@ -150,9 +150,9 @@ cdef class FileBackend(NativeBackend):
         """The file's or the device's."""
         return file_identity(self.fd)
 
-    def lock(self):
-        """Lock the open file description, which all workers share (image_lock.py)."""
-        lock_image(self.fd, self.read_only)
+    def image_lock(self):
+        """The open file description's, which all workers share (image_lock.py)."""
+        return ImageLock(self.fd, self.read_only)
 
     @property
     def is_image(self):

@@ -9,6 +9,11 @@ from ringblk.workers.backends.answers import Waiting
 _MEMORY_FILE_SYSTEMS = {"tmpfs", "ramfs", "hugetlbfs"}
 _WAITING_FILE_SYSTEMS = {"fuse", "fuseblk", "virtiofs"}
 """Where the kernel carries out what an io_uring is given before it returns, however long that takes."""
+_NETWORK_FILE_SYSTEMS = {
+    *("nfs", "nfs4", "cifs", "smb3", "9p", "virtiofs", "fuse", "ceph", "afs"),
+    *("gfs2", "ocfs2", "lustre", "gpfs", "beegfs", "orangefs", "coda"),
+}
+"""Where other hosts may have the same file open, by themselves or behind a server that shares it."""
 _SAMPLE_BYTES = 4096
 _SAMPLE_COUNT = 16
 
@@ -27,6 +32,11 @@ def file_waiting(fd: int, size_bytes: int, *, is_direct: bool) -> Waiting:
         sample_ns=_sample_ns(fd, size_bytes),
         reason="it goes past the page cache",
     )
+
+
+def is_network_file_system(fd: int) -> bool:
+    """Whether other hosts may have the file open too, as far as its file system's type tells."""
+    return file_system_of(fd).split(".")[0] in _NETWORK_FILE_SYSTEMS
 
 
 def file_system_of(fd: int) -> str:

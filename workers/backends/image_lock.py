@@ -10,6 +10,11 @@ N that it uses, and byte 200 + N for each that it does not allow others (QEMU, b
 that writes holds byte 101. Our exclusive lock runs into it; our shared lock does not, and asks for it. The
 shared lock leaves byte 101 out: who asks there finds writers, never our readers. It covers byte 201: a QEMU
 that would write later is refused.
+
+A guest moves from one engine to another, and both have its image open meanwhile. So an engine that may give
+an image up locks it in two parts. It *announces* itself with a shared lock on byte 201, for as long as it has
+the image open: that keeps off all who want the image for good, QEMU too. It *holds* the image with an
+exclusive lock on the bytes before: one engine at a time, and that lock is the fence between engines.
 """
 
 import errno
@@ -17,10 +22,13 @@ import fcntl
 import os
 import struct
 
+from ringblk.workers.backends.file_waiting import is_network_file_system
+
 _STRUCT_FLOCK = "hhqqi4x"  # l_type, l_whence, l_start, l_len (0: to the end, however far), l_pid (must be 0)
 _BUSY = (errno.EACCES, errno.EAGAIN)
 _TO_THE_END = 0  # a length, for struct flock
 _QEMU_WRITE_BYTE = 101  # held, shared, by a QEMU that writes: permission 1 is BLK_PERM_WRITE
+_ANNOUNCED_BYTE = 201  # held, shared, by who lets nobody else write: also BLK_PERM_WRITE
 IN_USE = "the image is in use by a running engine or another program"
 
 
@@ -85,6 +93,63 @@ def _get_lock(
     asked = struct.pack(_STRUCT_FLOCK, kind, os.SEEK_SET, start_bytes, length_bytes, 0)
     answer = struct.unpack(_STRUCT_FLOCK, fcntl.fcntl(fd, fcntl.F_OFD_GETLK, asked))
     return answer[0], answer[2], answer[3]
+
+
+class ImageLock:
+    """What an engine does with the lock of an image that it has open. Each call returns at once.
+
+    They raise `ImageLocked` where another's lock is in the way, `OSError` where the file system has no locks.
+    """
+
+    def __init__(self, fd: int, read_only: bool) -> None:
+        self._fd = fd
+        self._read_only = read_only
+
+    @property
+    def can_be_given_up(self) -> bool:
+        """Whether it has the two parts: readers share an image anyway."""
+        return not self._read_only and hasattr(fcntl, "F_OFD_SETLK")
+
+    @property
+    def is_shared_between_hosts(self) -> bool:
+        """Whether other hosts may have the file open as well, each with a page cache of its own."""
+        return is_network_file_system(self._fd)
+
+    def lock(self) -> None:
+        """Have the image for as long as any process has it open (`lock_image`)."""
+        lock_image(self._fd, self._read_only)
+
+    def announce(self) -> None:
+        """Keep off all but those that announce themselves."""
+        self._set(fcntl.F_RDLCK, _ANNOUNCED_BYTE, 1)
+
+    def hold(self) -> None:
+        """Be the one that has it; `announce` comes first."""
+        self._set(fcntl.F_WRLCK, 0, _ANNOUNCED_BYTE)
+
+    def give_up(self) -> None:
+        """Let another hold it, once nothing that was begun can land any more."""
+        self._set(fcntl.F_UNLCK, 0, _ANNOUNCED_BYTE)
+
+    def is_held_by_another(self) -> bool:
+        """Whether another engine holds it that may give it up."""
+        kind, start_bytes, length_bytes = _get_lock(self._fd, 0, _ANNOUNCED_BYTE)
+        return kind == fcntl.F_WRLCK and (start_bytes, length_bytes) == (0, _ANNOUNCED_BYTE)
+
+    def is_in_the_way(self) -> bool:
+        """Whether an engine would have to wait for this image, or be refused. Only a hint; takes no lock."""
+        if not self.can_be_given_up:
+            return is_image_locked(self._fd, self._read_only)
+        is_held = _get_lock(self._fd, 0, _ANNOUNCED_BYTE)[0] != fcntl.F_UNLCK
+        return is_held or _get_lock(self._fd, _ANNOUNCED_BYTE, 1, fcntl.F_RDLCK)[0] != fcntl.F_UNLCK
+
+    def _set(self, kind: int, start_bytes: int, length_bytes: int) -> None:
+        try:
+            _set_lock(self._fd, kind, start_bytes, length_bytes)
+        except OSError as error:
+            if error.errno in _BUSY:
+                raise ImageLocked(IN_USE) from None
+            raise
 
 
 def locked_inodes(kind: str = "OFDLCK") -> set[int]:

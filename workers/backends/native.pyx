@@ -6,7 +6,7 @@ They may have an asynchronous form as well, `form` (asynchronous.pyx), or that a
 too. That boundary is the one place where a negative errno becomes an OSError.
 
 Nobody asks what class a backend is: it answers for itself. What a request costs nothing to know is an attribute
-of the .pxd (`fd`, `block_size_bytes`); the rest is asked once, at the start (`waiting`, `identity`, `lock`...).
+of the .pxd (`fd`, `block_size_bytes`); the rest is asked once, at the start (`waiting`, `identity`, `image_lock`...).
 """
 
 import os
@@ -157,11 +157,9 @@ cdef class NativeBackend:
         """
         return None
 
-    def lock(self):
-        """Keep other programs off the storage, for as long as any process has it open. Returns at once.
-
-        Raises `ImageLocked` where another has it, `OSError` where it cannot be locked.
-        """
+    def image_lock(self):
+        """What keeps other programs off the storage (`ImageLock`); None where nothing does."""
+        return None
 
     @property
     def is_image(self):

@@ -15,8 +15,10 @@ from typing import TypeAlias
 import pytest
 
 from ringblk.engine.base.program_error import ProgramError
+from ringblk.engine.drives.image_hold import ImageHold
 from ringblk.engine.drives.image_users import engines_on, is_engine
 from ringblk.engine.options.config import make_config
+from ringblk.engine.options.drive_config import DriveConfig
 from ringblk.engine.program import image_claim, takeover
 from ringblk.engine.program.image_claim import claim_image, remove_dead_engines
 from ringblk.shm.segments.segment import HEADER_BYTES, MAGIC, remove_orphan
@@ -95,6 +97,10 @@ def leave_orphan(name: str, image_fd: int, version: int = LAYOUT_VERSION) -> Non
     assert shared_names(name) == [name]
 
 
+def hold_of(image: Path) -> ImageHold:
+    return ImageHold(DriveConfig(blk_file=str(image)), FileBackend(image))
+
+
 def refuse_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(image_claim, "DEAD_HOLDER_S", 0.0)
     monkeypatch.setattr(image_claim, "REFUSAL_S", 0.0)
@@ -119,7 +125,7 @@ def test_a_segment_of_another_user_ends_nobody(
     os.fchown(forged.fileno(), NOBODY, -1)
     assert engines_on(subject_of(os.fstat(image_fd))) == [victim.pid]
     with pytest.raises(ProgramError, match="in use by another program"):
-        claim_image(str(image), FileBackend(image), takes_over=True)
+        claim_image(hold_of(image), takes_over=True)
     assert was_spared(victim)
     forged.close()
 
@@ -130,7 +136,7 @@ def test_who_got_the_process_id_of_a_dead_engine_is_not_ended(
     refuse_at_once(monkeypatch)
     leave_orphan(f"{SEGMENT_PREFIX}{victim.pid}", image_fd)
     with pytest.raises(ProgramError, match="in use by another program"):
-        claim_image(str(image), FileBackend(image), takes_over=True)
+        claim_image(hold_of(image), takes_over=True)
     assert was_spared(victim)
 
 

@@ -30,7 +30,7 @@ def test_one_that_says_nothing_may_block() -> None:
         True,
     )
     assert (backend.system_calls, backend.reachable_paths) == ("", ())
-    backend.lock()
+    assert backend.image_lock() is None
 
 
 @pytest.mark.parametrize("backend", [MemoryBackend(4096), NullBackend(4096)], ids=["memory", "null"])
@@ -56,11 +56,14 @@ def test_a_user_s_own_may_block() -> None:
 def test_a_file_is_locked_by_itself(image: Path) -> None:
     first = open_image_backend(str(image), read_only=False, direct="off")
     second = open_image_backend(str(image), read_only=True, direct="off")
-    first.lock()
+    locks = [backend.image_lock() for backend in (first, second)]
+    assert locks[0] is not None
+    assert locks[1] is not None
+    locks[0].lock()
     with pytest.raises(ImageLocked):
-        second.lock()
+        locks[1].lock()
     first.close()
-    second.lock()
+    locks[1].lock()
 
 
 def test_a_file_is_known_by_whatever_name(image: Path) -> None:
