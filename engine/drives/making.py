@@ -55,6 +55,7 @@ def make_drive(plan: DrivePlan, found: FoundRecord | None, zygote: Zygote) -> Dr
             rate_group_fd=None if limits.group is None else limits.group.fileno(),
             sandbox=plan.sandbox,
             plan=plan.io,
+            cgroup=plan.cgroup,
             parent=own_forks if _is_only_inherited(plan.backend) else zygote,
             own_forks=own_forks,
         )

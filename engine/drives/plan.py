@@ -13,6 +13,7 @@ from ringblk.engine.drives.sandbox_plan import plan_sandbox
 from ringblk.engine.drives.storage import OpenedStorage
 from ringblk.engine.options.config import EngineOptions
 from ringblk.engine.options.drive_config import DriveConfig
+from ringblk.engine.supervisor.cgroup import DriveCgroup
 from ringblk.engine.vhost_user.listener import Listener
 from ringblk.workers.backends.native import NativeBackend
 from ringblk.workers.sandbox.process_user import ProcessUser
@@ -42,6 +43,8 @@ class DrivePlan(msgspec.Struct, frozen=True, kw_only=True):
     sandbox: Sandbox
     user: ProcessUser | None
     """Whom its processes run as, if that was said."""
+    cgroup: DriveCgroup | None
+    """Where its processes are accounted for, if that was said."""
     inherited: Listener | None
     """The socket that was handed over to listen on, if one was."""
 
@@ -59,6 +62,7 @@ def plan_drive(
     kind: DeviceKind,
     opened: OpenedStorage,
     user: ProcessUser | None,
+    cgroup: DriveCgroup | None,
 ) -> DrivePlan:
     """Put the parts together. Raises `ProgramError`."""
     backend = opened.backend
@@ -79,4 +83,5 @@ def plan_drive(
         image=None if storage is None else storage.subject,
         hold=ImageHold(config, backend),
         user=user,
+        cgroup=cgroup,
     )

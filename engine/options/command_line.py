@@ -59,6 +59,7 @@ _HELP = {
     "rate_limiter": "the limits in Firecracker's form, as JSON",
     "rate_group": "share the limits with all engines that name this group",
     "user": "run as this user, or user:group, once everything is open; only as root",
+    "cgroup": "have the drive's processes in this control group: a folder of cgroup v2, made before",
     "sandbox": "keep workers and dispatcher to what they need: on, off, or auto: as far as the kernel can",
     "sandbox_allow": "let a backend of your own open this file, or all below this folder; may be repeated",
     "control": "serve the control API (HTTP) on this unix socket",

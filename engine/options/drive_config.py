@@ -78,6 +78,8 @@ class DriveConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     """Share the limit with the drives of this group; the first one's settings hold."""
     user: str | None = None
     """Run as this user, or `user:group`, once everything is open."""
+    cgroup: str | None = None
+    """Have its processes in this control group: a folder of cgroup v2."""
     sandbox: Literal["auto", "on", "off"] = "auto"
     """Keep workers and dispatcher to what they need (docs/sandbox.md)."""
     sandbox_allow: list[str] = msgspec.field(default_factory=list)
@@ -97,7 +99,7 @@ class DriveConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
             raise ProgramError("give one of --socket-path and --fd")
         if self.socket_path == "":  # Linux would listen on a name of its own choice
             raise ProgramError("--socket-path is empty")
-        paths = {"socket_path": self.socket_path, "blk_file": self.blk_file}
+        paths = {"socket_path": self.socket_path, "blk_file": self.blk_file, "cgroup": self.cgroup}
         for name, path in (*paths.items(), *(("sandbox_allow", path) for path in self.sandbox_allow)):
             check_path(name, path)
         if (self.blk_file is None) == (self.backend is None):

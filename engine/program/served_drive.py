@@ -22,6 +22,7 @@ from ringblk.engine.options.drive_config import DriveConfig
 from ringblk.engine.options.drive_names import SOLE_DRIVE
 from ringblk.engine.program.drive_claim import Claims, claim_drive
 from ringblk.engine.program.storage_opening import StorageOpeners, open_here
+from ringblk.engine.supervisor.cgroup import DriveCgroup
 from ringblk.engine.supervisor.drive_processes import ProcessesFailed
 from ringblk.engine.supervisor.zygote_process import Zygote
 from ringblk.workers.sandbox.process_user import ProcessUser
@@ -49,6 +50,7 @@ class ServedDrive:
         self._serving: asyncio.Task[None] | None = None
         self._finishing: asyncio.Task[None] | None = None
         self._open_files: OpenFiles | None = None
+        self._cgroup: DriveCgroup | None = None
 
     @property
     def is_sole(self) -> bool:
@@ -80,6 +82,8 @@ class ServedDrive:
 
     def _reserve(self, open_files: OpenFiles) -> ProcessUser | None:
         user = plan_user(self.config)
+        if self.config.cgroup is not None:
+            self._cgroup = DriveCgroup(self.config.cgroup)
         open_files.reserve(self.name, self.config.workers, self.config.num_queues)
         self._open_files = open_files
         return user
@@ -93,7 +97,9 @@ class ServedDrive:
         user: ProcessUser | None,
     ) -> None:
         try:
-            self.plan = plan_drive(self.name, self.config, options, open_files, kind, opened, user)
+            self.plan = plan_drive(
+                self.name, self.config, options, open_files, kind, opened, user, self._cgroup
+            )
         except BaseException:
             close_storage(opened.backend)
             raise
@@ -199,6 +205,8 @@ class ServedDrive:
         with drive_in_log(self.name):
             if self._open_files is not None:
                 self._open_files.release(self.name)
+            if self._cgroup is not None:
+                self._cgroup.close()
             if self.drive is not None:
                 self.drive.close()
                 self.drive = None

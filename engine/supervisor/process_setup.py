@@ -11,6 +11,7 @@ from ringblk.engine.base.log_format import current_drive_in_log
 from ringblk.engine.devices.device_kind import DeviceKind
 from ringblk.engine.devices.io_plan import IoPlan
 from ringblk.engine.options.drive_config import DriveConfig
+from ringblk.engine.supervisor.cgroup import DriveCgroup
 from ringblk.engine.supervisor.child import Child, start_child
 from ringblk.engine.supervisor.own_forks import OwnForks
 from ringblk.engine.supervisor.process_parent import ProcessParent, RingUnshared
@@ -37,6 +38,8 @@ class ProcessSetup(msgspec.Struct, frozen=True, kw_only=True):
     plan: IoPlan
     parent: ProcessParent
     """Who forks them."""
+    cgroup: DriveCgroup | None
+    """Where they are accounted for; None: where their parent is."""
     own_forks: OwnForks
     """Who forks those whose io_uring the other cannot share."""
 
@@ -58,10 +61,25 @@ class ProcessSetup(msgspec.Struct, frozen=True, kw_only=True):
         Raises `OSError`.
         """
         fork, fds = self._describe(process_name, role, eventfds, ring_entries)
+        child = self._start(fork, fds, received_type, own_fds)
+        if self.cgroup is not None:
+            try:
+                self.cgroup.put(child.pid)
+            except OSError:
+                child.watch(lambda child, status: None)
+                child.kill()
+                raise
+        return child
+
+    def _start(
+        self, fork: Fork, fds: Sequence[int], received_type: Any, own_fds: Collection[int]
+    ) -> Child[Any]:
         try:
             return self._start_at(self.parent, fork, fds, received_type, own_fds)
         except RingUnshared as error:
-            _log.info("%s is forked from the supervisor: pidfd_getfd(2): %s", process_name, error.strerror)
+            _log.info(
+                "%s is forked from the supervisor: pidfd_getfd(2): %s", fork.process_name, error.strerror
+            )
             return self._start_at(self.own_forks, fork, fds, received_type, own_fds)
 
     def _describe(

@@ -15,6 +15,7 @@ import pytest
 from ringblk import RequestStatus
 from ringblk.engine.options.drive_names import NAME_RULE
 from ringblk.shm.segments.shared_folder import shared_names
+from tests.rigs.control_group import control_group
 from tests.rigs.engine_rig import DEADLINE_S, Engine, Gate, eventually, is_alive
 from tests.rigs.many_drives import DISK_BYTES, ManyDrives
 from tests.stress.drive_rounds import run_rounds
@@ -339,7 +340,12 @@ def test_drives_of_one_engine_share_a_rate_group(engine: ManyDrives) -> None:
 
 
 def test_rounds_of_put_and_delete_leave_nothing() -> None:
-    run_rounds(50)
+    run_rounds(20)
+
+
+def test_rounds_leave_nothing_in_a_control_group() -> None:
+    with control_group() as group:
+        run_rounds(10, group)
 
 
 def test_user(engine: ManyDrives) -> None:
