@@ -11,11 +11,13 @@ import traceback
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+import pytest
 from hypothesis import Phase, settings
 from hypothesis import seed as with_seed
 from hypothesis.stateful import RuleBasedStateMachine, run_state_machine_as_test
 
 from tests.crash.storm import storm
+from tests.rigs.control_group import control_group
 from tests.rigs.session_lives import SessionLives
 from tests.stress.control_machine import ControlMachine
 from tests.stress.counts import counts
