@@ -14,7 +14,7 @@ import pytest
 
 from scripts.guest_machine import Drive, Machine
 from tests.rigs import forgetful_engine
-from tests.rigs.guest import Guest
+from tests.rigs.guest import Guest, GuestError
 from tests.rigs.guest_backend import PROGRAM, serve
 from tests.rigs.guest_image import make_image, run_on_host
 from tests.rigs.image_file import MIB
@@ -44,7 +44,7 @@ sh /run/writer </dev/null >/run/written 2>&1 &
 END_WRITING = "touch /run/enough; until [ -s /run/written ]; do sleep 0.1; done; cat /run/written"
 MAKE_KNOWN = (
     "mkfs.ext4 -q /dev/vda && mount /dev/vda /mnt"
-    " && dd if=/dev/urandom of=/mnt/known bs=1M count=48 2>/dev/null && sync && md5sum /mnt/known"
+    " && dd if=/dev/urandom of=/mnt/known bs=1M count=24 2>/dev/null && sync && md5sum /mnt/known"
 )
 FORGET_KNOWN = "sync; echo 3 >/proc/sys/vm/drop_caches"
 READ_KNOWN = "cat /mnt/known >/dev/null"
@@ -58,7 +58,7 @@ class Stable:
         self._folder = folder
         self._cleanup = cleanup
         self._guests = 0
-        self.image = make_image(folder / "disk.img", 96 * MIB)
+        self.image = make_image(folder / "disk.img", 64 * MIB)
         self.sockets = []
         for name, lock in (("first", "auto"), ("second", "running")):
             (folder / name).mkdir()
@@ -71,7 +71,7 @@ class Stable:
         folder = self._folder / f"guest-{self._guests}"
         folder.mkdir()
         drive = Drive(self.sockets[engine])
-        machine = Machine([drive], memory_mib=256, kernel_arguments="init_on_alloc=0")
+        machine = Machine([drive], memory_mib=192, kernel_arguments="init_on_alloc=0")
         return self._cleanup.enter_context(Guest(machine, folder, is_incoming=is_incoming))
 
     def move(self, source: Guest, target: Guest) -> Move:
@@ -132,4 +132,5 @@ def test_an_engine_that_marks_nothing_is_caught(tmp_path: Path, cleanup: context
     move.begin()
     guest.run(READ_KNOWN)
     move.finish()
-    assert target.status_of(SUM_KNOWN) != (0, known)
+    with contextlib.suppress(GuestError):  # without its used ring it may not get that far
+        assert target.status_of(SUM_KNOWN) != (0, known)
