@@ -36,6 +36,10 @@ class ServiceManager:
         """Whether anybody wants to know."""
         return bool(self._address)
 
+    def tell_main_process(self) -> None:
+        """This process is the service's main one now, in the place of one that has died."""
+        self._send(f"MAINPID={os.getpid()}")
+
     def tell_ready(self, status: str) -> None:
         """Everything is open; what is to be started after this may be. `status` is one line for people."""
         self._status = status

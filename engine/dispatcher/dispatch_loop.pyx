@@ -185,8 +185,7 @@ cdef class DispatchLoop:
     cdef int _run(self) noexcept nogil:
         cdef uint32_t progress, popped
         while True:
-            # Acquire: pairs with announce_control's release, after the message was sent.
-            if load_acquire_32(&self.state.header.control_pending):
+            if self.table.has_control():
                 return EVENT_CONTROL
             self.completed_count = 0
             self.collect()

@@ -4,6 +4,7 @@ Its state is in shared memory or with the supervisor. A successor is told everyt
 and goes on.
 """
 
+import logging
 import os
 import select
 import signal
@@ -61,6 +62,8 @@ from ringblk.workers.process.host_errors import HostErrors
 from ringblk.workers.process.messages import Stop
 from ringblk.workers.sandbox.confinement import report_refused
 
+_log = logging.getLogger(__name__)
+
 
 class _StopReceived(Exception):  # noqa: N818
     """Leaves the dispatcher's loop; nothing is in flight."""
@@ -75,6 +78,7 @@ class Dispatcher:
         self._memory = GuestMemory(setup.state)
         self._executor = setup.requests.make_executor(setup.state, self._memory)
         self._table = QueueTable(setup.state, setup.own_eventfd)
+        self._table.watch_channel(channel.socket.fileno())
         form = UringForm(setup.uring, setup.backend) if setup.uring is not None else None
         if form is not None:
             self._table.watch(form.ready_fd)
@@ -136,7 +140,9 @@ class Dispatcher:
                 elif event == ERROR:
                     self._errors.report(self._executor.take_error()[0])
                 report_refused("dispatcher")
-        except (ChannelClosed, _StopReceived):
+        except ChannelClosed:
+            _log.info("the dispatcher ends: the supervisor is gone")
+        except _StopReceived:
             pass
 
     def _send(self, message: FromDispatcher) -> None:

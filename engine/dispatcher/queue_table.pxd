@@ -23,8 +23,13 @@ cdef class QueueTable:
     cdef uint32_t polled_count             # active queues without a kick fd
     cdef list owners                       # by queue: its Virtqueue, or None
     cdef int epoll_fd
+    cdef int channel_fd                    # -1: it is not watched
+    cdef uint32_t round_count              # of `has_control`
     cdef bint newly_unheard                # some queue is, and nobody was told yet
 
+    cdef int _watch(self, int fd, uint32_t events, uint64_t data) except -1
+    cdef bint has_control(self) noexcept nogil
+    cdef void note_left_alone(self) noexcept nogil
     cdef void list_active(self) noexcept
     cdef void call_if_needed(self, uint32_t queue_index) noexcept nogil
     cdef void signal_call(self, uint32_t queue_index) noexcept nogil

@@ -15,6 +15,7 @@ from libc.string cimport memset
 from posix.time cimport timespec
 from posix.unistd cimport close
 
+from ringblk.shm.sync.atomic cimport load_acquire_32, store_relaxed_32
 from ringblk.shm.sync.crash_point cimport crash_point
 from ringblk.shm.sync.foreign_eventfd cimport signal_foreign_eventfd
 from ringblk.shm.state.segment cimport QUEUE_LIMIT, QueueState, StateSegment
@@ -22,15 +23,26 @@ from ringblk.shm.queues.virtqueue cimport Virtqueue
 
 cdef uint64_t NO_TIMEOUT = <uint64_t>-1
 
+cdef enum:
+    CHANNEL_END = QUEUE_LIMIT + 1   # what epoll says of the channel; QUEUE_LIMIT: of all else but kicks
+    LOOK_ROUNDS = 64                # so often a loop that never waits looks at the channel's other end
+
 cdef extern from "sys/epoll.h" nogil:
     ctypedef union epoll_data:
         uint64_t u64
     struct epoll_event:
         uint32_t events
         epoll_data data
-    enum: EPOLLIN, EPOLLET, EPOLL_CTL_ADD, EPOLL_CTL_DEL, EPOLL_CLOEXEC
+    enum: EPOLLIN, EPOLLRDHUP, EPOLLET, EPOLL_CTL_ADD, EPOLL_CTL_DEL, EPOLL_CLOEXEC
     int epoll_create1(int flags)
     int epoll_ctl(int epoll_fd, int operation, int fd, epoll_event *event)
+
+cdef extern from "<poll.h>" nogil:
+    struct pollfd:
+        int fd
+        short events
+        short revents
+    int poll(pollfd *waited, unsigned long count, int timeout_ms)
 
 cdef extern from "<sys/syscall.h>" nogil:
     enum: SYS_epoll_pwait2
@@ -52,16 +64,26 @@ cdef class QueueTable:
         self.epoll_fd = epoll_create1(EPOLL_CLOEXEC)
         if self.epoll_fd < 0:
             raise OSError("cannot set up epoll")
+        self.channel_fd = -1
         self.watch(wake_eventfd)
 
     def watch(self, int fd):
         """End a wait when this descriptor becomes readable, too."""
-        cdef epoll_event event
         # Edge-triggered, here and for kicks: each write is an event and nothing needs to be read back.
-        event.events = EPOLLIN | EPOLLET
-        event.data.u64 = QUEUE_LIMIT
+        self._watch(fd, <uint32_t>(EPOLLIN | EPOLLET), QUEUE_LIMIT)
+
+    def watch_channel(self, int fd):
+        """End a wait when the channel's other end is closed: that is a message to be read. Others are announced."""
+        self._watch(fd, <uint32_t>(EPOLLRDHUP | EPOLLET), CHANNEL_END)
+        self.channel_fd = fd
+
+    cdef int _watch(self, int fd, uint32_t events, uint64_t data) except -1:
+        cdef epoll_event event
+        event.events = events
+        event.data.u64 = data
         if epoll_ctl(self.epoll_fd, EPOLL_CTL_ADD, fd, &event) < 0:
             raise OSError(f"descriptor {fd} cannot be waited for")
+        return 0
 
     def __dealloc__(self):
         if self.epoll_fd >= 0:
@@ -138,6 +160,22 @@ cdef class QueueTable:
         """The queue of that index; None where it is not served."""
         return self.owners[queue_index]
 
+    cdef bint has_control(self) noexcept nogil:
+        """Whether a message waits on the channel; that it is closed at its other end is seen now and then."""
+        cdef pollfd channel
+        self.round_count += 1
+        if self.round_count % LOOK_ROUNDS == 0 and self.channel_fd >= 0:
+            channel.fd = self.channel_fd
+            channel.events = 0   # POLLHUP is told of always
+            if poll(&channel, 1, 0) > 0:
+                self.note_left_alone()
+        # Acquire: pairs with announce_control's release, after the message was sent.
+        return load_acquire_32(&self.state.header.control_pending) != 0
+
+    cdef void note_left_alone(self) noexcept nogil:
+        """Nobody is at the channel's other end any more: have it read."""
+        store_relaxed_32(&self.state.header.control_pending, 1)
+
     def remap(self):
         """Find all rings again after the memory table changed. Raises `RingError`."""
         for owner in self.owners:
@@ -199,15 +237,17 @@ cdef class QueueTable:
     cdef void wait(self, uint64_t timeout_ns) noexcept nogil:
         """Wait for a kick or a wake-up; the largest timeout is none."""
         cdef timespec timeout
-        cdef epoll_event events[QUEUE_LIMIT + 1]
+        cdef epoll_event events[QUEUE_LIMIT + 2]
         cdef QueueState *counters
         cdef long index, count
         timeout.tv_sec = <long>(timeout_ns // 1000000000)
         timeout.tv_nsec = <long>(timeout_ns % 1000000000)
         # glibc has a function for it only from 2.35 on.
-        count = syscall(SYS_epoll_pwait2, self.epoll_fd, events, <int>QUEUE_LIMIT + 1,
+        count = syscall(SYS_epoll_pwait2, self.epoll_fd, events, <int>QUEUE_LIMIT + 2,
                         NULL if timeout_ns == NO_TIMEOUT else &timeout, NULL, <size_t>0)
         for index in range(count):
             if events[index].data.u64 < QUEUE_LIMIT:
                 counters = &self.state.queues[events[index].data.u64]
                 counters.kick_count += 1
+            elif events[index].data.u64 == CHANNEL_END:
+                self.note_left_alone()

@@ -1,18 +1,15 @@
 """The programs: `vhost-user-ringblk`, and `ringblk` with its subcommands."""
 
 import contextlib
-import gc
 import os
 import signal
 import sys
 from collections.abc import Callable
-from typing import TYPE_CHECKING
 
-from ringblk.engine.base.asyncio_import import import_asyncio_without_tls
 from ringblk.engine.base.exit_status import ExitStatus
-from ringblk.engine.base.log_format import start_logging
 from ringblk.engine.base.printable_text import printable
 from ringblk.engine.base.program_error import ProgramError
+from ringblk.engine.base.program_start import ADOPT_VARIABLE, ProgramStart
 from ringblk.engine.base.service_manager import ServiceManager, take_handed_sockets
 from ringblk.engine.base.standard_streams import open_standard_streams
 from ringblk.engine.options.command_line import config_from
@@ -23,10 +20,6 @@ from ringblk.engine.program.parsers import (
     make_parser,
     make_serve_parser,
 )
-
-if TYPE_CHECKING:
-    from ringblk.engine.options.config import EngineConfig
-    from ringblk.engine.zygote.zygote import ZygoteEnd
 
 CAPABILITIES = '{"type": "block", "features": ["read-only", "blk-file"]}'
 """What --print-capabilities prints (QEMU, vhost-user "Backend program conventions")."""
@@ -55,32 +48,16 @@ def _serve(program: str, arguments: list[str]) -> int:
         print(CAPABILITIES)
         return 0
     parsed = make_serve_parser(program).parse_args(arguments)
+    start = ProgramStart.of_this_process()
     manager = ServiceManager.from_environment(os.environ)
-    config = config_from(parsed, take_handed_sockets(os.environ))
-    start_logging(config.log_format)
-    zygote_end = _fork_zygote(config)
-    if config.runs_own_code_only:
-        import_asyncio_without_tls()
-    from ringblk.engine.program.serve import serve  # asyncio and all that: not for --help
+    is_again = ADOPT_VARIABLE in os.environ
+    config = None if is_again else config_from(parsed, take_handed_sockets(os.environ))
+    from ringblk.engine.program.start import (  # what an engine is made of: not for --help
+        start_again,
+        start_engine,
+    )
 
-    return serve(config, manager=manager, zygote_end=zygote_end)
-
-
-def _fork_zygote(config: "EngineConfig") -> "ZygoteEnd | None":
-    """While nothing is imported that it has no use for; None where the only drive's backend needs none."""
-    if config.is_sole and not config.runs_own_code_only:
-        return None
-    from ringblk.engine.zygote.zygote import fork_zygote
-    from ringblk.workers.backends.opening import import_backend
-
-    for drive in config.drives.values():
-        if not drive.runs_user_code:
-            import_backend(drive.backend)
-    if not config.is_sole and config.control is not None:  # any may come
-        import_backend(None)
-        import_backend("memory")
-    gc.freeze()  # a collection would write to all that this process shares with the zygote
-    return fork_zygote()
+    return start_again(start, manager) if config is None else start_engine(config, start, manager)
 
 
 def _exit_with(program: str, run: Callable[[], int]) -> None:

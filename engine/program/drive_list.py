@@ -35,11 +35,15 @@ class DriveList:
         zygote: Zygote,
         on_end: Callable[[ServedDrive], None],
         on_change: Callable[[], None],
+        *,
+        each_alone: bool = False,
     ) -> None:
         """`on_end` is told of each drive that is not served any more.
 
-        `on_change` is called when a drive or a front end has come or gone.
+        `on_change` is called when a drive or a front end has come or gone. `each_alone`: one that cannot be
+        served at the start fails alone, be it of the configuration file or not.
         """
+        self._each_alone = each_alone
         self._kind = kind
         self._zygote = zygote
         self._on_end = on_end
@@ -125,14 +129,14 @@ class DriveList:
         check_images_apart(served, self)
 
     def _each(self, step: Callable[[ServedDrive], None]) -> None:
-        """Take a step with each drive. One that came by the control API fails alone."""
+        """Take a step with each drive. One that came by the control API fails alone, or any does."""
         for served in self:
             if served.state == "failed":
                 continue
             try:
                 step(served)
             except ProgramError as error:
-                if not served.is_carried:
+                if not served.is_carried and not self._each_alone:
                     raise
                 served.fail(str(error))
                 served.abandon()

@@ -4,6 +4,7 @@ import asyncio
 import logging
 import signal
 import time
+from functools import partial
 from typing import TYPE_CHECKING
 
 from ringblk.engine.base.exit_status import ExitStatus
@@ -12,6 +13,7 @@ from ringblk.engine.base.service_manager import ServiceManager
 from ringblk.engine.devices.device_kind import DeviceKind
 from ringblk.engine.drives.plan import DrivePlan
 from ringblk.engine.options.config import EngineConfig
+from ringblk.engine.program.adoption import as_begun, keep_config
 from ringblk.engine.program.drive_list import DriveList
 from ringblk.engine.program.served_drive import ServedDrive
 from ringblk.engine.program.status_report import StatusReport
@@ -40,12 +42,21 @@ class Engine:
     """Serves drives until it is told to end: `prepare`, `run`, and `close` whatever came of them."""
 
     def __init__(
-        self, config: EngineConfig, kind: DeviceKind, zygote: Zygote, manager: ServiceManager
+        self,
+        config: EngineConfig,
+        kind: DeviceKind,
+        zygote: Zygote,
+        manager: ServiceManager,
+        *,
+        is_again: bool = False,
     ) -> None:
+        """`is_again`: it goes on in the place of one whose control plane has died."""
         self._config = config
         self._zygote = zygote
         self._report = StatusReport(manager)
-        self.drives = DriveList(config, kind, zygote, self._note_ended, self._report.note_change)
+        self.drives = DriveList(
+            config, kind, zygote, self._note_ended, self._report.note_change, each_alone=is_again
+        )
         self._is_to_end = asyncio.Event()
         self._has_given_up = False
         self._first_signal_s: float | None = None
@@ -76,6 +87,8 @@ class Engine:
             await self.drives.finish()
             raise
         self.drives.serve()
+        self._zygote.keep_config(partial(keep_config, as_begun(self._config)))
+        self._note_over()
         self._report.begin(self.drives)
         try:
             await self._is_to_end.wait()
@@ -104,7 +117,13 @@ class Engine:
             finishing = asyncio.get_running_loop().create_task(served.finish())
             self._background.add(finishing)
             finishing.add_done_callback(self._background.discard)
+        self._note_over()
+
+    def _note_over(self) -> None:
+        """End when no drive is left and none can come."""
         is_over = all(each.state in ("failed", "ended") for each in self.drives)
+        if self._config.is_sole:
+            return
         if is_over and self._config.control is None and not self._is_to_end.is_set():
             _log.error("the engine ends: no drive is left, and without control none can be added")
             self._has_given_up = True

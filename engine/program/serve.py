@@ -9,6 +9,7 @@ from ringblk.engine.devices.kinds import DEFAULT_KIND
 from ringblk.engine.options.config import EngineConfig
 from ringblk.engine.program.engine import Engine
 from ringblk.engine.supervisor.zygote_process import Zygote
+from ringblk.engine.zygote.restart import Restart
 from ringblk.engine.zygote.zygote import ZygoteEnd
 
 
@@ -17,21 +18,23 @@ def serve(
     kind: DeviceKind = DEFAULT_KIND,
     manager: ServiceManager | None = None,
     zygote_end: ZygoteEnd | None = None,
+    restart: Restart | None = None,
+    *,
+    is_again: bool = False,
 ) -> int:
     """Run an engine until it is told to end; returns the exit status. Raises `ProgramError`.
 
     `manager` is whom to tell how things are going. `zygote_end` is of a zygote that was forked before asyncio
-    was imported, if one was.
+    was imported, if one was. With `restart` this process is started again if it dies; `is_again`: it was.
     """
-    zygote = Zygote(zygote_end)
+    zygote = Zygote(zygote_end, restart)
     try:
-        return _serve(config, kind, zygote, manager or ServiceManager(None))
+        return _run(Engine(config, kind, zygote, manager or ServiceManager(None), is_again=is_again))
     finally:
         zygote.close()
 
 
-def _serve(config: EngineConfig, kind: DeviceKind, zygote: Zygote, manager: ServiceManager) -> int:
-    engine = Engine(config, kind, zygote, manager)
+def _run(engine: Engine) -> int:
     try:
         engine.prepare()
         status = asyncio.run(engine.run())

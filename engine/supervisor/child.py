@@ -5,6 +5,7 @@ import contextlib
 import logging
 import os
 import signal
+import socket
 from collections.abc import Callable, Collection, Sequence
 from typing import Any, Generic, TypeVar
 
@@ -142,6 +143,9 @@ class Child(Generic[Received]):
         if self._retry is not None:
             self._retry.cancel()
         os.close(self.pidfd)
+        # Whoever else has this end: what its io_uring has waited for there is over.
+        with contextlib.suppress(OSError):
+            self.channel.socket.shutdown(socket.SHUT_RDWR)
         self.channel.close()
         on_exit(self, status)
         self.ended.set()

@@ -5,13 +5,13 @@ import logging
 import os
 from collections.abc import Callable
 
+from ringblk.engine.base.restart_limit import RestartLimit
 from ringblk.engine.dispatcher.messages import Answer, FromDispatcher, Recover, Report, WorkersWanted
 from ringblk.engine.supervisor.child import Child, describe_end, was_own_fault
 from ringblk.engine.supervisor.child_ring import ChildRing
 from ringblk.engine.supervisor.dispatcher_link import DispatcherLink
 from ringblk.engine.supervisor.drive_model import Sent
 from ringblk.engine.supervisor.process_setup import ProcessSetup
-from ringblk.engine.supervisor.restart_limit import RestartLimit
 from ringblk.engine.zygote.messages import DispatcherRole
 
 URING_ENTRIES = 256

@@ -7,6 +7,7 @@ import os
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 
+from ringblk.engine.base.restart_limit import RestartLimit
 from ringblk.engine.devices.device import DeviceError
 from ringblk.engine.dispatcher.messages import ToDispatcher, WorkerDown, WorkerRetire, WorkerUp
 from ringblk.engine.supervisor.child import Child, describe_end, was_own_fault
@@ -14,7 +15,6 @@ from ringblk.engine.supervisor.child_ring import ChildRing
 from ringblk.engine.supervisor.dispatcher_link import DispatcherGone, DispatcherLink
 from ringblk.engine.supervisor.drive_model import DriveModel
 from ringblk.engine.supervisor.process_setup import ProcessSetup
-from ringblk.engine.supervisor.restart_limit import RestartLimit
 from ringblk.engine.zygote.messages import WorkerRole
 from ringblk.shm.sync.channel import ChannelClosed
 from ringblk.shm.sync.process import crash_point

@@ -8,7 +8,7 @@ import os
 import select
 import signal
 import time
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 
 from ringblk.engine.supervisor.child import describe_end
 from ringblk.engine.supervisor.process_parent import OnReaped, RingUnshared, cannot_watch
@@ -19,10 +19,12 @@ from ringblk.engine.zygote.messages import (
     Fork,
     Forked,
     FromZygote,
+    KeepConfig,
     Refused,
     Unwatched,
 )
-from ringblk.engine.zygote.zygote import ZygoteEnd, fork_zygote
+from ringblk.engine.zygote.restart import Restart
+from ringblk.engine.zygote.zygote import ZygoteEnd, fork_zygote, take_leave
 from ringblk.shm.sync.channel import Channel, ChannelClosed
 from ringblk.shm.sync.process import copy_fd_of, crash_point
 from ringblk.workers.sandbox.confinement import Privileges
@@ -67,14 +69,21 @@ class ZygoteChild:
 
 
 class Zygote:
-    """One zygote after the other, in whose place the next is forked from this process."""
+    """One zygote after the other, in whose place the next is forked from this process.
+
+    The first may have started this process itself, in the place of a supervisor that has died.
+    """
 
     inherits_storage = False
 
-    def __init__(self, first: ZygoteEnd | None = None) -> None:
-        """`first` was forked before; without it, one is forked when it is needed."""
+    def __init__(self, first: ZygoteEnd | None = None, restart: Restart | None = None) -> None:
+        """`first` is there already; without it, one is forked when it is needed.
+
+        With `restart` they outlive this process.
+        """
         self._first = first
-        self._pid = 0
+        self._restart = restart
+        self._end: ZygoteEnd | None = None
         self._channel: Channel[FromZygote] | None = None
         self._living: dict[int, ZygoteChild] = {}
 
@@ -105,6 +114,19 @@ class Zygote:
             case _:
                 raise AssertionError(f"the zygote answers with {answer}")
 
+    def adopt(self, pid: int, pidfd: int) -> ZygoteChild:
+        """A process that the zygote has forked for a supervisor before this one.
+
+        Where it has ended it is over, and nobody can say how.
+        """
+        self._connect()
+        child = ZygoteChild(pid, pidfd, None)
+        if select.select([pidfd], [], [], 0)[0]:
+            child.note_end(None)
+        else:
+            self._living[pid] = child
+        return child
+
     def _forget(self, pid: int, pidfd: int) -> None:
         """End a process that has not begun; nobody waits for its end."""
         with contextlib.suppress(ProcessLookupError):
@@ -121,6 +143,19 @@ class Zygote:
         if answer.error:
             raise OSError(errno.EPERM, answer.error)
 
+    def keep_config(self, make: Callable[[], int]) -> None:
+        """Have the supervisor after this one begin with another configuration; `make` gives its descriptor.
+
+        Nothing, where none comes. Raises `OSError`.
+        """
+        if self._restart is None:
+            return
+        former, self._restart.config_fd = self._restart.config_fd, make()
+        os.close(former)
+        with contextlib.suppress(ChannelClosed):  # the next zygote has it from the fork
+            self._connect().send(KeepConfig(), [self._restart.config_fd])
+        crash_point("control plane: configuration sent")
+
     def _ask(self, message: Fork | DropPrivileges, fds: Sequence[int] = ()) -> tuple[FromZygote, list[int]]:
         for _ in range(ATTEMPTS):
             channel = self._connect()
@@ -135,9 +170,9 @@ class Zygote:
     def _connect(self) -> Channel[FromZygote]:
         """The channel to the zygote; begins with one where there is none."""
         if self._channel is None:
-            end, self._first = self._first or fork_zygote(), None
+            end, self._first = self._first or fork_zygote(self._restart), None
             crash_point("supervisor: zygote forked")
-            self._pid = end.pid
+            self._end = end
             self._channel = Channel(end.socket, FromZygote)
             asyncio.get_running_loop().add_reader(end.socket.fileno(), self._read)
         return self._channel
@@ -153,7 +188,8 @@ class Zygote:
                     return received
                 self._note_end(received[0])
             if time.monotonic() > given_up_s:
-                _log.error("the zygote (process %d) does not answer: killing it", self._pid)
+                assert self._end is not None
+                _log.error("the zygote (process %d) does not answer: killing it", self._end.pid)
                 raise ChannelClosed
             channel.flush()
             looking.poll(_LOOK_AGAIN_MS)
@@ -169,14 +205,18 @@ class Zygote:
             self._lose()
 
     def _note_end(self, ended: Ended) -> None:
-        self._living.pop(ended.pid).note_end(ended.wait_status)
+        child = self._living.pop(ended.pid, None)
+        if child is not None:  # else it was forked for a supervisor before this one
+            child.note_end(ended.wait_status)
 
     def _lose(self) -> None:
         """It has died, or is made to: its children end with it."""
         assert self._channel is not None
+        assert self._end is not None
         asyncio.get_running_loop().remove_reader(self._channel.socket.fileno())
-        os.kill(self._pid, signal.SIGKILL)
-        status = self._end()
+        self._channel.close()
+        self._channel = None
+        status = _kill_and_wait(self._end)
         crash_point("supervisor: zygote reaped")
         _log.warning(
             "the zygote died: %s; its %d children end with it", describe_end(status), len(self._living)
@@ -185,20 +225,23 @@ class Zygote:
         for child in living.values():
             child.note_end(None)
 
-    def _end(self) -> int:
-        """Close its channel, and reap it; its wait status."""
-        assert self._channel is not None
-        self._channel.close()
-        self._channel = None
-        return os.waitpid(self._pid, 0)[1]
-
     def close(self) -> None:
         """End it; what it has forked has ended."""
-        if self._first is not None:
-            self._pid, self._channel = self._first.pid, Channel(self._first.socket, FromZygote)
-            self._first = None
-        if self._channel is not None:
-            self._end()
+        end, self._first = self._first or self._end, None
+        if end is not None:
+            take_leave(end)  # nothing, where it was lost
+
+
+def _kill_and_wait(end: ZygoteEnd) -> int | None:
+    """End a zygote; its wait status, if it was a child of this process."""
+    if end.pidfd < 0:
+        os.kill(end.pid, signal.SIGKILL)
+        return os.waitpid(end.pid, 0)[1]
+    with contextlib.suppress(ProcessLookupError):
+        signal.pidfd_send_signal(end.pidfd, signal.SIGKILL)
+    select.select([end.pidfd], [], [])
+    os.close(end.pidfd)
+    return None
 
 
 def _share_ring(fork: Fork, pidfd: int, ring_fd: int) -> Uring | None:

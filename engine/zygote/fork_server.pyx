@@ -16,15 +16,21 @@ What makes that safe:
   and SIGHUP are ignored in both; SIGURG does nothing by default. Another one ends the process, as it would any.
 - A child asks to be ended with the zygote, and then looks whether the zygote is still its parent. Until a
   message has come it has written to nothing that it shares with anybody.
+
+A zygote that outlives its supervisor watches that by a pidfd. What it keeps for the next one is descriptors,
+which its children close.
 """
 
-from libc.errno cimport EAGAIN, EBADF, EBADMSG, EINTR, EMFILE, ENOBUFS, ENOMEM, errno
+from libc.errno cimport EAGAIN, EBADF, EBADMSG, ECONNRESET, EINTR, EMFILE, ENOBUFS, ENOMEM, errno
 from libc.stdint cimport uint32_t, uint8_t
+from libc.stdlib cimport free, malloc
 from libc.string cimport memcmp, memcpy, memset
 from posix.signal cimport SIG_BLOCK, SIG_SETMASK, sigaddset, sigemptyset, sigprocmask, sigset_t
 from posix.types cimport pid_t
 from posix.unistd cimport _exit, close, fork, getpid, getppid, read
 
+from ringblk.engine.zygote.answer cimport FIRST_NUMBER, SECOND_NUMBER, Answer, answer_like, put_number
+from ringblk.engine.zygote.datagram cimport ETOOMANYREFS, FD_LIMIT, ringblk_peek, ringblk_receive, ringblk_send
 from ringblk.shm.sync.crash_point cimport crash_point
 from ringblk.workers.uring.ring cimport io_uring_params, make_ring
 
@@ -39,53 +45,15 @@ cdef extern from * nogil:
     #include <signal.h>
     #include <sys/prctl.h>
     #include <sys/signalfd.h>
-    #include <sys/socket.h>
     #include <sys/syscall.h>
     #include <sys/wait.h>
     #include <unistd.h>
     #ifndef __NR_pidfd_open
     #define __NR_pidfd_open 434
     #endif
-    #define RINGBLK_FD_LIMIT 253 /* SCM_MAX_FD */
     static int ringblk_pidfd_open(pid_t pid) { return (int)syscall(__NR_pidfd_open, pid, 0); }
     static int ringblk_set_process_name(const char *name) { return prctl(PR_SET_NAME, name); }
     static int ringblk_end_with_parent(void) { return prctl(PR_SET_PDEATHSIG, SIGKILL); }
-    /* A datagram and its descriptors; their number may be larger than what came (MSG_CTRUNC). */
-    static ssize_t ringblk_receive(int fd, void *data, size_t size, int *fds, int *fd_count, int *is_cut) {
-        union { struct cmsghdr header; char bytes[CMSG_SPACE(RINGBLK_FD_LIMIT * sizeof(int))]; } ancillary;
-        struct iovec part = { data, size };
-        struct msghdr message = { .msg_iov = &part, .msg_iovlen = 1, .msg_control = &ancillary,
-                                  .msg_controllen = sizeof ancillary };
-        struct cmsghdr *header;
-        ssize_t length = recvmsg(fd, &message, MSG_CMSG_CLOEXEC | MSG_DONTWAIT);
-        *fd_count = 0;
-        *is_cut = 0;
-        if (length < 0)
-            return length;
-        *is_cut = !!(message.msg_flags & MSG_CTRUNC);
-        for (header = CMSG_FIRSTHDR(&message); header; header = CMSG_NXTHDR(&message, header))
-            if (header->cmsg_level == SOL_SOCKET && header->cmsg_type == SCM_RIGHTS) {
-                *fd_count = (int)((header->cmsg_len - CMSG_LEN(0)) / sizeof(int));
-                memcpy(fds, CMSG_DATA(header), *fd_count * sizeof(int));
-            }
-        return length;
-    }
-    static ssize_t ringblk_send(int fd, const void *data, size_t size, int sent_fd) {
-        union { struct cmsghdr header; char bytes[CMSG_SPACE(sizeof(int))]; } ancillary;
-        struct iovec part = { (void *)data, size };
-        struct msghdr message = { .msg_iov = &part, .msg_iovlen = 1 };
-        if (sent_fd >= 0) {
-            message.msg_control = &ancillary;
-            message.msg_controllen = sizeof ancillary;
-            ancillary.header.cmsg_level = SOL_SOCKET;
-            ancillary.header.cmsg_type = SCM_RIGHTS;
-            ancillary.header.cmsg_len = CMSG_LEN(sizeof(int));
-            memcpy(CMSG_DATA(&ancillary.header), &sent_fd, sizeof(int));
-        }
-        return sendmsg(fd, &message, MSG_NOSIGNAL);
-    }
-    static char ringblk_peeked;
-    static ssize_t ringblk_peek(int fd) { return recv(fd, &ringblk_peeked, 1, MSG_PEEK | MSG_DONTWAIT); }
     """
     struct pollfd:
         int fd
@@ -99,8 +67,6 @@ cdef extern from * nogil:
         SFD_CLOEXEC
         SFD_NONBLOCK
         WNOHANG
-        ETOOMANYREFS
-        FD_LIMIT "RINGBLK_FD_LIMIT"
     int poll(pollfd *fds, unsigned long count, int timeout_ms)
     int signalfd(int fd, const sigset_t *mask, int flags)
     int kill(pid_t pid, int number)
@@ -108,54 +74,26 @@ cdef extern from * nogil:
     int ringblk_pidfd_open(pid_t pid)
     int ringblk_set_process_name(const char *name)
     int ringblk_end_with_parent()
-    ssize_t ringblk_receive(int fd, void *data, size_t size_bytes, int *fds, int *fd_count, int *is_cut)
-    ssize_t ringblk_send(int fd, const void *data, size_t size_bytes, int sent_fd)
-    ssize_t ringblk_peek(int fd)
 
 cdef enum:
     MESSAGE_BYTES = 65536
-    ANSWER_BYTES = 32
     NAME_BYTES = 16
     RETRY_MS = 10   # the kernel was short of something for a descriptor on its way: that passes
 
     SERVE_CLOSED = 0
     SERVE_MESSAGE = 1
     SERVE_CHILD = 2
+    SERVE_DIED = 3
+    SERVE_ORPHANED = 4
 
-CLOSED, MESSAGE, CHILD = SERVE_CLOSED, SERVE_MESSAGE, SERVE_CHILD
-FIRST_PLACE = 0x7FFF_FFFF
-SECOND_PLACE = 0x7FFF_FFFE
+CLOSED, MESSAGE, CHILD, DIED, ORPHANED = SERVE_CLOSED, SERVE_MESSAGE, SERVE_CHILD, SERVE_DIED, SERVE_ORPHANED
+FIRST_PLACE, SECOND_PLACE = FIRST_NUMBER, SECOND_NUMBER
 """In an encoded answer: where its first and its second number are to stand."""
 
-cdef uint8_t *FORK_TAG = b"\xa4Fork"   # behind the array's head
-
-
-cdef struct Answer:
-    uint8_t data[ANSWER_BYTES]
-    int size_bytes
-    int first_at                # where its first number stands, four bytes, most significant first
-    int second_at               # the second; -1: it has one only
-
-
-cdef int place_of(bytes encoded, number):
-    return encoded.find(b"\xce" + number.to_bytes(4, "big")) + 1 or -1
-
-
-cdef Answer answer_like(bytes encoded) except *:
-    cdef Answer answer
-    assert len(encoded) <= ANSWER_BYTES
-    memcpy(answer.data, <const char *>encoded, len(encoded))
-    answer.size_bytes = <int>len(encoded)
-    answer.first_at = place_of(encoded, FIRST_PLACE)
-    answer.second_at = place_of(encoded, SECOND_PLACE)
-    assert answer.first_at > 0, "an answer without the place of its number"
-    return answer
-
-
-cdef void put_number(uint8_t *at, uint32_t number) noexcept:
-    cdef int index
-    for index in range(4):
-        at[index] = <uint8_t>(number >> (24 - 8 * index))
+# Behind the array's head.
+cdef uint8_t *FORK_TAG = b"\xa4Fork"
+cdef uint8_t *LEAVE_TAG = b"\xa5Leave"
+cdef uint8_t *KEEP_TAG = b"\xaaKeepConfig"
 
 
 cdef class ForkServer:
@@ -175,6 +113,22 @@ cdef class ForkServer:
     cdef readonly int ring_fd
     """In a child: its io_uring; -1: none."""
     cdef bint is_prepared
+    cdef readonly int supervisor_pidfd
+    """The process at the channel's other end; -1: nobody looks."""
+    cdef readonly pid_t supervisor_pid
+    """The same, where it is a child of this process; 0: it is not."""
+    cdef readonly int supervisor_status
+    """How that child has ended (wait(2))."""
+    cdef readonly int config_fd
+    """For the next supervisor; -1: nothing is kept."""
+    cdef readonly int launcher_pidfd
+    """Whoever the first supervisor was to end with; -1: nobody."""
+    cdef int *kept_fds
+    cdef int kept_count
+    cdef bint has_left          # the supervisor has said that no other is to come
+
+    def __cinit__(self):
+        self.supervisor_pidfd = self.config_fd = self.launcher_pidfd = -1
 
     def __init__(self, int channel_fd, *, bytes forked, bytes refused, bytes unwatched, bytes ended):
         cdef sigset_t mask
@@ -192,10 +146,35 @@ cdef class ForkServer:
         if self.signal_fd < 0:
             raise OSError(errno, "signalfd")
 
+    def __dealloc__(self):
+        free(self.kept_fds)
+
+    def outlive(self, int supervisor_pidfd, int config_fd, int launcher_pidfd, kept_fds):
+        """Go on when the supervisor dies; keep these descriptors for the next one (`serve` returns DIED)."""
+        assert self.kept_fds == NULL, "said once"
+        self.kept_fds = <int *>malloc(max(1, len(kept_fds)) * sizeof(int))
+        if self.kept_fds == NULL:
+            raise MemoryError
+        for self.kept_count, fd in enumerate(kept_fds):
+            self.kept_fds[self.kept_count] = fd
+        self.kept_count = len(kept_fds)
+        self.supervisor_pidfd = supervisor_pidfd
+        self.config_fd = config_fd
+        self.launcher_pidfd = launcher_pidfd
+
+    def follow(self, int channel_fd, pid_t supervisor_pid, int supervisor_pidfd):
+        """Go on with another supervisor, a child of this process."""
+        self.channel_fd = channel_fd
+        self.supervisor_pid = supervisor_pid
+        self.supervisor_pidfd = supervisor_pidfd
+        self.supervisor_status = 0
+
     def serve(self):
         """Fork and reap until there is something for the interpreter.
 
-        - CLOSED: nobody is at the other end any more.
+        - CLOSED: nobody is at the other end any more, nor is to come.
+        - DIED: the supervisor has died, and another is to come (`outlive`, `follow`).
+        - ORPHANED: whoever was to end the first supervisor by its own end has ended.
         - MESSAGE: a message that is no `Fork`.
         - CHILD: this is a process that was forked, and the first message to it stands in its channel.
         """
@@ -206,7 +185,7 @@ cdef class ForkServer:
         event = self._serve()
         if event == SERVE_CHILD:
             PyOS_AfterFork_Child()
-        elif event == SERVE_MESSAGE:
+        elif event != SERVE_CLOSED:
             PyOS_AfterFork_Parent()
             self.is_prepared = False
         return event
@@ -216,20 +195,34 @@ cdef class ForkServer:
         return self.message[:self.message_bytes], [self.fds[index] for index in range(self.fd_count)]
 
     cdef int _serve(self) noexcept:
-        cdef pollfd ways_in[2]
+        cdef pollfd ways_in[4]
         cdef int event
         ways_in[0].fd = self.channel_fd
         ways_in[1].fd = self.signal_fd
-        ways_in[0].events = ways_in[1].events = POLLIN
+        ways_in[2].fd = self.supervisor_pidfd   # poll passes over what is negative
+        ways_in[3].fd = self.launcher_pidfd
+        for event in range(4):
+            ways_in[event].events = POLLIN
         while True:
-            if poll(ways_in, 2, -1) < 0:
+            if poll(ways_in, 4, -1) < 0:
                 continue   # EINTR
-            if ways_in[1].revents and not self._reap():
+            if ways_in[1].revents and not self._reap() and self.supervisor_pidfd < 0:
                 return SERVE_CLOSED
+            if ways_in[3].revents:
+                return SERVE_ORPHANED
             if ways_in[0].revents:
                 event = self._take()
-                if event >= 0:
+                if event == SERVE_CLOSED and self._is_to_wait():
+                    ways_in[0].fd = -1
+                elif event >= 0:
                     return event
+            elif ways_in[2].revents:   # it has ended, and all that it has sent was read
+                self._reap()
+                return SERVE_CLOSED if self.has_left else SERVE_DIED
+
+    cdef bint _is_to_wait(self) noexcept:
+        """Whether it is not over with the channel: there is a supervisor whose end is to be seen."""
+        return self.supervisor_pidfd >= 0 and (self.supervisor_pid > 0 or not self.has_left)
 
     cdef int _take(self) noexcept:
         """Receive one message; what `serve` is to return, or -1 where it goes on."""
@@ -237,11 +230,19 @@ cdef class ForkServer:
         cdef int ring_entries
         cdef ssize_t length = ringblk_receive(self.channel_fd, self.message, MESSAGE_BYTES, self.fds,
                                               &self.fd_count, &is_cut)
-        if length < 0:
-            return -1 if errno == EINTR or errno == EAGAIN else SERVE_CLOSED
+        if length < 0:   # ECONNRESET: it has not read all that it was sent; what it has sent comes next
+            return -1 if errno == EINTR or errno == EAGAIN or errno == ECONNRESET else SERVE_CLOSED
         if length == 0:
             return SERVE_CLOSED
         self.message_bytes = <int>length
+        if length > 6 and memcmp(self.message + 1, LEAVE_TAG, 6) == 0:
+            self.has_left = True
+            return SERVE_CLOSED
+        if length > 11 and memcmp(self.message + 1, KEEP_TAG, 11) == 0 and self.fd_count == 1:
+            close(self.config_fd)
+            self.config_fd = self.fds[0]
+            crash_point("control plane: configuration kept")
+            return -1
         if length < 7 or memcmp(self.message + 1, FORK_TAG, 5) != 0:
             return SERVE_MESSAGE
         crash_point("zygote: fork asked for")
@@ -327,10 +328,25 @@ cdef class ForkServer:
             pid = waitpid(-1, &status, WNOHANG)
             if pid <= 0:
                 return True
+            if pid == self.supervisor_pid:
+                self.supervisor_status = status
+                continue   # its pidfd tells the rest
             crash_point("zygote: child reaped")
-            if not self._send(&self.ended, pid, <uint32_t>status, -1):
+            if not self._send(&self.ended, pid, <uint32_t>status, -1) and self.supervisor_pidfd < 0:
                 return False
             crash_point("zygote: end told")
+
+    cdef void _let_go_as_child(self) noexcept:
+        """Close what is kept for the next supervisor, and is none of a child's."""
+        cdef int index
+        if self.supervisor_pidfd < 0:
+            return
+        close(self.supervisor_pidfd)
+        close(self.config_fd)
+        if self.launcher_pidfd >= 0:
+            close(self.launcher_pidfd)
+        for index in range(self.kept_count):
+            close(self.kept_fds[index])
 
     cdef void _wait_as_child(self) noexcept:
         """The first moments of a child: it ends with the zygote, has its name, and waits for its first message."""
@@ -341,6 +357,7 @@ cdef class ForkServer:
             _exit(1)
         close(self.channel_fd)
         close(self.signal_fd)
+        self._let_go_as_child()
         sigprocmask(SIG_SETMASK, &self.outer_mask, NULL)
         memset(name, 0, NAME_BYTES)
         memcpy(name, self.message + 7, min(<int>self.message[6] & 31, NAME_BYTES - 1, self.message_bytes - 7))

@@ -55,7 +55,15 @@ class DropPrivileges(msgspec.Struct, tag=True, frozen=True, array_like=True):
     privileges: Privileges
 
 
-ToZygote = Fork | DropPrivileges
+class KeepConfig(msgspec.Struct, tag=True, frozen=True, array_like=True):
+    """Have the next supervisor begin with this configuration: a descriptor comes along. No answer."""
+
+
+class Leave(msgspec.Struct, tag=True, frozen=True, array_like=True):
+    """The supervisor is about to end, and no other is to come. No answer."""
+
+
+ToZygote = Fork | DropPrivileges | KeepConfig | Leave
 
 
 class Forked(msgspec.Struct, tag=True, frozen=True, array_like=True):
@@ -93,4 +101,15 @@ class Dropped(msgspec.Struct, tag=True, frozen=True, array_like=True):
     error: str
 
 
-FromZygote = Forked | Refused | Unwatched | Ended | Dropped
+class TakeOn(msgspec.Struct, tag=True, frozen=True, array_like=True):
+    """To a supervisor that the zygote has started: go on in the place of one that has died.
+
+    A descriptor of the configuration comes along, and a pidfd of the process that the engine is to end with
+    where it `has_launcher`.
+    """
+
+    zygote_pid: int
+    has_launcher: bool
+
+
+FromZygote = Forked | Refused | Unwatched | Ended | Dropped | TakeOn

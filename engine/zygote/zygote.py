@@ -2,8 +2,11 @@
 
 It never runs asyncio and hears of no guest. The program forks the first one before asyncio is imported, so
 that its pages hold what its children need and nothing else.
+
+With a `Restart` it outlives a supervisor that dies without having taken leave, and starts the next one.
 """
 
+import contextlib
 import gc
 import logging
 import os
@@ -17,7 +20,15 @@ from typing import Any, NoReturn
 import msgspec
 
 from ringblk.engine.dispatcher.messages import ToDispatcher
-from ringblk.engine.zygote.fork_server import CHILD, CLOSED, FIRST_PLACE, SECOND_PLACE, ForkServer
+from ringblk.engine.zygote.fork_server import (
+    CHILD,
+    CLOSED,
+    DIED,
+    FIRST_PLACE,
+    ORPHANED,
+    SECOND_PLACE,
+    ForkServer,
+)
 from ringblk.engine.zygote.forked_process import live
 from ringblk.engine.zygote.messages import (
     Dropped,
@@ -25,12 +36,14 @@ from ringblk.engine.zygote.messages import (
     Ended,
     Fork,
     Forked,
+    Leave,
     Refused,
     ToZygote,
     Unwatched,
 )
+from ringblk.engine.zygote.restart import Restart
 from ringblk.shm.sync.channel import Channel, encode_message, message_decoder
-from ringblk.shm.sync.process import die_with_parent, ignore_signal, set_process_name
+from ringblk.shm.sync.process import crash_point, die_with_parent, ignore_signal, set_process_name
 from ringblk.workers.process.messages import ToWorker
 
 _log = logging.getLogger(__name__)
@@ -40,28 +53,50 @@ IGNORED_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 
 
 class ZygoteEnd(msgspec.Struct, frozen=True):
-    """What who has forked a zygote has of it."""
+    """What a supervisor has of its zygote."""
 
     pid: int
     socket: socket.socket
+    pidfd: int = -1
+    """Where it is the supervisor's parent, and not its child: -1."""
 
 
-def fork_zygote() -> ZygoteEnd:
-    """Fork one from this process, which has one thread. Raises `OSError`."""
+def fork_zygote(restart: Restart | None = None) -> ZygoteEnd:
+    """Fork one from this process, which has one thread. Raises `OSError`.
+
+    It ends with this process, or by `restart` starts another in its place.
+    """
     our_end, its_end = Channel.socketpair()
     parent_pid = os.getpid()
+    own_pidfd = -1 if restart is None else os.pidfd_open(parent_pid)
     _decoders()  # here, for whichever zygote is forked from this process later
     flush_standard_streams()
     try:
         pid = os.fork()
         if pid == 0:
-            _run_zygote(its_end, parent_pid)
+            _run_zygote(its_end, parent_pid, restart, own_pidfd)
     except OSError:
         our_end.close()
         raise
     finally:
         its_end.close()
+        if own_pidfd >= 0:
+            os.close(own_pidfd)
     return ZygoteEnd(pid, our_end)
+
+
+def take_leave(end: ZygoteEnd) -> None:
+    """Have it end, and no other supervisor come, unless that was said already (its socket is closed then)."""
+    if end.socket.fileno() < 0:
+        return
+    with contextlib.suppress(OSError):  # it has died
+        end.socket.send(encode_message(Leave()))
+    crash_point("control plane: leave taken")
+    end.socket.close()
+    if end.pidfd < 0:
+        os.waitpid(end.pid, 0)
+    else:
+        os.close(end.pidfd)  # it waits for this process's end
 
 
 def _decoders() -> list[msgspec.msgpack.Decoder[Any]]:
@@ -76,11 +111,13 @@ def flush_standard_streams() -> None:
             stream.flush()
 
 
-def _run_zygote(end: socket.socket, parent_pid: int) -> NoReturn:
+def _run_zygote(end: socket.socket, parent_pid: int, restart: Restart | None, parent_pidfd: int) -> NoReturn:
     status = 1
     try:
-        leave_parent({end.fileno()})
-        if not die_with_parent(parent_pid):
+        leave_parent({end.fileno()} if restart is None else {end.fileno(), parent_pidfd, *restart.fds})
+        if restart is not None:
+            signal.pthread_sigmask(signal.SIG_SETMASK, restart.start.blocked_signals)
+        elif not die_with_parent(parent_pid):
             os._exit(1)
         set_process_name("rb-zygote")
         _raise_open_files_limit()
@@ -91,19 +128,33 @@ def _run_zygote(end: socket.socket, parent_pid: int) -> NoReturn:
             unwatched=encode_message(Unwatched(FIRST_PLACE)),
             ended=encode_message(Ended(FIRST_PLACE, SECOND_PLACE)),
         )
+        if restart is not None:
+            server.outlive(parent_pidfd, restart.config_fd, restart.launcher_pidfd, restart.kept_fds)
         gc.collect()
         gc.freeze()  # neither here nor in a child a collection writes to these pages
-        _serve(server, end)
-        status = 0
+        status = _serve(server, end, restart)
     except BaseException:
         _log.exception("the zygote ends with an error")
     finally:
         os._exit(status)
 
 
-def _serve(server: ForkServer, end: socket.socket) -> None:
+def _serve(server: ForkServer, end: socket.socket, restart: Restart | None) -> int:
+    """Returns the exit status."""
     decoder: msgspec.msgpack.Decoder[ToZygote] = message_decoder(ToZygote)
     while (event := server.serve()) != CLOSED:
+        if event == ORPHANED:
+            _log.info("the engine ends with the process that has started it")
+            signal.pidfd_send_signal(server.supervisor_pidfd, signal.SIGKILL)
+            break
+        if event == DIED:
+            assert restart is not None, "a zygote that ends with its supervisor"
+            end.close()
+            if not restart.allows(server.supervisor_status if server.supervisor_pid else None):
+                break
+            _log.warning("the control plane has died; starting another")
+            end = _start_another(server, restart)
+            continue
         data, fds = server.take_message()
         message = decoder.decode(data)
         if event == CHILD:
@@ -111,6 +162,16 @@ def _serve(server: ForkServer, end: socket.socket) -> None:
             live(message, fds, server.ring_fd, None)
         assert isinstance(message, DropPrivileges)
         end.send(encode_message(Dropped(_drop(message))))
+    return os.waitstatus_to_exitcode(server.supervisor_status) & 0xFF if server.supervisor_pid else 0
+
+
+def _start_another(server: ForkServer, restart: Restart) -> socket.socket:
+    """Have the next supervisor come; this end of the channel to it. Raises `OSError`."""
+    crash_point("control plane: death seen")
+    os.close(server.supervisor_pidfd)
+    following = restart.start_another(server.config_fd)
+    server.follow(following.end.fileno(), following.pid, following.pidfd)
+    return following.end
 
 
 def _drop(message: DropPrivileges) -> str:

@@ -20,15 +20,18 @@ cdef extern from *:
     static int ringblk_pidfd_getfd(int pidfd, int fd) { return (int)syscall(__NR_pidfd_getfd, pidfd, fd, 0); }
     static int ringblk_die_with_parent(int signal) { return prctl(PR_SET_PDEATHSIG, signal); }
     static int ringblk_set_name(const char *name) { return prctl(PR_SET_NAME, name); }
+    static int ringblk_dies_with_parent(void) { int signal = 0; prctl(PR_GET_PDEATHSIG, &signal); return signal; }
     #else
     #include <errno.h>
     static int ringblk_pidfd_getfd(int pidfd, int fd) { (void)pidfd; (void)fd; errno = ENOSYS; return -1; }
     static int ringblk_die_with_parent(int signal) { (void)signal; return 0; }
     static int ringblk_set_name(const char *name) { (void)name; return 0; }
+    static int ringblk_dies_with_parent(void) { return 0; }
     #endif
     """
     int ringblk_die_with_parent(int signal)
     int ringblk_set_name(const char *name)
+    int ringblk_dies_with_parent()
     int ringblk_pidfd_getfd(int pidfd, int fd)
 
 
@@ -39,6 +42,11 @@ def die_with_parent(parent_pid: int) -> bool:
     """
     ringblk_die_with_parent(SIGKILL)
     return os.getppid() == parent_pid
+
+
+def dies_with_parent() -> bool:
+    """Whether the kernel sends this process a signal when its parent ends (PR_SET_PDEATHSIG)."""
+    return ringblk_dies_with_parent() != 0
 
 
 def ignore_signal(number: int) -> None:

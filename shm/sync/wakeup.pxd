@@ -31,14 +31,21 @@ cdef inline void drain_eventfd(int eventfd) noexcept nogil:
     read(eventfd, &count, sizeof(count))
 
 
-cdef inline void wait_either(int eventfd, int fd) noexcept nogil:
-    """Block until the eventfd was written, which resets it, or `fd` is readable. A signal ends the wait early."""
-    cdef pollfd[2] waited
+cdef inline bint wait_any(int eventfd, int fd, int channel_fd) noexcept nogil:
+    """Block until the eventfd was written, which resets it, `fd` is readable, or the channel's other end is closed: True.
+
+    A negative `fd` stands for none. A signal ends the wait early.
+    """
+    cdef pollfd[3] waited
     waited[0].fd = eventfd
     waited[1].fd = fd
+    waited[2].fd = channel_fd
     waited[0].events = waited[1].events = POLLIN
-    if poll(waited, 2, -1) > 0 and waited[0].revents & POLLIN:
+    waited[2].events = 0   # POLLHUP is told of always: messages do not end the wait, they are announced
+    waited[0].revents = waited[2].revents = 0
+    if poll(waited, 3, -1) > 0 and waited[0].revents & POLLIN:
         drain_eventfd(eventfd)
+    return waited[2].revents != 0
 
 
 cdef inline void prepare_sleep(uint32_t *sleeping) noexcept nogil:

@@ -45,6 +45,8 @@ PENDING_POINTS = [name for name in POINTS if name.startswith("pending:")]
 """Reached where requests wait for somebody else, which those of a block device do not."""
 KEPT_POINTS = [name for name in POINTS if name.startswith(("reply:", "channel:"))]
 """Reached where a session is kept: tests/crash/test_kept_session.py."""
+CONTROL_PLANE_POINTS = [name for name in POINTS if name.startswith("control plane:")]
+"""Reached where a control plane begins, ends or is started again: tests/crash/test_walk_control_plane.py."""
 FIRST_START_POINTS = ["recovery: record initialised"]
 RECORD_POINTS = [name for name in POINTS if name.startswith(("record:", "rate group:"))]
 """Reached where something is set: tests/crash/test_settings_record.py."""
@@ -60,6 +62,7 @@ CHILD_POINTS = [
     + OVERLAP_POINTS
     + WORKERS_POINTS
     + PENDING_POINTS
+    + CONTROL_PLANE_POINTS
     + FIRST_START_POINTS
     + RECORD_POINTS
     + KEPT_POINTS

@@ -25,9 +25,10 @@ from tests.rigs import standing_workers
 from tests.rigs.child_process import ends_with_tests
 from tests.rigs.control_client import ControlClient, kill_and_reap
 from tests.rigs.engine_rig import DEADLINE_S, NOBODY, environment, eventually
-from tests.rigs.process_tree import drive_processes_of
+from tests.rigs.process_tree import drive_processes_of, kill_all_with, wait_none_with
 
 DISK_BYTES = 256 << 10
+STARTED = "the control plane has died; starting another"
 Settings = Mapping[str, object]
 
 
@@ -62,13 +63,17 @@ class ManyDrives:
         self.config_path = self.folder / f"engine-{number}.json"
         self.config_path.write_text(json.dumps(config))
         self._log_path = self.folder / f"log-{number}"
+        self.mark = f"RINGBLK_TEST={self.folder.name}-{number}"
+        """In the environment of all its processes."""
         with self._log_path.open("wb") as log:
             self.process = subprocess.Popen(
                 ends_with_tests([*standing_workers.PROGRAM, f"--config={self.config_path}", *options]),
                 stderr=log,
-                env=environment(),
+                env={**environment(), **dict([self.mark.split("=")])},
                 preexec_fn=prepare,
             )
+        self.pid = self.process.pid
+        """The control plane: the process that was started, or one that came in its place."""
         eventually(
             lambda: self._is_up(set(drives) - set(gone), has_control) or self.process.poll() is not None,
             "the engine's start",
@@ -84,7 +89,32 @@ class ManyDrives:
         with socket.socket(socket.AF_UNIX) as probe:
             if probe.connect_ex(str(self.control.socket_path)) != 0:
                 return False
-            return peer_process_id(probe) == self.process.pid
+            return peer_process_id(probe) == self.pid
+
+    def kill_control_plane(self) -> None:
+        """SIGKILL it, and wait until another has begun all its drives."""
+        lines = self.log().count(STARTED)
+        former = self.pid
+        os.kill(former, signal.SIGKILL)
+        self.wait_restarted(lines + 1)
+        assert self.pid != former
+
+    def wait_restarted(self, times: int) -> None:
+        """Wait until so many control planes have come in the place of others, and the last one answers."""
+        eventually(lambda: self.log().count(STARTED) >= times, "another control plane")
+        eventually(self._find_control_plane, "its control API")
+
+    def _find_control_plane(self) -> bool:
+        """Whether it answers, whichever process it is."""
+        with socket.socket(socket.AF_UNIX) as probe:
+            if probe.connect_ex(str(self.control.socket_path)) != 0:
+                return False
+            pid = peer_process_id(probe)
+        if pid is None or pid == self.process.pid:
+            return False
+        self.pid = pid
+        states = [drive["state"]["state"] for drive in self.control.get("/drives")["drives"].values()]
+        return "starting" not in states
 
     def settings(self, name: str, **settings: object) -> dict[str, object]:
         """All that a drive of that name needs, and its image."""
@@ -121,7 +151,7 @@ class ManyDrives:
     def snapshots(self) -> dict[str, StatisticsSnapshot]:
         """The drives as their segments tell, by name."""
         found = RunningEngines().snapshots()
-        return {each.drive: each for each in found if each.supervisor_pid == self.process.pid}
+        return {each.drive: each for each in found if each.supervisor_pid == self.pid}
 
     def processes(self, name: str) -> set[int]:
         """The processes of one drive."""
@@ -142,7 +172,7 @@ class ManyDrives:
 
     def records(self) -> list[str]:
         """The names of its drives' records."""
-        return [found.name for found in records_of_process(self.process.pid, [NOBODY])]
+        return [found.name for found in records_of_process(self.pid, [NOBODY])]
 
     def lists(self) -> list[str]:
         """The names of its records of what was added and removed."""
@@ -150,23 +180,30 @@ class ManyDrives:
 
     def _own_names(self, prefix: str) -> list[str]:
         """Those of shared memory that tell of its process."""
-        return [name for name in shared_names(prefix) if f"-{self.process.pid}-" in f"{name}-"]
+        return [name for name in shared_names(prefix) if f"-{self.pid}-" in f"{name}-"]
 
     def children(self) -> set[int]:
-        return set(drive_processes_of(self.process.pid))
+        return set(drive_processes_of(self.pid))
 
     def holdings(self) -> tuple[int, set[str], set[int]]:
         """What a drive that is gone could have left: descriptors, shared memory, processes.
 
         A connection of the control API's is there for a moment longer than the test's end of it.
         """
-        fd_count = len(os.listdir(f"/proc/{self.process.pid}/fd"))
+        fd_count = len(os.listdir(f"/proc/{self.pid}/fd"))
         return fd_count, set(self._own_names("ringblk-")), self.children()
 
     def end(self, number: int = signal.SIGTERM) -> int:
-        """Send a signal; the exit status."""
-        self.process.send_signal(number)
-        return self.process.wait(DEADLINE_S)
+        """Send a signal to the control plane; the exit status of the process that was started."""
+        os.kill(self.pid, number)
+        status = self.process.wait(DEADLINE_S)
+        wait_none_with(self.mark)
+        return status
+
+    def kill(self) -> None:
+        """SIGKILL all its processes, so that nobody starts a control plane again."""
+        kill_all_with(self.mark)
+        self.process.wait()
 
     def __enter__(self) -> "ManyDrives":
         return self
@@ -180,10 +217,8 @@ class ManyDrives:
 
     def close(self) -> None:
         """Kill it if it runs, and remove what it has left for a successor."""
-        if self.process.poll() is None:
-            self.process.kill()
-            self.process.wait()
-        for left in records_of_process(self.process.pid, [NOBODY]):
+        self.kill()
+        for left in records_of_process(self.pid, [NOBODY]):
             left.remove()
         for name in self.lists():
             remove_record(name)

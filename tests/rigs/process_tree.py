@@ -1,6 +1,9 @@
 """An engine's processes, found in /proc."""
 
 import contextlib
+import os
+import signal
+import time
 from pathlib import Path
 
 ZYGOTE = "rb-zygote"
@@ -21,8 +24,11 @@ def children_of(pid: int) -> list[int]:
 
 
 def zygotes_of(pid: int) -> list[int]:
-    """An engine's zygotes: one, or none, or one that has just died and the next."""
-    return [child for child in children_of(pid) if process_name(child) == ZYGOTE]
+    """An engine's zygotes: one, or none, or one that has just died and the next.
+
+    The one that has started this supervisor in the place of another is its parent.
+    """
+    return [each for each in (parent_of(pid), *children_of(pid)) if process_name(each) == ZYGOTE]
 
 
 def drive_processes_of(pid: int) -> list[int]:
@@ -30,11 +36,40 @@ def drive_processes_of(pid: int) -> list[int]:
 
     What the supervisor has forked has its name at first, and may be a zygote: it is left out.
     """
-    found = []
-    for child in children_of(pid):
-        name = process_name(child)
-        if name == ZYGOTE:
-            found += children_of(child)
-        elif name != process_name(pid):
-            found.append(child)
+    found = [child for child in children_of(pid) if process_name(child) not in (ZYGOTE, process_name(pid))]
+    for zygote in zygotes_of(pid):
+        found += [child for child in children_of(zygote) if child != pid]
     return found
+
+
+def parent_of(pid: int) -> int:
+    """Its parent; 0 where there is no such process."""
+    with contextlib.suppress(OSError):
+        return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
+    return 0
+
+
+def processes_with(variable: str) -> list[int]:
+    """Living processes whose environment at their start has this (NAME=VALUE)."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*/environ"):
+        with contextlib.suppress(OSError):
+            if variable.encode() in path.read_bytes().split(b"\0"):
+                found.append(int(path.parent.name))
+    return found
+
+
+def kill_all_with(variable: str) -> None:
+    """SIGKILL all of them, and what they start meanwhile."""
+    while pids := processes_with(variable):
+        for pid in pids:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+
+
+def wait_none_with(variable: str, timeout_s: float = 30.0) -> None:
+    """Wait until there is none of them any more."""
+    deadline_s = time.monotonic() + timeout_s
+    while pids := processes_with(variable):
+        assert time.monotonic() < deadline_s, f"left: {[(pid, process_name(pid)) for pid in pids]}"
+        time.sleep(0.05)  # each look is at all processes of the machine

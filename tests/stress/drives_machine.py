@@ -192,11 +192,19 @@ class DrivesMachine(RuleBasedStateMachine):
     @rule()
     def kill_engine(self) -> None:
         """All drives are in the next engine, as they were set."""
-        self.engine.process.kill()
-        self.engine.process.wait()
+        self.engine.kill()
         counts["kills"] += 1
         self.engine = ManyDrives({}, after=self.engine)
         self.control = self.engine.control
+        for guest in self.guests.values():
+            if guest.frontend is not None:
+                guest.frontend.reconnect()
+
+    @rule()
+    def kill_control_plane(self) -> None:
+        """It is started again, and all drives are there as they were set."""
+        self.engine.kill_control_plane()
+        counts["kills"] += 1
         for guest in self.guests.values():
             if guest.frontend is not None:
                 guest.frontend.reconnect()

@@ -22,6 +22,10 @@ cdef class UringForm(AsyncForm):
     cdef uint32_t depth
     cdef uint64_t woken_count     # what the eventfd said; the kernel writes here
     cdef bint is_watching         # a read of the eventfd is under way
+    cdef int channel_fd           # whose other end is watched; -1: none
+    cdef bint is_watching_end
+    cdef bint has_hung_up         # it is closed
 
     cdef void wait(self, int eventfd, bint has_work) noexcept nogil
+    cdef void _watch_end(self) noexcept nogil
     cdef void _watch(self, int eventfd) noexcept nogil

@@ -2,7 +2,8 @@
 """The asynchronous form that io_uring gives to every backend with a descriptor (`NativeBackend.fd`).
 
 The ring is made before the fork and kept by the parent as a fence (workers/uring/ring.pyx). It may watch an
-eventfd besides, so that one call waits for completions and whoever wakes this process.
+eventfd and the other end of a channel besides, so that one call waits for completions and whoever wakes this
+process.
 """
 
 from libc.errno cimport EAGAIN, EOPNOTSUPP
@@ -17,8 +18,8 @@ from ringblk.workers.backends.asynchronous cimport (
 )
 from ringblk.workers.backends.native cimport NativeBackend
 from ringblk.workers.uring.ring cimport (
-    IORING_FSYNC_DATASYNC, IORING_OP_FSYNC, IORING_OP_READ, IORING_OP_READV, IORING_OP_WRITE, IORING_OP_WRITEV, Uring,
-    io_uring_cqe, io_uring_sqe,
+    IORING_FSYNC_DATASYNC, IORING_OP_FSYNC, IORING_OP_POLL_ADD, IORING_OP_READ, IORING_OP_READV, IORING_OP_WRITE, IORING_OP_WRITEV,
+    Uring, io_uring_cqe, io_uring_sqe,
 )
 
 cdef extern from "sys/uio.h" nogil:
@@ -28,21 +29,23 @@ cdef enum:
     VECTOR_LIMIT = 128    # ranges of a request that goes through the ring
 
 cdef uint64_t WAKE_MARK = <uint64_t>-1   # user data of the read of the eventfd
+cdef uint64_t END_MARK = <uint64_t>-2    # of the look at the channel's other end
 
 
 cdef class UringForm(AsyncForm):
-    """As many places as `uring` has entries but one, which is left for the eventfd.
+    """As many places as `uring` has entries but two, which are left for the eventfd and the channel's end.
 
     What finds no place, is not aligned or very scattered is for the blocking form; so is what failed here or fell
     short: that continues short transfers, and knows the error.
     """
 
-    def __init__(self, Uring uring, NativeBackend backend):
+    def __init__(self, Uring uring, NativeBackend backend, int channel_fd=-1):
         cdef uint32_t place
         self.uring = uring
         self.backend = backend
         self.ready_fd = uring.fd
-        self.depth = uring.entry_count - 1
+        self.channel_fd = channel_fd
+        self.depth = uring.entry_count - 2
         self.vectors = <iovec *>calloc(self.depth * VECTOR_LIMIT, sizeof(iovec))
         self.places = <Place *>calloc(self.depth, sizeof(Place))
         self.free_places = <uint32_t *>calloc(self.depth, sizeof(uint32_t))
@@ -105,9 +108,12 @@ cdef class UringForm(AsyncForm):
         cdef bint has_entered = False
         while True:
             if self.uring.take_completion(&completion):
-                if completion.user_data != WAKE_MARK:
+                if completion.user_data < END_MARK:
                     break
-                self.is_watching = False
+                if completion.user_data == WAKE_MARK:
+                    self.is_watching = False
+                else:
+                    self.is_watching_end, self.has_hung_up = False, completion.res > 0
             elif has_entered or not self.uring.has_completions():
                 return False
             else:
@@ -126,7 +132,21 @@ cdef class UringForm(AsyncForm):
     cdef void wait(self, int eventfd, bint has_work) noexcept nogil:
         """Submit what was begun; unless there is other work, wait until something is done or the eventfd is written."""
         self._watch(eventfd)
+        self._watch_end()
         self.uring.enter(0 if has_work else 1)
+
+    cdef void _watch_end(self) noexcept nogil:
+        """Have a completion posted when the channel's other end is closed."""
+        cdef io_uring_sqe *entry
+        if self.channel_fd < 0 or self.is_watching_end or self.has_hung_up:
+            return
+        entry = self.uring.next_entry()
+        if entry == NULL:
+            return   # as in _watch
+        entry.opcode = IORING_OP_POLL_ADD   # of POLLHUP alone, which needs not be asked for
+        entry.fd = self.channel_fd
+        entry.user_data = END_MARK
+        self.is_watching_end = True
 
     cdef void _watch(self, int eventfd) noexcept nogil:
         """Have a completion posted when the eventfd is written."""

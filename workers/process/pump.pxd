@@ -14,6 +14,7 @@ cdef class Pump:
     cdef RequestExecutor executor
     cdef int own_eventfd
     cdef int dispatcher_eventfd
+    cdef int channel_fd
     cdef uint32_t pending_count    # requests that wait for somebody else
 
     cdef bint _run(self) noexcept nogil
@@ -21,4 +22,5 @@ cdef class Pump:
     cdef bint has_memory_for(self, uint32_t slot_index) noexcept nogil
     cdef uint32_t _reap(self) noexcept nogil
     cdef void _push_done(self, uint32_t slot_index) noexcept nogil
+    cdef void note_left_alone(self) noexcept nogil
     cdef void _sleep(self, uint32_t head) noexcept nogil

@@ -16,7 +16,7 @@ from ringblk.shm.sync.crash_point cimport crash_point
 from ringblk.shm.memory.guest_memory cimport GuestMemory
 from ringblk.shm.layout.slot cimport RequestSlot
 from ringblk.shm.state.segment cimport StateHeader, StateSegment, WorkerState
-from ringblk.shm.sync.wakeup cimport drain_eventfd, end_sleep, prepare_sleep, wait_either, wake
+from ringblk.shm.sync.wakeup cimport end_sleep, prepare_sleep, wait_any, wake
 from ringblk.workers.requests.request cimport OUTCOME_PENDING, RequestExecutor
 
 cdef enum:
@@ -27,11 +27,12 @@ cdef enum:
 cdef class Pump:
     """Runs one worker's rings until there is a message to read or an error to report.
 
-    `own_eventfd` wakes this worker, `dispatcher_eventfd` the dispatcher.
+    `own_eventfd` wakes this worker, `dispatcher_eventfd` the dispatcher. A channel that is closed at its other
+    end wakes this worker, too: that is a message to be read.
     """
 
     def __init__(self, StateSegment state, uint32_t worker_index, GuestMemory memory, RequestExecutor executor,
-                 int own_eventfd, int dispatcher_eventfd):
+                 int own_eventfd, int dispatcher_eventfd, int channel_fd):
         self.state = state
         self.worker = &state.workers[worker_index]
         self.submit_entries = state.submit_entries(worker_index)
@@ -41,6 +42,7 @@ cdef class Pump:
         self.executor = executor
         self.own_eventfd = own_eventfd
         self.dispatcher_eventfd = dispatcher_eventfd
+        self.channel_fd = channel_fd
         store_relaxed_32(&self.worker.sleeping, 0)   # a predecessor may have died asleep
 
     def run(self):
@@ -132,6 +134,10 @@ cdef class Pump:
             wake(&self.state.header.dispatcher_sleeping, self.dispatcher_eventfd)
         return count
 
+    cdef void note_left_alone(self) noexcept nogil:
+        """Nobody is at the channel's other end any more: have it read."""
+        store_relaxed_32(&self.worker.control_pending, 1)
+
     cdef bint has_memory_for(self, uint32_t slot_index) noexcept nogil:
         """Whether every region that the slot may name is mapped here; otherwise the channel says where it is."""
         return <int32_t>(self.state.slots[slot_index].memory_epoch - self.memory.epoch) <= 0
@@ -147,11 +153,11 @@ cdef class Pump:
         crash_point("worker: done published")
 
     cdef void _sleep(self, uint32_t head) noexcept nogil:
+        cdef int outcome_fd = self.executor.outcome_fd if self.pending_count else -1
         prepare_sleep(&self.worker.sleeping)
         crash_point("worker: about to sleep")
         if head == load_acquire_32(&self.worker.submit_tail) and not load_acquire_32(&self.worker.control_pending):
-            if self.pending_count == 0:
-                drain_eventfd(self.own_eventfd)
-            elif not self.executor.has_outcomes():
-                wait_either(self.own_eventfd, self.executor.outcome_fd)
+            if self.pending_count == 0 or not self.executor.has_outcomes():
+                if wait_any(self.own_eventfd, outcome_fd, self.channel_fd):
+                    self.note_left_alone()
         end_sleep(&self.worker.sleeping)

@@ -13,5 +13,6 @@ class UringPump(Pump):
         executor: RequestExecutor,
         own_eventfd: int,
         dispatcher_eventfd: int,
+        channel_fd: int,
         form: UringForm,
     ) -> None: ...

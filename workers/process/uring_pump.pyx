@@ -23,8 +23,9 @@ cdef class UringPump(Pump):
 
     cdef UringForm form
 
-    def __init__(self, state, worker_index, memory, executor, own_eventfd, dispatcher_eventfd, UringForm form):
-        Pump.__init__(self, state, worker_index, memory, executor, own_eventfd, dispatcher_eventfd)
+    def __init__(self, state, worker_index, memory, executor, own_eventfd, dispatcher_eventfd, channel_fd,
+                 UringForm form):
+        Pump.__init__(self, state, worker_index, memory, executor, own_eventfd, dispatcher_eventfd, channel_fd)
         self.form = form
 
     cdef bint _run(self) noexcept nogil:
@@ -35,6 +36,9 @@ cdef class UringPump(Pump):
             if load_acquire_32(&self.worker.control_pending):
                 return True
             progress = self._reap()
+            if self.form.has_hung_up:
+                self.note_left_alone()
+                continue
             if not self._begin_all(&head):
                 return True
             if self.executor.last_error:

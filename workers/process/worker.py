@@ -47,22 +47,22 @@ def run_worker(setup: WorkerSetup, channel: Channel[ToWorker]) -> None:
     errors = HostErrors(who)
     try:
         executor = setup.requests.make_executor(setup.state, memory)
-        pump = make_pump(setup, memory, executor)
+        pump = make_pump(setup, channel.socket.fileno(), memory, executor)
         while _read_channel(channel, memory, pump):
             if not pump.run():
                 errors.report(executor.take_error()[0])
             report_refused(who)
     except ChannelClosed:
-        _log.info("worker %d: the supervisor is gone", setup.worker_index)
+        _log.info("worker %d ends: the supervisor is gone", setup.worker_index)
 
 
-def make_pump(setup: WorkerSetup, memory: GuestMemory, executor: RequestExecutor) -> Pump:
+def make_pump(setup: WorkerSetup, channel_fd: int, memory: GuestMemory, executor: RequestExecutor) -> Pump:
     """The loop that the worker is to run."""
     own, dispatcher = setup.own_eventfd, setup.dispatcher_eventfd
     if setup.uring is None or executor.outcome_fd >= 0:  # the plain one knows how to wait for two things
-        return Pump(setup.state, setup.worker_index, memory, executor, own, dispatcher)
-    form = UringForm(setup.uring, setup.backend)
-    return UringPump(setup.state, setup.worker_index, memory, executor, own, dispatcher, form)
+        return Pump(setup.state, setup.worker_index, memory, executor, own, dispatcher, channel_fd)
+    form = UringForm(setup.uring, setup.backend, channel_fd)
+    return UringPump(setup.state, setup.worker_index, memory, executor, own, dispatcher, channel_fd, form)
 
 
 def _read_channel(channel: Channel[ToWorker], memory: GuestMemory, pump: Pump) -> bool:

@@ -22,6 +22,7 @@ cdef extern from "linux/io_uring.h" nogil:
         IORING_OP_FSYNC
         IORING_OP_READ
         IORING_OP_WRITE
+        IORING_OP_POLL_ADD
         IORING_FSYNC_DATASYNC
     struct io_sqring_offsets:
         uint32_t head, tail, ring_mask, ring_entries, flags, dropped, array

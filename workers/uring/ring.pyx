@@ -54,15 +54,18 @@ cdef extern from * nogil:
     int ringblk_uring_enter(int fd, uint32_t to_submit, uint32_t min_complete, uint32_t flags)
 
 
-cdef uint8_t[5] OPERATIONS = [
-    IORING_OP_READ, IORING_OP_WRITE, IORING_OP_READV, IORING_OP_WRITEV, IORING_OP_FSYNC,
+cdef enum:
+    OPERATION_COUNT = 6
+
+cdef uint8_t[OPERATION_COUNT] OPERATIONS = [
+    IORING_OP_READ, IORING_OP_WRITE, IORING_OP_READV, IORING_OP_WRITEV, IORING_OP_FSYNC, IORING_OP_POLL_ADD,
 ]
 
 
 cdef class Uring:
     """A ring of `entry_count` (a power of two) submissions. Raises `OSError` where the kernel has none.
 
-    It takes the operations that requests need and no other: what goes through a ring passes by the filter of
+    It takes the operations that requests and waiting need and no other: what goes through a ring passes by the filter of
     system calls.
     """
 
@@ -182,7 +185,7 @@ cdef class Uring:
 
 cdef int make_ring(uint32_t entry_count, io_uring_params *params) noexcept nogil:
     """The descriptor of a new ring that takes `OPERATIONS` only, or a negative errno (io_uring_register(2))."""
-    cdef io_uring_restriction restrictions[5]
+    cdef io_uring_restriction restrictions[OPERATION_COUNT]
     cdef int index, fd, error
     memset(params, 0, sizeof(io_uring_params))
     params.flags = (IORING_SETUP_SUBMIT_ALL | IORING_SETUP_COOP_TASKRUN | IORING_SETUP_TASKRUN_FLAG
@@ -191,10 +194,10 @@ cdef int make_ring(uint32_t entry_count, io_uring_params *params) noexcept nogil
     if fd < 0:
         return -errno
     memset(restrictions, 0, sizeof(restrictions))
-    for index in range(5):
+    for index in range(OPERATION_COUNT):
         restrictions[index].opcode = IORING_RESTRICTION_SQE_OP
         restrictions[index].sqe_op = OPERATIONS[index]
-    if ringblk_uring_register(fd, IORING_REGISTER_RESTRICTIONS, restrictions, 5) < 0 or \
+    if ringblk_uring_register(fd, IORING_REGISTER_RESTRICTIONS, restrictions, OPERATION_COUNT) < 0 or \
             ringblk_uring_register(fd, IORING_REGISTER_ENABLE_RINGS, NULL, 0) < 0:
         error = errno
         close(fd)

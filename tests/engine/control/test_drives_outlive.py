@@ -26,8 +26,7 @@ def test_drives_that_came_outlive_the_engine(engine: ManyDrives) -> None:
     engine.control.change("/drives/vm1", cache="unsafe")
     disk = engine.frontend("vm1")
     disk.write(0, b"x" * 512)
-    engine.process.kill()
-    engine.process.wait()
+    engine.kill()
     with ManyDrives({}, after=engine) as after:
         answer = after.control.get("/drives")["drives"]
         assert list(answer) == ["vm1"]
@@ -43,8 +42,7 @@ def test_drives_that_came_outlive_the_engine(engine: ManyDrives) -> None:
 def test_a_drive_of_the_file_that_was_removed_stays_so() -> None:
     with ManyDrives({"vm1": {}, "vm2": {}}) as engine:
         assert engine.delete("vm1")[0] == 204
-        engine.process.kill()
-        engine.process.wait()
+        engine.kill()
         with ManyDrives({"vm1": {}, "vm2": {}}, after=engine, gone=("vm1",)) as after:
             assert list(after.control.get("/drives")["drives"]) == ["vm2"]
             assert "vm1" in after.log()

@@ -2,7 +2,6 @@
 
 import json
 import os
-import signal
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -204,8 +203,7 @@ def test_a_takeover_of_all_leaves_no_drive_behind(tmp_path: Path) -> None:
 
 def test_what_is_left_of_a_killed_engine_is_found_by_drive() -> None:
     with ManyDrives({"vm1": {}, "vm2": {}}) as killed:
-        killed.process.send_signal(signal.SIGKILL)
-        killed.process.wait()
+        killed.kill()
         assert len(records_of_process(killed.process.pid)) == 2
         with ManyDrives({"vm1": {}, "vm2": {}}, after=killed) as engine, engine.frontend("vm2") as disk:
             disk.write(0, b"k" * 512)

@@ -14,6 +14,7 @@ from ringblk import Frontend
 from ringblk.engine.supervisor import zygote_process
 from ringblk.engine.supervisor.zygote_process import Zygote
 from ringblk.engine.zygote.messages import WorkerRole
+from ringblk.engine.zygote.restart import Restart
 from ringblk.engine.zygote.zygote import ZygoteEnd, fork_zygote
 from ringblk.shm.sync.channel import Channel
 from ringblk.workers.backends.null import NullBackend
@@ -144,8 +145,8 @@ def test_a_zygote_that_does_not_run_is_killed(monkeypatch: pytest.MonkeyPatch) -
 
 
 def test_zygotes_that_die_each_time_are_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
-    def fork_dying() -> ZygoteEnd:
-        end = fork_zygote()
+    def fork_dying(restart: Restart | None) -> ZygoteEnd:
+        end = fork_zygote(restart)
         os.kill(end.pid, signal.SIGKILL)
         return end
 

@@ -1,0 +1,67 @@
+"""How this process was started: enough to start the same program again, in the same surroundings."""
+
+import os
+import signal
+import sys
+from collections.abc import Collection, Iterable, Mapping
+
+import msgspec
+
+ADOPT_VARIABLE = "RINGBLK_ADOPT"
+"""Names the descriptor by which a program that is started again learns what it is to go on with."""
+_OF_ONE_PROCESS = (ADOPT_VARIABLE, "LISTEN_PID", "LISTEN_FDS", "LISTEN_FDNAMES")
+_DISPOSED_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+_IGNORED_BY_PYTHON = (signal.SIGPIPE, signal.SIGXFSZ)
+
+
+class ProgramStart(msgspec.Struct, frozen=True, kw_only=True):
+    """The program, its arguments, and what it has from whoever started it."""
+
+    executable: str
+    arguments: tuple[str, ...]
+    environment: dict[str, str]
+    """Without what is meant for one process alone."""
+    name: str
+    """As process listings show it."""
+    ignored_signals: frozenset[int]
+    """Of those that end a program, what it was started to ignore (nohup(1))."""
+    blocked_signals: frozenset[int]
+
+    @classmethod
+    def of_this_process(cls) -> "ProgramStart":
+        """To be asked before anything of that is changed."""
+        with open("/proc/self/comm", errors="surrogateescape") as name_file:
+            name = name_file.read().rstrip("\n")
+        return cls(
+            executable=sys.executable or sys.orig_argv[0],
+            arguments=tuple(sys.orig_argv),
+            environment={key: value for key, value in os.environ.items() if key not in _OF_ONE_PROCESS},
+            name=name,
+            ignored_signals=frozenset(
+                number for number in _DISPOSED_SIGNALS if signal.getsignal(number) == signal.SIG_IGN
+            ),
+            blocked_signals=frozenset(signal.pthread_sigmask(signal.SIG_BLOCK, ())),
+        )
+
+    def again(self, added: Mapping[str, str], fds: Collection[int]) -> int:
+        """Start it once more, as a child of this process; its process id. Raises `OSError`.
+
+        `added` comes to its environment. It has `fds` under the same numbers, besides the standard streams.
+        Its working directory is this process's.
+        """
+        _set_inheritable(fds, is_inheritable=True)
+        try:
+            return os.posix_spawn(
+                self.executable,
+                self.arguments,
+                {**self.environment, **added},
+                setsigmask=self.blocked_signals,
+                setsigdef={*_DISPOSED_SIGNALS, *_IGNORED_BY_PYTHON} - self.ignored_signals,
+            )
+        finally:
+            _set_inheritable(fds, is_inheritable=False)
+
+
+def _set_inheritable(fds: Iterable[int], *, is_inheritable: bool) -> None:
+    for fd in fds:
+        os.set_inheritable(fd, is_inheritable)

@@ -1,0 +1,106 @@
+"""From a configuration to an engine that runs: the zygote comes first, before asyncio is imported.
+
+The zygote of an engine with a list of drives outlives this process where that dies, and starts it again.
+"""
+
+import gc
+import logging
+import os
+
+from ringblk.engine.base.asyncio_import import import_asyncio_without_tls
+from ringblk.engine.base.exit_status import ExitStatus
+from ringblk.engine.base.log_format import start_logging
+from ringblk.engine.base.program_start import ProgramStart
+from ringblk.engine.base.service_manager import ServiceManager
+from ringblk.engine.options.config import EngineConfig
+from ringblk.engine.program.adoption import keep_config, take_adoption
+from ringblk.engine.program.told_to_end import held_back, told_by_exception
+from ringblk.engine.zygote.restart import Restart, launcher_pidfd, listening_fds
+from ringblk.engine.zygote.zygote import ZygoteEnd, fork_zygote, take_leave
+from ringblk.shm.sync.process import crash_point, set_process_name
+from ringblk.workers.backends.opening import import_backend
+
+_log = logging.getLogger(__name__)
+
+
+def start_engine(config: EngineConfig, start: ProgramStart, manager: ServiceManager) -> int:
+    """Run an engine until it ends; its exit status. Raises `ProgramError`."""
+    start_logging(config.log_format)
+    if config.is_sole:
+        zygote_end = _fork_zygote(config, None) if config.runs_own_code_only else None
+        return _serve(config, manager, zygote_end)
+    restart = _plan_restart(config, start)
+    with told_by_exception():
+        with held_back():
+            zygote_end = _fork_zygote(config, restart)
+        return _serve_list(config, manager, zygote_end, restart)
+    return ExitStatus.FAILED
+
+
+def start_again(start: ProgramStart, manager: ServiceManager) -> int:
+    """The same in the place of a process that has died: with what its zygote has kept."""
+    set_process_name(start.name)
+    adoption = take_adoption(os.environ)
+    start_logging(adoption.config.log_format)
+    manager.tell_main_process()
+    crash_point("control plane: started again")
+    restart = Restart(
+        start,
+        adoption.config_fd,
+        listening_fds(adoption.config),
+        adoption.launcher_pidfd,
+    )
+    with told_by_exception():
+        return _serve_list(adoption.config, manager, adoption.zygote_end, restart, is_again=True)
+    return ExitStatus.FAILED
+
+
+def _plan_restart(config: EngineConfig, start: ProgramStart) -> Restart | None:
+    """What it takes to start this engine's control plane again; None: a host without pidfds cannot."""
+    try:
+        return Restart(start, keep_config(config), listening_fds(config), launcher_pidfd())
+    except OSError as error:
+        _log.warning("the control plane cannot be started again, should it die: %s", error)
+        return None
+
+
+def _fork_zygote(config: EngineConfig, restart: Restart | None) -> ZygoteEnd:
+    """While nothing is imported that it has no use for. Raises `OSError`."""
+    for drive in config.drives.values():
+        if not drive.runs_user_code:
+            import_backend(drive.backend)
+    if not config.is_sole and config.control is not None:  # any may come
+        import_backend(None)
+        import_backend("memory")
+    gc.freeze()  # a collection would write to all that this process shares with the zygote
+    return fork_zygote(restart)
+
+
+def _serve_list(
+    config: EngineConfig,
+    manager: ServiceManager,
+    zygote_end: ZygoteEnd | None,
+    restart: Restart | None,
+    *,
+    is_again: bool = False,
+) -> int:
+    try:
+        return _serve(config, manager, zygote_end, restart, is_again=is_again)
+    finally:
+        if zygote_end is not None:
+            take_leave(zygote_end)  # nothing, where the engine has got as far as to do so
+
+
+def _serve(
+    config: EngineConfig,
+    manager: ServiceManager,
+    zygote_end: ZygoteEnd | None,
+    restart: Restart | None = None,
+    *,
+    is_again: bool = False,
+) -> int:
+    if config.runs_own_code_only:
+        import_asyncio_without_tls()
+    from ringblk.engine.program.serve import serve  # asyncio and all that: not before the zygote
+
+    return serve(config, manager=manager, zygote_end=zygote_end, restart=restart, is_again=is_again)

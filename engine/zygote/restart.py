@@ -1,0 +1,105 @@
+"""Starting the control plane again: what a zygote keeps for that, and how it does it.
+
+The next supervisor is the same program with the same arguments, a child of the zygote. It has its end of a
+new channel (`ADOPT_VARIABLE`), in which the first message waits: `TakeOn`.
+"""
+
+import logging
+import os
+import signal
+import socket
+from collections.abc import Sequence
+
+import msgspec
+
+from ringblk.engine.base.program_start import ADOPT_VARIABLE, ProgramStart
+from ringblk.engine.base.restart_limit import RestartLimit
+from ringblk.engine.options.config import EngineConfig
+from ringblk.engine.zygote.messages import TakeOn
+from ringblk.shm.sync.channel import Channel
+from ringblk.shm.sync.process import crash_point, dies_with_parent
+
+_log = logging.getLogger(__name__)
+
+_TOLD_TO_END = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+
+
+class NextSupervisor(msgspec.Struct, frozen=True):
+    """One that was started."""
+
+    pid: int
+    pidfd: int
+    end: socket.socket
+    """The zygote's end of the channel to it."""
+
+
+class Restart:
+    """Of one engine's control plane. The supervisor has it, too, for zygotes that come later."""
+
+    def __init__(
+        self, start: ProgramStart, config_fd: int, kept_fds: Sequence[int], launcher_pidfd: int = -1
+    ) -> None:
+        """`config_fd` is what the next supervisor is to read, `kept_fds` are what this one listens on.
+
+        `launcher_pidfd` is of a process that the engine is to end with; -1: there is none.
+        """
+        self.start = start
+        self.config_fd = config_fd
+        self.kept_fds = kept_fds
+        self.launcher_pidfd = launcher_pidfd
+        self._limit = RestartLimit()
+
+    @property
+    def fds(self) -> set[int]:
+        """All that a zygote keeps."""
+        return {self.config_fd, *self.kept_fds, self.launcher_pidfd} - {-1}
+
+    def allows(self, status: int | None) -> bool:
+        """Whether another is to be started after one that has not taken leave.
+
+        `status` is its wait status, where the zygote was its parent. One that came to an end by itself, or
+        was told to end before it could listen to that, has no successor.
+        """
+        if status is not None and (os.WIFEXITED(status) or os.WTERMSIG(status) in _TOLD_TO_END):
+            return False
+        if not self._limit.allows(0, 0, own_fault=True):
+            _log.error("the engine ends: its control plane dies again and again")
+            return False
+        return True
+
+    def start_another(self, config_fd: int) -> NextSupervisor:
+        """Start the next supervisor. Raises `OSError`."""
+        ours, theirs = Channel.socketpair()
+        with theirs:
+            has_launcher = self.launcher_pidfd >= 0
+            message = msgspec.msgpack.encode(TakeOn(os.getpid(), has_launcher))
+            fds = [config_fd, self.launcher_pidfd] if has_launcher else [config_fd]
+            socket.send_fds(ours, [message], fds)
+            pid = self.start.again({ADOPT_VARIABLE: str(theirs.fileno())}, [theirs.fileno(), *self.kept_fds])
+            crash_point("control plane: supervisor started")
+            return NextSupervisor(pid, os.pidfd_open(pid), ours)
+
+
+def listening_fds(config: EngineConfig) -> list[int]:
+    """The sockets that this process has inherited for its drives to listen on.
+
+    One that is connected is left out: who is at its other end is to see that the control plane has died.
+    """
+    inherited = [drive.fd for drive in config.drives.values() if drive.fd is not None]
+    return [fd for fd in inherited if _is_listening(fd)]
+
+
+def _is_listening(fd: int) -> bool:
+    try:
+        with socket.socket(fileno=os.dup(fd)) as end:
+            return bool(end.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN))
+    except OSError:
+        return False  # no socket, or none at all: whoever is to listen there says so
+
+
+def launcher_pidfd() -> int:
+    """A pidfd of the process that this one is to end with (PR_SET_PDEATHSIG); -1: there is none.
+
+    Raises `OSError`.
+    """
+    return os.pidfd_open(os.getppid()) if dies_with_parent() else -1
