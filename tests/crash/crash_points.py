@@ -28,7 +28,8 @@ NO_STEPS = {
     "busy_ns": "a statistic",
     "USED_F_NO_NOTIFY": "a hint: kicks that come all the same do no harm",
     "self.worker.sleeping, 0)": "the worker has just begun and holds nothing",
-    "control_pending, 1)": "a reminder for this process itself, whose channel has closed: that stays so",
+    "state.header.control_pending, 1)": "a reminder to the process itself: its channel has closed, and stays so",
+    "self.worker.control_pending, 1)": "the same, of a worker",
     "control_pending, 0)": "the channel is read right after, by this process or the next",
 }
 """Stores that are no step of a protocol, and why: part of the line -> reason."""
