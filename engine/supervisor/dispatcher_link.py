@@ -40,6 +40,10 @@ class DispatcherGone(DeviceError):  # noqa: N818
     """There is no dispatcher any more and there will be none: the drive's processes end."""
 
 
+def _gone() -> DispatcherGone:
+    return DispatcherGone("the engine ends")
+
+
 class _Request(msgspec.Struct):
     message: ToDispatcher
     fds: tuple[int, ...]
@@ -58,7 +62,7 @@ class DispatcherLink:
         self._begin: Callable[[], None] | None = None  # while its dispatcher was told nothing: tells it all
         self._request_ids = itertools.count(1)
         self._open: dict[int, _Request] = {}
-        self._failure: DispatcherGone | None = None
+        self._has_ended = False
 
     def connect(self, child: Child[FromDispatcher], told: Callable[[], Sent], recover: Recover) -> None:
         """Talk to this dispatcher from now on: what `told` gives first, then every open request again.
@@ -96,9 +100,9 @@ class DispatcherLink:
 
     def close(self) -> None:
         """The processes end at once: whoever waits for an answer, now or later, gets `DispatcherGone`."""
-        self._failure = DispatcherGone("the engine ends")
+        self._has_ended = True
         for request_id in list(self._open):
-            self._resolve(request_id, 0, self._failure)
+            self._resolve(request_id, 0, _gone())
 
     def stop(self) -> None:
         """Ask the dispatcher to end; nothing is in flight."""
@@ -131,8 +135,8 @@ class DispatcherLink:
         `settle` is called with whether it was done, at once when the answer comes and before anything else
         is sent: that is when the model changes.
         """
-        if self._failure is not None:
-            raise self._failure
+        if self._has_ended:
+            raise _gone()
         request_id = next(self._request_ids)
         message = make_message(request_id)
         answer: asyncio.Future[int] = asyncio.get_running_loop().create_future()
@@ -153,7 +157,10 @@ class DispatcherLink:
         while not (await asyncio.wait({answer}, timeout=NUDGE_S))[0]:
             if self._child is not None:
                 self._child.nudge()
-        return answer.result()
+        try:
+            return answer.result()
+        finally:
+            del answer, request  # an error's traceback has this frame: what it keeps would be freed some day
 
     def take_answer(self, answer: Answer) -> None:
         """Resolve the request that this answers, if it is none of a set-up."""
