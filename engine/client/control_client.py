@@ -8,7 +8,30 @@ from urllib.parse import quote
 import msgspec
 
 from ringblk.engine.base.exit_status import ExitStatus
+from ringblk.engine.base.json_text import NotJson, decode_json
 from ringblk.engine.base.program_error import ProgramError
+
+
+class _State(msgspec.Struct):
+    state: str
+    size_bytes: int | None = None
+    uptime_s: float | None = None
+    storage: str = ""
+    reason: str = ""
+    processes: dict[str, int] = {}
+    limits: list[str] = []
+
+
+class OneDrive(msgspec.Struct):
+    """What is relied on of an answer about a drive; an engine of another version may say more."""
+
+    state: _State
+
+
+class AllDrives(msgspec.Struct):
+    """The same of `GET /drives`."""
+
+    drives: dict[str, OneDrive]
 
 
 class _UnixConnection(http.client.HTTPConnection):
@@ -28,8 +51,8 @@ class ControlClient:
     def __init__(self, socket_path: str) -> None:
         self._socket_path = socket_path
 
-    def ask(self, method: str, path: str, body: object = None) -> Any:
-        """What the engine answers, decoded; None where it only says that it is done.
+    def ask(self, method: str, path: str, body: object = None, *, shape: Any = None) -> Any:
+        """What the engine answers, decoded, which has this shape; None: it only says that it is done.
 
         Raises `ProgramError` with the engine's own words where it refuses, and where there is no engine.
         """
@@ -43,14 +66,11 @@ class ControlClient:
             raise self._failure(error) from error
         finally:
             connection.close()
-        if answer.status == 204:
-            return None
         try:
-            decoded = msgspec.json.decode(text)
             if answer.status < 400:
-                return decoded
-            refusal = str(decoded["error"])
-        except (msgspec.DecodeError, KeyError, TypeError) as error:
+                return _answer_of(shape, text)
+            refusal = str(decode_json(text)["error"])  # type: ignore[index]
+        except (NotJson, msgspec.ValidationError, KeyError, TypeError) as error:
             raise ProgramError(
                 f"--control {self._socket_path}: no control API ({answer.status} {answer.reason})",
                 ExitStatus.FAILED,
@@ -65,6 +85,15 @@ class ControlClient:
         else:
             reason = str(getattr(error, "strerror", None) or error)
         return ProgramError(f"--control {self._socket_path}: {reason}", ExitStatus.FAILED)
+
+
+def _answer_of(shape: Any, text: bytes) -> Any:
+    """Raises `NotJson` and `msgspec.ValidationError`."""
+    if shape is None:
+        return None
+    decoded = decode_json(text)
+    msgspec.convert(decoded, shape)
+    return decoded
 
 
 def drive_path(name: str) -> str:

@@ -12,7 +12,7 @@ from ringblk.engine.base.json_text import NotJson, decode_json
 from ringblk.engine.base.number_text import size_text
 from ringblk.engine.base.program_error import ProgramError
 from ringblk.engine.base.text_table import terminal_width
-from ringblk.engine.client.control_client import ControlClient, drive_path
+from ringblk.engine.client.control_client import AllDrives, ControlClient, OneDrive, drive_path
 from ringblk.engine.client.drive_view import Drive, done_line, drive_lines, list_lines
 from ringblk.engine.options.command_line import drive_option_fields, given_values
 from ringblk.engine.options.rate_limiter_config import BYTE_LIMITS, LIMIT_NAMES
@@ -24,7 +24,7 @@ _PATHS = ("socket_path", "blk_file", "cgroup")
 
 def list_drives(arguments: argparse.Namespace) -> int:
     """`ringblk drive list`."""
-    answer = ControlClient(arguments.control).ask("GET", "/drives")
+    answer = ControlClient(arguments.control).ask("GET", "/drives", shape=AllDrives)
     if arguments.output == "json":
         _print_json(answer)
     elif answer["drives"]:
@@ -36,7 +36,7 @@ def list_drives(arguments: argparse.Namespace) -> int:
 
 def show_drive(arguments: argparse.Namespace) -> int:
     """`ringblk drive show`."""
-    answer = ControlClient(arguments.control).ask("GET", drive_path(arguments.drive))
+    answer = ControlClient(arguments.control).ask("GET", drive_path(arguments.drive), shape=OneDrive)
     if arguments.output == "json":
         _print_json(answer)
     else:
@@ -48,12 +48,12 @@ def add_drive(arguments: argparse.Namespace) -> int:
     """`ringblk drive add`. A path is where this program was started, whatever folder the engine is in."""
     settings: dict[str, Any] = given_values(arguments, drive_option_fields())
     client, path = ControlClient(arguments.control), drive_path(arguments.drive)
-    if arguments.drive in client.ask("GET", "/drives")["drives"]:
+    if arguments.drive in client.ask("GET", "/drives", shape=AllDrives)["drives"]:
         raise ProgramError(f"drive {arguments.drive} is there already", ExitStatus.FAILED)
     body = {name: os.path.abspath(value) if name in _PATHS else value for name, value in settings.items()}
     if "sandbox_allow" in body:
         body["sandbox_allow"] = list(map(os.path.abspath, settings["sandbox_allow"]))
-    return _say(arguments, "added", client.ask("PUT", path, body))
+    return _say(arguments, "added", client.ask("PUT", path, body, shape=OneDrive))
 
 
 def set_drive(arguments: argparse.Namespace) -> int:
@@ -122,7 +122,7 @@ def _patch(arguments: argparse.Namespace, body: Mapping[str, Any], what: str) ->
 
 
 def _ask_patch(arguments: argparse.Namespace, body: Mapping[str, Any]) -> Any:
-    return ControlClient(arguments.control).ask("PATCH", drive_path(arguments.drive), body)
+    return ControlClient(arguments.control).ask("PATCH", drive_path(arguments.drive), body, shape=OneDrive)
 
 
 def _say(arguments: argparse.Namespace, what: str, answer: Drive) -> int:

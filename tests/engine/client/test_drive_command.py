@@ -248,6 +248,22 @@ def test_where_no_engine_is(tmp_path: Path) -> None:
         assert words in ended.stderr
 
 
+OTHER_ANSWERS = (
+    b"[]",
+    b"{}",
+    b"null",
+    b"",
+    b'{"drives": {"vm1": {}}}',
+    b'{"drives": {"vm1": {"state": {"state": "running", "uptime_s": "long"}}}}',
+    b"[" * 60_000,
+)
+"""Of programs that speak HTTP, and are no engine's."""
+
+
+def _answering(body: bytes) -> bytes:
+    return b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n%s" % (len(body), body)
+
+
 def test_where_another_program_listens(tmp_path: Path) -> None:
     with Engine(*MEMORY) as engine:
         assert "hangs up, or is no control API" in drive(engine.socket_path, "list").stderr
@@ -256,6 +272,7 @@ def test_where_another_program_listens(tmp_path: Path) -> None:
         (b"220 mail.example.org ESMTP\r\n", "no control API"),
         (b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nhi", "no control API (200 OK)"),
         (b"HTTP/1.1 500 Oops\r\nContent-Length: 4\r\n\r\nnull", "no control API (500 Oops)"),
+        *((_answering(body), "no control API (200 OK)") for body in OTHER_ANSWERS),
     ):
         with answering(tmp_path / "other", said) as path:
             ended = drive(path, "list")
