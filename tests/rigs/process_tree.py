@@ -7,6 +7,8 @@ import time
 from pathlib import Path
 
 ZYGOTE = "rb-zygote"
+OPENER = "rb-opener"
+"""Opens an image, and is gone."""
 
 
 def process_name(pid: int) -> str:
@@ -36,7 +38,8 @@ def drive_processes_of(pid: int) -> list[int]:
 
     What the supervisor has forked has its name at first, and may be a zygote: it is left out.
     """
-    found = [child for child in children_of(pid) if process_name(child) not in (ZYGOTE, process_name(pid))]
+    others = (ZYGOTE, OPENER, process_name(pid))
+    found = [child for child in children_of(pid) if process_name(child) not in others]
     for zygote in zygotes_of(pid):
         found += [child for child in children_of(zygote) if child != pid]
     return found

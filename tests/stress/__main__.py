@@ -24,6 +24,7 @@ from tests.stress.counts import counts
 from tests.stress.direct_io_machine import DirectIoMachine
 from tests.stress.drive_rounds import run_rounds
 from tests.stress.drives_machine import DrivesMachine
+from tests.stress.drives_storm import storm_over_drives
 from tests.stress.engine_life import EngineLife
 from tests.stress.engine_machine import EngineMachine, engines_in
 from tests.stress.guest_machine import GuestMachine, first_failure
@@ -109,6 +110,11 @@ def run_storm(seed: int) -> None:
         storm(Path(folder), random.Random(seed).choice(["psync", "io_uring"]), STORM_S, seed)
 
 
+def run_drives_storm(seed: int) -> None:
+    """SIGKILLs over twenty drives of one engine, each under a load of its own."""
+    storm_over_drives(20, 200, seed)
+
+
 def run_limits(seed: int) -> None:
     """Drives of a rate group, each a process, on a clock of the machine's own."""
     run_machine(LimitMachine, 40, seed, Phase.generate, Phase.shrink)
@@ -124,6 +130,7 @@ MACHINES: dict[str, Callable[[int], None]] = {
     "drives": run_drives,
     "life": run_life,
     "storm": run_storm,
+    "drives_storm": run_drives_storm,
     "limits": run_limits,
 }
 
