@@ -1,8 +1,8 @@
 """A kill storm over many drives of one engine, every byte verified.
 
 Fault model: SIGKILL of any dispatcher, any worker and the zygote, at any moment of the loads of all drives,
-again and again; the control plane lives. After each kill the drive has to do requests before the next, so that
-no limit on restarts ends it. Which processes die is drawn from a seed; at which of their instructions is not.
+again and again; the control plane lives. After each kill the drive has to do requests before the next, so
+that no limit on restarts ends it. Which processes die is drawn from a seed; when they die is not.
 """
 
 import random
