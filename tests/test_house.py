@@ -21,6 +21,8 @@ ROOMS = (
     "shm.queues",
     "workers.uring",
     "workers.sandbox",
+    "workers.files",
+    "workers.layers",
     "workers.backends",
     "workers.requests",
     "workers.block",

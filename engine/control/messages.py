@@ -8,7 +8,7 @@ from msgspec import UNSET, UnsetType
 from ringblk.engine.base.json_text import NotJson, decode_json
 from ringblk.engine.base.number_text import read_sizes
 from ringblk.engine.drives.changes import ChangeRefused
-from ringblk.engine.options.drive_config import BLOCK_SIZES, CacheMode, PartitionId
+from ringblk.engine.options.drive_config import SIZE_OPTIONS, CacheMode, PartitionId
 from ringblk.engine.options.rate_limiter_config import (
     LIMIT_NAMES,
     Count,
@@ -91,7 +91,7 @@ def decode_body(data: bytes, body_type: type[Body]) -> Body:
     try:
         fields = decode_json(data)
         if isinstance(fields, dict):
-            fields = read_sizes(read_limit_sizes(fields), ("size_bytes", *BLOCK_SIZES))
+            fields = read_sizes(read_limit_sizes(fields), ("size_bytes", *SIZE_OPTIONS))
         return msgspec.convert(fields, body_type)
     except msgspec.ValidationError as error:
         raise ChangeRefused(*_field_and_reason(str(error))) from error

@@ -76,7 +76,7 @@ def plan_io(io_engine: str, backend: NativeBackend) -> IoPlan:
 def _check_uring(io_engine: str, backend: NativeBackend) -> None:
     """Raises `ProgramError` where there is no io_uring for this backend."""
     if backend.fd < 0:
-        raise ProgramError(f"--io-engine {io_engine}: only for --blk-file")
+        raise ProgramError(f"--io-engine {io_engine}: only for --blk-file and --overlay")
     if (problem := uring_problem()) is not None:
         raise ProgramError(f"--io-engine {io_engine}: {problem.what}", ExitStatus.FAILED)
 

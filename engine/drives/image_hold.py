@@ -36,6 +36,8 @@ class ImageHold:
         self._lock = backend.image_lock()
         self._storage = backend.identity()
         self._name = config.blk_file or config.storage_name
+        self.option = config.storage_option
+        """The option that names it, for messages."""
         if self._lock is None and config.lock != "auto":
             raise ProgramError(f"--lock {config.lock}: this backend has no image to lock")
         can_be_given_up = self._lock is not None and self._lock.can_be_given_up

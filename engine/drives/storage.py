@@ -8,9 +8,9 @@ from ringblk.engine.base.program_error import ProgramError
 from ringblk.engine.devices.io_plan import IoPlan
 from ringblk.engine.options.drive_config import DriveConfig
 from ringblk.engine.supervisor.own_forks import open_fds
-from ringblk.workers.backends.interface import BackendError
+from ringblk.workers.backends.interface import BackendError, BaseImageError
 from ringblk.workers.backends.native import NativeBackend
-from ringblk.workers.backends.opening import open_image_backend, open_named_backend
+from ringblk.workers.backends.opening import open_image_backend, open_named_backend, open_overlay_backend
 
 
 class OpenedStorage(NamedTuple):
@@ -37,24 +37,32 @@ def open_storage(config: DriveConfig, *, is_sole: bool) -> tuple[NativeBackend, 
         backend = _open_backend(config)
         if config.runs_user_code or is_sole:
             return backend, frozenset(open_fds() - former_fds)
-        return backend, frozenset({backend.fd} if backend.fd >= 0 else ())
+        return backend, frozenset(backend.fds)
     except (BackendError, ValueError) as error:
         raise ProgramError(str(error), ExitStatus.FAILED) from error
     except OSError as error:
         raise ProgramError(
-            f"--blk-file {config.blk_file}: {error.strerror or error}", ExitStatus.FAILED
+            f"{config.storage_option}: {error.strerror or error}", ExitStatus.FAILED
         ) from error
 
 
 def _open_backend(config: DriveConfig) -> NativeBackend:
     """The drive's storage. Raises `ProgramError`, `BackendError` or `OSError`."""
-    if config.blk_file is None:
-        assert config.backend is not None  # DriveConfig.check: one of the two is given
+    if config.backend is not None:
         return open_named_backend(config.backend, config.backend_arg)
     try:
+        if config.overlay is not None:
+            assert config.base is not None, "DriveConfig.check: they go together"
+            size_bytes = config.overlay_size
+            return open_overlay_backend(
+                config.base, config.overlay, size_bytes=size_bytes, direct=config.direct
+            )
+        assert config.blk_file is not None, "DriveConfig.check: one of the three is given"
         return open_image_backend(config.blk_file, read_only=config.read_only, direct=config.direct)
+    except BaseImageError as error:
+        raise ProgramError(f"--base {error}", ExitStatus.FAILED) from error
     except BackendError as error:
-        raise ProgramError(f"--blk-file {error}", ExitStatus.FAILED) from error
+        raise ProgramError(f"{config.storage_option.partition(' ')[0]} {error}", ExitStatus.FAILED) from error
 
 
 def close_storage(backend: NativeBackend) -> bool:

@@ -34,20 +34,22 @@ _log = logging.getLogger(__name__)
 
 def check_served_format(config: DriveConfig, backend: NativeBackend) -> None:
     """Raise `ProgramError` if the image is in a format that is not served, and nobody insists."""
-    if config.format == "raw" or not backend.is_image:
+    image = backend.image
+    option = config.storage_option if config.base is None else f"--base {config.base}"
+    if config.format == "raw" or image is None:
         return
     try:
-        refusal = format_refusal(backend)
+        refusal = format_refusal(image)
     except OSError as error:
-        _log.warning("%s: cannot see whether it is raw: %s", config.blk_file, error.strerror)
+        _log.warning("%s: cannot see whether it is raw: %s", option, error.strerror)
         return
     if refusal is None:
         return
     storage = backend.identity()
     if storage is not None and engines_on(storage.subject):
-        _log.warning("%s: looks like a %s file, and goes on as raw", config.blk_file, refusal.container)
+        _log.warning("%s: looks like a %s file, and goes on as raw", option, refusal.container)
         return
-    raise ProgramError(f"--blk-file {config.blk_file}: {refusal.what}: {refusal.mend}", ExitStatus.FAILED)
+    raise ProgramError(f"{option}: {refusal.what}: {refusal.mend}", ExitStatus.FAILED)
 
 
 def format_refusal(backend: NativeBackend) -> FormatRefusal | None:

@@ -19,7 +19,7 @@ from ringblk.engine.base.service_manager import HandedSocket
 from ringblk.engine.base.version import VERSION
 from ringblk.engine.options.config import EngineConfig, EngineOptions, FlatConfig, make_config
 from ringblk.engine.options.config_file import DRIVES, list_config, read_config_file
-from ringblk.engine.options.drive_config import BLOCK_SIZES, DriveConfig, option_of
+from ringblk.engine.options.drive_config import BLOCK_SIZES, SIZE_OPTIONS, DriveConfig, option_of
 from ringblk.engine.options.handed_sockets import place_sockets
 from ringblk.engine.options.rate_limiter_config import BYTE_LIMITS, LIMIT_NAMES, limit_help
 from ringblk.shm.state.segment import MAX_QUEUES, MAX_WORKERS
@@ -29,7 +29,7 @@ from ringblk.workers.block.protocol import DRIVE_ID_BYTES
 if TYPE_CHECKING:
     from _typeshed import SupportsWrite
 
-_SIZE_OPTIONS = {*BYTE_LIMITS, *BLOCK_SIZES}
+_SIZE_OPTIONS = {*BYTE_LIMITS, *SIZE_OPTIONS}
 _INTEGER_OPTIONS = ({"fd", "workers", "num_queues", "queue_size", "poll_us"} | {*LIMIT_NAMES}) - _SIZE_OPTIONS
 
 _REPEATED_OPTIONS = {"backend_arg": "KEY=VALUE", "sandbox_allow": "PATH"}
@@ -40,6 +40,9 @@ _HELP = {
     "socket_path": "listen on this unix socket",
     "fd": "serve this inherited socket, connected or listening",
     "blk_file": "the image: a regular file or block device",
+    "base": "read from this image what the overlay has not; any number of drives may have it",
+    "overlay": "keep what is written in this folder, which is made where it isn't there; needs --base",
+    "overlay_size": "size of a new overlay in bytes (default: the base's)",
     "format": "raw: serve the image as it is; probe: not if it is in another format, qcow2 for one",
     "backend": "memory, null or package.module:Class instead of an image",
     "backend_arg": "key=value for the backend's constructor; may be repeated",

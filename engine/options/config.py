@@ -59,8 +59,10 @@ class EngineConfig(EngineOptions, frozen=True, kw_only=True, forbid_unknown_fiel
             self._check_takeover(drive)
 
     def _check_takeover(self, drive: DriveConfig) -> None:
-        if self.takeover and drive.blk_file is None and drive.socket_path is None:
-            raise ProgramError("--takeover needs --blk-file or --socket-path, to find the other engine by")
+        if self.takeover and drive.blk_file is None and drive.overlay is None and drive.socket_path is None:
+            raise ProgramError(
+                "--takeover needs --blk-file, --overlay or --socket-path, to find the other engine by"
+            )
         if self.replace_image and not (self.takeover and drive.socket_path):
             raise ProgramError("--replace-image needs --takeover and --socket-path")
 

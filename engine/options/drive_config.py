@@ -43,7 +43,9 @@ BLOCK_SIZES = {
     "logical_block_size": MAX_LOGICAL_BLOCK_BYTES,
     "physical_block_size": MAX_PHYSICAL_BLOCK_BYTES,
 }
-"""Options that are bytes and no limits, and how many they may be at the most."""
+"""Options that are the bytes of a block, and how many they may be at the most."""
+SIZE_OPTIONS = (*BLOCK_SIZES, "overlay_size")
+"""Options that are bytes and no limits."""
 
 
 @with_limits(PositiveCount | WholeBucket | None, PositiveCount | None, None)
@@ -57,7 +59,13 @@ class DriveConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     blk_file: str | None = None
     """The image: a regular file or block device; or"""
     format: Literal["probe", "raw"] = "probe"
-    """What the image is taken for: raw whatever it looks like, or refused where it is in another format."""
+    """What image or base is taken for: raw whatever it looks like, or refused if it is in another format."""
+    overlay: str | None = None
+    """a folder that keeps what is written, made where it isn't there, on"""
+    base: str | None = None
+    """the image that the rest is read from, and that any number of drives may have; or"""
+    overlay_size: Annotated[int, Meta(ge=SECTOR_BYTES)] | None = None
+    """How large a new overlay is; None: as its base."""
     backend: str | None = None
     """a backend by name: `memory`, `null`, or `package.module:Class`."""
     backend_arg: dict[str, str] = msgspec.field(default_factory=dict)
@@ -99,21 +107,22 @@ class DriveConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
             raise ProgramError("give one of --socket-path and --fd")
         if self.socket_path == "":  # Linux would listen on a name of its own choice
             raise ProgramError("--socket-path is empty")
-        paths = {"socket_path": self.socket_path, "blk_file": self.blk_file, "cgroup": self.cgroup}
+        paths = {
+            name: getattr(self, name) for name in ("socket_path", "blk_file", "base", "overlay", "cgroup")
+        }
         for name, path in (*paths.items(), *(("sandbox_allow", path) for path in self.sandbox_allow)):
             check_path(name, path)
-        if (self.blk_file is None) == (self.backend is None):
-            raise ProgramError("give one of --blk-file and --backend")
+        self._check_storage()
         if self.backend_arg and self.backend is None:
             raise ProgramError("--backend-arg needs --backend")
         if self.sandbox_allow and self.sandbox == "off":
             raise ProgramError("--sandbox-allow needs a sandbox, and --sandbox is off")
-        if self.direct == "on" and self.blk_file is None:
-            raise ProgramError("--direct on: only for --blk-file")
+        if self.direct == "on" and self.backend is not None:
+            raise ProgramError("--direct on: only for --blk-file and --overlay")
         if not self.drive_id.isprintable():
             raise ProgramError(f"--drive-id {printable(self.drive_id)}: not of printable characters")
-        if self.format == "raw" and self.blk_file is None:
-            raise ProgramError("--format raw: only for --blk-file")
+        if self.format == "raw" and self.backend is not None:
+            raise ProgramError("--format raw: only for --blk-file and --base")
         if fault := queue_size_fault(self.queue_size):
             raise ProgramError(f"--queue-size {fault}")
         for name, most_bytes in BLOCK_SIZES.items():
@@ -124,18 +133,44 @@ class DriveConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
             raise ProgramError(f"--rate-group {self.rate_group!r}: {fault}")
         self.rate_limits()
 
+    def _check_storage(self) -> None:
+        if [self.blk_file, self.overlay, self.backend].count(None) != 2:
+            raise ProgramError("give one of --blk-file, --overlay and --backend")
+        if (self.base is None) != (self.overlay is None):
+            raise ProgramError("--base and --overlay go together")
+        if self.overlay is None:
+            if self.overlay_size is not None:
+                raise ProgramError("--overlay-size needs --overlay")
+            return
+        if self.overlay == "":
+            raise ProgramError("--overlay is empty")
+        if self.lock == "running":
+            raise ProgramError("--lock running: not with --overlay, which one engine has for good")
+        if self.read_only:
+            raise ProgramError("--read-only: not with --overlay; --blk-file serves a base as it is")
+        if self.overlay_size is not None and self.overlay_size % SECTOR_BYTES:
+            raise ProgramError(f"--overlay-size {self.overlay_size} is no multiple of {SECTOR_BYTES}")
+
+    @property
+    def storage_option(self) -> str:
+        """The option that names the storage, and what it says."""
+        if self.blk_file is not None:
+            return f"--blk-file {self.blk_file}"
+        return f"--overlay {self.overlay}" if self.overlay is not None else f"--backend {self.backend}"
+
     @property
     def storage_name(self) -> str:
-        """What the storage is called in statistics: the image's path, or the backend's name."""
-        if self.blk_file is not None:
-            if (given := descriptor_of(self.blk_file)) is not None:
-                with contextlib.suppress(OSError):
-                    return os.readlink(f"/proc/self/fd/{given}")
-            try:
-                return os.path.join(os.getcwd(), self.blk_file)
-            except FileNotFoundError:  # the folder that it was started in has been removed
-                return self.blk_file
-        return self.backend or ""
+        """What the storage is called in statistics: the path of image or overlay, or the backend's name."""
+        path = self.overlay if self.blk_file is None else self.blk_file
+        if path is None:
+            return self.backend or ""
+        if (given := descriptor_of(path)) is not None:
+            with contextlib.suppress(OSError):
+                return os.readlink(f"/proc/self/fd/{given}")
+        try:
+            return os.path.join(os.getcwd(), path)
+        except FileNotFoundError:  # the folder that it was started in has been removed
+            return path
 
     @property
     def runs_user_code(self) -> bool:
@@ -157,7 +192,7 @@ class DriveConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
 
 def read_config_sizes(fields: dict[str, object]) -> dict[str, object]:
     """The same fields of a drive, with numbers for bytes that are written as sizes."""
-    return read_sizes(read_limit_sizes(fields), BLOCK_SIZES)
+    return read_sizes(read_limit_sizes(fields), SIZE_OPTIONS)
 
 
 def check_path(field_name: str, path: str | None) -> None:

@@ -12,7 +12,7 @@ from typing import Any
 import msgspec
 
 from ringblk.engine.base.number_text import SIZE_PATTERN
-from ringblk.engine.options.drive_config import BLOCK_SIZES
+from ringblk.engine.options.drive_config import SIZE_OPTIONS
 from ringblk.engine.options.rate_limiter_config import (
     BYTE_LIMITS,
     RateLimiterConfig,
@@ -20,7 +20,7 @@ from ringblk.engine.options.rate_limiter_config import (
     WholeBucket,
 )
 
-SIZE_FIELDS = ("size_bytes", *BYTE_LIMITS, *BLOCK_SIZES)
+SIZE_FIELDS = ("size_bytes", *BYTE_LIMITS, *SIZE_OPTIONS)
 """Where bytes may be written as sizes."""
 _BYTE_BUCKETS = {
     WholeBucket.__name__: ("WholeByteBucket", ("tokens", "burst", "one_time_burst")),

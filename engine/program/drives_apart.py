@@ -3,7 +3,7 @@
 from collections.abc import Iterable
 
 from ringblk.engine.base.program_error import ProgramError
-from ringblk.engine.options.config import place_of
+from ringblk.engine.options.config import in_field_names, place_of
 from ringblk.engine.program.served_drive import ServedDrive
 
 
@@ -31,7 +31,8 @@ def check_images_apart(added: ServedDrive, drives: Iterable[ServedDrive]) -> Non
         if served.plan is None or served.plan.image != image or image is None or served is added:
             continue
         if not (added.plan.is_read_only and served.plan.is_read_only):
+            taken = in_field_names(added.config.storage_option)
             raise TakenError(
-                f"drive {added.name}: blk_file {added.config.blk_file} is drive {served.name}'s, too:"
+                f"drive {added.name}: {taken} is drive {served.name}'s, too:"
                 " only drives that are read_only may share an image"
             )

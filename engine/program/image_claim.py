@@ -23,6 +23,7 @@ from ringblk.shm.segments.segment import remove_orphan
 from ringblk.shm.segments.shared_folder import shared_names
 from ringblk.shm.state.segment import SEGMENT_PREFIX
 from ringblk.workers.backends.image_lock import ImageLocked, locked_inodes
+from ringblk.workers.backends.interface import BackendError
 
 REFUSAL_S = 1.0
 """How long a holder is watched before it counts as alive: one that was just killed needs a moment to go."""
@@ -60,6 +61,8 @@ class ImageClaim:
             return True
         except ImageLocked:
             holders = self._holders()
+        except BackendError as error:
+            raise ProgramError(f"{self._hold.option.partition(' ')[0]} {error}", ExitStatus.FAILED) from error
         except OSError as error:
             _log.warning(
                 "%s: cannot be locked: %s; nothing keeps others off it",
@@ -94,7 +97,7 @@ class ImageClaim:
         if self._hold.may_stand_by(alive):
             _log.info("the image is in use by %s: the queues wait until it is given up", holder_name(alive))
             return True
-        raise ProgramError(f"--blk-file {self._hold.name}: in use by {holder_name(alive)}", ExitStatus.FAILED)
+        raise ProgramError(f"{self._hold.option}: in use by {holder_name(alive)}", ExitStatus.FAILED)
 
 
 def claim_image(hold: ImageHold, *, takes_over: bool) -> None:

@@ -17,6 +17,8 @@ from ringblk.workers.block.protocol import RequestType
 from tests.rigs.crash_load import BLOCK_BYTES, pattern
 
 SECTORS = BLOCK_BYTES // SECTOR_BYTES
+FLUSHES = 0.15
+"""How often a flush goes along with what changes a block."""
 ZEROES = 0
 """The stamp of sectors that were zeroed, and of a new drive."""
 
@@ -24,12 +26,16 @@ ZEROES = 0
 class PartialLoad:
     """Rounds of requests on the first `num_blocks` blocks of a drive, over all of its queues."""
 
-    def __init__(self, disk: Frontend, num_blocks: int, seed: int) -> None:
+    def __init__(
+        self, disk: Frontend, num_blocks: int, seed: int, *, first_stamp: int = ZEROES, flushes: bool = False
+    ) -> None:
+        """`first_stamp` is what the drive holds at first; with `flushes` each round has some."""
         self._disk = disk
+        self._flushes = flushes
         self._num_blocks = num_blocks
         self._random = random.Random(seed)
         self._stamp = 0
-        self._allowed: list[set[int]] = [{ZEROES} for _ in range(num_blocks * SECTORS)]
+        self._allowed: list[set[int]] = [{first_stamp} for _ in range(num_blocks * SECTORS)]
         self._touched: dict[int, set[int]] = {}
         self._open: list[set[int]] = [set() for _ in range(disk.num_queues)]
         self._whole = disk.allocate(num_blocks * BLOCK_BYTES, BLOCK_BYTES)
@@ -43,6 +49,8 @@ class PartialLoad:
         self._random.shuffle(blocks)
         for block in blocks:
             self._random.choice((self._pair, self._pair, self._parts, self._zeroes, self._straddle))(block)
+            if self._flushes and self._random.random() < FLUSHES:
+                self._flush()
         for queue_index in range(self._disk.num_queues):
             self._disk.submit(queue_index=queue_index)
         disturb()
@@ -103,6 +111,10 @@ class PartialLoad:
         token = self._disk.submit_write_zeroes(offset_bytes, size_bytes, queue_index=queue_index)
         self._open[queue_index].add(token)
 
+    def _flush(self) -> None:
+        queue_index = self._random.randrange(self._disk.num_queues)
+        self._open[queue_index].add(self._disk.submit_flush(queue_index=queue_index))
+
     def _note(self, sector: int, count: int, stamp: int) -> None:
         for index in range(sector, sector + count):
             self._touched.setdefault(index, set()).add(stamp)
@@ -124,9 +136,13 @@ class PartialLoad:
     def _check(self, reconnect: Callable[[], None]) -> None:
         self._open[0].add(self._disk.submit_read(0, self._whole))
         self._take_all(reconnect)
+        self.check_bytes(self._whole.view)
+
+    def check_bytes(self, content: memoryview) -> None:
+        """See that these, the first of the drive, are what it may hold."""
         lost = []
         for sector, allowed in enumerate(self._allowed):
-            piece = bytes(self._whole.view[sector * SECTOR_BYTES : (sector + 1) * SECTOR_BYTES])
+            piece = bytes(content[sector * SECTOR_BYTES : (sector + 1) * SECTOR_BYTES])
             if piece not in [pattern(stamp, sector) for stamp in allowed]:
                 lost.append(sector)
         assert not lost, f"lost: sectors {lost}, after {self.requests} requests"

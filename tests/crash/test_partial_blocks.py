@@ -4,7 +4,6 @@ The drive is a device, or a file, whose direct I/O is by blocks of 4096 bytes: w
 is done by reading, changing and writing it.
 """
 
-import contextlib
 import itertools
 import threading
 from collections.abc import Callable, Iterator
@@ -12,79 +11,31 @@ from pathlib import Path
 
 import pytest
 
-from ringblk.engine.frontend.frontend import Frontend
-from ringblk.engine.frontend.request import BackendGone
 from ringblk.engine.statistics.running_engines import RunningEngines
 from tests.crash.crash_plan import CrashPlan
 from tests.crash.crash_points import point_names
+from tests.crash.partial_drive import IO_ENGINES, PartialDrive
 from tests.crash.partial_load import PartialLoad
-from tests.rigs import standing_workers
-from tests.rigs.engine_process import EngineProcess, listening_engine
+from tests.rigs.crash_load import BLOCK_BYTES
 from tests.rigs.stalling_file import StallingFile, stalling_file
 
-IO_ENGINES = ["psync", "io_uring", "sync", "io_uring_inline", "auto"]
 NUM_BLOCKS = 16
 ROUNDS = 40
 DISPATCHER = ("dispatcher",)
 WORKERS = tuple(f"worker-{index}" for index in range(5))
 DEATHS = 13
-BLOCK_BYTES = 4096
 SIZE_BYTES = 16 << 20
 
 
-class Drive:
-    """An engine on an image with blocks of 4096 bytes, and a front end with three queues."""
-
-    def __init__(
-        self, folder: Path, *options: str, plan: CrashPlan | None = None, io_engine: str = "psync"
-    ) -> None:
-        self.io_engine = io_engine
-        self._socket_path = folder / "socket"
-        self._plan_path = plan.path if plan else None
-        self._options = ["--workers=5", "--num-queues=3", f"--io-engine={io_engine}", *options]
-        self.engine = self._start_engine()
-        self.disk = Frontend(str(self._socket_path), num_queues=3, queue_size=256, request_timeout_s=30.0)
-
-    def _start_engine(self) -> EngineProcess:
-        program = standing_workers.PROGRAM
-        return listening_engine(self._socket_path, self._options, self._plan_path, program)
-
-    def reconnect(self) -> None:
-        """Go on with another engine, as often as it takes."""
-        self.engine.wait_end()
-        self.engine = self._start_engine()
-        while not self.engine.has_ended():
-            with contextlib.suppress(BackendGone):  # that was the last one's socket
-                self.disk.reconnect(str(self._socket_path))
-                return
-        raise AssertionError(self.engine.log)
-
-    def write(self, offset_bytes: int, data: bytes, queue_index: int = 0) -> int:
-        """Have a write in flight; its token."""
-        buffer = self.disk.allocate(len(data), BLOCK_BYTES)
-        buffer.view[:] = data
-        token = self.disk.submit_write(offset_bytes, buffer, queue_index=queue_index)
-        self.disk.submit(queue_index=queue_index)
-        return token
-
-    def finish(self, tokens: list[int]) -> None:
-        """Wait until these are done, with success."""
-        assert [self.disk.wait(token, 30.0).status for token in tokens] == [0] * len(tokens)
-
-    def close(self) -> None:
-        try:
-            self.disk.close()
-        finally:
-            self.engine.end()
-
-
 @pytest.fixture
-def make_drive(tmp_path: Path, loop_device: Callable[[int, int], Path]) -> Iterator[Callable[[str], Drive]]:
-    drives: list[Drive] = []
+def make_drive(
+    tmp_path: Path, loop_device: Callable[[int, int], Path]
+) -> Iterator[Callable[[str], PartialDrive]]:
+    drives: list[PartialDrive] = []
 
-    def make(io_engine: str) -> Drive:
+    def make(io_engine: str) -> PartialDrive:
         device = loop_device(SIZE_BYTES, BLOCK_BYTES)
-        drives.append(Drive(tmp_path, f"--blk-file={device}", "--direct=on", io_engine=io_engine))
+        drives.append(PartialDrive(tmp_path, f"--blk-file={device}", "--direct=on", io_engine=io_engine))
         return drives[-1]
 
     yield make
@@ -93,7 +44,7 @@ def make_drive(tmp_path: Path, loop_device: Callable[[int, int], Path]) -> Itera
 
 
 @pytest.mark.parametrize("io_engine", IO_ENGINES)
-def test_changes_in_flight_together(make_drive: Callable[[str], Drive], io_engine: str) -> None:
+def test_changes_in_flight_together(make_drive: Callable[[str], PartialDrive], io_engine: str) -> None:
     drive = make_drive(io_engine)
     load = PartialLoad(drive.disk, NUM_BLOCKS, seed=1)
     for _ in range(ROUNDS):
@@ -101,7 +52,7 @@ def test_changes_in_flight_together(make_drive: Callable[[str], Drive], io_engin
 
 
 @pytest.mark.parametrize("io_engine", IO_ENGINES)
-def test_deaths_meanwhile(make_drive: Callable[[str], Drive], io_engine: str) -> None:
+def test_deaths_meanwhile(make_drive: Callable[[str], PartialDrive], io_engine: str) -> None:
     """Workers, the dispatcher and whole engines die with requests in flight."""
     drive = make_drive(io_engine)
     roles = ["dispatcher", "worker-0", "dispatcher", "worker-1", "worker-2", "supervisor"]
@@ -138,7 +89,7 @@ AFTER_THAT = ["recovery: slot taken back", "recovery: slot given again", "overla
 def test_deaths_at_each_step(tmp_path: Path, loop_device: Callable[[int, int], Path]) -> None:
     plan = CrashPlan(tmp_path / "plan")
     device = loop_device(SIZE_BYTES, BLOCK_BYTES)
-    drive = Drive(tmp_path, f"--blk-file={device}", "--direct=on", plan=plan)
+    drive = PartialDrive(tmp_path, f"--blk-file={device}", "--direct=on", plan=plan)
     load = PartialLoad(drive.disk, NUM_BLOCKS, seed=3)
     deaths = [[(step, 5)] for step in STEPS]
     deaths += [[("dispatcher: slot prepared", 30), (step, 2)] for step in AFTER_THAT]
@@ -160,8 +111,10 @@ def disk_file(tmp_path: Path) -> Iterator[StallingFile]:
 
 
 @pytest.fixture(params=["psync", "io_uring", "io_uring_inline"])
-def slow_drive(request: pytest.FixtureRequest, tmp_path: Path, disk_file: StallingFile) -> Iterator[Drive]:
-    drive = Drive(
+def slow_drive(
+    request: pytest.FixtureRequest, tmp_path: Path, disk_file: StallingFile
+) -> Iterator[PartialDrive]:
+    drive = PartialDrive(
         tmp_path,
         "--backend=coarse_disk:coarse_disk",
         f"--backend-arg=path={disk_file.path}",
@@ -176,13 +129,13 @@ FIRST, PART, LAST = b"1" * BLOCK_BYTES, b"2" * 512, b"3" * BLOCK_BYTES
 PLACE, ELSEWHERE = 5 * BLOCK_BYTES, 9 * BLOCK_BYTES
 
 
-def popped_count(drive: Drive) -> int:
+def popped_count(drive: PartialDrive) -> int:
     """How many requests the engine has taken from its rings."""
     (snapshot,) = RunningEngines(str(drive.engine.pid)).snapshots()
     return sum(queue.popped_count for queue in snapshot.queues)
 
 
-def hold_back(drive: Drive, disk_file: StallingFile) -> list[int]:
+def hold_back(drive: PartialDrive, disk_file: StallingFile) -> list[int]:
     """A write of a block hangs in the disk; a part of it and all of it wait in the engine. Their tokens."""
     disk_file.stall()
     tokens = [drive.write(PLACE, FIRST)]
@@ -191,7 +144,7 @@ def hold_back(drive: Drive, disk_file: StallingFile) -> list[int]:
     return tokens
 
 
-def test_others_go_past_what_waits_in_order(slow_drive: Drive, disk_file: StallingFile) -> None:
+def test_others_go_past_what_waits_in_order(slow_drive: PartialDrive, disk_file: StallingFile) -> None:
     tokens = hold_back(slow_drive, disk_file)
     others: list[int] = []
     if slow_drive.io_engine != "io_uring_inline":  # the kernel has who submits a write to FUSE wait for it
@@ -205,7 +158,7 @@ def test_others_go_past_what_waits_in_order(slow_drive: Drive, disk_file: Stalli
 
 
 def test_a_stream_of_whole_blocks_does_not_keep_a_part_waiting(
-    slow_drive: Drive, disk_file: StallingFile
+    slow_drive: PartialDrive, disk_file: StallingFile
 ) -> None:
     """Those that come after it wait for it, as it waits for those before it."""
     tokens = hold_back(slow_drive, disk_file)
@@ -216,7 +169,7 @@ def test_a_stream_of_whole_blocks_does_not_keep_a_part_waiting(
     assert bytes(disk_file.content[PLACE : PLACE + BLOCK_BYTES]) == LAST
 
 
-def test_a_part_hangs_and_others_wait_for_it(slow_drive: Drive, disk_file: StallingFile) -> None:
+def test_a_part_hangs_and_others_wait_for_it(slow_drive: PartialDrive, disk_file: StallingFile) -> None:
     slow_drive.disk.write(PLACE, FIRST)
     disk_file.stall()
     tokens = [slow_drive.write(PLACE + 1024, PART)]
@@ -234,7 +187,7 @@ def test_a_part_hangs_and_others_wait_for_it(slow_drive: Drive, disk_file: Stall
 
 @pytest.mark.parametrize("dies", [DISPATCHER, WORKERS, (*DISPATCHER, *WORKERS)])
 def test_what_waits_survives_deaths(
-    slow_drive: Drive, disk_file: StallingFile, dies: tuple[str, ...]
+    slow_drive: PartialDrive, disk_file: StallingFile, dies: tuple[str, ...]
 ) -> None:
     tokens = hold_back(slow_drive, disk_file)
     for role in dies:
@@ -249,7 +202,7 @@ def test_what_waits_survives_deaths(
     slow_drive.finish(tokens)
 
 
-def test_another_engine_goes_on_with_what_waits(slow_drive: Drive, disk_file: StallingFile) -> None:
+def test_another_engine_goes_on_with_what_waits(slow_drive: PartialDrive, disk_file: StallingFile) -> None:
     tokens = hold_back(slow_drive, disk_file)
     slow_drive.engine.kill("supervisor")
     disk_file.go_on()
@@ -258,7 +211,7 @@ def test_another_engine_goes_on_with_what_waits(slow_drive: Drive, disk_file: St
     assert bytes(disk_file.content[PLACE : PLACE + BLOCK_BYTES]) == LAST
 
 
-def test_stopping_the_queues_waits_for_what_waits(slow_drive: Drive, disk_file: StallingFile) -> None:
+def test_stopping_the_queues_waits_for_what_waits(slow_drive: PartialDrive, disk_file: StallingFile) -> None:
     if slow_drive.io_engine == "io_uring_inline":
         pytest.skip(
             "the kernel has who submits a write to FUSE wait for it: nothing else is popped meanwhile"

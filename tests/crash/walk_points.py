@@ -39,6 +39,8 @@ FAILED_DISK_POINTS = ["dispatcher ring: given away"]
 """Reached where a disk fails: tests/crash/test_slow_disk.py."""
 UNPOP_POINTS = [name for name in POINTS if name.startswith("unpop:")]
 """Reached where requests wait for tokens: tests/crash/test_unpop.py."""
+LAYER_POINTS = [name for name in POINTS if name.startswith("layer:")]
+"""Reached where a drive has an overlay: tests/crash/test_overlay_deaths.py."""
 WORKERS_POINTS = [name for name in POINTS if name.startswith("workers:")]
 """Reached where workers come and go: tests/crash/test_walk_workers.py."""
 PENDING_POINTS = [name for name in POINTS if name.startswith("pending:")]
@@ -60,6 +62,7 @@ CHILD_POINTS = [
     + RING_POINTS
     + UNPOP_POINTS
     + OVERLAP_POINTS
+    + LAYER_POINTS
     + WORKERS_POINTS
     + PENDING_POINTS
     + CONTROL_PLANE_POINTS

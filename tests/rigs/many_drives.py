@@ -119,7 +119,7 @@ class ManyDrives:
     def settings(self, name: str, **settings: object) -> dict[str, object]:
         """All that a drive of that name needs, and its image."""
         found: dict[str, object] = {"socket_path": str(self.socket_path(name)), **settings}
-        if "backend" not in settings and "blk_file" not in settings:
+        if not {"backend", "blk_file", "overlay"} & settings.keys():
             image = self.image(name)
             if not image.exists():
                 image.write_bytes(bytes(DISK_BYTES))

@@ -1,6 +1,7 @@
 import os
 
 from ringblk.workers.backends.direct_io import DirectMode
+from ringblk.workers.backends.image_lock import ImageLock
 from ringblk.workers.backends.native import NativeBackend
 from ringblk.workers.backends.open_storage import OpenFile
 
@@ -18,4 +19,5 @@ class FileBackend(NativeBackend):
     def memory_alignment_bytes(self) -> int: ...
     @staticmethod
     def take(found: OpenFile, fd: int) -> FileBackend: ...
+    def image_lock(self) -> ImageLock: ...
     def fileno(self) -> int: ...

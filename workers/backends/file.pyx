@@ -15,11 +15,11 @@ from libc.errno cimport EINTR, EIO, ENOMEM, ENOSYS, EOPNOTSUPP, errno
 from libc.stdint cimport uint8_t, uint64_t
 from libc.stdlib cimport free
 from posix.stdlib cimport posix_memalign
-from posix.uio cimport iovec, preadv, pwritev
+from posix.uio cimport iovec, preadv
 from posix.unistd cimport close as close_fd
 
-from ringblk.workers.backends.file_calls cimport (
-    device_discard, device_zero, is_unsupported, punch_hole, pwritev_durable, sync_data, zero_range,
+from ringblk.workers.files.file_calls cimport (
+    device_discard, device_zero, is_unsupported, punch_hole, sync_data, write_ranges, write_ranges_durably, zero_range,
 )
 from ringblk.workers.backends.native cimport NativeBackend
 from ringblk.workers.backends.range_cursor cimport Cursor, copy, skip
@@ -271,12 +271,12 @@ cdef class FileBackend(NativeBackend):
             if not writing:
                 count = preadv(self.fd, ranges, range_count, offset_bytes)
             elif durable and not self.durable_refused:
-                count = pwritev_durable(self.fd, ranges, range_count, offset_bytes)
+                count = write_ranges_durably(self.fd, ranges, range_count, offset_bytes)
                 if count < 0 and (errno == EOPNOTSUPP or errno == ENOSYS):
                     self.durable_refused = True
                     continue
             else:
-                count = pwritev(self.fd, ranges, range_count, offset_bytes)
+                count = write_ranges(self.fd, ranges, range_count, offset_bytes)
             if count >= 0:
                 return count
             if errno != EINTR:

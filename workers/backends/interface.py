@@ -11,6 +11,10 @@ class BackendError(Exception):
     """A backend can't be had as asked for. The message is one line that names it; show it and end."""
 
 
+class BaseImageError(BackendError):
+    """A base can't be had as asked for, or is not what it was; as `BackendError`."""
+
+
 @runtime_checkable
 class BlockBackend(Protocol):
     """A drive's storage, as the engine calls it.

@@ -18,6 +18,8 @@ from libc.errno cimport EOPNOTSUPP, EROFS
 from libc.stdint cimport uint8_t, uint64_t
 from posix.uio cimport iovec
 
+from ringblk.workers.backends.asynchronous cimport STORAGE_FLUSH, StorageRequest
+
 from ringblk.workers.backends.answers import DirectIo, Waiting
 from ringblk.workers.backends.interface import BackendError
 from ringblk.workers.backends.topology import SECTOR_BYTES, BlockTopology
@@ -94,6 +96,15 @@ cdef class NativeBackend:
     cdef bint is_aligned(self, const iovec *ranges, int range_count, uint64_t offset_bytes) noexcept nogil:
         return True
 
+    cdef int uring_fd(self, const StorageRequest *request) noexcept nogil:
+        if request.operation == STORAGE_FLUSH or (request.operation < STORAGE_FLUSH and self.is_aligned(
+                request.ranges, request.range_count, request.offset_bytes)):
+            return self.fd
+        return -1
+
+    cdef int note_written(self, uint64_t offset_bytes, uint64_t length_bytes) noexcept nogil:
+        return 0
+
     cdef int check_range(self, uint64_t offset_bytes, uint64_t length_bytes) except -1:
         if length_bytes > self.size_bytes or offset_bytes > self.size_bytes - length_bytes:
             raise ValueError(f"{length_bytes} bytes at {offset_bytes} lie outside {self.size_bytes}")
@@ -165,6 +176,16 @@ cdef class NativeBackend:
     def is_image(self):
         """Whether it serves the bytes of an image that others make, and that may be in a format which is not raw."""
         return False
+
+    @property
+    def image(self):
+        """The backend that serves the bytes of an image: this one or one that it reads from; None: there is none."""
+        return self if self.is_image else None
+
+    @property
+    def fds(self):
+        """The descriptors that all its processes have in common, where it has opened no other."""
+        return () if self.fd < 0 else (self.fd,)
 
     @property
     def outlives_engine(self):

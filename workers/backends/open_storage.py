@@ -32,4 +32,13 @@ class OpenMemory(msgspec.Struct, frozen=True, kw_only=True, tag=True):
     size_bytes: int
 
 
-OpenStorage = OpenFile | OpenMemory | OpenNull
+class OpenOverlay(msgspec.Struct, frozen=True, kw_only=True, tag=True):
+    """A layer and its base (`OverlayBackend`); the descriptors of data, base, map and live map come along."""
+
+    size_bytes: int
+    layer_id: bytes
+    data: OpenFile
+    base: OpenFile
+
+
+OpenStorage = OpenFile | OpenMemory | OpenNull | OpenOverlay

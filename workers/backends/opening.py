@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 
 from ringblk.workers.backends.direct_io import DirectMode
 from ringblk.workers.backends.native import NativeBackend
-from ringblk.workers.backends.open_storage import OpenFile, OpenMemory, OpenNull, OpenStorage
+from ringblk.workers.backends.open_storage import OpenFile, OpenMemory, OpenNull, OpenOverlay, OpenStorage
 
 
 def open_image_backend(path: str, *, read_only: bool, direct: DirectMode) -> NativeBackend:
@@ -12,6 +12,15 @@ def open_image_backend(path: str, *, read_only: bool, direct: DirectMode) -> Nat
     from ringblk.workers.backends.file import FileBackend  # each engine imports the backends that it uses
 
     return FileBackend(path, read_only=read_only, direct=direct)
+
+
+def open_overlay_backend(
+    base: str, overlay: str, *, size_bytes: int | None, direct: DirectMode
+) -> NativeBackend:
+    """A layer on a base (`OverlayBackend`). Raises `BackendError` and `OSError`."""
+    from ringblk.workers.backends.overlay import OverlayBackend
+
+    return OverlayBackend(base, overlay, size_bytes=size_bytes, direct=direct)
 
 
 def open_named_backend(name: str, arguments: Mapping[str, str]) -> NativeBackend:
@@ -45,6 +54,10 @@ def take_backend(storage: OpenStorage, fds: Sequence[int]) -> NativeBackend:
 
             (fd,) = fds
             return MemoryBackend.take(storage, fd)
+        case OpenOverlay():
+            from ringblk.workers.backends.overlay import OverlayBackend
+
+            return OverlayBackend.take(storage, fds)
         case OpenNull():
             from ringblk.workers.backends.null import NullBackend
 

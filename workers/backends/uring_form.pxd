@@ -10,6 +10,8 @@ cdef struct Place:
     # What one request needs until it is done.
     uint64_t tag
     uint64_t length_bytes     # what its completion has to say
+    uint64_t offset_bytes
+    bint is_write
 
 
 cdef class UringForm(AsyncForm):

@@ -1,5 +1,5 @@
 # cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True
-"""The asynchronous form that io_uring gives to every backend with a descriptor (`NativeBackend.fd`).
+"""The asynchronous form that io_uring gives to every backend with descriptors (`NativeBackend.uring_fd`).
 
 The ring is made before the fork and kept by the parent as a fence (workers/uring/ring.pyx). It may watch an
 eventfd and the other end of a channel besides, so that one call waits for completions and whoever wakes this
@@ -63,14 +63,16 @@ cdef class UringForm(AsyncForm):
     cdef int begin(self, const StorageRequest *request) noexcept nogil:
         cdef uint32_t place
         cdef io_uring_sqe *entry
-        if self.free_count == 0 or request.operation > STORAGE_FLUSH or request.range_count > VECTOR_LIMIT:
+        cdef int fd
+        if self.free_count == 0 or request.operation > STORAGE_FLUSH or request.range_count > VECTOR_LIMIT \
+                or (request.operation != STORAGE_FLUSH and request.range_count == 0):
             return -EOPNOTSUPP
-        if request.operation != STORAGE_FLUSH and (request.range_count == 0 or not self.backend.is_aligned(
-                request.ranges, request.range_count, request.offset_bytes)):
+        fd = self.backend.uring_fd(request)
+        if fd < 0:
             return -EOPNOTSUPP
         place = self.free_places[self.free_count - 1]
         entry = self.uring.next_entry()   # there is one: places are fewer than entries
-        entry.fd = self.backend.fd
+        entry.fd = fd
         if request.operation == STORAGE_FLUSH:
             entry.opcode = IORING_OP_FSYNC
             entry.fsync_flags = IORING_FSYNC_DATASYNC
@@ -89,6 +91,8 @@ cdef class UringForm(AsyncForm):
                 entry.rw_flags = RWF_DSYNC
         entry.user_data = place
         self.places[place].tag = request.tag
+        self.places[place].offset_bytes = request.offset_bytes
+        self.places[place].is_write = request.operation == STORAGE_WRITE
         self.places[place].length_bytes = 0 if request.operation == STORAGE_FLUSH else request.length_bytes
         self.free_count -= 1
         return 0
@@ -127,6 +131,8 @@ cdef class UringForm(AsyncForm):
             outcome.result = completion.res
         else:
             outcome.result = 0 if <uint64_t>completion.res == self.places[place].length_bytes else -EAGAIN
+        if outcome.result == 0 and self.places[place].is_write:
+            outcome.result = self.backend.note_written(self.places[place].offset_bytes, self.places[place].length_bytes)
         return True
 
     cdef void wait(self, int eventfd, bint has_work) noexcept nogil:

@@ -36,6 +36,9 @@ COMMON = """
 FILE_CALLS = "pread64 pwrite64 preadv pwritev preadv2 pwritev2 fdatasync fsync fallocate ioctl"
 """Requests on an image."""
 
+LOCK_CALLS = "fcntl(F_SETLKW)"
+"""Locks that end with their process: for a backend whose processes take turns at something."""
+
 DISPATCHER_CALLS = "epoll_create1 epoll_ctl epoll_wait epoll_pwait epoll_pwait2 sched_setaffinity"
 
 URING_CALLS = "io_uring_enter"
@@ -101,7 +104,7 @@ def _allow_if_masked(index: int, mask: int, value: int) -> list[Instruction]:
     return checks + _answer(_ALLOW) + _answer(_TRAP)
 
 
-def _own_checks(runs_user_code: bool) -> dict[str, list[Instruction]]:
+def _own_checks(runs_user_code: bool, has_locks: bool) -> dict[str, list[Instruction]]:
     """Calls that are allowed with some arguments only, or answered in another way."""
     checks = {
         "kill": _allow_if_one_of(0, [_OWN_PID]),
@@ -119,10 +122,9 @@ def _own_checks(runs_user_code: bool) -> dict[str, list[Instruction]]:
         # Whose signals come when a descriptor is ready: a way to signal others.
         checks["fcntl"] = _refuse_if_one_of(1, [fcntl.F_SETOWN, fcntl.F_SETSIG, F_SETOWN_EX])
         return checks
-    # Not F_SETFL: O_DIRECT belongs to all. Not the locks: the image's belongs to all.
-    checks["fcntl"] = _allow_if_one_of(
-        1, [fcntl.F_GETFD, fcntl.F_SETFD, fcntl.F_GETFL, fcntl.F_DUPFD_CLOEXEC]
-    )
+    # Not F_SETFL: O_DIRECT belongs to all. Not the image's lock, of an open file description: so does that.
+    allowed = [fcntl.F_GETFD, fcntl.F_SETFD, fcntl.F_GETFL, fcntl.F_DUPFD_CLOEXEC]
+    checks["fcntl"] = _allow_if_one_of(1, [*allowed, fcntl.F_SETLKW] if has_locks else allowed)
     checks["mmap"] = checks["mprotect"] = _allow_if_masked(2, PROT_EXEC, 0)
     return checks
 
@@ -130,7 +132,7 @@ def _own_checks(runs_user_code: bool) -> dict[str, list[Instruction]]:
 def filter_program(names: str, *, runs_user_code: bool) -> bytes:
     """The filter that allows these system calls, but for the pid of the process that it is for."""
     numbers = sandbox_calls.call_numbers()
-    checks = _own_checks(runs_user_code)
+    checks = _own_checks(runs_user_code, LOCK_CALLS in names.split())
     program: list[Instruction] = [
         (_LOAD, 0, 0, _ARCH_AT),
         (_JUMP_IF_EQUAL, 1, 0, sandbox_calls.AUDIT_ARCH),

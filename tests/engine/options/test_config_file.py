@@ -108,7 +108,10 @@ WRONG: dict[str, tuple[dict[str, object], str]] = {
         "drive vm1: `control` is of the engine",
     ),
     "no socket": ({"drives": {"vm1": NULL}}, "drive vm1: give one of socket_path and fd"),
-    "no storage": ({"drives": {"vm1": {"socket_path": "/s"}}}, "drive vm1: give one of blk_file and backend"),
+    "no storage": (
+        {"drives": {"vm1": {"socket_path": "/s"}}},
+        "drive vm1: give one of blk_file, overlay and backend",
+    ),
     "queue size": ({"drives": {"vm1": {**GOOD, "queue_size": 100}}}, "drive vm1: queue_size 100"),
     "limits": (
         {"drives": {"vm1": {**GOOD, "iops_burst": 9}}},

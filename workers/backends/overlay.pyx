@@ -1,0 +1,381 @@
+# cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True
+"""A drive with a base: what was written is in a layer of its own, the rest is read from the base.
+
+The base is only read, and any number of drives may have it. The layer is a folder (workers/layers): a data file, in
+which each block of 4096 bytes stands at its own offset, and a map of the blocks that are in it. All processes of the
+drive share the map and set bits in it without a lock. Whoever writes a part of a block that is not in the layer yet
+writes all of it; the dispatcher sees to it that nobody else changes that block meanwhile (`block_size_bytes`).
+"""
+
+import os
+
+from libc.stdint cimport uint8_t, uint64_t
+from libc.stdlib cimport calloc, free
+from libc.string cimport memset
+from posix.stdlib cimport posix_memalign
+from posix.uio cimport iovec
+
+from ringblk.workers.backends.asynchronous cimport STORAGE_FLUSH, STORAGE_READ, StorageRequest
+from ringblk.workers.backends.file cimport FileBackend
+from ringblk.workers.backends.native cimport NativeBackend
+from ringblk.workers.backends.range_cursor cimport Cursor, skip
+from ringblk.workers.layers.journal cimport LayerJournal
+from ringblk.workers.layers.map cimport (
+    BLOCK_ABSENT, BLOCK_BYTES, BLOCK_PRESENT, BLOCK_SHIFT, BLOCK_ZERO, MapState, LayerMap,
+)
+
+from ringblk.workers.backends.answers import Waiting
+from ringblk.workers.backends.interface import BackendError
+from ringblk.workers.backends.open_storage import OpenOverlay
+from ringblk.workers.backends.overlay_open import LayerLock, open_base, open_data, open_files
+from ringblk.workers.backends.topology import BlockTopology
+from ringblk.workers.layers.form import LayerDamaged
+from ringblk.workers.layers.live import attach
+from ringblk.workers.sandbox.syscall_filter import FILE_CALLS, LOCK_CALLS
+
+cdef enum:
+    MAX_RANGES = 1024         # IOV_MAX
+    EDGE_RANGES = 2
+    EDGE_ALIGN_BYTES = 4096
+
+
+cdef class OverlayBackend(NativeBackend):
+    """The layer in `folder` on the image at `base_path`; the layer is made where there is none.
+
+    A new one has `size_bytes`, or the base's size. What of a drive lies beyond its base reads as zeroes. `direct` is
+    as FileBackend's, for both. Nothing is read or written before it is locked (`image_lock`) or `take_up` is called.
+    Raises BackendError, which names the file.
+    """
+
+    def __cinit__(self, *_args, **_options):
+        self.edges = NULL
+        self.pieces = <iovec *>calloc(MAX_RANGES + EDGE_RANGES, sizeof(iovec))
+        if self.pieces == NULL or posix_memalign(<void **>&self.edges, EDGE_ALIGN_BYTES, 2 * BLOCK_BYTES):
+            raise MemoryError
+
+    def __dealloc__(self):
+        free(self.edges)
+        free(self.pieces)
+
+    def __init__(self, base_path, folder, *, size_bytes=None, str direct="auto"):
+        self.folder = os.fspath(folder)
+        self.base = open_base(base_path, direct)
+        try:
+            self.files = open_files(self.base, base_path, self.folder, size_bytes)
+            self.data = open_data(self.folder, direct)
+        except BaseException:
+            self.close()
+            raise
+        self._settle(self.files.superblock.size_bytes)
+
+    def _settle(self, size_bytes):
+        self.size_bytes = size_bytes
+        self.fd = self.data.fd
+        self.block_size_bytes = max(<uint64_t>BLOCK_BYTES, self.data.block_size_bytes)
+        self.topology = BlockTopology(
+            logical_block_bytes=self.base.topology.logical_block_bytes,
+            physical_block_bytes=BLOCK_BYTES,
+            minimum_io_bytes=BLOCK_BYTES,
+            optimal_io_bytes=self.data.topology.optimal_io_bytes,
+            discard_granularity_bytes=BLOCK_BYTES,
+        )
+
+    # What the engine asks.
+
+    def waiting(self):
+        """As the slower of layer and base; nothing can be told from a sample of a layer, which is new."""
+        data, base = self.data.waiting(), self.base.waiting()
+        if not data.may_block and not base.may_block:
+            return Waiting(may_block=False, reason="base and overlay are in memory")
+        for each in (data, base):
+            if each.may_block and not each.begins_at_once:
+                return each
+        return Waiting(begins_at_once=True, reason=data.reason if data.may_block else base.reason)
+
+    def direct_io(self):
+        """As the layer."""
+        return self.data.direct_io()
+
+    def identity(self):
+        """The layer's data."""
+        return self.data.identity()
+
+    def image_lock(self):
+        """That of the layer's data. Who has it takes up the map: whoever had it before has let go of it."""
+        return LayerLock(self.data.fd, self.take_up)
+
+    def take_up(self):
+        """Map the layer's map, once the layer is this process's. Raises `BackendError` where it is damaged."""
+        if self.map is not None:
+            return
+        try:
+            self.map, self.journal = attach(
+                self.files.map_fd, self.files.live_fd, self.data.fd, self.files.superblock
+            )
+        except LayerDamaged as error:
+            raise BackendError(f"{self.folder}: {error}") from None
+        except OSError as error:
+            raise BackendError(f"{self.folder}: can't read its map: {error.strerror or error}") from error
+
+    @property
+    def image(self):
+        """The base."""
+        return self.base
+
+    @property
+    def fds(self):
+        """Those of base and layer."""
+        if self.files is None:
+            return self.data.fd, self.base.fd, self.journal.fd, self.map.fd
+        return self.data.fd, self.base.fd, self.files.map_fd, self.files.live_fd
+
+    @property
+    def system_calls(self):
+        """Files', and the lock of a flush."""
+        return f"{FILE_CALLS} {LOCK_CALLS}"
+
+    def is_fenced(self, name):
+        """Its calls have ended with it; what it may have left of a change to the map is looked for."""
+        self.map.note_unsaved()
+        return True
+
+    def hand_over(self):
+        """All that was found out, and the descriptors."""
+        if type(self) is not OverlayBackend:
+            return NativeBackend.hand_over(self)
+        data, _ = self.data.hand_over()
+        base, _ = self.base.hand_over()
+        layer_id = self.files.superblock.layer_id
+        return OpenOverlay(size_bytes=self.size_bytes, layer_id=layer_id, data=data, base=base), self.fds
+
+    @staticmethod
+    def take(found, fds):
+        """The same of what another process has handed over: the descriptors are this backend's from now on."""
+        cdef OverlayBackend backend = OverlayBackend.__new__(OverlayBackend)
+        data_fd, base_fd, map_fd, live_fd = fds
+        backend.data = FileBackend.take(found.data, data_fd)
+        backend.base = FileBackend.take(found.base, base_fd)
+        backend.map = LayerMap(live_fd, found.size_bytes)
+        backend.journal = LayerJournal(map_fd, backend.map, found.size_bytes, found.layer_id)
+        backend._settle(found.size_bytes)
+        return backend
+
+    def state(self, uint64_t block):
+        """What a block is: 0 the base's, 1 zeroes, 3 in the layer."""
+        return self.map.state(block)
+
+    def close(self):
+        """Save the map, where it is this process's, and close all: a host that is shut down keeps what was written."""
+        try:
+            if self.journal is not None and self.data is not None and self.data.fd >= 0:
+                self.journal.flush(self.data.fd)
+        finally:
+            self.fd = -1
+            self.map = self.journal = None
+            files, self.files = self.files, None
+            for each in (self.data, self.base, files):
+                if each is not None:
+                    each.close()
+
+    # Requests.
+
+    cdef int readv_at(self, const iovec *ranges, int range_count, uint64_t offset_bytes,
+                      uint64_t length_bytes) noexcept nogil:
+        """Read by runs of blocks that are in one place: most often it is one."""
+        cdef uint64_t end_bytes = offset_bytes + length_bytes, until_bytes, block
+        cdef uint64_t end_block = (end_bytes + BLOCK_BYTES - 1) >> BLOCK_SHIFT
+        cdef Cursor cursor = Cursor(ranges, 0)
+        cdef int state, result, count
+        while offset_bytes < end_bytes:
+            block = offset_bytes >> BLOCK_SHIFT
+            until_bytes = min(end_bytes, (block + self.map.run_length(block, end_block, &state)) << BLOCK_SHIFT)
+            if state == BLOCK_ABSENT and until_bytes > self.base.size_bytes:
+                if offset_bytes < self.base.size_bytes:
+                    until_bytes = self.base.size_bytes
+                else:
+                    state = BLOCK_ZERO
+            if until_bytes - offset_bytes == length_bytes:
+                return self._read_run(state, ranges, range_count, offset_bytes, length_bytes)
+            count = cut(&cursor, ranges + range_count, until_bytes - offset_bytes, self.pieces)
+            result = self._read_run(state, self.pieces, count, offset_bytes, until_bytes - offset_bytes)
+            if result < 0:
+                return result
+            offset_bytes = until_bytes
+        return 0
+
+    cdef int _read_run(self, int state, const iovec *ranges, int range_count, uint64_t offset_bytes,
+                       uint64_t length_bytes) noexcept nogil:
+        cdef int index
+        if state == BLOCK_PRESENT:
+            return self.data.readv_at(ranges, range_count, offset_bytes, length_bytes)
+        if state == BLOCK_ABSENT:
+            return self.base.readv_at(ranges, range_count, offset_bytes, length_bytes)
+        for index in range(range_count):
+            memset(ranges[index].iov_base, 0, ranges[index].iov_len)
+        return 0
+
+    cdef int writev_at(self, const iovec *ranges, int range_count, uint64_t offset_bytes,
+                       uint64_t length_bytes, bint durable) noexcept nogil:
+        """Write the data, and where the first or last block is not in the layer yet, the rest of that block too."""
+        cdef uint64_t before_bytes = 0, after_bytes = 0, half_bytes
+        cdef Cursor cursor = Cursor(ranges, 0)
+        cdef int count, result
+        if length_bytes == 0:
+            return 0
+        if (offset_bytes | length_bytes) & (BLOCK_BYTES - 1):
+            if range_count > MAX_RANGES - EDGE_RANGES:   # more than one call takes: the edges in one each
+                half_bytes = 0
+                for count in range(range_count // 2):
+                    half_bytes += ranges[count].iov_len
+                count = range_count // 2
+                result = self.writev_at(ranges, count, offset_bytes, half_bytes, durable)
+                if result < 0:
+                    return result
+                return self.writev_at(ranges + count, range_count - count, offset_bytes + half_bytes,
+                                      length_bytes - half_bytes, durable)
+            result = self._fill_edges(offset_bytes, offset_bytes + length_bytes, &before_bytes, &after_bytes)
+            if result < 0:
+                return result
+        if before_bytes == 0 and after_bytes == 0:
+            return self._write_data(ranges, range_count, offset_bytes, length_bytes, durable)
+        count = 0
+        if before_bytes:
+            self.pieces[0].iov_base = self.edges
+            self.pieces[0].iov_len = before_bytes
+            count = 1
+        count += cut(&cursor, ranges + range_count, length_bytes, self.pieces + count)
+        if after_bytes:
+            self.pieces[count].iov_base = self.edges + BLOCK_BYTES
+            self.pieces[count].iov_len = after_bytes
+            count += 1
+        return self._write_data(self.pieces, count, offset_bytes - before_bytes,
+                                before_bytes + length_bytes + after_bytes, durable)
+
+    cdef int _fill_edges(self, uint64_t offset_bytes, uint64_t end_bytes, uint64_t *before_bytes,
+                         uint64_t *after_bytes) noexcept nogil:
+        """Read what a write leaves of its first and last block, where these are not in the layer."""
+        cdef uint64_t first = offset_bytes >> BLOCK_SHIFT, last = (end_bytes - 1) >> BLOCK_SHIFT
+        cdef int result
+        if offset_bytes & (BLOCK_BYTES - 1) and self.map.state_of(first) != BLOCK_PRESENT:
+            before_bytes[0] = offset_bytes & (BLOCK_BYTES - 1)
+            result = self._read_old(first << BLOCK_SHIFT, before_bytes[0], self.edges)
+            if result < 0:
+                return result
+        if end_bytes & (BLOCK_BYTES - 1) and self.map.state_of(last) != BLOCK_PRESENT:
+            after_bytes[0] = BLOCK_BYTES - (end_bytes & (BLOCK_BYTES - 1))
+            return self._read_old(end_bytes, after_bytes[0], self.edges + BLOCK_BYTES)
+        return 0
+
+    cdef int _read_old(self, uint64_t offset_bytes, uint64_t length_bytes, uint8_t *buffer) noexcept nogil:
+        """Read a part of a block; what lies beyond the drive's end is zeroes."""
+        cdef uint64_t inside_bytes = min(length_bytes, self.size_bytes - min(self.size_bytes, offset_bytes))
+        cdef iovec range
+        memset(buffer, 0, length_bytes)
+        range.iov_base = buffer
+        range.iov_len = inside_bytes
+        return 0 if inside_bytes == 0 else self.readv_at(&range, 1, offset_bytes, inside_bytes)
+
+    cdef int _write_data(self, const iovec *ranges, int range_count, uint64_t offset_bytes, uint64_t length_bytes,
+                         bint durable) noexcept nogil:
+        """Write, then say so in the map. All blocks but those that are in the layer are written whole."""
+        cdef uint64_t first = offset_bytes >> BLOCK_SHIFT
+        cdef uint64_t end = (offset_bytes + length_bytes + BLOCK_BYTES - 1) >> BLOCK_SHIFT
+        cdef bint saves_map = durable and (not self.map.is_all(first, end, BLOCK_PRESENT)
+                                           or self.map.is_unsaved(first, end))
+        cdef int result = self.data.writev_at(ranges, range_count, offset_bytes, length_bytes,
+                                              durable and not saves_map)
+        if result == 0:
+            result = min(0, self.map.add(first, end, BLOCK_PRESENT))
+        if result == 0 and saves_map:
+            result = self.journal.save(self.data.fd)
+        return result
+
+    cdef int flush_all(self) noexcept nogil:
+        return self.journal.save(self.data.fd)
+
+    cdef uint64_t _whole_end(self, uint64_t end_bytes) noexcept nogil:
+        """The block behind the last that a range ends with; the drive's last is whole where the drive ends in it."""
+        if end_bytes == self.size_bytes:
+            return (end_bytes + BLOCK_BYTES - 1) >> BLOCK_SHIFT
+        return end_bytes >> BLOCK_SHIFT
+
+    cdef int discard_at(self, uint64_t offset_bytes, uint64_t length_bytes) noexcept nogil:
+        """Whole blocks become zeroes and their space is given back; parts of blocks stay."""
+        return self._zero_blocks((offset_bytes + BLOCK_BYTES - 1) >> BLOCK_SHIFT,
+                                 self._whole_end(offset_bytes + length_bytes), True)
+
+    cdef int write_zeroes_at(self, uint64_t offset_bytes, uint64_t length_bytes,
+                             bint may_unmap) noexcept nogil:
+        """Whole blocks become zeroes, in the map where they are not in the layer; parts of blocks are written."""
+        cdef uint64_t end_bytes = offset_bytes + length_bytes
+        cdef uint64_t first = (offset_bytes + BLOCK_BYTES - 1) >> BLOCK_SHIFT, end = self._whole_end(end_bytes)
+        cdef int result
+        if first >= end:
+            return NativeBackend.write_zeroes_at(self, offset_bytes, length_bytes, False)
+        result = self._zero_blocks(first, end, may_unmap)
+        if result == 0 and first << BLOCK_SHIFT > offset_bytes:
+            result = NativeBackend.write_zeroes_at(self, offset_bytes, (first << BLOCK_SHIFT) - offset_bytes, False)
+        if result == 0 and end_bytes > end << BLOCK_SHIFT:
+            result = NativeBackend.write_zeroes_at(self, end << BLOCK_SHIFT, end_bytes - (end << BLOCK_SHIFT), False)
+        return result
+
+    cdef int _zero_blocks(self, uint64_t first, uint64_t end, bint may_unmap) noexcept nogil:
+        """Blocks [first, end), whole. One that is in the layer stays there, with zeroes for data."""
+        cdef uint64_t until
+        cdef int state, result = 0
+        while first < end and result == 0:
+            until = first + self.map.run_length(first, end, &state)
+            if state == BLOCK_PRESENT:
+                result = self.data.write_zeroes_at(first << BLOCK_SHIFT, (until - first) << BLOCK_SHIFT, may_unmap)
+            elif state == BLOCK_ABSENT:
+                result = min(0, self.map.add(first, until, BLOCK_ZERO))
+            first = until
+        return result
+
+    cdef bint is_aligned(self, const iovec *ranges, int range_count, uint64_t offset_bytes) noexcept nogil:
+        return self.data.is_aligned(ranges, range_count, offset_bytes)
+
+    # Through io_uring.
+
+    cdef int uring_fd(self, const StorageRequest *request) noexcept nogil:
+        """The file that has all of the request: of a read the one place it is in, of a write of whole blocks the layer.
+
+        What is more than one transfer and a change of the map is for the blocking form.
+        """
+        cdef uint64_t first = request.offset_bytes >> BLOCK_SHIFT
+        cdef uint64_t end_bytes = request.offset_bytes + request.length_bytes
+        cdef uint64_t end = (end_bytes + BLOCK_BYTES - 1) >> BLOCK_SHIFT
+        cdef int state
+        if request.operation == STORAGE_FLUSH:
+            return -1 if self.map.has_unsaved() else self.data.fd
+        if request.operation == STORAGE_READ:
+            if self.map.run_length(first, end, &state) != end - first or state == BLOCK_ZERO:
+                return -1
+            if state == BLOCK_PRESENT:
+                return self.data.uring_fd(request)
+            return self.base.uring_fd(request) if end_bytes <= self.base.size_bytes else -1
+        if (request.offset_bytes | request.length_bytes) & (BLOCK_BYTES - 1):
+            return -1
+        if request.is_durable and (not self.map.is_all(first, end, BLOCK_PRESENT) or self.map.is_unsaved(first, end)):
+            return -1
+        return self.data.uring_fd(request)
+
+    cdef int note_written(self, uint64_t offset_bytes, uint64_t length_bytes) noexcept nogil:
+        """Whole blocks were written through `uring_fd`."""
+        return min(0, self.map.add(offset_bytes >> BLOCK_SHIFT, (offset_bytes + length_bytes) >> BLOCK_SHIFT,
+                                   BLOCK_PRESENT))
+
+
+cdef int cut(Cursor *cursor, const iovec *end, size_t size_bytes, iovec *pieces) noexcept nogil:
+    """Take the ranges of the next so many bytes out of a list; how many that are."""
+    cdef int count = 0
+    cdef size_t piece_bytes
+    while size_bytes:
+        piece_bytes = min(size_bytes, cursor.range.iov_len - cursor.offset_bytes)
+        if piece_bytes:
+            pieces[count].iov_base = <uint8_t *>cursor.range.iov_base + cursor.offset_bytes
+            pieces[count].iov_len = piece_bytes
+            count += 1
+        size_bytes -= piece_bytes
+        skip(cursor, end, piece_bytes)
+    return count
