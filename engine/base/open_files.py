@@ -30,6 +30,10 @@ _QUEUE_COUNT = 6
 """Kick, call and error, and a copy of each on its way to the dispatcher."""
 _REGION_COUNT = 3
 """Its own, that of one that has gone while requests still use it, and a copy on its way to a child."""
+_KEPT_COUNT = 3
+"""More of a worker and of a queue where processes outlive the supervisor: copies of what they keep for it."""
+_KEPT_REGION_COUNT = 1
+"""The same of a region."""
 
 
 class _Need(msgspec.Struct, frozen=True):
@@ -37,12 +41,20 @@ class _Need(msgspec.Struct, frozen=True):
 
     worker_count: int
     num_queues: int
+    is_kept: bool
+    """Whether its processes outlive the supervisor."""
     mem_slot_count: int = LEAST_MEM_SLOTS
 
     @property
     def file_count(self) -> int:
         counts = _DRIVE_COUNT + _WORKER_COUNT * self.worker_count + _QUEUE_COUNT * self.num_queues
-        return counts + _REGION_COUNT * self.mem_slot_count
+        kept_count = self.is_kept * _KEPT_COUNT * (self.worker_count + self.num_queues)
+        return counts + kept_count + self.region_count * self.mem_slot_count
+
+    @property
+    def region_count(self) -> int:
+        """For each region."""
+        return _REGION_COUNT + self.is_kept * _KEPT_REGION_COUNT
 
 
 class OpenFiles:
@@ -61,7 +73,8 @@ class OpenFiles:
         """
         former = self._needs.get(drive)
         others = sum(need.file_count for name, need in self._needs.items() if name != drive)
-        need = _Need(worker_count, num_queues, former.mem_slot_count if former else LEAST_MEM_SLOTS)
+        mem_slot_count = former.mem_slot_count if former else LEAST_MEM_SLOTS
+        need = _Need(worker_count, num_queues, not self._is_sole, mem_slot_count)
         soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
         least = _ENGINE_COUNT + others + need.file_count
         if hard != resource.RLIM_INFINITY and hard < least:
@@ -72,7 +85,9 @@ class OpenFiles:
             )
         if former is None and not self._is_sole:
             room = (
-                MAX_MEM_SLOTS if hard == resource.RLIM_INFINITY else (hard - least) // _REGION_COUNT // SHARE
+                MAX_MEM_SLOTS
+                if hard == resource.RLIM_INFINITY
+                else (hard - least) // need.region_count // SHARE
             )
             slot_count = max(LEAST_MEM_SLOTS, min(MAX_MEM_SLOTS, room))
             need = msgspec.structs.replace(need, mem_slot_count=slot_count)
@@ -95,8 +110,8 @@ class OpenFiles:
         soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
         if soft == resource.RLIM_INFINITY:
             return MAX_MEM_SLOTS
-        without_regions = _ENGINE_COUNT + need.file_count - _REGION_COUNT * need.mem_slot_count
-        room = (soft - without_regions) // _REGION_COUNT
+        without_regions = _ENGINE_COUNT + need.file_count - need.region_count * need.mem_slot_count
+        room = (soft - without_regions) // need.region_count
         return max(LEAST_MEM_SLOTS, min(MAX_MEM_SLOTS, room))
 
     def _words(self, drive: str, need: _Need) -> str:

@@ -91,6 +91,15 @@ class BlockDeviceConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknow
         return min(granularity_blocks * (block_bytes // SECTOR_BYTES), MAX_DISCARD_SECTORS)
 
 
+class _Choices(msgspec.Struct, frozen=True, array_like=True):
+    """What a `BlockDevice` has of its driver."""
+
+    features: int
+    writeback: bool
+    is_settled: bool
+    last_writeback: bool | None
+
+
 class BlockDevice:
     """A block device's face to its driver."""
 
@@ -235,6 +244,20 @@ class BlockDevice:
         if self._features & F_CONFIG_WCE:
             return not self._writeback
         return not self._features & F_FLUSH
+
+    @property
+    def choices(self) -> bytes:
+        """What the driver has chosen so far, for a control plane that goes on with it."""
+        chosen = _Choices(self._features, self._writeback, self._is_settled, self._last_writeback)
+        return msgspec.msgpack.encode(chosen)
+
+    def resume(self, choices: bytes) -> None:
+        """Go on with a driver that has chosen this (`choices`) at a control plane before."""
+        chosen = msgspec.msgpack.decode(choices, type=_Choices)
+        self._features = chosen.features
+        self._writeback = chosen.writeback
+        self._is_settled = chosen.is_settled
+        self._last_writeback = chosen.last_writeback
 
     def publish(self, state: StateSegment) -> None:
         """Have requests be checked against the device as it is now."""

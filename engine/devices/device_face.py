@@ -72,5 +72,12 @@ class DeviceFace(Protocol):
     def remember_writeback(self, writeback: bool | None) -> None:
         """What a driver of an earlier engine had, should it be the one that comes now."""
 
+    @property
+    def choices(self) -> bytes:
+        """What the driver has chosen so far, for a control plane that goes on with it."""
+
+    def resume(self, choices: bytes) -> None:
+        """Go on with a driver that has chosen this (`choices`) at a control plane before."""
+
     def publish(self, state: StateSegment) -> None:
         """Have requests be checked against the device as it is now."""

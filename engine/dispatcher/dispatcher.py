@@ -10,6 +10,7 @@ import select
 import signal
 
 from ringblk.engine.devices.queue_fds import QueueFds
+from ringblk.engine.dispatcher.control_line import ControlLine
 from ringblk.engine.dispatcher.cpu_placement import CpuPlacement
 from ringblk.engine.dispatcher.dispatch_loop import BROKEN, ERROR, LOST, UNHEARD, WISH, DispatchLoop
 from ringblk.engine.dispatcher.dispatcher_setup import DispatcherSetup
@@ -74,11 +75,10 @@ class Dispatcher:
 
     def __init__(self, setup: DispatcherSetup, channel: Channel[ToDispatcher]) -> None:
         self._setup = setup
-        self._channel = channel
         self._memory = GuestMemory(setup.state)
         self._executor = setup.requests.make_executor(setup.state, self._memory)
         self._table = QueueTable(setup.state, setup.own_eventfd)
-        self._table.watch_channel(channel.socket.fileno())
+        self._line = ControlLine(channel, setup.adoption, self._table)
         form = UringForm(setup.uring, setup.backend) if setup.uring is not None else None
         if form is not None:
             self._table.watch(form.ready_fd)
@@ -116,7 +116,7 @@ class Dispatcher:
         signal.signal(signal.SIGURG, lambda number, frame: None)
         try:
             while not self._has_taken_over:
-                select.select([self._channel.socket], [], [])
+                select.select(self._line.watched_fds(), [], [])
                 self._read_channel()
             while True:
                 self._read_channel()
@@ -144,14 +144,16 @@ class Dispatcher:
             _log.info("the dispatcher ends: the supervisor is gone")
         except _StopReceived:
             pass
+        finally:
+            self._line.close()
 
     def _send(self, message: FromDispatcher) -> None:
-        self._channel.send(message)
+        self._line.send(message)
 
     def _read_channel(self) -> None:
         self._loop.take_control()
-        self._channel.flush()
-        while (received := self._channel.receive()) is not None:
+        self._line.flush()
+        while (received := self._line.receive()) is not None:
             message, fds = received
             try:
                 self._carry_out(message, fds)
@@ -214,11 +216,11 @@ class Dispatcher:
                 raise _StopReceived
 
     def _change_regions(self, message: ChangeRegions, fds: list[int]) -> None:
-        """What is done already is left out: after a predecessor's death a message may come twice."""
-        for region_index in message.dropped_indexes:
-            if self._memory.is_mapped(region_index):
-                self._memory.remove(region_index)
-                self._dropping.add(region_index)
+        """What is done already is left out: after another process's death a message may come twice."""
+        gone = [index for index in message.dropped_indexes if not self._memory.is_mapped(index)]
+        for region_index in set(message.dropped_indexes) - set(gone):
+            self._memory.remove(region_index)
+            self._dropping.add(region_index)
         self._release_dropped()
         for added, fd in zip(message.added, fds, strict=True):
             if not self._memory.is_mapped(added.region_index):
@@ -226,6 +228,8 @@ class Dispatcher:
                 self._memory.add(added.region_index, added.region, fd, added.epoch, or_lost=True)
         self._table.remap()
         self._send(Answer(message.request_id))
+        if gone:
+            self._send(RegionsUnused(gone))
 
     def _release_dropped(self) -> None:
         """Nobody who takes memory away waits for tokens."""

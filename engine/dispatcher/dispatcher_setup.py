@@ -2,6 +2,7 @@
 
 import msgspec
 
+from ringblk.engine.dispatcher.control_line import AdoptionPlace
 from ringblk.shm.rates.limit import RateLimit
 from ringblk.shm.state.segment import StateSegment
 from ringblk.workers.backends.native import NativeBackend
@@ -25,3 +26,5 @@ class DispatcherSetup(msgspec.Struct, frozen=True, kw_only=True):
     is_rate_shared: bool
     confinement: Confinement
     ruleset_fd: int
+    adoption: AdoptionPlace | None = None
+    """Where another control plane comes to, should this one die; None: the process ends with it."""

@@ -4,6 +4,18 @@ import msgspec
 
 from ringblk.workers.process.messages import MapRegion, Stop
 
+SESSION_REQUESTS = 1 << 62
+"""Requests that a session makes have ids from here on.
+
+Whoever carries out the session's message in hand once more gives the same requests the same ids, so one whose
+id has been seen is not carried out again: it is answered as it was before (`ControlLine`).
+"""
+
+
+SESSION_PART = "session"
+"""The part of the custody that a dispatcher outlives its control plane for; `PROCESSES_PART` is the other."""
+PROCESSES_PART = "processes"
+
 
 class ChangeRegions(msgspec.Struct, tag=True, frozen=True):
     """Drop regions from the table and map others, whose fds come along, with no request in between.
@@ -148,6 +160,21 @@ class Recover(msgspec.Struct, tag=True, frozen=True):
     own_fault: bool
 
 
+class KeepFds(msgspec.Struct, tag=True, frozen=True):
+    """Keep these descriptors, which come along, under these handles (`Custody`)."""
+
+    part: str
+    handles: list[int]
+
+
+class KeepState(msgspec.Struct, tag=True, frozen=True):
+    """Keep this in place of what was kept of the part before, and of its descriptors only these."""
+
+    part: str
+    data: bytes
+    handles: list[int]
+
+
 class Answer(msgspec.Struct, tag=True, frozen=True):
     """A request is done, or was refused for the reason in `error`."""
 
@@ -195,6 +222,33 @@ class RequestGivenUp(msgspec.Struct, tag=True, frozen=True):
     description: str
 
 
+class Adopt(msgspec.Struct, tag=True, frozen=True):
+    """The first message to a dispatcher whose control plane has died: hand over what you keep, and hear me.
+
+    Answered with `KeptFds` and `KeptState` for each part, then `AllKept`.
+    """
+
+    zygote_pid: int
+    """Of the engine that this is the control plane of."""
+
+
+class KeptFds(msgspec.Struct, tag=True, frozen=True):
+    """Copies of descriptors that were kept come along, in the order of their handles."""
+
+    handles: list[int]
+
+
+class KeptState(msgspec.Struct, tag=True, frozen=True):
+    """What was kept of a part."""
+
+    part: str
+    data: bytes
+
+
+class AllKept(msgspec.Struct, tag=True, frozen=True):
+    """That was all of it."""
+
+
 ToDispatcher = (
     ChangeRegions
     | SetInflight
@@ -213,9 +267,15 @@ ToDispatcher = (
     | Pause
     | Resume
     | Recover
+    | KeepFds
+    | KeepState
+    | Adopt
     | Stop
 )
 Report = RegionsUnused | QueueBroken | MemoryLost | CallUnheard | RequestGivenUp
 """What asks for no answer. It may come twice, from a dispatcher and from its successor."""
 
 FromDispatcher = Answer | WorkersWanted | Report
+
+FromOrphan = KeptFds | KeptState | AllKept
+"""What a dispatcher says first to a control plane that has come to it."""

@@ -24,7 +24,7 @@ from ringblk.shm.queues.virtqueue cimport Virtqueue
 cdef uint64_t NO_TIMEOUT = <uint64_t>-1
 
 cdef enum:
-    CHANNEL_END = QUEUE_LIMIT + 1   # what epoll says of the channel; QUEUE_LIMIT: of all else but kicks
+    CONTROL = QUEUE_LIMIT + 1       # what epoll says of the channel; QUEUE_LIMIT: of all else but kicks
     LOOK_ROUNDS = 64                # so often a loop that never waits looks at the channel's other end
 
 cdef extern from "sys/epoll.h" nogil:
@@ -33,7 +33,7 @@ cdef extern from "sys/epoll.h" nogil:
     struct epoll_event:
         uint32_t events
         epoll_data data
-    enum: EPOLLIN, EPOLLRDHUP, EPOLLET, EPOLL_CTL_ADD, EPOLL_CTL_DEL, EPOLL_CLOEXEC
+    enum: EPOLLIN, EPOLLRDHUP, EPOLLET, EPOLL_CTL_ADD, EPOLL_CTL_MOD, EPOLL_CTL_DEL, EPOLL_CLOEXEC
     int epoll_create1(int flags)
     int epoll_ctl(int epoll_fd, int operation, int fd, epoll_event *event)
 
@@ -73,15 +73,25 @@ cdef class QueueTable:
         self._watch(fd, <uint32_t>(EPOLLIN | EPOLLET), QUEUE_LIMIT)
 
     def watch_channel(self, int fd):
-        """End a wait when the channel's other end is closed: that is a message to be read. Others are announced."""
-        self._watch(fd, <uint32_t>(EPOLLRDHUP | EPOLLET), CHANNEL_END)
+        """End a wait when this channel's other end is closed: that is a message to be read. Others are announced.
+
+        It takes the place of another, which is closed; -1: there is none now.
+        """
+        if fd >= 0:
+            self._watch(fd, <uint32_t>(EPOLLRDHUP | EPOLLET), CONTROL)
         self.channel_fd = fd
+
+    def watch_control(self, int fd):
+        """End a wait when this descriptor becomes readable: that is a message to be read, though not announced."""
+        self._watch(fd, <uint32_t>(EPOLLIN | EPOLLET), CONTROL)
 
     cdef int _watch(self, int fd, uint32_t events, uint64_t data) except -1:
         cdef epoll_event event
         event.events = events
         event.data.u64 = data
-        if epoll_ctl(self.epoll_fd, EPOLL_CTL_ADD, fd, &event) < 0:
+        # One that is waited for is waited for otherwise.
+        if epoll_ctl(self.epoll_fd, EPOLL_CTL_ADD, fd, &event) < 0 \
+                and epoll_ctl(self.epoll_fd, EPOLL_CTL_MOD, fd, &event) < 0:
             raise OSError(f"descriptor {fd} cannot be waited for")
         return 0
 
@@ -249,5 +259,5 @@ cdef class QueueTable:
             if events[index].data.u64 < QUEUE_LIMIT:
                 counters = &self.state.queues[events[index].data.u64]
                 counters.kick_count += 1
-            elif events[index].data.u64 == CHANNEL_END:
+            elif events[index].data.u64 == CONTROL:
                 self.note_left_alone()

@@ -17,8 +17,8 @@ from ringblk.engine.doctor.check import CheckResult, failure, ok, warning
 from ringblk.engine.drives.making import slot_count
 from ringblk.engine.drives.segments import named_segments, segments_of_others
 from ringblk.engine.options.drive_config import DriveConfig
-from ringblk.engine.supervisor import dispatcher_process, worker_process
 from ringblk.engine.supervisor.process_parent import open_pidfd
+from ringblk.engine.supervisor.process_setup import DISPATCHER_ENTRIES, WORKER_ENTRIES
 from ringblk.shm.queues.inflight_region import make_inflight_region
 from ringblk.shm.segments.segment import SegmentError
 from ringblk.shm.segments.shared_folder import FOLDER
@@ -53,7 +53,7 @@ def check_locked_memory(need: Need) -> CheckResult:
     limit = "no limit" if soft == resource.RLIM_INFINITY else f"limit {size_text(soft)}"
     if uring_problem() is not None:
         return ok("locked memory", f"{limit}; nothing is to be locked")
-    sizes = [dispatcher_process.URING_ENTRIES, *[worker_process.URING_ENTRIES] * need.drive.workers]
+    sizes = [DISPATCHER_ENTRIES, *[WORKER_ENTRIES] * need.drive.workers]
     try:
         rings = [Uring(entry_count) for entry_count in sizes]
     except OSError as error:

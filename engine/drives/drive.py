@@ -7,44 +7,40 @@ It is the `Device` that a vhost-user session drives. It keeps what its session h
 import asyncio
 import logging
 import os
+import socket
 import time
 from collections.abc import Callable
 from typing import Any
 
-from ringblk.engine.devices.device import DeviceError
-from ringblk.engine.devices.features import F_EVENT_IDX
 from ringblk.engine.devices.vring import Vring
 from ringblk.engine.dispatcher.messages import (
-    EnableQueue,
-    FlushStorage,
     RegionsUnused,
     Report,
-    SetInflight,
-    SetQueueFds,
-    StopQueue,
 )
+from ringblk.engine.drives.adopted_drive import AdoptedDrive
 from ringblk.engine.drives.changes import DriveChanges
+from ringblk.engine.drives.drive_keeper import DriveKeeper
 from ringblk.engine.drives.facts import drive_facts, first_line
-from ringblk.engine.drives.inflight_region import admit_inflight, was_inflight_used
+from ringblk.engine.drives.inflight_changes import InflightChanges
 from ringblk.engine.drives.limits import DriveLimits
 from ringblk.engine.drives.log_changes import LogChanges
 from ringblk.engine.drives.memory_advice import MemoryAdvice
+from ringblk.engine.drives.numbered_requests import NumberedRequests
 from ringblk.engine.drives.plan import DrivePlan
 from ringblk.engine.drives.publication import Publication
+from ringblk.engine.drives.queue_changes import QueueChanges
 from ringblk.engine.drives.region_changes import RegionChanges
 from ringblk.engine.drives.reports import GuestReports
 from ringblk.engine.drives.running_settings import RunningSettings
 from ringblk.engine.drives.settings import DriveSettings
 from ringblk.engine.supervisor.dispatcher_link import DispatcherGone
-from ringblk.engine.supervisor.drive_model import DriveModel, StartedQueue
+from ringblk.engine.supervisor.drive_model import DriveModel
 from ringblk.engine.supervisor.drive_processes import DriveProcesses, ProcessesFailed
 from ringblk.engine.supervisor.process_setup import ProcessSetup
 from ringblk.engine.vhost_user.listener import Listener
 from ringblk.engine.vhost_user.session import Session
 from ringblk.engine.vhost_user.turn import peer_process_id, serve_turn
-from ringblk.shm.layout.sizes import MAX_QUEUE_SIZE
 from ringblk.shm.memory.region import MemoryRegion
-from ringblk.shm.queues.inflight_region import make_inflight_region, queue_region_bytes
 
 _log = logging.getLogger(__name__)
 
@@ -60,10 +56,12 @@ class Drive:
         taken_over: RunningSettings,
         *,
         goes_on: bool,
+        adopted: AdoptedDrive | None = None,
     ) -> None:
         """Make its record, with what is taken over. Raises `ProgramError` where there is no room for it.
 
-        `goes_on`: should the start fail, an engine before has left something for the next attempt.
+        `goes_on`: should the start fail, an engine before has left something for the next attempt. `adopted`
+        is what it goes on from where its processes run.
         """
         self.name = plan.name
         self._open_files = plan.open_files
@@ -73,13 +71,15 @@ class Drive:
         self.facts = drive_facts(plan.config, plan.backend, plan.io, plan.sandbox)
         self.device = device = plan.device
         self._model = DriveModel()
-        worker_count = taken_over.workers or self.config.workers
-        self.processes = DriveProcesses(
-            setup, self._model, self._hear, worker_count if setup.plan.uses_workers else 0
-        )
-        self._regions = RegionChanges(self.state, self._model, self.processes)
+        worker_count = (taken_over.workers or self.config.workers) if setup.plan.uses_workers else 0
+        running = None if adopted is None else adopted.processes
+        self.processes = DriveProcesses(setup, self._model, self._hear, worker_count, running)
+        self._requests = NumberedRequests(self.processes)
+        self._regions = RegionChanges(self.state, self._model, self.processes, self._requests)
+        self._inflight = InflightChanges(self._model, self._requests)
         self._hold = plan.hold
-        self._log = LogChanges(self._model, self.processes)
+        self._log = LogChanges(self._model, self._requests)
+        self._keeper = DriveKeeper(plan, self._model, self._inflight, self._requests, self.processes)
         self._reports = GuestReports(self._model, self._end_session)
         self._memory_advice = MemoryAdvice()
         self.settings = DriveSettings(
@@ -88,17 +88,29 @@ class Drive:
         self.publication = Publication(
             plan.name, self.config, plan.identity, device, self.state, self.settings
         )
+        self._queues = QueueChanges(
+            plan,
+            self.state,
+            self._model,
+            self.processes,
+            self._requests,
+            self._inflight,
+            self._keeper,
+            self.publication,
+            self._memory_advice,
+        )
         self.changes = DriveChanges(
             plan, self.state, limits, self._model, self.processes, self.settings, self.publication
         )
         self.started_ns = time.monotonic_ns()
         self._listener = plan.inherited
+        self._adopted = adopted
+        self._resumed: tuple[Session, socket.socket] | None = None
         self._session: Session | None = None
         self._is_to_end = asyncio.Event()
         self._is_succeeded = False  # whether a successor has said that it goes on
         self._is_removed = False
         self._goes_on = goes_on
-        self._was_inflight_used = False
 
     def first_line(self) -> str:
         """What it says of itself at its start."""
@@ -118,8 +130,22 @@ class Drive:
             self.name, self.config.storage_name, os.getpid(), self.config.num_queues, self.started_ns
         )
         self.state.set_paused(self.settings.is_paused)
+        if self._adopted is not None:
+            adopted, self._adopted = self._adopted, None
+            self._go_on(adopted)
+            return
         self.publication.publish()
         self.processes.start()
+
+    def _go_on(self, adopted: AdoptedDrive) -> None:
+        """Be where another control plane has ended. Raises `AdoptionFailed` and `OSError`."""
+        kept = adopted.kept
+        self._keeper.resume(kept, adopted.parts)
+        self._resumed = adopted.resume_session(self, self._keeper)
+        self._keeper.resume_queues(kept, self._resumed[0].vring)
+        self.publication.publish()
+        self.processes.adopt(adopted.parts)
+        adopted.parts.close()
 
     async def run(self, on_change: Callable[[], None]) -> None:
         """Serve one front end after the other, until told to end or no more can come.
@@ -158,8 +184,13 @@ class Drive:
     async def _serve(self, on_change: Callable[[], None]) -> None:
         listener = self._listener
         assert listener is not None, "listen comes first"
-        async for connected in listener.connections():
-            self._session = Session(connected, self)
+        session, adopted = (None, None) if self._resumed is None else self._resumed
+        self._resumed = None
+        if session is not None:
+            await self._regions.ask_again()
+        async for connected in listener.connections(adopted):
+            self._session = session or Session(connected, self, self._keeper)
+            session = None
             self.state.set_connected(True)
             on_change()
             self._memory_advice.front_end_pid = peer_process_id(connected)
@@ -274,55 +305,15 @@ class Drive:
 
     async def start_queue(self, vring: Vring) -> None:
         """Begin to process a ring. Raises `DeviceError`."""
-        if self._model.inflight is None:
-            await self._use_own_inflight()
-        self._model.check_ring(vring)
-        await self._hold.take()
-        self._open_slots()
-        self._memory_advice.check(vring, [region for region, _ in self._model.current_regions()])
-        if not self.device.begin_ring(is_in_use=vring.base != 0 or self._was_inflight_used):
-            _log.warning(
-                "nothing is known of the write cache that this driver had before: every write is made stable,"
-                " until the driver turns the cache on or begins anew"
-            )
-        self.publication.publish()
-        queue = StartedQueue(vring, bool(self.device.features & F_EVENT_IDX))
-        # Known before it is asked for: when this call is given up half-way, `reset` must stop the queue.
-        self._model.queues[vring.queue_index] = queue
-        self.processes.note_queues()
-        resumed = await self.processes.ask(
-            queue.start_message,
-            queue.fds().present(),
-            lambda is_done: self._settle_start(queue, is_done),
-        )
-        if resumed:
-            _log.info("queue %d goes on with %d requests of an earlier engine", vring.queue_index, resumed)
-
-    def _open_slots(self) -> None:
-        try:
-            self.state.open_slots()
-        except OSError as error:
-            raise DeviceError(f"no queue can start: {error.strerror or error}") from error
-
-    def _settle_start(self, queue: StartedQueue, is_done: bool) -> None:
-        self._model.settle_start(queue, is_done)
-        if is_done:
-            self._memory_advice.forget()
-            self._memory_advice.look_for_copies(self._model.current_regions())
+        await self._queues.start(vring)
 
     async def update_fds(self, vring: Vring) -> None:
         """A running ring's kick, call or err fd has been replaced."""
-        queue = self._model.queues[vring.queue_index]
-        queue.vring = vring
-        await self.processes.ask(
-            lambda request_id: SetQueueFds(request_id, vring.queue_index, queue.fds().presence()),
-            queue.fds().present(),
-        )
+        await self._queues.update_fds(vring)
 
     async def set_enabled(self, queue_index: int, enabled: bool) -> None:
         """Let a running ring rest, or go on."""
-        self._model.queues[queue_index].is_enabled = enabled
-        await self.processes.ask(lambda request_id: EnableQueue(request_id, queue_index, enabled))
+        await self._queues.set_enabled(queue_index, enabled)
 
     async def set_log(self, fd: int, mmap_size_bytes: int, mmap_offset_bytes: int) -> None:
         """Have a dirty log, in place of an earlier one. Raises `DeviceError`."""
@@ -338,50 +329,17 @@ class Drive:
 
     async def stop_queue(self, queue_index: int) -> int:
         """Stop a ring, wait for what is in flight, and give back `next_avail`."""
-        next_avail = await self.processes.ask(
-            lambda request_id: StopQueue(request_id, queue_index),
-            settle=lambda is_done: self._settle_stop(queue_index, is_done),
-        )
-        if not self._model.queues:
-            await self._hold.queues_stopped(self._flush, is_moving=self._model.log_in_use is not None)
-        return next_avail
-
-    async def _flush(self) -> None:
-        await self.processes.ask(FlushStorage)
-
-    def _settle_stop(self, queue_index: int, is_done: bool) -> None:
-        self._model.forget_queue(queue_index, is_done)
-        if not self._model.queues:
-            self.device.end_rings()
-            self._was_inflight_used = False
+        return await self._queues.stop(queue_index)
 
     async def get_inflight(self, num_queues: int, queue_size: int) -> tuple[int, int, int]:
         """Make an in-flight region; returns an fd for the caller, its size and its offset."""
-        fd, size_bytes = make_inflight_region(num_queues, queue_size)
-        await self._use_inflight(fd, size_bytes, 0, queue_size)
-        return os.dup(fd), size_bytes, 0
+        return await self._inflight.get(num_queues, queue_size)
 
     async def set_inflight(
         self, fd: int, mmap_size_bytes: int, mmap_offset_bytes: int, num_queues: int, queue_size: int
     ) -> None:
         """Use an in-flight region from an earlier back end."""
-        admit_inflight(fd, mmap_size_bytes, mmap_offset_bytes, queue_region_bytes(queue_size) * num_queues)
-        self._was_inflight_used = was_inflight_used(fd, mmap_offset_bytes, queue_size, num_queues)
-        await self._use_inflight(fd, mmap_size_bytes, mmap_offset_bytes, queue_size)
-
-    async def _use_own_inflight(self) -> None:
-        """The front end keeps no in-flight region: keep one for the next dispatcher."""
-        fd, size_bytes = make_inflight_region(self.num_queues, MAX_QUEUE_SIZE)
-        await self._use_inflight(fd, size_bytes, 0, MAX_QUEUE_SIZE)
-
-    async def _use_inflight(self, fd: int, size_bytes: int, offset_bytes: int, queue_size: int) -> None:
-        self._model.forget_inflight()
-        self._model.inflight = (SetInflight(0, size_bytes, offset_bytes, queue_size), fd)
-        await self.processes.ask(
-            lambda request_id: SetInflight(request_id, size_bytes, offset_bytes, queue_size),
-            [fd],
-            lambda is_done: None if is_done else self._model.forget_inflight(),
-        )
+        await self._inflight.set(fd, mmap_size_bytes, mmap_offset_bytes, num_queues, queue_size)
 
     async def reset(self) -> None:
         """The front end is gone: stop and drain all rings, forget regions, features, in-flight region."""
@@ -391,10 +349,9 @@ class Drive:
             await self.replace_regions([])
             await self._regions.wait_unused()
             await self._log.forget()
-            await self._hold.front_end_gone(self._flush)
+            await self._hold.front_end_gone(self._queues.flush)
         except DispatcherGone:
             return
-        self._model.forget_inflight()
-        self._was_inflight_used = False
+        self._inflight.forget()
         self.state.close_slots()
         self.set_features(0)

@@ -12,6 +12,8 @@ import contextlib
 import logging
 from collections.abc import Awaitable, Callable, Iterator
 
+import msgspec
+
 from ringblk.engine.base.exit_status import ExitStatus
 from ringblk.engine.base.program_error import ProgramError
 from ringblk.engine.devices.device import DeviceError
@@ -25,6 +27,15 @@ PATIENCE_S = 1.0
 """How long a queue may wait for the image before the log says so."""
 
 _log = logging.getLogger(__name__)
+
+
+class HoldState(msgspec.Struct, frozen=True):
+    """Where a hold stands, for a control plane that goes on with the drive."""
+
+    is_held: bool
+    is_from_start: bool
+    is_unlocked: bool
+    """The file system has no locks."""
 
 
 class ImageHold:
@@ -61,6 +72,7 @@ class ImageHold:
         self._is_held = False
         self._is_from_start = False
         """Whether it has been held since the start: so a front end that goes leaves it."""
+        self._is_unlocked = False
 
     # At the start
 
@@ -82,8 +94,20 @@ class ImageHold:
     def go_unlocked(self) -> None:
         """The file system has no locks: nothing keeps others off, and nothing is to be waited for."""
         self._lock = None
+        self._is_unlocked = True
         self.can_be_given_up = self.waits_for_queues = False
         self._is_held = self._is_from_start = True
+
+    @property
+    def state(self) -> HoldState:
+        """Where it stands."""
+        return HoldState(self._is_held, self._is_from_start, self._is_unlocked)
+
+    def resume(self, state: HoldState) -> None:
+        """Go on where another control plane has ended; the drive's processes have the lock as well."""
+        if state.is_unlocked:
+            self.go_unlocked()
+        self._is_held, self._is_from_start = state.is_held, state.is_from_start
 
     def may_stand_by(self, living_engines: list[int]) -> bool:
         """Whether the image, which could not be claimed, may be waited for when a queue starts.

@@ -25,13 +25,19 @@ Buckets = Mapping[str, BucketSettings | None]
 class DriveLimits:
     """A drive's own six buckets, or those of its group, which others may change as well."""
 
-    def __init__(self, limit: RateLimit, given: RateLimitSettings, carried: Buckets) -> None:
-        """Limits of the drive's own: the `given` ones, but for what was changed in an engine before."""
+    def __init__(
+        self, limit: RateLimit, given: RateLimitSettings, carried: Buckets, *, is_set: bool = False
+    ) -> None:
+        """Limits of the drive's own: the `given` ones, but for what was changed in an engine before.
+
+        `is_set`: the buckets are so already, and in use.
+        """
         self.limit = limit
         self.group: RateGroup | None = None
         self.given = given
         self._current = msgspec.structs.replace(given, **carried)
-        limit.configure(self._current, time.monotonic_ns())
+        if not is_set:
+            limit.configure(self._current, time.monotonic_ns())
 
     @classmethod
     def of_group(cls, group: RateGroup, given: RateLimitSettings) -> "DriveLimits":
@@ -80,16 +86,22 @@ class DriveLimits:
 
 
 def open_limits(
-    plan: DrivePlan, state: StateSegment, carried: Buckets, trusted_users: Collection[int]
+    plan: DrivePlan,
+    state: StateSegment,
+    carried: Buckets,
+    trusted_users: Collection[int],
+    *,
+    is_adopted: bool,
 ) -> DriveLimits:
     """The drive's own limits, or its group's, which the engine joins. Raises `ProgramError`.
 
-    A group's segment may be root's, this process's user's, or one of `trusted_users`'.
+    `is_adopted`: its dispatcher draws from them already. A group's segment may be root's, this process's
+    user's, or one of `trusted_users`'.
     """
     config = plan.config
     given = config.rate_limits()
     if config.rate_group is None:
-        return DriveLimits(state.rate_limit, given, carried)
+        return DriveLimits(state.rate_limit, given, carried, is_set=is_adopted)
     try:
         group = RateGroup(
             config.rate_group,

@@ -3,16 +3,16 @@
 from ringblk.engine.devices.device import DeviceError
 from ringblk.engine.devices.vring import Vring
 from ringblk.engine.dispatcher.messages import SetLog, SetQueueLog, StopLog
+from ringblk.engine.drives.numbered_requests import NumberedRequests
 from ringblk.engine.supervisor.drive_model import DriveModel, check_log
-from ringblk.engine.supervisor.drive_processes import DriveProcesses
 
 
 class LogChanges:
     """Tells the dispatcher, which marks what it and its workers have written (vhost-user, "Migration")."""
 
-    def __init__(self, model: DriveModel, processes: DriveProcesses) -> None:
+    def __init__(self, model: DriveModel, requests: NumberedRequests) -> None:
         self._model = model
-        self._processes = processes
+        self._requests = requests
 
     async def set_log(self, fd: int, mmap_size_bytes: int, mmap_offset_bytes: int) -> None:
         """Have a log, in place of an earlier one; `fd` is ours. Raises `DeviceError`."""
@@ -34,19 +34,17 @@ class LogChanges:
 
     async def _tell(self) -> None:
         if self._model.log_in_use is None:
-            await self._processes.ask(StopLog)
+            await self._requests.ask(StopLog)
             return
         log, fd = self._model.log_in_use
-        await self._processes.ask(
+        await self._requests.ask(
             lambda request_id: SetLog(request_id, log.mmap_size_bytes, log.mmap_offset_bytes), [fd]
         )
 
     async def set_queue_log(self, vring: Vring) -> None:
         """A running ring is logged elsewhere from now on, or not any more."""
         self._model.queues[vring.queue_index].vring = vring
-        await self._processes.ask(
-            lambda request_id: SetQueueLog(request_id, vring.queue_index, vring.log_gpa)
-        )
+        await self._requests.ask(lambda request_id: SetQueueLog(request_id, vring.queue_index, vring.log_gpa))
 
     async def forget(self) -> None:
         """The front end is gone, and its memory with it."""

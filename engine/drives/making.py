@@ -5,6 +5,7 @@ from functools import partial
 
 from ringblk.engine.base.exit_status import ExitStatus
 from ringblk.engine.base.program_error import ProgramError
+from ringblk.engine.drives.adopted_drive import AdoptedDrive
 from ringblk.engine.drives.drive import Drive
 from ringblk.engine.drives.engine_name import engine_name
 from ringblk.engine.drives.limits import open_limits
@@ -30,24 +31,28 @@ MAX_RANGES = 1 << 21
 """Pieces of guest memory that all slots together can name; bounds the segment at 32 MiB and a little."""
 
 
-def make_drive(plan: DrivePlan, found: FoundRecord | None, zygote: Zygote) -> Drive:
+def make_drive(
+    plan: DrivePlan, found: FoundRecord | None, zygote: Zygote, adopted: AdoptedDrive | None
+) -> Drive:
     """Make a drive that is claimed, with what the engine before has left of it. Raises `ProgramError`.
 
-    The zygote forks its processes, unless its storage can only be inherited.
+    `adopted` is one that runs. The zygote forks its processes, unless its storage can only be inherited.
 
     Should that fail, or the start of its processes, what was found waits for the next attempt.
     """
     with contextlib.ExitStack() as undo:
-        state = _make_segment(plan)
+        state = _make_segment(plan) if adopted is None else adopted.state
         undo.callback(state.close)
         settings = RunningSettings()
         if found is not None:
             settings = take_settings(plan, found)
         users = [plan.user.uid] if plan.user is not None else []
-        limits = open_limits(plan, state, settings.limits, users)
+        limits = open_limits(plan, state, settings.limits, users, is_adopted=adopted is not None)
         undo.callback(partial(limits.leave, goes_on=found is not None))
         own_forks = OwnForks(plan.backend, plan.storage_fds)
+        is_only_inherited = _is_only_inherited(plan.backend)
         setup = ProcessSetup(
+            drive_name=plan.name,
             config=plan.config,
             backend=plan.backend,
             kind=plan.kind,
@@ -56,10 +61,11 @@ def make_drive(plan: DrivePlan, found: FoundRecord | None, zygote: Zygote) -> Dr
             sandbox=plan.sandbox,
             plan=plan.io,
             cgroup=plan.cgroup,
-            parent=own_forks if _is_only_inherited(plan.backend) else zygote,
+            parent=own_forks if is_only_inherited else zygote,
             own_forks=own_forks,
+            is_kept=plan.name != SOLE_DRIVE and not is_only_inherited,
         )
-        drive = Drive(plan, setup, limits, settings, goes_on=found is not None)
+        drive = Drive(plan, setup, limits, settings, goes_on=found is not None, adopted=adopted)
         undo.pop_all()
     try:
         _hand_over_files(plan, drive)

@@ -9,6 +9,7 @@ import logging
 import os
 
 from ringblk.engine.dispatcher.messages import ChangeRegions
+from ringblk.engine.drives.numbered_requests import NumberedRequests
 from ringblk.engine.supervisor.drive_model import DriveModel, SharedRegion
 from ringblk.engine.supervisor.drive_processes import DriveProcesses
 from ringblk.shm.memory.region import MemoryRegion
@@ -24,10 +25,13 @@ _log = logging.getLogger(__name__)
 class RegionChanges:
     """Puts regions into the table of every process, and takes them out."""
 
-    def __init__(self, state: StateSegment, model: DriveModel, processes: DriveProcesses) -> None:
+    def __init__(
+        self, state: StateSegment, model: DriveModel, processes: DriveProcesses, requests: NumberedRequests
+    ) -> None:
         self._state = state
         self._model = model
         self._processes = processes
+        self._requests = requests
         self._unused: dict[int, asyncio.Future[None]] = {}  # region_index -> set when nobody uses it
 
     async def change(
@@ -49,12 +53,20 @@ class RegionChanges:
         messages = [mapped.message for mapped in added]
         if added:
             self._processes.tell_workers(MapRegions(messages), tuple(mapped.fd for mapped in added))
-        await self._processes.ask(
+        await self._requests.ask(
             lambda request_id: ChangeRegions(request_id, dropped, messages),
             [mapped.fd for mapped in added],
             lambda is_done: None if is_done else self._take_back(added, dropped),
         )
         return futures
+
+    async def ask_again(self) -> None:
+        """Hear once more of regions that were dropped: another control plane may have been told already."""
+        dropped = [index for index, mapped in self._model.regions.items() if not mapped.is_current]
+        for region_index in dropped:
+            self._unused[region_index] = asyncio.get_running_loop().create_future()
+        if dropped:
+            await self._processes.ask(lambda request_id: ChangeRegions(request_id, dropped, []))
 
     def note_unused(self, region_indexes: list[int]) -> None:
         """No request uses these dropped regions any more."""

@@ -118,6 +118,13 @@ def create_segment(drive_name: str, slot_count: int, queue_size: int, kind: Devi
     return StateSegment.create(name, slot_count, queue_size, kind.name, kind.operations)
 
 
+def adopt_segment(fd: int, former_name: str) -> StateSegment:
+    """Have the segment of a drive whose supervisor has died; `fd` is the segment's. Raises `SegmentError`."""
+    state = StateSegment.of_fd(fd)
+    state.own(former_name, other_segment_name(os.getpid()))
+    return state
+
+
 def named_segments() -> list[DriveSegment]:
     """All whose names stand in the folder and may be believed."""
     return [

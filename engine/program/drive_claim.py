@@ -44,6 +44,9 @@ class _Predecessors(msgspec.Struct, frozen=True):
     """Those that have left no record: one that had one leaves none where there was nothing to say."""
 
 
+_NOBODY = _Predecessors()
+
+
 class Claims:
     """The claims of an engine that begins: first all are looked at and waited for, then each is made."""
 
@@ -64,7 +67,7 @@ class Claims:
     def make(self, plan: DrivePlan) -> FoundRecord | None:
         """Be the only one on a drive; what the engine before has left of it. Raises `ProgramError`."""
         claim_image(plan.hold, takes_over=self._takes_over)
-        return _find_record(plan, self._predecessors.get(plan.name, _Predecessors()))
+        return _find_if_held(plan, self._predecessors.get(plan.name, _NOBODY))
 
 
 def remove_left(plans: Sequence[DrivePlan]) -> None:
@@ -79,7 +82,7 @@ async def claim_drive(plan: DrivePlan) -> FoundRecord | None:
     claim = ImageClaim(plan.hold, takes_over=False)
     while not claim.attempt():
         await asyncio.sleep(LOOK_S)
-    return _find_record(plan, _Predecessors())
+    return _find_if_held(plan)
 
 
 def _look_at_predecessors(config: EngineConfig, plans: Sequence[DrivePlan]) -> dict[str, _Predecessors]:
@@ -110,10 +113,13 @@ def _look_at_predecessors(config: EngineConfig, plans: Sequence[DrivePlan]) -> d
     return found
 
 
-def _find_record(plan: DrivePlan, predecessors: _Predecessors) -> FoundRecord | None:
-    """What was left of a drive that is claimed; nothing counts where another engine has its image."""
-    if not plan.hold.is_held:
-        return None
+def _find_if_held(plan: DrivePlan, predecessors: _Predecessors = _NOBODY) -> FoundRecord | None:
+    """The same of a drive that was claimed; nothing counts where another engine has its image."""
+    return find_record(plan, predecessors) if plan.hold.is_held else None
+
+
+def find_record(plan: DrivePlan, predecessors: _Predecessors = _NOBODY) -> FoundRecord | None:
+    """What was left of a drive by the engine before."""
     trusted = set(predecessors.trusted_users)
     if plan.user is not None:
         trusted.add(plan.user.uid)

@@ -18,6 +18,7 @@ from ringblk.engine.options.config import EngineConfig, EngineOptions, check_dri
 from ringblk.engine.options.drive_config import DriveConfig
 from ringblk.engine.program.drive_claim import Claims, remove_left
 from ringblk.engine.program.drives_apart import TakenError, check_images_apart, check_sockets_apart
+from ringblk.engine.program.orphans import Orphan, find_orphans
 from ringblk.engine.program.served_drive import ServedDrive
 from ringblk.engine.program.storage_opening import StorageOpeners
 from ringblk.engine.supervisor.zygote_process import Zygote
@@ -91,10 +92,23 @@ class DriveList:
 
     def open(self) -> None:
         """Open all of them and make them this engine's. Raises `ProgramError`."""
-        self._each(self._open)
-        claims = Claims(self._config, [served.plan for served in self if served.plan is not None])
-        self._each(lambda served: served.claim(claims))
+        orphans = self._find_orphans()
+        self._each(lambda served: self._open(served, orphans.get(served.name)))
+        new = [served for served in self if served.plan is not None and served.name not in orphans]
+        claims = Claims(self._config, [served.plan for served in new if served.plan is not None])
+        self._each(lambda served: served.claim(claims) if served in new else None)
         remove_left([served.plan for served in self if served.plan is not None])
+
+    def _find_orphans(self) -> dict[str, Orphan]:
+        """The drives that a control plane before this one has left, and that are still to be as they are."""
+        found = {} if self._zygote.left_pid is None else find_orphans(self._zygote.left_pid)
+        orphans = {}
+        for name, orphan in found.items():
+            if name in self._drives and self._drives[name].config == orphan.processes.config:
+                orphans[name] = orphan
+            else:
+                orphan.end()  # it was just about to be removed, or set anew
+        return orphans
 
     def make(self) -> None:
         """Make all of them. Raises `ProgramError`."""
@@ -123,9 +137,12 @@ class DriveList:
             if served.state == "starting":
                 served.serve(self._on_end, self._on_change)
 
-    def _open(self, served: ServedDrive) -> None:
+    def _open(self, served: ServedDrive, orphan: Orphan | None = None) -> None:
         check_sockets_apart(served, self, self._config.control)
-        served.open(self._config, self._kind, self._open_files)
+        if orphan is None:
+            served.open(self._config, self._kind, self._open_files)
+        else:
+            served.adopt(orphan, self._config, self._kind, self._open_files)
         check_images_apart(served, self)
 
     def _each(self, step: Callable[[ServedDrive], None]) -> None:

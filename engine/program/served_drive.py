@@ -20,7 +20,8 @@ from ringblk.engine.drives.storage import OpenedStorage, close_storage
 from ringblk.engine.options.config import EngineOptions, of_drive, place_of
 from ringblk.engine.options.drive_config import DriveConfig
 from ringblk.engine.options.drive_names import SOLE_DRIVE
-from ringblk.engine.program.drive_claim import Claims, claim_drive
+from ringblk.engine.program.drive_claim import Claims, claim_drive, find_record
+from ringblk.engine.program.orphans import Orphan
 from ringblk.engine.program.storage_opening import StorageOpeners, open_here
 from ringblk.engine.supervisor.cgroup import DriveCgroup
 from ringblk.engine.supervisor.drive_processes import ProcessesFailed
@@ -47,6 +48,7 @@ class ServedDrive:
         self.plan: DrivePlan | None = None
         self.drive: Drive | None = None
         self._found: FoundRecord | None = None
+        self._orphan: Orphan | None = None
         self._serving: asyncio.Task[None] | None = None
         self._finishing: asyncio.Task[None] | None = None
         self._open_files: OpenFiles | None = None
@@ -104,6 +106,19 @@ class ServedDrive:
             close_storage(opened.backend)
             raise
 
+    def adopt(self, orphan: Orphan, options: EngineOptions, kind: DeviceKind, open_files: OpenFiles) -> None:
+        """Go on with its processes, which another control plane has left; in place of `open` and `claim`.
+
+        Raises `ProgramError`.
+        """
+        with self._named():
+            user = self._reserve(open_files)
+            self._orphan = orphan
+            self._plan(options, kind, open_files, orphan.storage(), user)
+            assert self.plan is not None
+            self.plan.hold.resume(orphan.drive.hold)
+            self._found = find_record(self.plan)
+
     def claim(self, claims: Claims) -> None:
         """Be the only one on it. Raises `ProgramError`."""
         assert self.plan is not None, "open comes first"
@@ -120,7 +135,8 @@ class ServedDrive:
         """Make it, with what an engine before has left, once it is claimed. Raises `ProgramError`."""
         assert self.plan is not None, "open comes first"
         with self._named():
-            self.drive = make_drive(self.plan, self._found, zygote)
+            adopted = None if self._orphan is None else self._orphan.adopt(zygote)
+            self.drive = make_drive(self.plan, self._found, zygote, adopted)
 
     def begin(self) -> None:
         """Listen, and start its processes. Raises `ProgramError` and `OSError`."""

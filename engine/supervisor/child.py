@@ -34,6 +34,7 @@ class Child(Generic[Received]):
         self.pid = process.pid
         self.channel = channel
         self.pidfd = process.pidfd
+        self.ring_fd = process.ring_fd
         self._process = process
         self.announce: Callable[[], None] = lambda: None
         """Makes the child look at its channel."""

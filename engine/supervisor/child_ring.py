@@ -48,6 +48,10 @@ class ChildRing:
         self._uring = child.take_uring()
         return child
 
+    def adopt(self, uring: Uring | None) -> None:
+        """The child that was started by another control plane has this ring."""
+        self._uring = uring
+
     async def fence(self, wake: Callable[[], None] | None = None) -> None:
         """Wait until nothing that a reaped child began can still land (see `Uring`).
 

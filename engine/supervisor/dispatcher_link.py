@@ -10,6 +10,7 @@ import asyncio
 import contextlib
 import itertools
 import os
+import time
 from collections.abc import Callable, Sequence
 from functools import partial
 
@@ -17,15 +18,17 @@ import msgspec
 
 from ringblk.engine.devices.device import DeviceError
 from ringblk.engine.dispatcher.messages import (
+    SESSION_PART,
     Answer,
     FromDispatcher,
+    KeepState,
     Pause,
     Recover,
     StartQueue,
     ToDispatcher,
     WorkerUp,
 )
-from ringblk.engine.supervisor.child import Child
+from ringblk.engine.supervisor.child import RETRY_S, Child
 from ringblk.engine.supervisor.drive_model import Sent
 from ringblk.shm.state.segment import StateSegment
 from ringblk.shm.sync.channel import ChannelClosed, copy_fds
@@ -60,33 +63,53 @@ class DispatcherLink:
         """Wakes whichever process it is."""
         self._child: Child[FromDispatcher] | None = None
         self._begin: Callable[[], None] | None = None  # while its dispatcher was told nothing: tells it all
-        self._request_ids = itertools.count(1)
+        # Never those of a control plane before this one, whose answers may still be on their way.
+        self._request_ids = itertools.count(time.monotonic_ns())
         self._open: dict[int, _Request] = {}
         self._has_ended = False
 
-    def connect(self, child: Child[FromDispatcher], told: Callable[[], Sent], recover: Recover) -> None:
+    def connect(
+        self,
+        child: Child[FromDispatcher],
+        told: Callable[[], Sent],
+        kept: Callable[[], Sent],
+        recover: Recover,
+    ) -> None:
         """Talk to this dispatcher from now on: what `told` gives first, then every open request again.
 
-        As long as there is nothing but workers and a pause to tell of, nothing is sent: a dispatcher that has
-        not begun costs next to nothing.
+        What `kept` gives is for it to keep. As long as there is nothing but workers and a pause to tell of,
+        and no session, nothing is sent: a dispatcher that has not begun costs next to nothing.
         """
         self._child = child
         child.announce = self.wake
-        self._begin = partial(self._tell_all, child, told, recover)
-        if self._open or not all(isinstance(message, (WorkerUp, Pause)) for message, _ in told()):
-            self._begin_now()
+        self._begin = partial(self._tell_all, child, told, kept, recover)
+        is_needed = any(not isinstance(message, (WorkerUp, Pause)) for message, _ in told())
+        if self._open or is_needed or any(map(_is_session, kept())):
+            self.begin()
 
-    def _begin_now(self) -> None:
+    def go_on(self, child: Child[FromDispatcher]) -> None:
+        """Talk to this dispatcher, which knows all that it is to know from another control plane."""
+        self._child = child
+        child.announce = self.wake
+
+    def begin(self) -> None:
+        """Tell a dispatcher that was told nothing all that there is."""
         if self._begin is not None:
             begin, self._begin = self._begin, None
             begin()
 
-    def _tell_all(self, child: Child[FromDispatcher], told: Callable[[], Sent], recover: Recover) -> None:
+    def _tell_all(
+        self,
+        child: Child[FromDispatcher],
+        told: Callable[[], Sent],
+        kept: Callable[[], Sent],
+        recover: Recover,
+    ) -> None:
         open_requests = [(request.message, request.fds) for request in self._open.values()]
         starts = [pair for pair in open_requests if isinstance(pair[0], StartQueue)]
         others = [pair for pair in open_requests if not isinstance(pair[0], StartQueue)]
         try:
-            for message, fds in [*told(), *starts, (recover, ()), *others]:
+            for message, fds in [*told(), *starts, (recover, ()), *kept(), *others]:
                 child.send(message, fds)
                 crash_point("supervisor: set-up message sent")
         except ChannelClosed:
@@ -124,20 +147,26 @@ class DispatcherLink:
             return  # its pidfd tells the rest
         self.wake()
 
+    async def wait_sent(self) -> None:
+        """Return once all that was told stands in the dispatcher's channel, or will be told to the next."""
+        while self._child is not None and self._child.channel.has_unsent:
+            await asyncio.sleep(RETRY_S)
+
     async def ask(
         self,
         make_message: Callable[[int], ToDispatcher],
         fds: Sequence[int] = (),
         settle: Callable[[bool], None] = lambda is_done: None,
+        request_id: int | None = None,
     ) -> int:
-        """Send the request made with a new id and wait for its value. Raises `DeviceError` if refused.
+        """Send a request and wait for its value. Raises `DeviceError` if refused.
 
-        `settle` is called with whether it was done, at once when the answer comes and before anything else
-        is sent: that is when the model changes.
+        It has this id, or one of its own. `settle` is called with whether it was done, at once when the
+        answer comes and before anything else is sent: that is when the model changes.
         """
         if self._has_ended:
             raise _gone()
-        request_id = next(self._request_ids)
+        request_id = next(self._request_ids) if request_id is None else request_id
         message = make_message(request_id)
         answer: asyncio.Future[int] = asyncio.get_running_loop().create_future()
         # Copies: the caller's descriptors may be closed before the request is sent a second time.
@@ -149,7 +178,7 @@ class DispatcherLink:
         request = _Request(message, tuple(copies), answer, settle)
         self._open[request_id] = request
         if self._begin is not None:
-            self._begin_now()  # which sends it, too
+            self.begin()  # which sends it, too
         else:
             self.tell(message, request.fds)
         crash_point("supervisor: request sent")
@@ -184,3 +213,9 @@ class DispatcherLink:
         """Make the dispatcher look around, at its channel and at its limits, wherever in its loop it is."""
         self._state.announce_control()
         os.eventfd_write(self.eventfd, 1)
+
+
+def _is_session(sent: tuple[ToDispatcher, Sequence[int]]) -> bool:
+    """Whether this is a session that a dispatcher is to keep."""
+    message, _ = sent
+    return isinstance(message, KeepState) and message.part == SESSION_PART and bool(message.data)

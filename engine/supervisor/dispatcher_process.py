@@ -3,6 +3,7 @@
 import asyncio
 import logging
 import os
+import socket
 from collections.abc import Callable
 
 from ringblk.engine.base.restart_limit import RestartLimit
@@ -11,11 +12,10 @@ from ringblk.engine.supervisor.child import Child, describe_end, was_own_fault
 from ringblk.engine.supervisor.child_ring import ChildRing
 from ringblk.engine.supervisor.dispatcher_link import DispatcherLink
 from ringblk.engine.supervisor.drive_model import Sent
-from ringblk.engine.supervisor.process_setup import ProcessSetup
+from ringblk.engine.supervisor.kept_parts import KeptParts, listen_for_adoption
+from ringblk.engine.supervisor.kept_processes import AdoptedProcesses, ProcessesKeeper
+from ringblk.engine.supervisor.process_setup import DISPATCHER_ENTRIES, ProcessSetup
 from ringblk.engine.zygote.messages import DispatcherRole
-
-URING_ENTRIES = 256
-"""Requests that the dispatcher has under way at once through its io_uring."""
 
 _log = logging.getLogger(__name__)
 
@@ -32,6 +32,7 @@ class DispatcherProcess:
         told: Callable[[], Sent],
         report: Callable[[Report | WorkersWanted], None],
         fail: Callable[[str], None],
+        adopted: AdoptedProcesses | None = None,
     ) -> None:
         """`told` gives all that a new one must be told; `report` takes what is no answer.
 
@@ -42,14 +43,27 @@ class DispatcherProcess:
         self._report = report
         self._fail = fail
         self._child: Child[FromDispatcher] | None = None
-        entry_count = URING_ENTRIES if setup.plan.uses_dispatcher_uring else 0
+        entry_count = DISPATCHER_ENTRIES if setup.plan.uses_dispatcher_uring else 0
         self._ring = ChildRing("dispatcher", entry_count, setup.backend)
         self._limit = RestartLimit()
         self._is_ending = False
         self._replacement: asyncio.Task[None] | None = None
-        self.eventfd = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
+        self.eventfd = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK) if adopted is None else adopted.eventfd
         """Wakes whichever process it is."""
+        self._listening: socket.socket | None = None
+        if setup.is_kept:
+            self._listening = (
+                listen_for_adoption(setup.state.fileno()) if adopted is None else adopted.listening
+            )
         self.link = DispatcherLink(setup.state, self.eventfd)
+        self.parts = KeptParts(self.link)
+        """What it keeps."""
+        self.keeper: ProcessesKeeper | None = None
+        """Where a drive's processes outlive this one."""
+        if self._listening is not None:
+            self.keeper = ProcessesKeeper(
+                setup.drive_name, setup, self.parts, self.eventfd, self._listening.fileno()
+            )
 
     @property
     def child(self) -> Child[FromDispatcher] | None:
@@ -67,14 +81,26 @@ class DispatcherProcess:
             inline_limit_ns=setup.plan.inline_limit_ns,
             poll_ns=setup.config.poll_us * 1000,
             chain_limit=setup.config.queue_size,
+            adopter_ids=tuple({0, os.geteuid()}) if setup.is_kept else (),
         )
-        child: Child[FromDispatcher] = self._ring.start(
-            setup, "rb-dispatcher", role, {"eventfd": self.eventfd}, FromDispatcher
-        )
+        fds = {"eventfd": self.eventfd}
+        if self._listening is not None:
+            fds["adoption"] = self._listening.fileno()
+        child: Child[FromDispatcher] = self._ring.start(setup, "rb-dispatcher", role, fds, FromDispatcher)
         self._child = child
+        if self.keeper is not None:
+            self.keeper.note_dispatcher(child)
         setup.state.set_dispatcher(child.pid, is_restart)
         child.watch(self._ended, self._hear)
-        self.link.connect(child, self._told, Recover(own_fault))
+        self.link.connect(child, self._told, self.parts.messages, Recover(own_fault))
+
+    def adopt(self, child: Child[FromDispatcher]) -> None:
+        """Go on with one that another control plane has started, and that serves a front end."""
+        self._child = child
+        self._ring.adopt(child.take_uring())
+        self._setup.state.set_dispatcher(child.pid)
+        child.watch(self._ended, self._hear)
+        self.link.go_on(child)
 
     def _hear(self, message: FromDispatcher) -> None:
         if not isinstance(message, Answer):
@@ -128,4 +154,7 @@ class DispatcherProcess:
         """Close what is left when it has ended."""
         if self._replacement is not None:
             self._replacement.cancel()
+        self.parts.close()
+        if self._listening is not None:
+            self._listening.close()
         os.close(self.eventfd)

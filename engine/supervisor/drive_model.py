@@ -87,7 +87,9 @@ class DriveModel:
 
     def new_region(self, region: MemoryRegion, fd: int) -> SharedRegion:
         """Give a region an index and an epoch. Raises `DeviceError` when all indexes are in use."""
-        free = next((index for index in range(REGION_INDEXES) if index not in self.regions), None)
+        # One after the other, so that a control plane that does it once more comes to the same.
+        in_turn = ((self.epoch + step) % REGION_INDEXES for step in range(REGION_INDEXES))
+        free = next((index for index in in_turn if index not in self.regions), None)
         if free is None:
             raise DeviceError("too many memory regions, with those that requests in flight still use")
         self.epoch += 1
@@ -251,9 +253,7 @@ class DriveModel:
         sent: list[tuple[ToWorker, Sequence[int]]] = []
         for part in _parts(list(self.regions.values())):
             messages = [mapped.message for mapped in part]
-            # The epoch of a region that is gone already may be the one that requests carry.
-            messages[-1] = msgspec.structs.replace(messages[-1], epoch=self.epoch)
-            sent.append((MapRegions(messages), [mapped.fd for mapped in part]))
+            sent.append((MapRegions(messages, self.epoch), [mapped.fd for mapped in part]))
         return sent
 
 

@@ -5,10 +5,19 @@ import logging
 from collections.abc import Callable, Sequence
 from typing import NoReturn
 
-from ringblk.engine.dispatcher.messages import FromDispatcher, Report, ToDispatcher, WorkersWanted
+from ringblk.engine.dispatcher.messages import (
+    FromDispatcher,
+    Pause,
+    Report,
+    Resume,
+    ToDispatcher,
+    WorkersWanted,
+)
 from ringblk.engine.supervisor.child import Child
 from ringblk.engine.supervisor.dispatcher_process import DispatcherProcess
 from ringblk.engine.supervisor.drive_model import DriveModel, Sent
+from ringblk.engine.supervisor.kept_parts import AdoptedParts, KeptParts
+from ringblk.engine.supervisor.kept_processes import AdoptedProcesses
 from ringblk.engine.supervisor.process_setup import ProcessSetup
 from ringblk.engine.supervisor.workforce import Workforce
 from ringblk.workers.process.messages import ToWorker
@@ -36,18 +45,47 @@ class DriveProcesses:
         model: DriveModel,
         report: Callable[[Report], None],
         worker_count: int,
+        adopted: AdoptedProcesses | None = None,
     ) -> None:
-        """`report` takes what the dispatcher sends and is no answer."""
+        """`report` takes what the dispatcher sends and is no answer.
+
+        `adopted` are those of a control plane that has died, to be gone on with.
+        """
         self._model = model
         self._report = report
-        self._dispatcher = DispatcherProcess(setup, self._told, self._hear, self._fail)
-        self._workers = Workforce(setup, model, self._dispatcher.link, self._fail, worker_count)
+        self._adopted = adopted
+        self._dispatcher = DispatcherProcess(setup, self._told, self._hear, self._fail, adopted)
+        self._workers = Workforce(setup, model, self._dispatcher, self._fail, worker_count)
         self._has_failed = asyncio.Event()
         self._failure = ""
 
     def start(self) -> None:
         """Start the dispatcher; workers come when there is work. Raises `OSError`."""
         self._dispatcher.start()
+
+    def adopt(self, parts: AdoptedParts) -> None:
+        """Go on with processes that run, and with what they have kept, once the model is as it was."""
+        adopted, self._adopted = self._adopted, None
+        assert adopted is not None
+        keeper = self._dispatcher.keeper
+        assert keeper is not None
+        keeper.resume(adopted.kept, parts)
+        dispatcher = adopted.dispatcher
+        self._dispatcher.adopt(Child("rb-dispatcher", dispatcher.process, dispatcher.channel))
+        for index, worker in adopted.workers.items():
+            self._workers.adopt(index, worker)
+        # What held it may have died, or have been just about to.
+        self._dispatcher.link.tell(Pause(0) if self._model.pause_holders else Resume(0))
+
+    @property
+    def are_kept(self) -> bool:
+        """Whether they outlive this process, for another to go on with them."""
+        return self._dispatcher.keeper is not None
+
+    @property
+    def parts(self) -> KeptParts:
+        """What the dispatcher keeps, should this process die."""
+        return self._dispatcher.parts
 
     def _hear(self, message: Report | WorkersWanted) -> None:
         if isinstance(message, WorkersWanted):
@@ -88,9 +126,10 @@ class DriveProcesses:
         make_message: Callable[[int], ToDispatcher],
         fds: Sequence[int] = (),
         settle: Callable[[bool], None] = lambda is_done: None,
+        request_id: int | None = None,
     ) -> int:
         """Ask the dispatcher, whichever process it is meanwhile (see `DispatcherLink.ask`)."""
-        return await self._dispatcher.link.ask(make_message, fds, settle)
+        return await self._dispatcher.link.ask(make_message, fds, settle, request_id)
 
     def wake_dispatcher(self) -> None:
         """Make the dispatcher look around, at its limits for example."""

@@ -22,6 +22,7 @@ class OwnProcess:
     """One that this process has forked itself."""
 
     waits_for_message = False
+    ring_fd = 0
 
     def __init__(self, pid: int, uring: Uring | None = None) -> None:
         self.pid = pid

@@ -22,6 +22,8 @@ class StartedProcess(Protocol):
     """Whether it does nothing at all until its first message."""
     uring: Uring | None
     """Its io_uring, which this process has as well; None: it has none, or has ended before it used it."""
+    ring_fd: int
+    """The descriptor that its io_uring has in the process itself; 0: it has none, or nobody has to know."""
 
     def when_reaped(self, on_reaped: OnReaped) -> None:
         """Have `on_reaped` called, now or later. The process has ended: its pidfd says so."""

@@ -19,8 +19,13 @@ from ringblk.engine.zygote.messages import DispatcherRole, Fork, WorkerRole
 from ringblk.shm.state.segment import StateSegment
 from ringblk.workers.backends.native import NativeBackend
 from ringblk.workers.sandbox.sandbox import Sandbox
-from ringblk.workers.sandbox.syscall_filter import DISPATCHER_CALLS, URING_CALLS
+from ringblk.workers.sandbox.syscall_filter import ADOPTION_CALLS, DISPATCHER_CALLS, URING_CALLS
 from ringblk.workers.uring.ring import Uring
+
+DISPATCHER_ENTRIES = 256
+"""Requests that the dispatcher has under way at once through its io_uring."""
+WORKER_ENTRIES = 128
+"""Requests that one worker has under way at once, and one for its eventfd."""
 
 _log = logging.getLogger(__name__)
 
@@ -28,6 +33,7 @@ _log = logging.getLogger(__name__)
 class ProcessSetup(msgspec.Struct, frozen=True, kw_only=True):
     """What dispatcher and workers are given, and how they are to go about it."""
 
+    drive_name: str
     config: DriveConfig
     backend: NativeBackend
     kind: DeviceKind
@@ -42,6 +48,8 @@ class ProcessSetup(msgspec.Struct, frozen=True, kw_only=True):
     """Where they are accounted for; None: where their parent is."""
     own_forks: OwnForks
     """Who forks those whose io_uring the other cannot share."""
+    is_kept: bool = False
+    """Whether the processes outlive this one, and another control plane goes on with them (`KeptParts`)."""
 
     def done_count(self) -> int:
         """Requests that the drive has completed."""
@@ -92,6 +100,8 @@ class ProcessSetup(msgspec.Struct, frozen=True, kw_only=True):
         """What the process is to be, whoever forks it, but for the storage; and its descriptors."""
         is_dispatcher = isinstance(role, DispatcherRole)
         calls = ((DISPATCHER_CALLS,) if is_dispatcher else ()) + ((URING_CALLS,) if ring_entries else ())
+        if "adoption" in eventfds:
+            calls = (*calls, ADOPTION_CALLS)
         confinement = self.sandbox.confinement(*calls)
         fds = {"segment": self.state.fileno(), **eventfds}
         if is_dispatcher and self.rate_group_fd is not None:
@@ -107,7 +117,7 @@ class ProcessSetup(msgspec.Struct, frozen=True, kw_only=True):
             kind=self.kind.name,
             request_settings=self.kind.request_settings(self.config),
             storage=None,
-            ring_layout=_ring_layout(ring_entries) if ring_entries else b"",
+            ring_layout=ring_layout(ring_entries) if ring_entries else b"",
             confinement=confinement,
         )
         return fork, list(fds.values())
@@ -128,6 +138,6 @@ class ProcessSetup(msgspec.Struct, frozen=True, kw_only=True):
 
 
 @functools.cache
-def _ring_layout(entry_count: int) -> bytes:
+def ring_layout(entry_count: int) -> bytes:
     """What the kernel says of each io_uring of this size."""
     return Uring(entry_count).layout

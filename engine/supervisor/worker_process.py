@@ -14,14 +14,12 @@ from ringblk.engine.supervisor.child import Child, describe_end, was_own_fault
 from ringblk.engine.supervisor.child_ring import ChildRing
 from ringblk.engine.supervisor.dispatcher_link import DispatcherGone, DispatcherLink
 from ringblk.engine.supervisor.drive_model import DriveModel
-from ringblk.engine.supervisor.process_setup import ProcessSetup
+from ringblk.engine.supervisor.kept_processes import ProcessesKeeper
+from ringblk.engine.supervisor.process_setup import WORKER_ENTRIES, ProcessSetup
 from ringblk.engine.zygote.messages import WorkerRole
 from ringblk.shm.sync.channel import ChannelClosed
 from ringblk.shm.sync.process import crash_point
-from ringblk.workers.process.messages import Stop, ToWorker
-
-URING_ENTRIES = 128
-"""Requests that one worker has under way at once, and one for its eventfd."""
+from ringblk.workers.process.messages import KeepRegions, Stop, ToWorker
 
 _log = logging.getLogger(__name__)
 
@@ -43,10 +41,13 @@ class WorkerProcess:
         link: DispatcherLink,
         fail: Callable[[str], None],
         note_vacancy: Callable[[], None],
+        keeper: ProcessesKeeper | None,
+        eventfd: int | None = None,
     ) -> None:
         """`fail` is called with the reason when nobody may take its place. Raises `OSError`.
 
-        `note_vacancy` is called when its place has become vacant.
+        `note_vacancy` is called when its place has become vacant. `eventfd` is the place's own where another
+        control plane has made it.
         """
         self._index = worker_index
         self._setup = setup
@@ -55,7 +56,7 @@ class WorkerProcess:
         self._fail = fail
         self._note_vacancy = note_vacancy
         self._child: Child[None] | None = None
-        entry_count = URING_ENTRIES if setup.plan.uses_worker_uring else 0
+        entry_count = WORKER_ENTRIES if setup.plan.uses_worker_uring else 0
         self._ring = ChildRing(f"worker {worker_index}", entry_count, setup.backend)
         self._limit = RestartLimit()
         self._is_ending = False
@@ -65,7 +66,8 @@ class WorkerProcess:
         self._is_released = False  # the dispatcher has said that it gives it nothing more
         self._left: asyncio.Future[None] | None = None  # while it is to leave: set when it has
         self._clearing: asyncio.Task[None] | None = None
-        self._eventfd = os.eventfd(0, os.EFD_CLOEXEC)
+        self._keeper = keeper
+        self._eventfd = os.eventfd(0, os.EFD_CLOEXEC) if eventfd is None else eventfd
 
     @property
     def child(self) -> Child[None] | None:
@@ -99,6 +101,8 @@ class WorkerProcess:
     def introduce(self) -> None:
         """Watch the process that was forked, and tell it what there is."""
         assert self._child is not None, "fork comes first"
+        if self._keeper is not None:
+            self._keeper.note_worker(self._index, self._child, self._eventfd)
         self._setup.state.set_worker(self._index, self._child.pid)
         self._done_count = -1
         self._child.announce = self._announce
@@ -109,6 +113,19 @@ class WorkerProcess:
         """Begin while a dispatcher runs, in a place that is vacant. Raises `OSError`."""
         self.fork()
         self.introduce()
+        self._link.tell(*self.up_message())
+
+    def adopt(self, child: Child[None]) -> None:
+        """Go on with a process that another control plane has started, whatever it was told last."""
+        self._child = child
+        self._ring.adopt(child.take_uring())
+        self.is_vacant = False
+        self._setup.state.set_worker(self._index, child.pid)
+        self._done_count = -1
+        child.announce = self._announce
+        child.watch(self._ended)
+        epochs = {index: mapped.message.epoch for index, mapped in self._model.regions.items()}
+        self._send([(KeepRegions(epochs), ()), *self._model.worker_setup()])
         self._link.tell(*self.up_message())
 
     # Messages
@@ -163,6 +180,8 @@ class WorkerProcess:
             self._fail(f"cannot put another in the place of worker {self._index}: {error}")
             return
         crash_point("supervisor: worker cleared away")
+        if self._keeper is not None:
+            self._keeper.forget_worker(self._index)
         if not self._is_ending:
             self._leave()
 

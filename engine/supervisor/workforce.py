@@ -6,8 +6,9 @@ from collections.abc import Callable
 
 from ringblk.engine.dispatcher.messages import WishAnswered
 from ringblk.engine.supervisor.child import Child
-from ringblk.engine.supervisor.dispatcher_link import DispatcherLink
+from ringblk.engine.supervisor.dispatcher_process import DispatcherProcess
 from ringblk.engine.supervisor.drive_model import DriveModel, Sent
+from ringblk.engine.supervisor.kept_processes import AdoptedProcess
 from ringblk.engine.supervisor.process_setup import ProcessSetup
 from ringblk.engine.supervisor.worker_process import WorkerProcess
 from ringblk.shm.sync.process import crash_point
@@ -32,14 +33,15 @@ class Workforce:
         self,
         setup: ProcessSetup,
         model: DriveModel,
-        link: DispatcherLink,
+        dispatcher: DispatcherProcess,
         fail: Callable[[str], None],
         limit: int,
     ) -> None:
         """`fail` is called with the reason when a worker cannot be replaced."""
         self._setup = setup
         self._model = model
-        self._link = link
+        self._link = dispatcher.link
+        self._keeper = dispatcher.keeper
         self._fail = fail
         self._workers: dict[int, WorkerProcess] = {}
         self._limit_lock = asyncio.Lock()
@@ -59,6 +61,12 @@ class Workforce:
     def children(self) -> dict[int, Child[None]]:
         """The processes that there are now, by worker index."""
         return {index: worker.child for index, worker in self._workers.items() if worker.child is not None}
+
+    def adopt(self, worker_index: int, adopted: AdoptedProcess) -> None:
+        """Go on with a worker that another control plane has started."""
+        child: Child[None] = Child(f"rb-worker-{worker_index}", adopted.process, adopted.channel)
+        self._at(worker_index, adopted.eventfd).adopt(child)
+        self._look_later()
 
     # Coming
 
@@ -136,11 +144,18 @@ class Workforce:
         except TimeoutError:
             return
 
-    def _at(self, worker_index: int) -> WorkerProcess:
+    def _at(self, worker_index: int, eventfd: int | None = None) -> WorkerProcess:
         """The worker of this index, whose rings and counters stay its own from one process to the next."""
         if worker_index not in self._workers:
             self._workers[worker_index] = WorkerProcess(
-                worker_index, self._setup, self._model, self._link, self._fail, self._note_vacancy
+                worker_index,
+                self._setup,
+                self._model,
+                self._link,
+                self._fail,
+                self._note_vacancy,
+                self._keeper,
+                eventfd,
             )
         return self._workers[worker_index]
 

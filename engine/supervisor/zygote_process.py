@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import contextvars
 import errno
 import logging
 import os
@@ -44,13 +45,15 @@ class ZygoteChild:
 
     waits_for_message = True
 
-    def __init__(self, pid: int, pidfd: int, uring: Uring | None) -> None:
+    def __init__(self, pid: int, pidfd: int, uring: Uring | None, ring_fd: int = 0) -> None:
         self.pid = pid
         self.pidfd = pidfd
         self.uring = uring
+        self.ring_fd = ring_fd
         self._is_reaped = False
         self._status: int | None = None
         self._on_reaped: OnReaped | None = None
+        self._context: contextvars.Context | None = None
 
     def when_reaped(self, on_reaped: OnReaped) -> None:
         """Have it called once the zygote has told of its end, or has died itself."""
@@ -58,6 +61,7 @@ class ZygoteChild:
             on_reaped(self._status)
         else:
             self._on_reaped = on_reaped
+            self._context = contextvars.copy_context()  # it is of a drive, and the zygote's news of none
 
     def note_end(self, status: int | None) -> None:
         """The zygote has reaped it; None: it cannot tell any more, and its children end with it."""
@@ -65,7 +69,7 @@ class ZygoteChild:
         self._status = status
         on_reaped, self._on_reaped = self._on_reaped, None  # which knows who knows this child: no cycle
         if on_reaped is not None:
-            asyncio.get_running_loop().call_soon(on_reaped, status)
+            asyncio.get_running_loop().call_soon(on_reaped, status, context=self._context)
 
 
 class Zygote:
@@ -86,6 +90,8 @@ class Zygote:
         self._end: ZygoteEnd | None = None
         self._channel: Channel[FromZygote] | None = None
         self._living: dict[int, ZygoteChild] = {}
+        self.left_pid = first.pid if first is not None and first.pidfd >= 0 else None
+        """The process id of one that a control plane before this one has left, with its children."""
 
     def fileno(self) -> int:
         """The descriptor of its channel; -1: there is none yet."""
@@ -101,7 +107,8 @@ class Zygote:
             case Forked():
                 (pidfd,) = answer_fds
                 try:
-                    child = ZygoteChild(answer.pid, pidfd, _share_ring(fork, pidfd, answer.ring_fd))
+                    uring = _share_ring(fork, pidfd, answer.ring_fd)
+                    child = ZygoteChild(answer.pid, pidfd, uring, answer.ring_fd)
                 except OSError:
                     self._forget(answer.pid, pidfd)
                     raise
@@ -114,13 +121,12 @@ class Zygote:
             case _:
                 raise AssertionError(f"the zygote answers with {answer}")
 
-    def adopt(self, pid: int, pidfd: int) -> ZygoteChild:
+    def adopt(self, pid: int, pidfd: int, uring: Uring | None, ring_fd: int) -> ZygoteChild:
         """A process that the zygote has forked for a supervisor before this one.
 
         Where it has ended it is over, and nobody can say how.
         """
-        self._connect()
-        child = ZygoteChild(pid, pidfd, None)
+        child = ZygoteChild(pid, pidfd, uring, ring_fd)
         if select.select([pidfd], [], [], 0)[0]:
             child.note_end(None)
         else:

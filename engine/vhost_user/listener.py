@@ -51,13 +51,18 @@ class Listener:
         """Whether the inherited socket is a connection itself, which is served and then over."""
         return not self._socket.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN)
 
-    async def connections(self) -> AsyncIterator[socket.socket]:
-        """Connected sockets, each the receiver's to close; the only one if one was inherited."""
+    async def connections(self, adopted: socket.socket | None = None) -> AsyncIterator[socket.socket]:
+        """Connected sockets, each the receiver's to close; the only one if one was inherited.
+
+        The first is `adopted` where there is one: another process has accepted it.
+        """
         if self.is_connected:
             take_inline(self._socket)
             yield self._socket.dup()
             return
         waiting = self._waiting = WaitingFrontends(self._socket)
+        if adopted is not None:
+            yield adopted
         while True:
             yield await waiting.next()
 

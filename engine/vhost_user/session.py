@@ -15,6 +15,7 @@ from functools import partial
 from typing import Any
 
 from ringblk.engine.devices.device import ConfigRefused, Device, DeviceError
+from ringblk.engine.devices.vring import Vring
 from ringblk.engine.vhost_user.codes import ProtocolFeature
 from ringblk.engine.vhost_user.fd_set import HeldFd, close_held, handle_of
 from ringblk.engine.vhost_user.kept_socket import KeptSocket
@@ -168,16 +169,9 @@ class Session:
         channel.notify_config_change()
         return True
 
-    def kept_now(self) -> tuple[KeptSession, dict[int, int]] | None:
-        """For another custodian: what is to be kept, and the descriptors by their handles, which stay ours.
-
-        None while a message is in hand, whose descriptors are on their way to the device: a `commit` follows.
-        """
-        state = self._state()
-        if state is None or state.message is not None:
-            return None
-        held = (self._held_connection, self._held_marks, self._reply_fd, *self._requests.held_fds)
-        return state, {each.handle: each.fd for each in held if each is not None}
+    def vring(self, queue_index: int) -> Vring:
+        """A ring that runs, or is about to, as its device knows it."""
+        return self._requests.rings.describe(queue_index)
 
     async def _serve_messages(self, hang_up: "asyncio.Future[None]") -> None:
         """Go on with what was left, and then with message after message, until there are no more."""

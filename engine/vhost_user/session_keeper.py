@@ -105,8 +105,8 @@ class SessionKeeper(Protocol):
     """Puts what is kept of one session after the other into custody.
 
     The order of calls is the order of effects: what was given to `keep` is in custody before the next state.
-    Where the custodian has gone, its keeper sees to another, to which all is given again
-    (`Session.kept_now`); the session hears nothing of that.
+    Where the custodian has gone, its keeper sees to another, to which all is given again; the session hears
+    nothing of that.
     """
 
     @property

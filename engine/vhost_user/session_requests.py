@@ -9,7 +9,7 @@ import msgspec
 from ringblk.engine.devices.device import ConfigRefused, Device, DeviceError
 from ringblk.engine.vhost_user.backend_channel import BackendChannel
 from ringblk.engine.vhost_user.codes import F_LOG_ALL, F_PROTOCOL_FEATURES, FrontendRequest, ProtocolFeature
-from ringblk.engine.vhost_user.fd_set import FdSet, HeldFd
+from ringblk.engine.vhost_user.fd_set import FdSet
 from ringblk.engine.vhost_user.message_socket import ReceivedMessage
 from ringblk.engine.vhost_user.messages import (
     BadMessage,
@@ -89,11 +89,6 @@ class SessionRequests:
         requests.protocol_features = ProtocolFeature(kept.protocol_features)
         requests.status = kept.status
         return requests
-
-    @property
-    def held_fds(self) -> list[HeldFd | None]:
-        """The descriptors that rings and channel own."""
-        return [*self.rings.held_fds, None if self.channel is None else self.channel.held]
 
     async def close(self) -> None:
         """Close all that the front end has handed over."""

@@ -67,11 +67,6 @@ class VringSetup:
         )
 
     @property
-    def held_fds(self) -> tuple[HeldFd | None, ...]:
-        """The descriptors that it owns."""
-        return tuple(self._fds.values())
-
-    @property
     def is_ready(self) -> bool:
         """It has size, addresses and kick, and is enabled."""
         return self.queue_size is not None and self.address is not None and self.has_kick and self.enabled

@@ -7,7 +7,8 @@ or the device is reset (vhost-user, "Ring states"). While it runs, fds and enabl
 from collections.abc import Sequence
 
 from ringblk.engine.devices.device import Device, DeviceError
-from ringblk.engine.vhost_user.fd_set import FdSet, HeldFd, close_held
+from ringblk.engine.devices.vring import Vring
+from ringblk.engine.vhost_user.fd_set import FdSet, close_held
 from ringblk.engine.vhost_user.messages import VringAddress, VringFd, VringState
 from ringblk.engine.vhost_user.session_keeper import FdsByHandle, KeptVring
 from ringblk.engine.vhost_user.vring_setup import FdKind, VringSetup, address_fault
@@ -35,14 +36,13 @@ class VringTable:
         return tuple(ring.kept() for ring in self._rings)
 
     @property
-    def held_fds(self) -> list[HeldFd | None]:
-        """The descriptors that the rings own."""
-        return [held for ring in self._rings for held in ring.held_fds]
-
-    @property
     def any_running(self) -> bool:
         """Whether the device processes any ring at the moment."""
         return any(ring.running for ring in self._rings)
+
+    def describe(self, queue_index: int) -> Vring:
+        """A ring that runs, or is about to."""
+        return self._rings[queue_index].describe()
 
     async def set_num(self, state: VringState) -> None:
         """SET_VRING_NUM: the queue size."""

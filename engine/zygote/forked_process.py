@@ -8,6 +8,7 @@ from typing import NoReturn
 
 from ringblk.engine.base.log_format import name_drive_in_log
 from ringblk.engine.devices.kinds import kind_named
+from ringblk.engine.dispatcher.control_line import AdoptionPlace
 from ringblk.engine.dispatcher.dispatcher import run_dispatcher
 from ringblk.engine.dispatcher.dispatcher_setup import DispatcherSetup
 from ringblk.engine.dispatcher.messages import ToDispatcher
@@ -80,6 +81,7 @@ def _run_on(
             run_worker(worker, Channel(end, ToWorker))
         case DispatcherRole() as role:
             group_fd = named.get("rate group")
+            adoption_fd = named.get("adoption")
             dispatcher = DispatcherSetup(
                 state=state,
                 backend=backend,
@@ -93,5 +95,8 @@ def _run_on(
                 is_rate_shared=group_fd is not None,
                 confinement=fork.confinement,
                 ruleset_fd=ruleset_fd,
+                adoption=None
+                if adoption_fd is None
+                else AdoptionPlace(adoption_fd, os.getppid(), frozenset(role.adopter_ids)),
             )
             run_dispatcher(dispatcher, Channel(end, ToDispatcher))

@@ -15,6 +15,8 @@ class DispatcherRole(msgspec.Struct, tag=True, frozen=True, kw_only=True):
     inline_limit_ns: int
     poll_ns: int
     chain_limit: int
+    adopter_ids: tuple[int, ...] = ()
+    """The users as whom another control plane may come, should this one die."""
 
 
 class WorkerRole(msgspec.Struct, tag=True, frozen=True, kw_only=True):
@@ -26,8 +28,8 @@ class WorkerRole(msgspec.Struct, tag=True, frozen=True, kw_only=True):
 class Fork(msgspec.Struct, tag=True, frozen=True, array_like=True, kw_only=True):
     """Fork a process of a drive. Descriptors come along, in the order of `fd_names`, then the storage's.
 
-    "channel" is the first. The others are those of "segment", "eventfd", "dispatcher eventfd", "rate group"
-    and "ruleset" that this process needs.
+    "channel" is the first. The others are those of "segment", "eventfd", "dispatcher eventfd", "rate group",
+    "adoption" and "ruleset" that this process needs.
     """
 
     process_name: str

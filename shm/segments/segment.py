@@ -105,6 +105,13 @@ class Segment:
         except (OSError, ValueError) as error:  # cut off meanwhile
             raise SegmentError(f"shared memory segment {name or fd} cannot be mapped: {error}") from error
 
+    def own(self, former_name: str, name: str) -> None:
+        """Be its creator from now on, in place of one that has died, and call it by another name."""
+        with contextlib.suppress(FileNotFoundError):  # the name was gone, and stays so
+            os.rename(f"{FOLDER}/{former_name}", f"{FOLDER}/{name}")
+        self.name = name
+        self.is_creator = True
+
     @property
     def subject(self) -> tuple[int, int]:
         """Two numbers for what its owner works on; zeroes: nothing was said."""

@@ -242,6 +242,10 @@ cdef class StateSegment:
         segment = Segment.attach_fd(fd, SEGMENT_KIND, STATE_LAYOUT_VERSION)
         return cls(segment, *_checked_counts(cls, fd, "", segment.size_bytes))
 
+    def own(self, str former_name, str name):
+        """Be its creator from now on, in place of one that has died, and call it by another name."""
+        self.segment.own(former_name, name)
+
     @classmethod
     def copy_of(cls, int fd, str name):
         """What an engine's segment says at this moment, but for its slots' ranges, copied. Raises `SegmentError`.

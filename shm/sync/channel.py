@@ -51,7 +51,6 @@ class Channel(Generic[Received]):
     def __init__(self, end: socket.socket, received_type: Any, *, takes_fds: bool = True) -> None:
         self.socket = end
         self._ancillary_bytes = socket.CMSG_SPACE(MAX_FDS * _FD_BYTES) if takes_fds else 0
-        end.setblocking(False)
         self._decoder = message_decoder(received_type)
         self._unsent: deque[tuple[bytes, list[int]]] = deque()
 
@@ -95,7 +94,7 @@ class Channel(Generic[Received]):
         """Whether the socket has taken it. Raises `ChannelClosed`."""
         ancillary = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", fds))] if fds else []
         try:
-            self.socket.sendmsg([data], ancillary)
+            self.socket.sendmsg([data], ancillary, socket.MSG_DONTWAIT)
         except BlockingIOError:
             return False
         except OSError as error:
@@ -112,7 +111,7 @@ class Channel(Generic[Received]):
         try:
             # Not socket.recv_fds: before Python 3.12 it ignores its flags.
             data, ancillary, _, _ = self.socket.recvmsg(
-                MAX_MESSAGE_BYTES, self._ancillary_bytes, socket.MSG_CMSG_CLOEXEC
+                MAX_MESSAGE_BYTES, self._ancillary_bytes, socket.MSG_CMSG_CLOEXEC | socket.MSG_DONTWAIT
             )
         except BlockingIOError:
             return None

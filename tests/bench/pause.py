@@ -6,6 +6,9 @@ over, so that round includes the start of an engine.
 
 A round of an upgrade starts a new engine with `--takeover` under a load of as many writes, and takes the
 longest time between two completions; the driver connects again as soon as the old engine has gone.
+
+A round of `control-plane` kills that of an engine with a list under such a load, and takes the longest time
+between two completions; it takes turns with one that kills nobody.
 """
 
 import argparse
@@ -161,6 +164,25 @@ def measure_upgrades(folder: Path, rounds: int, options: list[str]) -> Pause:
     return Pause("upgrade", rounds, round(statistics.median(took_ms), 1), round(max(took_ms), 1))
 
 
+def measure_control_plane(folder: Path, rounds: int, options: list[str]) -> list[Pause]:
+    """Kill it as many times, and as many times do not."""
+    from tests.bench.control_plane import KilledControlPlane
+
+    (io_engine,) = [each.removeprefix("--io-engine=") for each in options if each.startswith("--io-engine=")]
+    engine = KilledControlPlane(folder, io_engine)
+    gaps_s: dict[bool, list[float]] = {False: [], True: []}
+    try:
+        for _ in range(rounds):
+            for kills, found in gaps_s.items():
+                found.append(engine.longest_gap_s(kills=kills))
+    finally:
+        engine.close()
+    return [
+        Pause(name, rounds, round(1000 * statistics.median(found), 2), round(1000 * max(found), 2))
+        for name, found in zip(("left alone", "control plane"), gaps_s.values(), strict=True)
+    ]
+
+
 def main() -> None:
     """Measure every role and print."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -169,22 +191,27 @@ def main() -> None:
         "--folder", type=Path, default=Path(tempfile.gettempdir()), help="where the image lies"
     )
     parser.add_argument("--engine-args", default="--io-engine=psync", help="more options of the engine")
-    parser.add_argument("--what", default=",".join((*ROLES, "upgrade")), help="kinds of round")
+    parser.add_argument(
+        "--what", default=",".join((*ROLES, "upgrade", "control-plane")), help="kinds of round"
+    )
     arguments = parser.parse_args()
     found = []
-    print(f"{'killed':12} {'rounds':>6} {'median ms':>10} {'worst ms':>10}")
+    print(f"{'killed':14} {'rounds':>6} {'median ms':>10} {'worst ms':>10}")
     with tempfile.TemporaryDirectory(dir=arguments.folder) as folder:
         options = arguments.engine_args.split()
         for role in arguments.what.split(","):
-            if role == "upgrade":
-                pause = measure_upgrades(Path(folder), arguments.rounds, options)
+            if role == "control-plane":
+                pauses = measure_control_plane(Path(folder), arguments.rounds, options)
+            elif role == "upgrade":
+                pauses = [measure_upgrades(Path(folder), arguments.rounds, options)]
             else:
-                pause = measure(Path(folder), role, arguments.rounds, options)
-            print(
-                f"{pause.killed:12} {pause.rounds:6} {pause.median_ms:10.1f} {pause.worst_ms:10.1f}",
-                flush=True,
-            )
-            found.append(pause)
+                pauses = [measure(Path(folder), role, arguments.rounds, options)]
+            for pause in pauses:
+                print(
+                    f"{pause.killed:14} {pause.rounds:6} {pause.median_ms:10.2f} {pause.worst_ms:10.2f}",
+                    flush=True,
+                )
+            found += pauses
     print(msgspec.json.encode(found).decode())
 
 

@@ -28,7 +28,7 @@ NO_STEPS = {
     "busy_ns": "a statistic",
     "USED_F_NO_NOTIFY": "a hint: kicks that come all the same do no harm",
     "self.worker.sleeping, 0)": "the worker has just begun and holds nothing",
-    "state.header.control_pending, 1)": "a reminder to the process itself: its channel has closed, and stays so",
+    "state.header.control_pending, 1)": "a reminder to the process itself, whose channel stays closed",
     "self.worker.control_pending, 1)": "the same, of a worker",
     "control_pending, 0)": "the channel is read right after, by this process or the next",
 }

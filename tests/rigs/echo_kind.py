@@ -108,6 +108,13 @@ class EchoDevice:
 
     def remember_writeback(self, writeback: bool | None) -> None: ...
 
+    @property
+    def choices(self) -> bytes:
+        return struct.pack("<QI", self.features, self._limit_bytes)
+
+    def resume(self, choices: bytes) -> None:
+        self.features, self._limit_bytes = struct.unpack("<QI", choices)
+
     def publish(self, state: StateSegment) -> None:
         _compiled().publish_reply_limit(state, self._limit_bytes)
 

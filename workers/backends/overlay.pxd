@@ -13,6 +13,7 @@ cdef class OverlayBackend(NativeBackend):
     cdef readonly FileBackend data
     cdef readonly object files    # LayerFiles
     cdef readonly str folder
+    cdef readonly object layer_id
     cdef LayerMap map         # None until the layer is this process's
     cdef LayerJournal journal
     cdef uint8_t *edges       # what a write leaves of its first and last block

@@ -66,6 +66,7 @@ cdef class OverlayBackend(NativeBackend):
         except BaseException:
             self.close()
             raise
+        self.layer_id = self.files.superblock.layer_id
         self._settle(self.files.superblock.size_bytes)
 
     def _settle(self, size_bytes):
@@ -145,8 +146,8 @@ cdef class OverlayBackend(NativeBackend):
             return NativeBackend.hand_over(self)
         data, _ = self.data.hand_over()
         base, _ = self.base.hand_over()
-        layer_id = self.files.superblock.layer_id
-        return OpenOverlay(size_bytes=self.size_bytes, layer_id=layer_id, data=data, base=base), self.fds
+        opened = OpenOverlay(size_bytes=self.size_bytes, layer_id=self.layer_id, data=data, base=base)
+        return opened, self.fds
 
     @staticmethod
     def take(found, fds):
@@ -156,6 +157,7 @@ cdef class OverlayBackend(NativeBackend):
         backend.data = FileBackend.take(found.data, data_fd)
         backend.base = FileBackend.take(found.base, base_fd)
         backend.map = LayerMap(live_fd, found.size_bytes)
+        backend.layer_id = found.layer_id
         backend.journal = LayerJournal(map_fd, backend.map, found.size_bytes, found.layer_id)
         backend._settle(found.size_bytes)
         return backend

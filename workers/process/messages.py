@@ -14,9 +14,11 @@ class MapRegion(msgspec.Struct, frozen=True):
 
 
 class MapRegions(msgspec.Struct, tag=True, frozen=True):
-    """Map these regions, whose fds come along."""
+    """Map these regions, whose fds come along, but for those that are mapped."""
 
     regions: list[MapRegion]
+    epoch: int = 0
+    """Of the newest region that there was, should it be gone already: requests may carry it."""
 
 
 class UnmapRegions(msgspec.Struct, tag=True, frozen=True):
@@ -25,8 +27,14 @@ class UnmapRegions(msgspec.Struct, tag=True, frozen=True):
     region_indexes: list[int]
 
 
+class KeepRegions(msgspec.Struct, tag=True, frozen=True):
+    """Unmap all regions but these, by index and epoch: whoever says so may not know what was said before."""
+
+    epochs: dict[int, int]
+
+
 class Stop(msgspec.Struct, tag=True, frozen=True):
     """End; nothing is in flight."""
 
 
-ToWorker = MapRegions | UnmapRegions | Stop
+ToWorker = MapRegions | UnmapRegions | KeepRegions | Stop

@@ -11,8 +11,9 @@ from ringblk.shm.sync.channel import Channel, ChannelClosed
 from ringblk.workers.backends.native import NativeBackend
 from ringblk.workers.backends.uring_form import UringForm
 from ringblk.workers.process.host_errors import HostErrors
-from ringblk.workers.process.messages import MapRegions, Stop, ToWorker, UnmapRegions
+from ringblk.workers.process.messages import Stop, ToWorker
 from ringblk.workers.process.pump import Pump
+from ringblk.workers.process.regions import WorkerRegions
 from ringblk.workers.process.uring_pump import UringPump
 from ringblk.workers.requests.drive_requests import DriveRequests
 from ringblk.workers.requests.request import RequestExecutor
@@ -44,11 +45,12 @@ def run_worker(setup: WorkerSetup, channel: Channel[ToWorker]) -> None:
     setup.backend.start_worker()  # a user's own code may open and import here; it has seen no guest yet
     setup.confinement.confine(setup.ruleset_fd)
     memory = GuestMemory(setup.state)
+    regions = WorkerRegions(memory)
     errors = HostErrors(who)
     try:
         executor = setup.requests.make_executor(setup.state, memory)
         pump = make_pump(setup, channel.socket.fileno(), memory, executor)
-        while _read_channel(channel, memory, pump):
+        while _read_channel(channel, regions, pump):
             if not pump.run():
                 errors.report(executor.take_error()[0])
             report_refused(who)
@@ -65,30 +67,12 @@ def make_pump(setup: WorkerSetup, channel_fd: int, memory: GuestMemory, executor
     return UringPump(setup.state, setup.worker_index, memory, executor, own, dispatcher, channel_fd, form)
 
 
-def _read_channel(channel: Channel[ToWorker], memory: GuestMemory, pump: Pump) -> bool:
+def _read_channel(channel: Channel[ToWorker], regions: WorkerRegions, pump: Pump) -> bool:
     """Carry out all messages that wait; False when one says stop."""
     pump.take_control()
     waiting = list(iter(channel.receive, None))
-    unmapped_at = {
-        region_index: place
-        for place, (message, _) in enumerate(waiting)
-        if isinstance(message, UnmapRegions)
-        for region_index in message.region_indexes
-    }
-    for place, (message, fds) in enumerate(waiting):
-        match message:
-            case MapRegions():
-                for added, fd in zip(message.regions, fds, strict=True):
-                    if place < unmapped_at.get(added.region_index, 0):
-                        # Its memory may be gone as well, and its index stand for another region already.
-                        memory.skip(added.epoch)
-                    else:
-                        memory.add(added.region_index, added.region, fd, added.epoch, or_lost=True)
-            case UnmapRegions():
-                for region_index in message.region_indexes:
-                    memory.unmap(region_index)
-            case Stop():
-                return False
+    regions.take(waiting)
+    for _, fds in waiting:
         for fd in fds:
             os.close(fd)
-    return True
+    return not any(isinstance(message, Stop) for message, _ in waiting)

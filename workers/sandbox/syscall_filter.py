@@ -41,6 +41,9 @@ LOCK_CALLS = "fcntl(F_SETLKW)"
 
 DISPATCHER_CALLS = "epoll_create1 epoll_ctl epoll_wait epoll_pwait epoll_pwait2 sched_setaffinity"
 
+ADOPTION_CALLS = "accept4 getsockopt getsockname"
+"""Another control plane may come to a dispatcher: on a socket that it was given, nowhere else."""
+
 URING_CALLS = "io_uring_enter"
 
 USER_CODE_CALLS = f"""

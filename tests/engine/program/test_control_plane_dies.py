@@ -20,7 +20,7 @@ from ringblk.engine.base.restart_limit import MAX_DEATHS
 from tests.rigs.control_client import kill_and_reap, stop_process
 from tests.rigs.engine_process import wait_gone
 from tests.rigs.engine_rig import DEADLINE_S, PROGRAM, environment, eventually
-from tests.rigs.many_drives import STARTED, ManyDrives
+from tests.rigs.many_drives import DISK_BYTES, STARTED, ManyDrives
 from tests.rigs.process_tree import (
     children_of,
     kill_all_with,
@@ -62,7 +62,7 @@ def wait_next(engine: ManyDrives, former: int) -> int:
 
 
 def test_the_supervisor_dies_and_another_goes_on(engine: ManyDrives) -> None:
-    """Fault: SIGKILL of the supervisor. Its children end, and front ends come to the next one."""
+    """Fault: SIGKILL of the supervisor. What serves a front end goes on; all else begins anew."""
     assert engine.put("vm3", iops=7)[0] == 201
     assert engine.delete("vm2")[0] == 204
     engine.control.change("/drives/vm1", cache="unsafe")
@@ -70,16 +70,17 @@ def test_the_supervisor_dies_and_another_goes_on(engine: ManyDrives) -> None:
     with engine.frontend("vm1") as disk:
         disk.write(4096, BLOCK)
         engine.config_path.write_text("this is no configuration any more")
-        former, children = engine.pid, engine.children()
+        former, serving = engine.pid, engine.processes("vm1")
+        resting = engine.children() - serving
         (zygote,) = zygotes_of(former)
         engine.kill_control_plane()
-        wait_gone([*children, former])
+        wait_gone([*resting, former])
+        assert serving <= engine.children()
         after = engine.control.get("/drives")
         for answer in (before, after):
             for drive in answer["drives"].values():
                 del drive["state"]
         assert after == before
-        disk.reconnect()
         assert disk.read(4096, 4096) == BLOCK
     assert zygotes_of(engine.pid) == [zygote]
     assert engine.delete("vm3")[0] == 204
@@ -90,26 +91,60 @@ def test_the_supervisor_dies_and_another_goes_on(engine: ManyDrives) -> None:
 
 
 @pytest.mark.parametrize("io_engine", ["psync", "io_uring", "io_uring_inline", "sync"])
-def test_processes_of_all_kinds_end_without_their_supervisor(io_engine: str) -> None:
-    """Fault: SIGKILL of the supervisor while a load runs and while nothing does."""
+def test_processes_of_all_kinds_go_on_without_their_supervisor(io_engine: str) -> None:
+    """Fault: SIGKILL of the supervisor while a load runs and while nothing does; no front end hears of it."""
     with ManyDrives({"busy": {"io_engine": io_engine}, "idle": {"io_engine": io_engine}}) as engine:
         idle = engine.frontend("idle")
         idle.write(0, BLOCK)
         busy = engine.frontend("busy", queue_size=64)
         tokens = [busy.submit_write(number % 8 * 4096, busy.allocate(4096, 4096)) for number in range(30)]
         assert tokens
-        children = engine.children()
+        dispatchers = {name: engine.snapshots()[name].dispatcher_pid for name in ("busy", "idle")}
         engine.kill_control_plane()
-        wait_gone(list(children))
-        for disk in (busy, idle):
-            disk.reconnect()
         while tokens:
             for completion in busy.poll(1, DEADLINE_S):
                 assert completion.status == 0
                 tokens.remove(completion.token)
         assert idle.read(0, 4096) == BLOCK
+        assert {name: engine.snapshots()[name].dispatcher_pid for name in dispatchers} == dispatchers
         for disk in (busy, idle):
             disk.close()
+        engine.end()
+        assert "Traceback" not in engine.log()
+
+
+@pytest.mark.parametrize("io_engine", ["psync", "io_uring"])
+def test_processes_of_an_adopted_drive_are_replaced(io_engine: str) -> None:
+    """Fault: SIGKILL of the supervisor, then of all processes of the drive that the next one has adopted."""
+    with ManyDrives({"vm1": {"io_engine": io_engine}}) as engine, engine.frontend("vm1") as disk:
+        disk.write(0, BLOCK)
+        engine.kill_control_plane()
+        for pid in engine.processes("vm1"):
+            kill_and_reap(pid)
+        assert disk.read(0, 4096) == BLOCK
+        disk.write(4096, BLOCK)
+        engine.kill_control_plane()
+        assert disk.read(4096, 4096) == BLOCK
+        engine.control.change("/drives/vm1", size_bytes=DISK_BYTES * 2)
+        assert engine.image("vm1").stat().st_size == DISK_BYTES * 2
+        lines = [line for line in engine.log().splitlines() if " died: " in line]
+        assert lines
+        assert all(": vm1: " in line for line in lines)
+        assert "Traceback" not in engine.log()
+
+
+@pytest.mark.parametrize("io_engine", ["psync", "io_uring", "io_uring_inline", "sync"])
+def test_processes_that_serve_nobody_end_without_their_supervisor(io_engine: str) -> None:
+    """Fault: SIGKILL of the supervisor when the front end has just gone: another begins the drive anew."""
+    with ManyDrives({"vm1": {"io_engine": io_engine}}) as engine:
+        with engine.frontend("vm1") as disk:
+            disk.write(0, BLOCK)
+            children = engine.children()
+        eventually(lambda: not engine.snapshots()["vm1"].is_connected, "the end of the session")
+        engine.kill_control_plane()
+        wait_gone(list(children))
+        with engine.frontend("vm1") as disk:
+            assert disk.read(0, 4096) == BLOCK
         engine.end()
         assert "Traceback" not in engine.log()
 

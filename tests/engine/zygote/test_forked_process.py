@@ -147,6 +147,7 @@ def test_a_backend_that_was_handed_over_is_the_same(image: Path, direct: Any) ->
         assert getattr(taken, name) == getattr(backend, name)
     assert (taken.identity(), taken.direct_io()) == (backend.identity(), backend.direct_io())
     assert taken.waiting().reason == backend.waiting().reason
+    assert taken.hand_over()[0] == storage  # for the next control plane's processes
     backend.close()
     assert taken.measure() == DISK_BYTES
     taken.read_at(0, bytearray(DISK_BYTES))

@@ -57,7 +57,9 @@ class OverlayMachine(RuleBasedStateMachine):
         """The same in another process, as good as."""
         storage, fds = self.backend.hand_over()
         assert isinstance(storage, OpenOverlay)
-        return OverlayBackend.take(storage, [os.dup(fd) for fd in fds])
+        taken = OverlayBackend.take(storage, [os.dup(fd) for fd in fds])
+        assert taken.hand_over()[0] == storage  # for the next control plane's processes
+        return taken
 
     def range(self, data: st.DataObject) -> tuple[int, int]:
         """Offset and length: sectors, now and then whole blocks, up to the end."""

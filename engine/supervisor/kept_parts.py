@@ -1,0 +1,192 @@
+"""What the dispatcher keeps for this control plane, and what the next one gets of it (`Custody`)."""
+
+import os
+import select
+import socket
+from collections.abc import Iterable, Sequence
+
+import msgspec
+
+from ringblk.engine.dispatcher.messages import (
+    Adopt,
+    AllKept,
+    FromDispatcher,
+    FromOrphan,
+    KeepFds,
+    KeepState,
+    KeptFds,
+    KeptState,
+)
+from ringblk.engine.supervisor.dispatcher_link import DispatcherLink
+from ringblk.engine.supervisor.drive_model import Sent
+from ringblk.shm.segments.segment import SegmentError
+from ringblk.shm.state.segment import StateSegment
+from ringblk.shm.sync.channel import MAX_FDS, Channel, ChannelClosed, copy_fds, encode_message
+from ringblk.shm.sync.process import crash_point
+
+_ANSWER_TIMEOUT_MS = 10000
+
+
+class _Part(msgspec.Struct):
+    data: bytes = b""
+    fds: dict[int, int] = {}
+    """By handle."""
+
+
+class KeptParts:
+    """Parts by name, as the dispatcher that lives now has them, or the next will be told.
+
+    All that is told goes into the dispatcher's channel in order, and what stands there outlives this process.
+    """
+
+    def __init__(self, link: DispatcherLink) -> None:
+        self._link = link
+        self._parts: dict[str, _Part] = {}
+        self._last_handle = 0
+
+    def keep(self, part: str, fds: Sequence[int]) -> list[int]:
+        """Have copies of these kept; returns a handle for each, never used before. Raises `OSError`."""
+        copies = copy_fds(fds)
+        handles = list(range(self._last_handle + 1, self._last_handle + 1 + len(fds)))
+        self._last_handle += len(fds)
+        self._parts.setdefault(part, _Part()).fds |= dict(zip(handles, copies, strict=True))
+        for message, few in _fds_messages(part, handles, copies):
+            self._link.tell(message, few)
+        return handles
+
+    def keep_state(
+        self, part: str, data: bytes, handles: Iterable[int] = (), *, begins: bool = False
+    ) -> None:
+        """Have this kept in place of what there was, and of the part's descriptors those alone.
+
+        A dispatcher that was told nothing yet hears of it with all else, at once where this `begins` it.
+        """
+        kept = self._parts.setdefault(part, _Part())
+        used = set(handles)
+        for handle in kept.fds.keys() - used:
+            os.close(kept.fds.pop(handle))
+        kept.data = data
+        if begins:
+            self._link.begin()
+        self._link.tell(KeepState(part, data, sorted(used)))
+        crash_point("supervisor: state kept")
+
+    async def wait_told(self) -> None:
+        """Return once what was kept stands in the dispatcher's channel."""
+        await self._link.wait_sent()
+
+    def messages(self) -> Sent:
+        """All of it, for a new dispatcher."""
+        sent: Sent = []
+        for part, kept in self._parts.items():
+            sent.extend(_fds_messages(part, list(kept.fds), list(kept.fds.values())))
+            sent.append((KeepState(part, kept.data, sorted(kept.fds)), []))
+        return sent
+
+    def close(self) -> None:
+        """Let go of all copies; nobody is to go on."""
+        for kept in self._parts.values():
+            for fd in kept.fds.values():
+                os.close(fd)
+        self._parts.clear()
+
+    def resume(self, adopted: "AdoptedParts", part: str, handles: Iterable[int]) -> None:
+        """Go on with a part of a predecessor's. Raises `AdoptionFailed` and `OSError`."""
+        self._parts[part] = _Part(adopted.states[part], {handle: adopted.take(handle) for handle in handles})
+        self._last_handle = max([self._last_handle, *adopted.fds])
+
+
+def _fds_messages(part: str, handles: list[int], fds: list[int]) -> Sent:
+    return [
+        (KeepFds(part, handles[start : start + MAX_FDS]), fds[start : start + MAX_FDS])
+        for start in range(0, len(handles), MAX_FDS)
+    ]
+
+
+class AdoptionFailed(Exception):  # noqa: N818
+    """A drive of a control plane that has died cannot be gone on with: end its processes, and begin anew."""
+
+
+class AdoptedParts(msgspec.Struct):
+    """What a dispatcher has handed over, and the channel to it."""
+
+    channel: Channel[FromDispatcher]
+    states: dict[str, bytes]
+    fds: dict[int, int]
+    """By handle; of who takes them."""
+
+    def take(self, handle: int) -> int:
+        """A copy of that descriptor, the caller's. Raises `AdoptionFailed` and `OSError`."""
+        if handle not in self.fds:
+            raise AdoptionFailed(f"descriptor {handle} was not kept")
+        return os.dup(self.fds[handle])
+
+    def close(self) -> None:
+        """Let go of all that was not taken."""
+        for fd in self.fds.values():
+            os.close(fd)
+        self.fds.clear()
+
+
+def adoption_name(segment_fd: int) -> str:
+    """Where the dispatcher of this state segment waits for another control plane (unix(7), abstract)."""
+    info = os.fstat(segment_fd)
+    return f"\0ringblk-{info.st_dev}-{info.st_ino}"
+
+
+def listen_for_adoption(segment_fd: int) -> socket.socket:
+    """The socket that a dispatcher is to wait at. Raises `OSError`."""
+    listening = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    try:
+        listening.bind(adoption_name(segment_fd))
+        listening.listen(1)
+        listening.setblocking(False)
+    except OSError:
+        listening.close()
+        raise
+    return listening
+
+
+def connect_to_orphan(segment_fd: int, zygote_pid: int) -> socket.socket | None:
+    """Go to the dispatcher of this segment, and call it; None where there is none that waits."""
+    end = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    end.settimeout(_ANSWER_TIMEOUT_MS / 1000)  # one that hangs takes nobody in
+    try:
+        end.connect(adoption_name(segment_fd))
+        end.setblocking(True)
+        end.send(encode_message(Adopt(zygote_pid)))
+        StateSegment.of_fd(os.dup(segment_fd)).announce_control()
+    except (OSError, SegmentError):
+        end.close()
+        return None
+    return end
+
+
+def take_parts(end: socket.socket) -> AdoptedParts:
+    """Hear what is kept, from a dispatcher that was called. Raises `AdoptionFailed`."""
+    channel: Channel[FromOrphan] = Channel(end, FromOrphan)
+    adopted = AdoptedParts(Channel(end, FromDispatcher, takes_fds=False), {}, {})
+    try:
+        _take_all(channel, adopted)
+    except (ChannelClosed, OSError, msgspec.DecodeError) as error:
+        adopted.close()
+        channel.close()
+        raise AdoptionFailed(f"its dispatcher does not hand over: {error}") from error
+    return adopted
+
+
+def _take_all(channel: Channel[FromOrphan], adopted: AdoptedParts) -> None:
+    looking = select.poll()
+    looking.register(channel.socket, select.POLLIN)
+    while True:
+        while (received := channel.receive()) is None:
+            if not looking.poll(_ANSWER_TIMEOUT_MS):
+                raise ChannelClosed("no answer")
+        message, fds = received
+        match message:
+            case KeptFds():
+                adopted.fds |= dict(zip(message.handles, fds, strict=True))
+            case KeptState():
+                adopted.states[message.part] = message.data
+            case AllKept():
+                return

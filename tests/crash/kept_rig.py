@@ -1,0 +1,115 @@
+"""An engine with a list whose control plane dies, and a front end that never connects a second time."""
+
+import json
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from ringblk.engine.frontend.frontend import Frontend
+from ringblk.engine.frontend.request import BackendGone
+from ringblk.engine.statistics.running_engines import RunningEngines
+from tests.crash.crash_build import crash_environment
+from tests.crash.crash_plan import CrashPlan
+from tests.rigs.child_process import ends_with_tests
+from tests.rigs.crash_load import BLOCK_BYTES, VerifiedLoad
+from tests.rigs.engine_rig import accepts
+from tests.rigs.process_tree import kill_all_with
+
+NUM_BLOCKS = 256
+NUM_QUEUES = 2
+DEPTH = 6
+GO_ON_S = 30.0
+_MAIN = "from ringblk.engine.program.cli import main; main()"
+
+
+class KeptRig:
+    """One drive of an engine of the build with crash points. Its front end goes on, or the test fails."""
+
+    def __init__(self, folder: Path, seed: int = 1, **settings: object) -> None:
+        self._disk_folder = tempfile.TemporaryDirectory(dir="/var/tmp", prefix="ringblk-test-")
+        self.image = Path(self._disk_folder.name) / "disk.img"
+        self.image.write_bytes(bytes(NUM_BLOCKS * BLOCK_BYTES))
+        self.socket_path = folder / "socket"
+        self.plan = CrashPlan(folder / "plan")
+        self._seed = seed
+        self._load: VerifiedLoad | None = None
+        drive = {
+            "socket_path": str(self.socket_path),
+            "blk_file": str(self.image),
+            "io_engine": "psync",
+            "workers": 2,
+            "num_queues": NUM_QUEUES,
+            **settings,
+        }
+        self.config_path = folder / "engine.json"
+        control = str(folder / "control")
+        self.config_path.write_text(json.dumps({"control": control, "drives": {"kept": drive}}))
+        self.log_path = folder / "log"
+        with self.log_path.open("wb") as log:
+            self._first = subprocess.Popen(
+                ends_with_tests([sys.executable, "-c", _MAIN, "serve", f"--config={self.config_path}"]),
+                stderr=log,
+                env=crash_environment(self.plan.path),
+            )
+        self.wait(lambda: accepts(self.socket_path), "the engine's start")
+        self.wait(lambda: "has disconnected" in self.log and not self._is_connected(), "its end")
+
+    def _is_connected(self) -> bool:
+        pid = self._first.pid
+        return any(each.is_connected for each in RunningEngines().snapshots() if each.supervisor_pid == pid)
+
+    @property
+    def log(self) -> str:
+        return self.log_path.read_text()
+
+    def wait(self, is_so: Callable[[], bool], what: str) -> None:
+        given_up_s = time.monotonic() + GO_ON_S
+        while not is_so():
+            assert time.monotonic() < given_up_s, f"{what} does not come:\n{self.log}"
+            time.sleep(0.002)
+
+    def connect(self) -> Frontend:
+        """The front end, which has one connection."""
+        return Frontend(
+            str(self.socket_path), num_queues=NUM_QUEUES, queue_size=16, request_timeout_s=GO_ON_S
+        )
+
+    def connect_to_next(self) -> Frontend:
+        """Another front end: one that comes just when a control plane dies comes again."""
+        given_up_s = time.monotonic() + GO_ON_S
+        while True:
+            try:
+                return self.connect()
+            except BackendGone:
+                assert time.monotonic() < given_up_s, f"nobody listens:\n{self.log}"
+
+    def run(self, disk: Frontend, count: int = 100) -> None:
+        """A load whose every answer is checked, and then all blocks."""
+        if self._load is None:
+            self._load = VerifiedLoad(disk, NUM_BLOCKS, DEPTH, self._seed)
+        else:
+            self._load.use(disk)
+        load = self._load
+        count += load.completed
+        while load.completed < count:
+            load.step()
+        while load.inflight_count:
+            load.take()
+        load.begin_sweep()
+        while load.sweep():
+            pass
+        load.check_image(self.image)
+
+    def close(self) -> None:
+        """End it all; nothing may be left."""
+        self.plan.disarm()
+        try:
+            if self._first.poll() is None:
+                self._first.terminate()
+            kill_all_with(f"RINGBLK_CRASH_FILE={self.plan.path}")
+            self._first.wait()
+        finally:
+            self._disk_folder.cleanup()

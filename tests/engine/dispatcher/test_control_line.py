@@ -1,0 +1,251 @@
+"""A dispatcher's line to its control plane, which dies here: what is kept, handed over, and told again.
+
+Fault model: the control plane closes its end of the channel at any moment, as SIGKILL does; another comes, or
+somebody who is none.
+"""
+
+import os
+import socket
+from collections.abc import Iterator
+
+import pytest
+
+from ringblk.engine.dispatcher.control_line import AdoptionPlace, ControlLine
+from ringblk.engine.dispatcher.messages import (
+    SESSION_PART,
+    SESSION_REQUESTS,
+    Adopt,
+    Answer,
+    ChangeRegions,
+    EnableQueue,
+    FromDispatcher,
+    FromOrphan,
+    KeepFds,
+    KeepState,
+    MemoryLost,
+    RegionsUnused,
+    Resume,
+    StopQueue,
+    ToDispatcher,
+    WishAnswered,
+    WorkersWanted,
+)
+from ringblk.engine.supervisor.kept_parts import AdoptedParts, AdoptionFailed, take_parts
+from ringblk.shm.sync.channel import Channel, ChannelClosed, encode_message
+
+ZYGOTE_PID = 4711
+FIRST = SESSION_REQUESTS
+
+
+class Watch:
+    """Nobody waits here."""
+
+    def watch_channel(self, fd: int) -> None:
+        """It may be closed at its other end."""
+
+    def watch_control(self, fd: int) -> None:
+        """Somebody may come."""
+
+
+class Line:
+    """A control line, and the ends that control planes have."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.listening = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        self.listening.bind(name)
+        self.listening.listen(2)
+        self.listening.setblocking(False)
+        ours, its = Channel.socketpair()
+        self.ours: Channel[FromDispatcher] = Channel(ours, FromDispatcher)
+        place = AdoptionPlace(self.listening.detach(), ZYGOTE_PID, frozenset({os.geteuid()}))
+        self.line = ControlLine(Channel(its, ToDispatcher), place, Watch())
+
+    def tell(self, *messages: ToDispatcher) -> list[ToDispatcher]:
+        """What of these is for the dispatcher to carry out."""
+        for message in messages:
+            self.ours.send(message)
+        return self.received()
+
+    def received(self) -> list[ToDispatcher]:
+        return [message for message, _ in iter(self.line.receive, None)]
+
+    def keep(self, data: bytes, *fds: int) -> None:
+        handles = list(range(1, 1 + len(fds)))
+        self.ours.send(KeepFds(SESSION_PART, handles), fds)
+        assert self.tell(KeepState(SESSION_PART, data, handles)) == []
+
+    def heard(self) -> list[FromDispatcher]:
+        return [message for message, _ in iter(self.ours.receive, None)]
+
+    def die(self) -> None:
+        """Be a control plane no more."""
+        self.ours.close()
+
+    def come(self, zygote_pid: int = ZYGOTE_PID) -> AdoptedParts:
+        """Be another."""
+        end = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        end.connect(self.name)
+        end.send(encode_message(Adopt(zygote_pid)))
+        assert self.received() == []
+        adopted = take_parts(end)
+        self.ours = adopted.channel
+        return adopted
+
+
+@pytest.fixture
+def line() -> Iterator[Line]:
+    made = Line(f"\0ringblk-test-{os.getpid()}-{os.urandom(4).hex()}")
+    yield made
+    made.ours.close()
+
+
+def content(fd: int) -> bytes:
+    return os.pread(fd, 100, 0)
+
+
+def file_with(data: bytes) -> int:
+    fd = os.memfd_create("kept")
+    os.write(fd, data)
+    return fd
+
+
+def test_what_is_kept_is_handed_over(line: Line) -> None:
+    line.keep(b"one", file_with(b"a"), file_with(b"b"))
+    line.die()
+    assert line.received() == []
+    adopted = line.come()
+    assert adopted.states == {SESSION_PART: b"one"}
+    assert {handle: content(fd) for handle, fd in adopted.fds.items()} == {1: b"a", 2: b"b"}
+    line.keep(b"two")  # to the next
+    line.die()
+    assert line.come().states == {SESSION_PART: b"two"}
+
+
+def test_descriptors_that_are_not_named_any_more_are_let_go(line: Line) -> None:
+    reading, writing = os.pipe()
+    line.keep(b"with it", writing)
+    os.close(writing)
+    os.set_blocking(reading, False)
+    with pytest.raises(BlockingIOError):
+        os.read(reading, 1)
+    line.keep(b"without it")
+    assert os.read(reading, 1) == b""  # nobody has the other end
+
+
+def test_many_descriptors_are_handed_over(line: Line) -> None:
+    files = [file_with(b"%d" % number) for number in range(300)]
+    for start in (0, 150):
+        handles = list(range(start, start + 150))
+        line.ours.send(KeepFds(SESSION_PART, handles), files[start : start + 150])
+        assert line.received() == []
+    for file in files:
+        os.close(file)
+    assert line.tell(KeepState(SESSION_PART, b"many", list(range(300)))) == []
+    line.die()
+    adopted = line.come()
+    assert {handle: content(fd) for handle, fd in adopted.fds.items()} == {n: b"%d" % n for n in range(300)}
+    adopted.close()
+    line.keep(b"")  # which lets go of them
+
+
+def test_without_a_session_it_ends_with_its_control_plane(line: Line) -> None:
+    line.keep(b"one")
+    line.keep(b"")
+    line.die()
+    with pytest.raises(ChannelClosed):
+        line.received()
+
+
+def test_another_engine_is_not_heard(line: Line) -> None:
+    line.keep(b"one")
+    line.die()
+    assert line.received() == []
+    with pytest.raises(AdoptionFailed):
+        line.come(ZYGOTE_PID + 1)
+    assert line.come().states == {SESSION_PART: b"one"}
+
+
+def test_one_who_says_nothing_does_not_keep_others_out(line: Line) -> None:
+    line.keep(b"one")
+    line.die()
+    for _ in range(2):
+        with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as silent:
+            silent.connect(line.name)
+            assert line.received() == []
+            assert line.come().states == {SESSION_PART: b"one"}
+        line.die()
+        assert line.received() == []
+
+
+def test_a_request_that_is_repeated_is_answered_as_before(line: Line) -> None:
+    stop = StopQueue(FIRST, 0)
+    line.keep(b"one")
+    assert line.tell(stop) == [stop]
+    line.line.send(Answer(FIRST, value=7))
+    line.die()
+    line.received()
+    line.come()
+    assert line.tell(stop) == []
+    assert line.heard() == [Answer(FIRST, value=7)]
+
+
+def test_a_request_that_is_repeated_before_its_answer_is_carried_out_once(line: Line) -> None:
+    stop = StopQueue(FIRST, 0)
+    line.keep(b"one")
+    assert line.tell(stop) == [stop]
+    line.die()
+    line.received()
+    line.come()
+    assert line.tell(stop) == []
+    line.line.send(Answer(FIRST, value=7))
+    assert line.heard() == [Answer(FIRST, value=7)]
+
+
+def test_another_request_of_the_same_number_is_carried_out(line: Line) -> None:
+    """A session that was given up in the middle of a message asks for something else next."""
+    line.keep(b"one")
+    assert line.tell(StopQueue(FIRST, 0)) == [StopQueue(FIRST, 0)]
+    line.line.send(Answer(FIRST, value=7))
+    line.die()
+    line.received()
+    line.come()
+    other = EnableQueue(FIRST, 0, True)
+    assert line.tell(other) == [other]
+
+
+def test_once_the_outcome_is_kept_numbers_begin_anew(line: Line) -> None:
+    stop = StopQueue(FIRST, 0)
+    line.keep(b"one")
+    assert line.tell(stop) == [stop]
+    line.line.send(Answer(FIRST, value=7))
+    line.keep(b"two")
+    assert line.tell(stop) == [stop]
+
+
+@pytest.mark.parametrize("message", [Resume(1), ChangeRegions(FIRST, [1], [])])
+def test_others_may_be_carried_out_twice(line: Line, message: ToDispatcher) -> None:
+    line.keep(b"one")
+    for _ in range(2):
+        assert line.tell(message) == [message]
+        line.line.send(Answer(getattr(message, "request_id", 0)))
+
+
+def test_what_nobody_has_heard_is_told_to_the_next(line: Line) -> None:
+    line.keep(b"one")
+    line.die()
+    line.received()
+    line.line.send(WorkersWanted(2))
+    line.line.send(MemoryLost([1], 0))
+    line.line.send(RegionsUnused([3]))  # which the next one asks for
+    line.come()
+    assert line.heard() == [MemoryLost([1], 0), WorkersWanted(2)]
+    assert line.tell(WishAnswered(True)) == [WishAnswered(True)]
+    line.die()
+    line.received()
+    line.come()
+    assert line.heard() == [MemoryLost([1], 0)]  # it may come twice
+
+
+def test_the_protocol_of_an_orphan_is_its_own() -> None:
+    assert set(FromOrphan.__args__).isdisjoint(FromDispatcher.__args__)
