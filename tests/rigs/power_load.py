@@ -24,7 +24,7 @@ _STAMP = struct.Struct("<QQ")
 BASE_STAMP = 1 << 40
 BORDERS = (0, 31, 2015, 16383)
 """Blocks before the borders of a word, a unit, a page of the map."""
-PRESENT_AROUND = 8
+WATCHED_AROUND = 8
 
 
 class Operation(msgspec.Struct):
@@ -51,13 +51,17 @@ class Load(msgspec.Struct):
     flushes: float = 0.2
     wide_discards: float = 0.0
     """How often much of the drive is discarded; of one process alone."""
+    watched_stride: int = 0
+    """Each so many blocks one is written to, beside those at borders; 0: there are no others."""
 
 
-def watched_blocks(size_bytes: int) -> list[int]:
+def watched_blocks(size_bytes: int, watched_stride: int) -> list[int]:
     """The blocks that a load writes to."""
     count = -(-size_bytes // BLOCK_BYTES)
-    near = {border + step for border in (*BORDERS, count - 4) for step in range(PRESENT_AROUND)}
-    return sorted(block for block in near if 0 <= block < count)
+    near = {border + step for border in (*BORDERS, count - 4) for step in range(WATCHED_AROUND)}
+    return sorted(
+        {block for block in near if 0 <= block < count} | {*range(0, count, watched_stride or count)}
+    )
 
 
 def sector_content(stamp: int, sector: int) -> bytes:
@@ -65,11 +69,11 @@ def sector_content(stamp: int, sector: int) -> bytes:
     return bytes(SECTOR_BYTES) if stamp == 0 else _STAMP.pack(stamp, sector) * (SECTOR_BYTES // _STAMP.size)
 
 
-def make_base(path: Path, base_bytes: int, size_bytes: int) -> None:
+def make_base(path: Path, base_bytes: int, size_bytes: int, watched_stride: int) -> None:
     """A base of a drive of `size_bytes`, in which each watched sector can be told from all others."""
     with path.open("wb") as file:
         file.truncate(base_bytes)
-        for block in watched_blocks(size_bytes):
+        for block in watched_blocks(size_bytes, watched_stride):
             for sector in range(block * 8, min(block * 8 + 8, base_bytes // SECTOR_BYTES)):
                 os.pwrite(file.fileno(), sector_content(BASE_STAMP, sector), sector * SECTOR_BYTES)
 
@@ -104,7 +108,11 @@ class Expectation:
     """What a drive may hold after a load that a power failure has ended."""
 
     def __init__(
-        self, size_bytes: int, operations: Sequence[Sequence[Operation]], before: dict[int, int]
+        self,
+        size_bytes: int,
+        operations: Sequence[Sequence[Operation]],
+        before: dict[int, int],
+        watched_stride: int,
     ) -> None:
         """`before` has the stamps that sectors had at the beginning, the base's where it has none."""
         flat = sorted((each for of_one in operations for each in of_one), key=lambda each: each.began)
@@ -114,14 +122,20 @@ class Expectation:
         self.before = before
         self.of_sector: dict[int, list[Operation]] = {
             sector: []
-            for block in watched_blocks(size_bytes)
+            for block in watched_blocks(size_bytes, watched_stride)
             for sector in range(block * 8, min(block * 8 + 8, size_bytes // SECTOR_BYTES))
         }
         for operation in flat:
-            if operation.kind != "flush":
-                for sector, changes in self.of_sector.items():
-                    if operation.offset <= sector * SECTOR_BYTES < operation.offset + operation.length:
-                        changes.append(operation)
+            first, end = (
+                operation.offset // SECTOR_BYTES,
+                (operation.offset + operation.length) // SECTOR_BYTES,
+            )
+            if end - first < len(self.of_sector):
+                changed = [sector for sector in range(first, end) if sector in self.of_sector]
+            else:
+                changed = [sector for sector in self.of_sector if first <= sector < end]
+            for sector in changed:  # none of a flush
+                self.of_sector[sector].append(operation)
 
     def check(self, backend: OverlayBackend, cut: int) -> dict[int, int]:
         """Read all watched sectors; what each held. Raises `AssertionError`."""
@@ -178,7 +192,7 @@ def _carry_out(backend: OverlayBackend, operation: Operation) -> None:
 
 def _run(load: Load, backend: OverlayBackend, process: int, record_fd: int) -> list[Operation]:
     chance = random.Random(load.seed * 100 + process)
-    blocks = watched_blocks(backend.size_bytes)[process :: load.process_count]
+    blocks = watched_blocks(backend.size_bytes, load.watched_stride)[process :: load.process_count]
     done = []
     for index in range(load.count):
         stamp = load.seed << 24 | process << 20 | (index + 1)

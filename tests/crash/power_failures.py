@@ -1,0 +1,112 @@
+"""Power failures under a load on an overlay, many of them: `python -m tests.crash.power_failures --help`.
+
+The fault model is in tests/rigs/power_failure.py.
+"""
+
+import argparse
+import contextlib
+import os
+import random
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+from ringblk.workers.backends.overlay import OverlayBackend
+from ringblk.workers.layers.folder import LIVE
+from tests.rigs.power_failure import SECTOR_BYTES, Recording, copy_folder, remove_folder
+from tests.rigs.power_load import Expectation, Load, make_base, run_load
+
+MIB = 1 << 20
+
+
+@contextlib.contextmanager
+def opened(base: Path, overlay: Path, size_bytes: int | None = None) -> Iterator[OverlayBackend]:
+    """The overlay, for as long as a test looks at it; nothing is saved by its end that was not before."""
+    backend = OverlayBackend(base, overlay, size_bytes=size_bytes, direct="off")
+    try:
+        backend.image_lock().lock()
+        yield backend
+    finally:
+        backend.close()
+
+
+def leave_live_map(overlay: Path, of_before: bytes, chance: random.Random) -> None:
+    """Whatever the disk has of the live map, it is of another boot."""
+    way = chance.randrange(3)
+    if way == 0:
+        return
+    content = bytearray(of_before if way == 1 else chance.randbytes(len(of_before)))
+    content[16:32] = chance.randbytes(16)
+    (overlay / LIVE).write_bytes(content)
+
+
+def power_failures(
+    load: Load, size_bytes: int, base_bytes: int, states: int, lives: int, from_part: float = 0.0
+) -> None:
+    """Make states of a load's disk, and see that each may be; begin anew with the last, `lives` times.
+
+    `from_part` of the load is over when power fails.
+    """
+    chance = random.Random(load.seed)
+    with tempfile.TemporaryDirectory(dir="/dev/shm", prefix="ringblk-test-") as name:
+        folder = Path(name)
+        load.base, load.overlay = str(folder / "base"), str(folder / "overlay")
+        make_base(folder / "base", base_bytes, size_bytes, load.watched_stride)
+        with opened(folder / "base", folder / "overlay", size_bytes):
+            pass
+        before = dict.fromkeys(range(base_bytes // SECTOR_BYTES, size_bytes // SECTOR_BYTES), 0)
+        for life in range(lives):
+            (folder / "overlay" / LIVE).unlink(missing_ok=True)
+            remove_folder(folder / "before")
+            copy_folder(folder / "overlay", folder / "before")
+            inodes = {
+                (folder / "overlay" / path.name).stat().st_ino: path for path in (folder / "before").iterdir()
+            }
+            load.seed += life
+            operations = run_load(load, folder / "record")
+            recording = Recording(folder / "record")
+            recording.rename({inode: path.stat().st_ino for inode, path in inodes.items()})
+            expectation = Expectation(size_bytes, operations, before, load.watched_stride)
+            live = (folder / "overlay" / LIVE).read_bytes()
+            times = recording.times()
+            times = times[int(from_part * len(times)) :]
+            for _ in range(states):
+                cut = chance.choice(times) + 1
+                remove_folder(folder / "after")
+                recording.leave(folder / "before", folder / "after", cut, chance)
+                leave_live_map(folder / "after", live, chance)
+                with opened(folder / "base", folder / "after") as backend:
+                    found = expectation.check(backend, cut)
+            remove_folder(folder / "overlay")
+            os.rename(folder / "after", folder / "overlay")
+            before = found
+            (folder / "record").unlink()
+
+
+def main() -> None:
+    """Make states of one load after the other, each from a seed that is said first."""
+    parser = argparse.ArgumentParser(description="power failures under a load on an overlay")
+    parser.add_argument("--seed", type=int, default=1, help="of the first load (default: 1)")
+    parser.add_argument(
+        "--loads", type=int, default=20, help="how many loads, each with the next seed (default: 20)"
+    )
+    parser.add_argument(
+        "--states", type=int, default=100, help="states of each life of a load (default: 100)"
+    )
+    arguments = parser.parse_args()
+    for seed in range(arguments.seed, arguments.seed + arguments.loads):
+        chance = random.Random(seed)
+        process_count = chance.choice([1, 1, 3])
+        wide = chance.choice([0.0, 0.0, 0.1]) if process_count == 1 else 0.0
+        size_bytes = 8192 * MIB if wide else chance.randrange(1, 140 * MIB // SECTOR_BYTES) * SECTOR_BYTES
+        base_bytes = max(
+            SECTOR_BYTES, min(size_bytes, chance.choice([size_bytes, size_bytes // 3])) // 512 * 512
+        )
+        load = Load("", "", seed, chance.randrange(50, 600), process_count, chance.uniform(0.02, 0.6), wide)
+        print(f"seed {seed}: {size_bytes} bytes on {base_bytes}, {process_count} processes", flush=True)
+        power_failures(load, size_bytes, base_bytes, arguments.states, lives=3)
+    print(f"{arguments.loads * arguments.states * 3} states, all as they may be")
+
+
+if __name__ == "__main__":
+    main()
