@@ -2,6 +2,7 @@
 """Breaks each invariant on purpose, in the build that has them: by what it says, a function that ends the process."""
 
 import os
+import tempfile
 import uuid
 
 import posix_ipc
@@ -17,6 +18,8 @@ from ringblk.shm.layout.slot cimport SLOT_FREE, SLOT_HANDED, SLOT_PREPARED
 from ringblk.shm.queues.virtqueue cimport Virtqueue
 from ringblk.shm.state.segment cimport OPERATION_LIMIT, StateSegment
 from ringblk.workers.backends.asynchronous cimport AsyncForm
+from ringblk.workers.backends.overlay cimport OverlayBackend
+from ringblk.workers.layers.map cimport BLOCK_PRESENT
 from ringblk.workers.requests.request cimport RequestExecutor
 
 from ringblk.engine.dispatcher.recovery import Recovery
@@ -185,6 +188,34 @@ def empty_the_ring_of_a_worker_that_is_up():
     with_worker(make_state()).reset_rings(0)
 
 
+# Layers.
+
+cdef OverlayBackend make_overlay(str folder):
+    base = os.path.join(folder, "base")
+    with open(base, "wb") as file:
+        file.truncate(1 << 20)
+    backend = OverlayBackend(base, os.path.join(folder, "overlay"))
+    backend.image_lock().lock()
+    return backend
+
+
+def add_a_block_behind_the_end():
+    with tempfile.TemporaryDirectory() as folder:
+        backend = make_overlay(folder)
+    backend.map.add(0, backend.map.block_count + 1, BLOCK_PRESENT)
+
+
+def lose_a_bit_of_the_live_map():
+    with tempfile.TemporaryDirectory() as folder:
+        backend = make_overlay(folder)
+    backend.write_at(0, bytes(4096))
+    backend.journal.flush(backend.fd)
+    backend.map.words[0] = 0
+    backend.map.note_unsaved()
+    backend.map._note_page(0)
+    backend.journal.flush(backend.fd)
+
+
 BREAKERS = {
     "there is a free slot where one is taken": take_where_none_is_free,
     "a slot that is taken is FREE": take_a_slot_in_use,
@@ -205,4 +236,6 @@ BREAKERS = {
     "a slot that outlives its dispatcher is in use": let_a_free_slot_live_on,
     "a slot that is taken back is in use": take_a_free_slot_back,
     "a worker is down when its ring is emptied": empty_the_ring_of_a_worker_that_is_up,
+    "blocks lie in the layer": add_a_block_behind_the_end,
+    "a bit that was saved is in the live map": lose_a_bit_of_the_live_map,
 }
