@@ -21,6 +21,7 @@ from ringblk.engine.vhost_user.turn import peer_process_id
 from ringblk.shm.segments.record_file import remove_record
 from ringblk.shm.segments.shared_folder import shared_names
 from ringblk.shm.state.segment import SEGMENT_PREFIX
+from tests.crash.crash_build import crash_environment
 from tests.rigs import standing_workers
 from tests.rigs.child_process import ends_with_tests
 from tests.rigs.control_client import ControlClient, kill_and_reap
@@ -47,7 +48,9 @@ class ManyDrives:
         after: "ManyDrives | None" = None,
         prepare: Callable[[], object] | None = None,
         gone: Sequence[str] = (),
+        plan: Path | None = None,
     ) -> None:
+        """With `plan` it is the build with crash points, whose processes die by that plan."""
         self._folder: tempfile.TemporaryDirectory[str] = (
             after._folder if after else tempfile.TemporaryDirectory(prefix="ringblk-test-")
         )
@@ -69,11 +72,16 @@ class ManyDrives:
             self.process = subprocess.Popen(
                 ends_with_tests([*standing_workers.PROGRAM, f"--config={self.config_path}", *options]),
                 stderr=log,
-                env={**environment(), **dict([self.mark.split("=")])},
+                env={
+                    **(crash_environment(plan) if plan else environment()),
+                    **dict([self.mark.split("=")]),
+                },
                 preexec_fn=prepare,
             )
         self.pid = self.process.pid
         """The control plane: the process that was started, or one that came in its place."""
+        if plan is not None:
+            return  # who has made it waits for what is to come
         eventually(
             lambda: self._is_up(set(drives) - set(gone), has_control) or self.process.poll() is not None,
             "the engine's start",
@@ -101,16 +109,17 @@ class ManyDrives:
 
     def wait_restarted(self, times: int) -> None:
         """Wait until so many control planes have come in the place of others, and the last one answers."""
+        former = self.pid
         eventually(lambda: self.log().count(STARTED) >= times, "another control plane")
-        eventually(self._find_control_plane, "its control API")
+        eventually(lambda: self.find_control_plane() and self.pid != former, "its control API")
 
-    def _find_control_plane(self) -> bool:
+    def find_control_plane(self) -> bool:
         """Whether it answers, whichever process it is."""
         with socket.socket(socket.AF_UNIX) as probe:
             if probe.connect_ex(str(self.control.socket_path)) != 0:
                 return False
             pid = peer_process_id(probe)
-        if pid is None or pid == self.process.pid:
+        if pid is None:
             return False
         self.pid = pid
         states = [drive["state"]["state"] for drive in self.control.get("/drives")["drives"].values()]

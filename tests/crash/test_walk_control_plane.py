@@ -1,0 +1,144 @@
+"""The control plane of an engine with a list of drives dies at each of its points, and another goes on.
+
+Fault model: SIGKILL of the supervisor at each point that it passes while it begins, while a drive comes and
+goes, and while it ends; of the zygote at the points where it starts another supervisor; and of the next
+supervisor at the same point again.
+"""
+
+import os
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from ringblk.engine.frontend.request import BackendGone
+from tests.crash.crash_plan import CrashPlan
+from tests.rigs.engine_rig import eventually
+from tests.rigs.many_drives import STARTED, ManyDrives
+from tests.rigs.process_tree import processes_with, wait_none_with
+
+BLOCK = b"w" * 4096
+BEGINNING = (
+    "supervisor: zygote asked",
+    "supervisor: child forked",
+    "supervisor: set-up message sent",
+    "control plane: configuration sent",
+)
+CHANGING = ("supervisor: zygote asked", "supervisor: child forked", "supervisor: child reaped")
+OF_THE_ZYGOTE = ("control plane: death seen", "control plane: supervisor started")
+
+
+@pytest.fixture
+def plan(tmp_path: Path) -> CrashPlan:
+    return CrashPlan(tmp_path / "plan")
+
+
+@pytest.fixture
+def engine(plan: CrashPlan) -> Iterator[ManyDrives]:
+    with ManyDrives({"vm1": {}, "vm2": {}}, plan=plan.path) as engine:
+        yield engine
+
+
+def wait_serving(engine: ManyDrives, *names: str) -> None:
+    """Wait until some control plane serves these drives, and see that they work."""
+
+    def serves() -> bool:
+        try:
+            drives = engine.control.get("/drives")["drives"]
+        except (OSError, ValueError, KeyError):
+            return False  # it has died, or the next one does not listen yet
+        return {name: drive["state"]["state"] for name, drive in drives.items()} == dict.fromkeys(
+            names, "running"
+        )
+
+    eventually(serves, f"{names} running: {engine.log()}")
+
+    def works(name: str) -> bool:
+        try:
+            with engine.frontend(name) as disk:
+                disk.write(0, BLOCK)
+                return disk.read(0, 4096) == BLOCK
+        except BackendGone:
+            return False  # so it has
+
+    for name in names:
+        eventually(lambda: works(name), f"{name} works")  # noqa: B023
+
+
+def end(engine: ManyDrives) -> None:
+    """Tell whoever runs to end, and see that nothing is left."""
+    eventually(engine.find_control_plane, "its control API")
+    os.kill(engine.pid, signal.SIGTERM)
+    wait_none_with(engine.mark)
+    assert "Traceback" not in engine.log(), engine.log()
+    assert list(engine.folder.glob("*.sock")) == []
+
+
+@pytest.mark.parametrize("deaths", [1, 2])
+@pytest.mark.parametrize("point", BEGINNING)
+def test_one_that_dies_while_it_begins(plan: CrashPlan, point: str, deaths: int) -> None:
+    plan.arm(*[(point, 1)] * deaths)
+    with ManyDrives({"vm1": {}, "vm2": {}}, plan=plan.path) as engine:
+        wait_serving(engine, "vm1", "vm2")
+        assert plan.deaths == deaths
+        assert engine.log().count(STARTED) == deaths
+        end(engine)
+
+
+@pytest.mark.parametrize("point", CHANGING)
+def test_one_that_dies_while_a_drive_comes_or_goes(engine: ManyDrives, plan: CrashPlan, point: str) -> None:
+    """Who asked is not answered; the drive is there or it is not, and can be had or removed then."""
+    wait_serving(engine, "vm1", "vm2")
+    plan.arm((point, 1))
+    for ask in (lambda: engine.put("vm3"), lambda: engine.delete("vm2")):
+        if not plan.deaths:
+            try:
+                ask()
+            except (OSError, ValueError):
+                break
+    eventually(lambda: plan.deaths == 1, point)
+    eventually(lambda: STARTED in engine.log(), "another control plane")
+    eventually(engine.find_control_plane, "its control API")
+    for ask in (lambda: engine.put("vm3"), lambda: engine.delete("vm2")):
+        assert ask()[0] in (200, 201, 204, 404)
+    wait_serving(engine, "vm1", "vm3")
+    end(engine)
+
+
+@pytest.mark.parametrize("point", OF_THE_ZYGOTE)
+def test_a_zygote_that_dies_while_it_starts_another(engine: ManyDrives, plan: CrashPlan, point: str) -> None:
+    """Nobody is left, or the one that it has just started goes on without it."""
+    wait_serving(engine, "vm1", "vm2")
+    eventually(engine.find_control_plane, "its control API")
+    plan.arm((point, 1))
+    os.kill(engine.pid, signal.SIGKILL)
+    eventually(lambda: plan.deaths == 1, point)
+    if point == "control plane: death seen":
+        wait_none_with(engine.mark)
+        return
+    wait_serving(engine, "vm1", "vm2")
+    end(engine)
+
+
+def test_one_that_dies_at_its_end(engine: ManyDrives, plan: CrashPlan) -> None:
+    """It has said that no other is to come."""
+    wait_serving(engine, "vm1", "vm2")
+    eventually(engine.find_control_plane, "its control API")
+    plan.arm(("control plane: leave taken", 1))
+    os.kill(engine.pid, signal.SIGTERM)
+    wait_none_with(engine.mark)
+    assert plan.deaths == 1
+    assert STARTED not in engine.log()
+
+
+def test_one_that_is_started_again_dies_at_once(engine: ManyDrives, plan: CrashPlan) -> None:
+    wait_serving(engine, "vm1", "vm2")
+    eventually(engine.find_control_plane, "its control API")
+    plan.arm(("control plane: started again", 1), ("control plane: configuration kept", 1))
+    os.kill(engine.pid, signal.SIGKILL)
+    eventually(lambda: plan.deaths == 2, "the zygote's death when it is sent the configuration")
+    wait_serving(engine, "vm1", "vm2")
+    assert engine.log().count(STARTED) == 2
+    assert len(processes_with(engine.mark)) > 2
+    end(engine)
