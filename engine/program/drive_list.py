@@ -251,6 +251,8 @@ class DriveList:
 
     async def _remove(self, served: ServedDrive) -> None:
         await served.finish()
+        if served.config.fd is not None:
+            self._zygote.let_go(served.config.fd)
         self._forget(served)
         if self._record is None:
             return

@@ -21,6 +21,7 @@ from ringblk.engine.zygote.messages import (
     Forked,
     FromZygote,
     KeepConfig,
+    LetGo,
     Refused,
     Unwatched,
 )
@@ -161,6 +162,13 @@ class Zygote:
         with contextlib.suppress(ChannelClosed):  # the next zygote has it from the fork
             self._connect().send(KeepConfig(), [self._restart.config_fd])
         crash_point("control plane: configuration sent")
+
+    def let_go(self, fd: int) -> None:
+        """Nobody listens on this inherited socket any more, nor will the next supervisor."""
+        if self._restart is not None and fd in self._restart.kept_fds:
+            self._restart.let_go(fd)
+            with contextlib.suppress(ChannelClosed):
+                self._connect().send(LetGo(fd))
 
     def _ask(self, message: Fork | DropPrivileges, fds: Sequence[int] = ()) -> tuple[FromZygote, list[int]]:
         for _ in range(ATTEMPTS):

@@ -162,6 +162,16 @@ cdef class ForkServer:
         self.config_fd = config_fd
         self.launcher_pidfd = launcher_pidfd
 
+    def let_go(self, int fd):
+        """Close one that is kept."""
+        cdef int index
+        for index in range(self.kept_count):
+            if self.kept_fds[index] == fd:
+                self.kept_count -= 1
+                self.kept_fds[index] = self.kept_fds[self.kept_count]
+                close(fd)
+                return
+
     def follow(self, int channel_fd, pid_t supervisor_pid, int supervisor_pidfd):
         """Go on with another supervisor, a child of this process."""
         self.channel_fd = channel_fd

@@ -65,7 +65,13 @@ class Leave(msgspec.Struct, tag=True, frozen=True, array_like=True):
     """The supervisor is about to end, and no other is to come. No answer."""
 
 
-ToZygote = Fork | DropPrivileges | KeepConfig | Leave
+class LetGo(msgspec.Struct, tag=True, frozen=True, array_like=True):
+    """No supervisor listens on this inherited socket any more: close it. No answer."""
+
+    fd: int
+
+
+ToZygote = Fork | DropPrivileges | KeepConfig | Leave | LetGo
 
 
 class Forked(msgspec.Struct, tag=True, frozen=True, array_like=True):

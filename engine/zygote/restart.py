@@ -45,9 +45,22 @@ class Restart:
         """
         self.start = start
         self.config_fd = config_fd
-        self.kept_fds = kept_fds
+        self._kept = {fd: os.fstat(fd).st_ino for fd in kept_fds}
         self.launcher_pidfd = launcher_pidfd
         self._limit = RestartLimit()
+
+    @property
+    def kept_fds(self) -> list[int]:
+        """The sockets to listen on."""
+        return list(self._kept)
+
+    def check_kept(self) -> None:
+        """Forget those that this process has closed; their numbers may stand for something else."""
+        self._kept = {fd: inode for fd, inode in self._kept.items() if _inode_of(fd) == inode}
+
+    def let_go(self, fd: int) -> None:
+        """Nobody is to listen there any more."""
+        self._kept.pop(fd, None)
 
     @property
     def fds(self) -> set[int]:
@@ -87,6 +100,13 @@ def listening_fds(config: EngineConfig) -> list[int]:
     """
     inherited = [drive.fd for drive in config.drives.values() if drive.fd is not None]
     return [fd for fd in inherited if _is_listening(fd)]
+
+
+def _inode_of(fd: int) -> int | None:
+    try:
+        return os.fstat(fd).st_ino
+    except OSError:
+        return None
 
 
 def _is_listening(fd: int) -> bool:

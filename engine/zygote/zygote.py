@@ -37,6 +37,7 @@ from ringblk.engine.zygote.messages import (
     Fork,
     Forked,
     Leave,
+    LetGo,
     Refused,
     ToZygote,
     Unwatched,
@@ -66,6 +67,8 @@ def fork_zygote(restart: Restart | None = None) -> ZygoteEnd:
 
     It ends with this process, or by `restart` starts another in its place.
     """
+    if restart is not None:
+        restart.check_kept()
     our_end, its_end = Channel.socketpair()
     parent_pid = os.getpid()
     own_pidfd = -1 if restart is None else os.pidfd_open(parent_pid)
@@ -160,6 +163,11 @@ def _serve(server: ForkServer, end: socket.socket, restart: Restart | None) -> i
         if event == CHILD:
             assert isinstance(message, Fork)
             live(message, fds, server.ring_fd, None)
+        if isinstance(message, LetGo):
+            assert restart is not None, "nothing is kept without"
+            restart.let_go(message.fd)
+            server.let_go(message.fd)
+            continue
         assert isinstance(message, DropPrivileges)
         end.send(encode_message(Dropped(_drop(message))))
     return os.waitstatus_to_exitcode(server.supervisor_status) & 0xFF if server.supervisor_pid else 0

@@ -11,8 +11,19 @@ from pathlib import Path
 import pytest
 
 from ringblk.engine.frontend.frontend import Frontend
+from ringblk.engine.vhost_user.turn import peer_process_id
 from tests.rigs.child_process import ends_with_tests
-from tests.rigs.engine_rig import DEADLINE_S, MEMORY, MEMORY_BYTES, PROGRAM, Engine, raw_frontend
+from tests.rigs.control_client import ControlClient
+from tests.rigs.engine_rig import (
+    DEADLINE_S,
+    MEMORY,
+    MEMORY_BYTES,
+    PROGRAM,
+    Engine,
+    accepts,
+    eventually,
+    raw_frontend,
+)
 
 MEMORY_DRIVE = {"backend": "memory", "backend_arg": {"size_bytes": str(MEMORY_BYTES)}}
 
@@ -92,9 +103,13 @@ class Handed:
         if self.process.poll() is None:
             self.process.terminate()
         _, said = self.process.communicate(timeout=DEADLINE_S)
+        self.close_own()
+        return said
+
+    def close_own(self) -> None:
+        """The manager listens no more itself."""
         for end in self._ends:
             end.close()
-        return said
 
 
 def test_the_only_drive_serves_the_only_socket(tmp_path: Path) -> None:
@@ -123,6 +138,54 @@ def test_drives_of_a_list_serve_the_sockets_of_their_names(tmp_path: Path) -> No
             assert disk.read(0, 512) == bytes([number]) * 512
     said = handed.end()
     assert handed.process.returncode == 0, said
+
+
+def test_the_next_control_plane_has_the_same_sockets_and_says_who_it_is(
+    manager: socket.socket, tmp_path: Path
+) -> None:
+    """Fault: SIGKILL of the supervisor. Who connects before the next one is there waits for it."""
+    config = tmp_path / "config.json"
+    config.write_text(json.dumps({"drives": {"vm1": MEMORY_DRIVE, "vm2": MEMORY_DRIVE}}))
+    options = [f"--config={config}"]
+    os.environ["NOTIFY_SOCKET"] = str(tmp_path / "notify")
+    try:
+        handed = Handed(tmp_path, ["vm2", "vm1"], *options)
+    finally:
+        del os.environ["NOTIFY_SOCKET"]
+    told(manager, "READY=1\nSTATUS=2 drives, 0 front ends")
+    handed.process.kill()
+    second, first = handed.paths
+    with Frontend(str(first)) as one, Frontend(str(second)) as other:
+        for number, disk in enumerate((one, other)):
+            disk.write(0, bytes([number]) * 512)
+            assert disk.read(0, 512) == bytes([number]) * 512
+    states = told(manager, "STATUS=2 drives, 0 front ends")
+    (main,) = [state for state in states if state.startswith("MAINPID=")]
+    os.kill(int(main.partition("=")[2]), signal.SIGTERM)
+    said = handed.end()  # which is at the end of what all its processes may say
+    assert "the control plane has died; starting another" in said
+
+
+def test_a_socket_is_closed_with_its_drive(tmp_path: Path) -> None:
+    """The zygote has had it, too, for the next control plane."""
+    config = tmp_path / "config.json"
+    control = ControlClient(tmp_path / "control")
+    drives = {"vm1": MEMORY_DRIVE, "vm2": MEMORY_DRIVE}
+    config.write_text(json.dumps({"drives": drives, "control": str(control.socket_path)}))
+    handed = Handed(tmp_path, ["vm1", "vm2"], f"--config={config}")
+    eventually(control.socket_path.exists, "the engine")
+    assert control.ask_raw("DELETE", "/drives/vm1")[0] == 204
+    handed.close_own()
+    eventually(lambda: not accepts(handed.paths[0]), "nobody listens there")
+    assert accepts(handed.paths[1])
+    handed.process.kill()
+    with Frontend(str(handed.paths[1])) as disk:
+        disk.write(0, b"x" * 512)
+    eventually(lambda: list(control.get("/drives")["drives"]) == ["vm2"], "the drives")
+    with socket.socket(socket.AF_UNIX) as probe:
+        probe.connect(str(control.socket_path))
+        os.kill(peer_process_id(probe) or 0, signal.SIGTERM)
+    handed.end()
 
 
 @pytest.mark.parametrize(

@@ -127,6 +127,32 @@ def test_it_tells_how_each_child_has_ended() -> None:
     running(body)
 
 
+def test_a_child_of_another_supervisor_is_adopted() -> None:
+    """One that lives is watched as any; one that has ended is over, whether its end was told of or not."""
+
+    async def body(zygote: Zygote) -> None:
+        living, ended = ask(zygote), ask(zygote)
+        os.kill(ended[0].pid, signal.SIGKILL)
+        assert await end_of(ended[0]) == signal.SIGKILL
+        pidfd = os.dup(living[0].pidfd)
+        following = zygote.adopt(living[0].pid, pidfd)
+        os.kill(following.pid, signal.SIGKILL)
+        assert await end_of(following) == signal.SIGKILL
+        over = zygote.adopt(following.pid, living[0].pidfd)
+        assert await end_of(over) is None
+        for _, channel in (living, ended):
+            channel.close()
+        child, channel = ask(zygote)
+        zygote._living.clear()  # as where a supervisor before this one has asked for it
+        os.kill(child.pid, signal.SIGKILL)
+        another, other_channel = ask(zygote)  # the end of one that nobody knows is passed over
+        for each in (channel, other_channel):
+            each.close()
+        assert await end_of(another) == 0
+
+    running(body)
+
+
 def test_a_zygote_that_does_not_run_is_killed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(zygote_process, "ANSWER_TIMEOUT_S", 3.0)
 
