@@ -135,10 +135,10 @@ def test_a_child_of_another_supervisor_is_adopted() -> None:
         os.kill(ended[0].pid, signal.SIGKILL)
         assert await end_of(ended[0]) == signal.SIGKILL
         pidfd = os.dup(living[0].pidfd)
-        following = zygote.adopt(living[0].pid, pidfd)
+        following = zygote.adopt(living[0].pid, pidfd, None, -1)
         os.kill(following.pid, signal.SIGKILL)
         assert await end_of(following) == signal.SIGKILL
-        over = zygote.adopt(following.pid, living[0].pidfd)
+        over = zygote.adopt(following.pid, living[0].pidfd, None, -1)
         assert await end_of(over) is None
         for _, channel in (living, ended):
             channel.close()
