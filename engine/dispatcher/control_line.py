@@ -8,7 +8,6 @@ answered with the same words, not carried out again.
 import logging
 import os
 import socket
-import struct
 from typing import Protocol
 
 import msgspec
@@ -26,14 +25,17 @@ from ringblk.engine.dispatcher.messages import (
     MemoryLost,
     QueueBroken,
     SetInflight,
+    StartQueue,
+    StopQueue,
     ToDispatcher,
     WishAnswered,
     WorkersWanted,
 )
 from ringblk.shm.sync.channel import Channel, ChannelClosed
+from ringblk.shm.sync.peer import peer_user_id
 from ringblk.shm.sync.process import crash_point
 
-_CREDENTIALS = struct.Struct("3i")  # struct ucred
+_MAX_COMING = 8
 
 _log = logging.getLogger(__name__)
 
@@ -76,7 +78,7 @@ class ControlLine:
         if place is not None:
             self._listening = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET, 0, place.listening_fd)
             watch.watch_control(place.listening_fd)
-        self._coming: Channel[ToDispatcher] | None = None  # who has come and not said anything yet
+        self._coming: list[Channel[ToDispatcher]] = []  # who has come and not said anything yet
         self._custody = Custody()
         self._asked: dict[int, ToDispatcher] = {}  # the session's requests since its state was kept last
         self._answers: dict[int, Answer] = {}  # to those that were answered
@@ -84,13 +86,15 @@ class ControlLine:
         self._reports: list[MemoryLost | QueueBroken] = []  # of the session that there is
 
     def watched_fds(self) -> list[int]:
-        """The descriptors that say when somebody is to be heard."""
-        fds = [] if self._channel is None else [self._channel.socket.fileno()]
-        return fds if self._listening is None else [*fds, self._listening.fileno()]
+        """The descriptors that say when somebody is to be heard: who comes too early is left waiting."""
+        if self._channel is not None:
+            return [self._channel.socket.fileno()]
+        comers = [channel.socket.fileno() for channel in self._coming]
+        return comers if self._listening is None else [*comers, self._listening.fileno()]
 
     def close(self) -> None:
         """Let go of all sockets: one that is forgotten open asks for names, which the sandbox refuses."""
-        for channel in (self._channel, self._coming):
+        for channel in (self._channel, *self._coming):
             if channel is not None:
                 channel.close()
         if self._listening is not None:
@@ -103,7 +107,7 @@ class ControlLine:
                 self._answers[message.request_id] = message
             case WorkersWanted():
                 self._wish = message
-            case MemoryLost() | QueueBroken():
+            case MemoryLost() | QueueBroken() if message not in self._reports:
                 self._reports.append(message)
         if self._channel is not None:
             try:
@@ -138,6 +142,8 @@ class ControlLine:
 
     def _handle(self, message: ToDispatcher, fds: list[int]) -> bool:
         """Do what is the line's own to do; whether that was all."""
+        if isinstance(message, (StartQueue, StopQueue)):
+            self._forget_broken(message.queue_index)
         match message:
             case KeepFds():
                 self._custody.keep_fds(message.part, message.handles, fds)
@@ -156,6 +162,14 @@ class ControlLine:
             case _:
                 return False
         return True
+
+    def _forget_broken(self, queue_index: int) -> None:
+        """It is reset: how often a guest breaks it and begins anew, there is one report of it at most."""
+        self._reports = [
+            report
+            for report in self._reports
+            if not (isinstance(report, QueueBroken) and report.queue_index == queue_index)
+        ]
 
     def _is_repeated(self, message: ToDispatcher, fds: list[int]) -> bool:
         request_id: int = message.request_id  # type: ignore[union-attr]
@@ -186,24 +200,38 @@ class ControlLine:
         """Whether another control plane has come; it is told all that is kept, and what it may not know."""
         assert self._listening is not None
         while True:
-            if self._coming is not None and self._hear_coming(self._coming):
-                self._coming = None
-                return True
+            for channel in list(self._coming):
+                if self._hear_coming(channel):
+                    self._coming.remove(channel)
+                    return True
             try:
                 end, _ = self._listening.accept()
             except OSError:  # nobody has come, or has gone again
                 return False
-            if self._coming is not None:  # it says nothing, and is not to keep others out
-                self._coming.close()
-            self._coming = Channel(end, ToDispatcher)
-            self._watch.watch_control(end.fileno())
+            self._let_in(end)
+
+    def _let_in(self, end: socket.socket) -> None:
+        """Hear who has come, if it is one who may: anybody can connect to an abstract socket."""
+        assert self._place is not None
+        if (user_id := peer_user_id(end)) not in self._place.user_ids:
+            _log.warning("user %d has come in the place of the supervisor and is not heard", user_id)
+            end.close()
+            return
+        if len(self._coming) == _MAX_COMING:  # those that say nothing are not to keep others out
+            self._coming.pop(0).close()
+        self._coming.append(Channel(end, ToDispatcher))
+        self._watch.watch_control(end.fileno())
 
     def _hear_coming(self, channel: Channel[ToDispatcher]) -> bool:
         """Whether who has come is the next control plane, which has our line from now on."""
+        assert self._place is not None
         try:
             if (received := channel.receive()) is None:
                 return False
-            self._check(channel.socket, received[0])
+            for fd in received[1]:
+                os.close(fd)
+            if received[0] != Adopt(self._place.zygote_pid):
+                raise ChannelClosed("it is another engine's")
             self._custody.hand_over(channel)
             crash_point("dispatcher: custody handed over")
             for message in [*self._reports, *([self._wish] if self._wish is not None else [])]:
@@ -211,18 +239,8 @@ class ControlLine:
         except (ChannelClosed, OSError, msgspec.DecodeError) as error:
             _log.warning("somebody has come in the place of the supervisor and is not heard: %s", error)
             channel.close()
-            self._coming = None
+            self._coming.remove(channel)
             return False
         self._channel = channel
         self._watch.watch_channel(channel.socket.fileno())
         return True
-
-    def _check(self, end: socket.socket, message: ToDispatcher) -> None:
-        """Raise `ChannelClosed` for somebody else."""
-        assert self._place is not None
-        credentials = end.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
-        user_id = _CREDENTIALS.unpack(credentials)[1]
-        if user_id not in self._place.user_ids:
-            raise ChannelClosed(f"it is user {user_id}'s")
-        if message != Adopt(self._place.zygote_pid):
-            raise ChannelClosed("it is another engine's")

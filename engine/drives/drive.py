@@ -39,8 +39,9 @@ from ringblk.engine.supervisor.drive_processes import DriveProcesses, ProcessesF
 from ringblk.engine.supervisor.process_setup import ProcessSetup
 from ringblk.engine.vhost_user.listener import Listener
 from ringblk.engine.vhost_user.session import Session
-from ringblk.engine.vhost_user.turn import peer_process_id, serve_turn
+from ringblk.engine.vhost_user.turn import serve_turn
 from ringblk.shm.memory.region import MemoryRegion
+from ringblk.shm.sync.peer import peer_process_id
 
 _log = logging.getLogger(__name__)
 

@@ -22,9 +22,12 @@ from ringblk.engine.supervisor.drive_model import Sent
 from ringblk.shm.segments.segment import SegmentError
 from ringblk.shm.state.segment import StateSegment
 from ringblk.shm.sync.channel import MAX_FDS, Channel, ChannelClosed, copy_fds, encode_message
+from ringblk.shm.sync.peer import peer_user_id
 from ringblk.shm.sync.process import crash_point
 
 _ANSWER_TIMEOUT_MS = 10000
+_MOST_WAITING = 16
+"""Anybody can connect, and is sent away when the dispatcher looks; those must not keep the right one out."""
 
 
 class _Part(msgspec.Struct):
@@ -139,7 +142,7 @@ def listen_for_adoption(segment_fd: int) -> socket.socket:
     listening = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     try:
         listening.bind(adoption_name(segment_fd))
-        listening.listen(1)
+        listening.listen(_MOST_WAITING)
         listening.setblocking(False)
     except OSError:
         listening.close()
@@ -148,11 +151,17 @@ def listen_for_adoption(segment_fd: int) -> socket.socket:
 
 
 def connect_to_orphan(segment_fd: int, zygote_pid: int) -> socket.socket | None:
-    """Go to the dispatcher of this segment, and call it; None where there is none that waits."""
+    """Go to the dispatcher of this segment, and call it; None where there is none that waits.
+
+    Anybody can listen at a name that is free, with a segment made for it: only this user's own is called.
+    """
     end = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     end.settimeout(_ANSWER_TIMEOUT_MS / 1000)  # one that hangs takes nobody in
     try:
         end.connect(adoption_name(segment_fd))
+        if peer_user_id(end) != os.geteuid():  # as of `listen_for_adoption`
+            end.close()
+            return None
         end.setblocking(True)
         end.send(encode_message(Adopt(zygote_pid)))
         StateSegment.of_fd(os.dup(segment_fd)).announce_control()

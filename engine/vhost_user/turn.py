@@ -2,7 +2,6 @@
 
 import asyncio
 import socket
-import struct
 from functools import partial
 
 from ringblk.engine.vhost_user.descriptor_seal import has_hung_up, is_read_by_peer
@@ -11,7 +10,6 @@ from ringblk.engine.vhost_user.session import Session
 
 STALL_LIMIT_S = 1.0
 """How long a front end may owe a message or the reading of ours while another waits."""
-_CREDENTIALS = struct.Struct("3i")  # struct ucred
 
 
 async def serve_turn(session: Session, connected: socket.socket, listener: Listener) -> None:
@@ -45,9 +43,3 @@ async def _yield_to_next(session: Session, listener: Listener) -> None:
     while session.stalled_s < STALL_LIMIT_S:
         await asyncio.sleep(STALL_LIMIT_S)
     session.end(f"another front end waits, and this one has not gone on for {STALL_LIMIT_S:g} s")
-
-
-def peer_process_id(connected: socket.socket) -> int | None:
-    """Who has made the other end of a unix socket; None: nobody in this process's namespace."""
-    credentials = connected.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
-    return _CREDENTIALS.unpack(credentials)[0] or None

@@ -19,7 +19,8 @@ from typing import Any, Generic, TypeVar
 
 import msgspec
 
-MAX_MESSAGE_BYTES = 65536
+MAX_MESSAGE_BYTES = 131072
+"""The longest is the state of a session with as many regions and queues as there can be (`KeptDrive`)."""
 MAX_FDS = 253
 """Linux's limit for one message (SCM_MAX_FD)."""
 

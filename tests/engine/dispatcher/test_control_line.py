@@ -4,7 +4,9 @@ Fault model: the control plane closes its end of the channel at any moment, as S
 somebody who is none.
 """
 
+import contextlib
 import os
+import select
 import socket
 from collections.abc import Iterator
 
@@ -23,6 +25,7 @@ from ringblk.engine.dispatcher.messages import (
     KeepFds,
     KeepState,
     MemoryLost,
+    QueueBroken,
     RegionsUnused,
     Resume,
     StopQueue,
@@ -32,6 +35,7 @@ from ringblk.engine.dispatcher.messages import (
 )
 from ringblk.engine.supervisor.kept_parts import AdoptedParts, AdoptionFailed, take_parts
 from ringblk.shm.sync.channel import Channel, ChannelClosed, encode_message
+from tests.rigs.engine_rig import NOBODY
 
 ZYGOTE_PID = 4711
 FIRST = SESSION_REQUESTS
@@ -54,7 +58,7 @@ class Line:
         self.name = name
         self.listening = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self.listening.bind(name)
-        self.listening.listen(2)
+        self.listening.listen(8)
         self.listening.setblocking(False)
         ours, its = Channel.socketpair()
         self.ours: Channel[FromDispatcher] = Channel(ours, FromDispatcher)
@@ -176,6 +180,85 @@ def test_one_who_says_nothing_does_not_keep_others_out(line: Line) -> None:
             assert line.come().states == {SESSION_PART: b"one"}
         line.die()
         assert line.received() == []
+
+
+def test_others_who_say_nothing_do_not_keep_out_one_who_has_come(line: Line) -> None:
+    """Another control plane has connected and not yet said who it is when others come."""
+    line.keep(b"one")
+    line.die()
+    assert line.received() == []
+    with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as end, contextlib.ExitStack() as silent:
+        end.connect(line.name)
+        assert line.received() == []
+        for _ in range(3):
+            silent.enter_context(socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)).connect(line.name)
+            assert line.received() == []
+        end.send(encode_message(Adopt(ZYGOTE_PID)))
+        assert line.received() == []
+        assert take_parts(end).states == {SESSION_PART: b"one"}
+
+
+def test_descriptors_of_one_who_comes_are_let_go(line: Line) -> None:
+    line.keep(b"one")
+    line.die()
+    assert line.received() == []
+    reading, writing = os.pipe()
+    with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as end:
+        end.connect(line.name)
+        socket.send_fds(end, [encode_message(Adopt(ZYGOTE_PID + 1))], [writing])
+        os.close(writing)
+        assert line.received() == []
+    assert os.read(reading, 1) == b""
+    os.close(reading)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="becomes another user")
+def test_another_user_is_sent_away_whatever_it_says(line: Line) -> None:
+    line.keep(b"one")
+    line.die()
+    assert line.received() == []
+    os.seteuid(NOBODY)
+    try:
+        end = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        end.connect(line.name)
+    finally:
+        os.seteuid(0)
+    assert line.received() == []
+    assert end.recv(1) == b""
+    end.close()
+
+
+def test_one_who_comes_too_early_wakes_nobody(line: Line) -> None:
+    """A dispatcher that has not begun waits for what is to be heard now, or it would never rest again."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as early:
+        early.connect(line.name)
+        assert select.select(line.line.watched_fds(), [], [], 0) == ([], [], [])
+        line.keep(b"one")
+        line.die()
+        assert line.received() == []
+        assert select.select(line.line.watched_fds(), [], [], 0) == ([], [], [])
+        early.send(b"?")
+        assert select.select(line.line.watched_fds(), [], [], 0)[0]
+
+
+def test_a_queue_that_was_reset_is_broken_no_more(line: Line) -> None:
+    """Nor is what is kept of it more, however often its guest does that."""
+    line.keep(b"one")
+    for number in range(3):
+        for _ in range(2):
+            line.line.send(QueueBroken(0, number))
+        line.line.send(QueueBroken(1, number))
+        assert line.tell(StopQueue(FIRST + number, 0)) == [StopQueue(FIRST + number, 0)]
+    line.line.send(QueueBroken(0, 7))
+    line.die()
+    line.received()
+    line.come()
+    assert [message for message in line.heard() if message == QueueBroken(0, 7)] == [QueueBroken(0, 7)]
+    line.tell(StopQueue(FIRST + 3, 0))
+    line.die()
+    line.received()
+    line.come()
+    assert {message.queue_index for message in line.heard() if isinstance(message, QueueBroken)} == {1}
 
 
 def test_a_request_that_is_repeated_is_answered_as_before(line: Line) -> None:
