@@ -233,7 +233,7 @@ class ControlLine:
             if received[0] != Adopt(self._place.zygote_pid):
                 raise ChannelClosed("it is another engine's")
             self._custody.hand_over(channel)
-            crash_point("dispatcher: custody handed over")
+            crash_point("custody: handed over")
             for message in [*self._reports, *([self._wish] if self._wish is not None else [])]:
                 channel.send(message)
         except (ChannelClosed, OSError, msgspec.DecodeError) as error:

@@ -72,7 +72,7 @@ class KeptParts:
         if begins:
             self._link.begin()
         self._link.tell(KeepState(part, data, sorted(used)))
-        crash_point("supervisor: state kept")
+        crash_point("custody: state kept")
 
     async def wait_told(self) -> None:
         """Return once what was kept stands in the dispatcher's channel."""

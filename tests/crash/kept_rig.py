@@ -62,6 +62,11 @@ class KeptRig:
         return any(each.is_connected for each in RunningEngines().snapshots() if each.supervisor_pid == pid)
 
     @property
+    def first_pid(self) -> int:
+        """The first control plane."""
+        return self._first.pid
+
+    @property
     def log(self) -> str:
         return self.log_path.read_text()
 
@@ -85,6 +90,17 @@ class KeptRig:
                 return self.connect()
             except BackendGone:
                 assert time.monotonic() < given_up_s, f"nobody listens:\n{self.log}"
+
+    def go_on(self, disk: Frontend) -> None:
+        """Some more load, of a front end that has to connect to the next engine."""
+        given_up_s = time.monotonic() + GO_ON_S
+        while True:
+            try:
+                disk.reconnect(str(self.socket_path))
+                break
+            except BackendGone:
+                assert time.monotonic() < given_up_s, f"nobody listens:\n{self.log}"
+        self.run(disk)
 
     def run(self, disk: Frontend, count: int = 100) -> None:
         """A load whose every answer is checked, and then all blocks."""

@@ -47,6 +47,8 @@ PENDING_POINTS = [name for name in POINTS if name.startswith("pending:")]
 """Reached where requests wait for somebody else, which those of a block device do not."""
 KEPT_POINTS = [name for name in POINTS if name.startswith(("reply:", "channel:"))]
 """Reached where a session is kept: tests/crash/test_kept_session.py."""
+CUSTODY_POINTS = [name for name in POINTS if name.startswith("custody:")]
+"""Reached in an engine with a list: tests/crash/test_walk_kept.py."""
 CONTROL_PLANE_POINTS = [name for name in POINTS if name.startswith("control plane:")]
 """Reached where a control plane begins, ends or is started again: tests/crash/test_walk_control_plane.py."""
 FIRST_START_POINTS = ["recovery: record initialised"]
@@ -65,6 +67,7 @@ CHILD_POINTS = [
     + LAYER_POINTS
     + WORKERS_POINTS
     + PENDING_POINTS
+    + CUSTODY_POINTS
     + CONTROL_PLANE_POINTS
     + FIRST_START_POINTS
     + RECORD_POINTS
