@@ -160,6 +160,7 @@ cdef class OverlayBackend(NativeBackend):
         backend.layer_id = found.layer_id
         backend.journal = LayerJournal(map_fd, backend.map, found.size_bytes, found.layer_id)
         backend._settle(found.size_bytes)
+        backend.map.note_unsaved()   # who had it before may have died
         return backend
 
     def state(self, uint64_t block):
@@ -172,12 +173,18 @@ cdef class OverlayBackend(NativeBackend):
             if self.journal is not None and self.data is not None and self.data.fd >= 0:
                 self.journal.flush(self.data.fd)
         finally:
+            map_fds = ()
+            if self.files is not None:
+                map_fds = self.files.map_fd, self.files.live_fd
+            elif self.journal is not None:
+                map_fds = self.journal.fd, self.map.fd
             self.fd = -1
-            self.map = self.journal = None
-            files, self.files = self.files, None
-            for each in (self.data, self.base, files):
+            self.map = self.journal = self.files = None
+            for each in (self.data, self.base):
                 if each is not None:
                     each.close()
+            for fd in map_fds:
+                os.close(fd)
 
     # Requests.
 

@@ -70,6 +70,18 @@ def test_drives_share_a_base(drives: ManyDrives, base: Path) -> None:
         assert second.read(0, 8192) == BASE[:4096] + BLOCK
 
 
+def test_the_next_control_plane_goes_on_with_an_overlay(drives: ManyDrives, base: Path) -> None:
+    with drives.frontend("vm1") as disk:
+        disk.write(0, BLOCK)
+        drives.kill_control_plane()
+        drives.control.get("/drives")  # waits for the next one
+        drives.kill_dispatcher("vm1")
+        disk.write(4096, BLOCK)
+        disk.flush()
+        assert disk.read(0, 12288) == BLOCK * 2 + BASE[8192:12288]
+    assert "Traceback" not in drives.log()
+
+
 def test_an_overlay_belongs_to_one_drive(drives: ManyDrives, base: Path) -> None:
     status, answer = drives.put("vm2", base=str(base), overlay=str(base.with_name("vm1")))
     assert (status, answer["field"]) == (409, "overlay")
