@@ -8,6 +8,7 @@ from typing import Any
 import msgspec
 
 from ringblk.engine.base.exit_status import ExitStatus
+from ringblk.engine.base.log_format import drive_in_log
 from ringblk.engine.base.open_files import OpenFiles
 from ringblk.engine.base.program_error import ProgramError
 from ringblk.engine.devices.device_kind import DeviceKind
@@ -94,7 +95,7 @@ class DriveList:
         """Open all of them and make them this engine's. Raises `ProgramError`."""
         orphans = self._find_orphans()
         self._each(lambda served: self._open(served, orphans.get(served.name)))
-        new = [served for served in self if served.plan is not None and served.name not in orphans]
+        new = [served for served in self if served.plan is not None and not served.is_adopted]
         claims = Claims(self._config, [served.plan for served in new if served.plan is not None])
         self._each(lambda served: served.claim(claims) if served in new else None)
         remove_left([served.plan for served in self if served.plan is not None])
@@ -139,11 +140,20 @@ class DriveList:
 
     def _open(self, served: ServedDrive, orphan: Orphan | None = None) -> None:
         check_sockets_apart(served, self, self._config.control)
-        if orphan is None:
+        if orphan is None or not self._adopt(served, orphan):
             served.open(self._config, self._kind, self._open_files)
-        else:
-            served.adopt(orphan, self._config, self._kind, self._open_files)
         check_images_apart(served, self)
+
+    def _adopt(self, served: ServedDrive, orphan: Orphan) -> bool:
+        """Whether it goes on with what another control plane has left; else nothing of that is left."""
+        try:
+            served.adopt(orphan, self._zygote, self._config, self._kind, self._open_files)
+        except ProgramError as error:
+            with drive_in_log(served.name):
+                _log.warning("%s; its processes are ended, and it begins anew", error)
+            served.close()
+            return False
+        return True
 
     def _each(self, step: Callable[[ServedDrive], None]) -> None:
         """Take a step with each drive. One that came by the control API fails alone, or any does."""

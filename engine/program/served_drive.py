@@ -10,6 +10,7 @@ from ringblk.engine.base.log_format import drive_in_log
 from ringblk.engine.base.open_files import OpenFiles
 from ringblk.engine.base.program_error import ProgramError
 from ringblk.engine.devices.device_kind import DeviceKind
+from ringblk.engine.drives.adopted_drive import AdoptedDrive
 from ringblk.engine.drives.drive import Drive
 from ringblk.engine.drives.drives import DriveState
 from ringblk.engine.drives.making import make_drive
@@ -25,6 +26,7 @@ from ringblk.engine.program.orphans import Orphan
 from ringblk.engine.program.storage_opening import StorageOpeners, open_here
 from ringblk.engine.supervisor.cgroup import DriveCgroup
 from ringblk.engine.supervisor.drive_processes import ProcessesFailed
+from ringblk.engine.supervisor.kept_parts import AdoptionFailed
 from ringblk.engine.supervisor.zygote_process import Zygote
 from ringblk.workers.sandbox.process_user import ProcessUser
 
@@ -48,7 +50,7 @@ class ServedDrive:
         self.plan: DrivePlan | None = None
         self.drive: Drive | None = None
         self._found: FoundRecord | None = None
-        self._orphan: Orphan | None = None
+        self._adopted: AdoptedDrive | None = None
         self._serving: asyncio.Task[None] | None = None
         self._finishing: asyncio.Task[None] | None = None
         self._open_files: OpenFiles | None = None
@@ -106,18 +108,36 @@ class ServedDrive:
             close_storage(opened.backend)
             raise
 
-    def adopt(self, orphan: Orphan, options: EngineOptions, kind: DeviceKind, open_files: OpenFiles) -> None:
+    def adopt(
+        self,
+        orphan: Orphan,
+        zygote: Zygote,
+        options: EngineOptions,
+        kind: DeviceKind,
+        open_files: OpenFiles,
+    ) -> None:
         """Go on with its processes, which another control plane has left; in place of `open` and `claim`.
 
-        Raises `ProgramError`.
+        Raises `ProgramError`; they have been ended then.
         """
         with self._named():
-            user = self._reserve(open_files)
-            self._orphan = orphan
-            self._plan(options, kind, open_files, orphan.storage(), user)
+            adopted = orphan.adopt(zygote)
+            try:
+                user = self._reserve(open_files)
+                self._plan(options, kind, open_files, orphan.storage(), user)
+            except BaseException:
+                orphan.end()
+                adopted.state.close()
+                raise
+            self._adopted = adopted
             assert self.plan is not None
             self.plan.hold.resume(orphan.drive.hold)
             self._found = find_record(self.plan)
+
+    @property
+    def is_adopted(self) -> bool:
+        """Whether it goes on with processes of another control plane's."""
+        return self._adopted is not None
 
     def claim(self, claims: Claims) -> None:
         """Be the only one on it. Raises `ProgramError`."""
@@ -135,8 +155,7 @@ class ServedDrive:
         """Make it, with what an engine before has left, once it is claimed. Raises `ProgramError`."""
         assert self.plan is not None, "open comes first"
         with self._named():
-            adopted = None if self._orphan is None else self._orphan.adopt(zygote)
-            self.drive = make_drive(self.plan, self._found, zygote, adopted)
+            self.drive = make_drive(self.plan, self._found, zygote, self._adopted)
 
     def begin(self) -> None:
         """Listen, and start its processes. Raises `ProgramError` and `OSError`."""
@@ -148,7 +167,7 @@ class ServedDrive:
                 if not self.is_sole and self.plan.user is not None and self.config.socket_path is not None:
                     self.plan.user.own(self.config.socket_path)
                 self.drive.start()
-            except OSError as error:
+            except (OSError, AdoptionFailed) as error:
                 if self.is_sole:
                     raise
                 raise ProgramError(f"cannot be started: {error}", ExitStatus.FAILED) from error

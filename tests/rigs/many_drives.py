@@ -157,6 +157,11 @@ class ManyDrives:
     def log(self) -> str:
         return self._log_path.read_text()
 
+    def states(self) -> dict[str, str]:
+        """The state of each drive, by name."""
+        found = self.control.get("/drives")["drives"]
+        return {name: drive["state"]["state"] for name, drive in found.items()}
+
     def snapshots(self) -> dict[str, StatisticsSnapshot]:
         """The drives as their segments tell, by name."""
         found = RunningEngines().snapshots()

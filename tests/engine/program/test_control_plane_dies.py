@@ -41,11 +41,6 @@ def engine() -> Iterator[ManyDrives]:
         yield engine
 
 
-def drives_of(engine: ManyDrives) -> dict[str, str]:
-    found = engine.control.get("/drives")["drives"]
-    return {name: drive["state"]["state"] for name, drive in found.items()}
-
-
 def wait_next(engine: ManyDrives, former: int) -> int:
     """The next supervisor that the zygote has started, as soon as it is there."""
     (zygote,) = zygotes_of(former)
@@ -152,7 +147,7 @@ def test_processes_that_serve_nobody_end_without_their_supervisor(io_engine: str
 def test_it_dies_again_and_again_and_the_engine_lives(engine: ManyDrives) -> None:
     for _ in range(3):
         engine.kill_control_plane()
-        assert drives_of(engine) == {"vm1": "running", "vm2": "running"}
+        assert engine.states() == {"vm1": "running", "vm2": "running"}
     assert len(zygotes_of(engine.pid)) == 1
     engine.end()
 
@@ -165,7 +160,7 @@ def test_one_that_dies_while_it_begins_has_a_successor_too(engine: ManyDrives) -
     eventually(lambda: engine.log().count(STARTED) == 2, "the third")
     engine.wait_restarted(2)
     assert zygotes_of(engine.pid) == [zygote]
-    assert drives_of(engine) == {"vm1": "running", "vm2": "running"}
+    assert engine.states() == {"vm1": "running", "vm2": "running"}
     engine.end()
 
 
@@ -193,7 +188,7 @@ def test_supervisor_and_zygote_die(engine: ManyDrives, order: str) -> None:
     wait_gone([zygote, *children])
     wait_none_with(engine.mark)
     with ManyDrives({"vm1": {}, "vm2": {}}, after=engine) as after:
-        assert drives_of(after) == {"vm1": "running", "vm2": "running"}
+        assert after.states() == {"vm1": "running", "vm2": "running"}
         after.end()
 
 
@@ -206,7 +201,7 @@ def test_the_zygote_dies_first_and_its_successor_does_the_same(engine: ManyDrive
         eventually(lambda: len(engine.children() - children) >= 2, "successors")  # noqa: B023
         assert zygotes_of(engine.pid) != [zygote]
         engine.kill_control_plane()
-        assert drives_of(engine) == {"vm1": "running", "vm2": "running"}
+        assert engine.states() == {"vm1": "running", "vm2": "running"}
     engine.end()
     assert "Traceback" not in engine.log()
 
@@ -225,7 +220,7 @@ def test_a_drive_that_cannot_be_begun_again_fails_alone(engine: ManyDrives) -> N
     """Fault: the image of one drive has gone when the supervisor dies."""
     engine.image("vm1").unlink()
     engine.kill_control_plane()
-    assert drives_of(engine) == {"vm1": "failed", "vm2": "running"}
+    assert engine.states() == {"vm1": "failed", "vm2": "running"}
     with engine.frontend("vm2") as disk:
         disk.write(0, BLOCK)
     engine.end()
@@ -250,7 +245,7 @@ def test_it_is_started_as_the_first_was(tmp_path: Path) -> None:
         engine.kill_control_plane()
         assert surroundings(engine.pid) == before
         os.kill(engine.pid, signal.SIGHUP)
-        assert drives_of(engine) == {"vm1": "running"}
+        assert engine.states() == {"vm1": "running"}
         names = {process_name(pid) for pid in engine.children()}
         assert all(name.startswith("rb-") for name in names)
         engine.end()
