@@ -34,6 +34,7 @@ from ringblk.engine.dispatcher.messages import (
     WorkersWanted,
 )
 from ringblk.engine.supervisor.kept_parts import AdoptedParts, AdoptionFailed, take_parts
+from ringblk.engine.supervisor.own_forks import open_fds
 from ringblk.shm.sync.channel import Channel, ChannelClosed, encode_message
 from tests.rigs.engine_rig import NOBODY
 
@@ -64,6 +65,7 @@ class Line:
         self.ours: Channel[FromDispatcher] = Channel(ours, FromDispatcher)
         place = AdoptionPlace(self.listening.detach(), ZYGOTE_PID, frozenset({os.geteuid()}))
         self.line = ControlLine(Channel(its, ToDispatcher), place, Watch())
+        self._adopted: list[AdoptedParts] = []
 
     def tell(self, *messages: ToDispatcher) -> list[ToDispatcher]:
         """What of these is for the dispatcher to carry out."""
@@ -93,29 +95,47 @@ class Line:
         end.send(encode_message(Adopt(zygote_pid)))
         assert self.received() == []
         adopted = take_parts(end)
+        self._adopted.append(adopted)
         self.ours = adopted.channel
         return adopted
+
+    def close(self) -> None:
+        """Let go of all that is open, as the end of both processes does."""
+        for adopted in self._adopted:
+            adopted.close()
+        with contextlib.suppress(ChannelClosed):
+            self.keep(b"")
+        self.line.close()
+        self.ours.close()
 
 
 @pytest.fixture
 def line() -> Iterator[Line]:
+    before = open_fds()
     made = Line(f"\0ringblk-test-{os.getpid()}-{os.urandom(4).hex()}")
     yield made
-    made.ours.close()
+    made.close()
+    assert open_fds() == before
 
 
 def content(fd: int) -> bytes:
     return os.pread(fd, 100, 0)
 
 
-def file_with(data: bytes) -> int:
-    fd = os.memfd_create("kept")
-    os.write(fd, data)
-    return fd
+@contextlib.contextmanager
+def files_with(*contents: bytes) -> Iterator[list[int]]:
+    """Descriptors of files that hold these."""
+    fds = [os.memfd_create("kept") for _ in contents]
+    for fd, data in zip(fds, contents, strict=True):
+        os.write(fd, data)
+    yield fds
+    for fd in fds:
+        os.close(fd)
 
 
 def test_what_is_kept_is_handed_over(line: Line) -> None:
-    line.keep(b"one", file_with(b"a"), file_with(b"b"))
+    with files_with(b"a", b"b") as fds:
+        line.keep(b"one", *fds)
     line.die()
     assert line.received() == []
     adopted = line.come()
@@ -135,22 +155,19 @@ def test_descriptors_that_are_not_named_any_more_are_let_go(line: Line) -> None:
         os.read(reading, 1)
     line.keep(b"without it")
     assert os.read(reading, 1) == b""  # nobody has the other end
+    os.close(reading)
 
 
 def test_many_descriptors_are_handed_over(line: Line) -> None:
-    files = [file_with(b"%d" % number) for number in range(300)]
-    for start in (0, 150):
-        handles = list(range(start, start + 150))
-        line.ours.send(KeepFds(SESSION_PART, handles), files[start : start + 150])
-        assert line.received() == []
-    for file in files:
-        os.close(file)
+    with files_with(*(b"%d" % number for number in range(300))) as files:
+        for start in (0, 150):
+            handles = list(range(start, start + 150))
+            line.ours.send(KeepFds(SESSION_PART, handles), files[start : start + 150])
+            assert line.received() == []
     assert line.tell(KeepState(SESSION_PART, b"many", list(range(300)))) == []
     line.die()
     adopted = line.come()
     assert {handle: content(fd) for handle, fd in adopted.fds.items()} == {n: b"%d" % n for n in range(300)}
-    adopted.close()
-    line.keep(b"")  # which lets go of them
 
 
 def test_without_a_session_it_ends_with_its_control_plane(line: Line) -> None:

@@ -51,7 +51,7 @@ def test_open_files(tmp_path: Path, hard: int, state: str) -> None:
 def test_more_drives_workers_and_queues_need_more() -> None:
     for options, what in (
         (("--workers=64", "--num-queues=64"), "64 workers and 64 queues can need"),
-        (("--drives=100",), "20 drives with 80 workers and 20 queues can need 3360"),
+        (("--drives=100",), "15 drives with 60 workers and 15 queues can need 3235"),
     ):
         status, found = run_doctor(*options, prepare=open_files(700 if len(options) == 2 else 3200))
         check = found[None]["open files"]
