@@ -4,6 +4,8 @@ import contextlib
 import logging
 import os
 import signal
+import socket
+import time
 
 import msgspec
 
@@ -14,9 +16,10 @@ from ringblk.engine.dispatcher.messages import PROCESSES_PART, SESSION_PART
 from ringblk.engine.drives.adopted_drive import AdoptedDrive
 from ringblk.engine.drives.image_users import is_running
 from ringblk.engine.drives.kept_drive import KeptDrive
-from ringblk.engine.drives.segments import adopt_segment, named_segments
+from ringblk.engine.drives.segments import DriveSegment, adopt_segment, named_segments
 from ringblk.engine.drives.storage import OpenedStorage
 from ringblk.engine.supervisor.kept_parts import (
+    ANSWER_TIMEOUT_S,
     AdoptedParts,
     AdoptionFailed,
     connect_to_orphan,
@@ -74,28 +77,32 @@ class Orphan(msgspec.Struct, frozen=True, kw_only=True):
 
 def find_orphans(zygote_pid: int) -> dict[str, Orphan]:
     """All of them, by the drive's name."""
+    # All are called before any is heard: those that hang are waited for together, not one after the other.
+    called = [(segment.name, end) for segment in named_segments() if (end := _call(segment, zygote_pid))]
+    given_up_s = time.monotonic() + ANSWER_TIMEOUT_S
     orphans = {}
-    for segment in named_segments():
-        if segment.pid is not None and is_running(segment.pid):
-            continue  # somebody else's, who lives
+    for name, end in called:
         try:
-            segment_fd = segment.open()
-        except SegmentError:
-            continue
-        try:
-            end = connect_to_orphan(segment_fd, zygote_pid)
-        finally:
-            os.close(segment_fd)
-        if end is None:
-            continue
-        try:
-            parts = take_parts(end)
+            parts = take_parts(end, given_up_s)
         except AdoptionFailed as error:
-            _log.info("shared memory segment %s is left alone: %s", segment.name, error)
+            _log.info("shared memory segment %s is left alone: %s", name, error)
             continue
-        if (orphan := _decode(segment.name, parts)) is not None:
+        if (orphan := _decode(name, parts)) is not None:
             orphans[orphan.processes.name] = orphan
     return orphans
+
+
+def _call(segment: DriveSegment, zygote_pid: int) -> socket.socket | None:
+    if segment.pid is not None and is_running(segment.pid):
+        return None  # somebody else's, who lives
+    try:
+        segment_fd = segment.open()
+    except SegmentError:
+        return None
+    try:
+        return connect_to_orphan(segment_fd, zygote_pid)
+    finally:
+        os.close(segment_fd)
 
 
 def _decode(segment_name: str, parts: AdoptedParts) -> Orphan | None:

@@ -3,6 +3,7 @@
 import os
 import select
 import socket
+import time
 from collections.abc import Iterable, Sequence
 
 import msgspec
@@ -25,7 +26,7 @@ from ringblk.shm.sync.channel import MAX_FDS, Channel, ChannelClosed, copy_fds, 
 from ringblk.shm.sync.peer import peer_user_id
 from ringblk.shm.sync.process import crash_point
 
-_ANSWER_TIMEOUT_MS = 10000
+ANSWER_TIMEOUT_S = 10.0
 _MOST_WAITING = 16
 """Anybody can connect, and is sent away when the dispatcher looks; those must not keep the right one out."""
 
@@ -156,7 +157,7 @@ def connect_to_orphan(segment_fd: int, zygote_pid: int) -> socket.socket | None:
     Anybody can listen at a name that is free, with a segment made for it: only this user's own is called.
     """
     end = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-    end.settimeout(_ANSWER_TIMEOUT_MS / 1000)  # one that hangs takes nobody in
+    end.settimeout(ANSWER_TIMEOUT_S)  # one that hangs takes nobody in
     try:
         end.connect(adoption_name(segment_fd))
         if peer_user_id(end) != os.geteuid():  # as of `listen_for_adoption`
@@ -171,12 +172,17 @@ def connect_to_orphan(segment_fd: int, zygote_pid: int) -> socket.socket | None:
     return end
 
 
-def take_parts(end: socket.socket) -> AdoptedParts:
-    """Hear what is kept, from a dispatcher that was called. Raises `AdoptionFailed`."""
+def take_parts(end: socket.socket, given_up_s: float | None = None) -> AdoptedParts:
+    """Hear what is kept, from a dispatcher that was called. Raises `AdoptionFailed`.
+
+    `given_up_s`, on the monotonic clock, is when one that says nothing is left alone.
+    """
+    if given_up_s is None:
+        given_up_s = time.monotonic() + ANSWER_TIMEOUT_S
     channel: Channel[FromOrphan] = Channel(end, FromOrphan)
     adopted = AdoptedParts(Channel(end, FromDispatcher, takes_fds=False), {}, {})
     try:
-        _take_all(channel, adopted)
+        _take_all(channel, adopted, given_up_s)
     except (ChannelClosed, OSError, msgspec.DecodeError) as error:
         adopted.close()
         channel.close()
@@ -184,12 +190,12 @@ def take_parts(end: socket.socket) -> AdoptedParts:
     return adopted
 
 
-def _take_all(channel: Channel[FromOrphan], adopted: AdoptedParts) -> None:
+def _take_all(channel: Channel[FromOrphan], adopted: AdoptedParts, given_up_s: float) -> None:
     looking = select.poll()
     looking.register(channel.socket, select.POLLIN)
     while True:
         while (received := channel.receive()) is None:
-            if not looking.poll(_ANSWER_TIMEOUT_MS):
+            if not looking.poll(max(0.0, given_up_s - time.monotonic()) * 1000):
                 raise ChannelClosed("no answer")
         message, fds = received
         match message:
