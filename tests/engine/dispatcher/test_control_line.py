@@ -115,7 +115,7 @@ def line() -> Iterator[Line]:
     made = Line(f"\0ringblk-test-{os.getpid()}-{os.urandom(4).hex()}")
     yield made
     made.close()
-    assert open_fds() == before
+    assert open_fds() <= before  # what an earlier test has left may have gone meanwhile
 
 
 def content(fd: int) -> bytes:
