@@ -200,10 +200,8 @@ class ControlLine:
         """Whether another control plane has come; it is told all that is kept, and what it may not know."""
         assert self._listening is not None
         while True:
-            for channel in list(self._coming):
-                if self._hear_coming(channel):
-                    self._coming.remove(channel)
-                    return True
+            if any(map(self._hear_coming, list(self._coming))):
+                return True
             try:
                 end, _ = self._listening.accept()
             except OSError:  # nobody has come, or has gone again
@@ -241,6 +239,7 @@ class ControlLine:
             channel.close()
             self._coming.remove(channel)
             return False
+        self._coming.remove(channel)
         self._channel = channel
         self._watch.watch_channel(channel.socket.fileno())
         return True

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from ringblk.engine.dispatcher.messages import AllKept, KeptFds, KeptState
-from ringblk.shm.sync.channel import MAX_FDS, Channel
+from ringblk.shm.sync.channel import Channel, in_messages
 
 
 class Custody:
@@ -47,9 +47,7 @@ class Custody:
     def hand_over(self, channel: Channel[Any]) -> None:
         """Tell all of it, with copies of the descriptors. Raises `ChannelClosed` and `OSError`."""
         for part, data in self._states.items():
-            kept = list(self._fds.get(part, {}).items())
-            for start in range(0, len(kept), MAX_FDS):
-                few = kept[start : start + MAX_FDS]
+            for few in in_messages(list(self._fds.get(part, {}).items())):
                 channel.send(KeptFds([handle for handle, _ in few]), [fd for _, fd in few])
             channel.send(KeptState(part, data))
         channel.send(AllKept())

@@ -13,10 +13,7 @@ from collections.abc import Callable
 from typing import Any
 
 from ringblk.engine.devices.vring import Vring
-from ringblk.engine.dispatcher.messages import (
-    RegionsUnused,
-    Report,
-)
+from ringblk.engine.dispatcher.messages import RegionsUnused, Report
 from ringblk.engine.drives.adopted_drive import AdoptedDrive
 from ringblk.engine.drives.changes import DriveChanges
 from ringblk.engine.drives.drive_keeper import DriveKeeper
@@ -145,7 +142,7 @@ class Drive:
         self._resumed = adopted.resume_session(self, self._keeper)
         self._keeper.resume_queues(kept, self._resumed[0].vring)
         self.publication.publish()
-        self.processes.adopt(adopted.parts)
+        self.processes.adopt(adopted.processes, adopted.parts)
         adopted.parts.close()
 
     async def run(self, on_change: Callable[[], None]) -> None:

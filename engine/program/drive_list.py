@@ -95,9 +95,9 @@ class DriveList:
         """Open all of them and make them this engine's. Raises `ProgramError`."""
         orphans = self._find_orphans()
         self._each(lambda served: self._open(served, orphans.get(served.name)))
-        new = [served for served in self if served.plan is not None and not served.is_adopted]
-        claims = Claims(self._config, [served.plan for served in new if served.plan is not None])
-        self._each(lambda served: served.claim(claims) if served in new else None)
+        unclaimed = [served.plan for served in self if served.plan is not None and not served.is_adopted]
+        claims = Claims(self._config, unclaimed)
+        self._each(lambda served: None if served.is_adopted else served.claim(claims))
         remove_left([served.plan for served in self if served.plan is not None])
 
     def _find_orphans(self) -> dict[str, Orphan]:

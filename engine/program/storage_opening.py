@@ -26,6 +26,7 @@ from ringblk.engine.images.served_format import check_served_format
 from ringblk.engine.options.drive_config import DriveConfig
 from ringblk.engine.supervisor.child import describe_end
 from ringblk.engine.supervisor.own_forks import OwnProcess, fork_from_here
+from ringblk.engine.vhost_user.message_socket import wait_readable
 from ringblk.shm.sync.channel import Channel, ChannelClosed
 from ringblk.workers.backends.direct_open import descriptor_of
 from ringblk.workers.backends.open_storage import OpenStorage
@@ -104,7 +105,7 @@ class StorageOpeners:
         ended = self._watch(path, opener)
         try:
             async with asyncio.timeout(self._open_s):
-                await _until_readable(channel.socket)
+                await wait_readable(channel.socket.fileno())
         except BaseException as error:
             if not ended.done():
                 self._hanging[path] = opener.pid
@@ -140,16 +141,6 @@ class StorageOpeners:
 
         loop.add_reader(opener.pidfd, see_end)
         return ended
-
-
-async def _until_readable(end: socket.socket) -> None:
-    loop = asyncio.get_running_loop()
-    is_readable = asyncio.Event()
-    loop.add_reader(end.fileno(), is_readable.set)
-    try:
-        await is_readable.wait()
-    finally:
-        loop.remove_reader(end.fileno())
 
 
 def _open_and_tell(config: DriveConfig, end: socket.socket) -> None:

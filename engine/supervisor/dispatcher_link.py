@@ -21,6 +21,7 @@ from ringblk.engine.dispatcher.messages import (
     SESSION_PART,
     Answer,
     FromDispatcher,
+    KeepFds,
     KeepState,
     Pause,
     Recover,
@@ -83,8 +84,7 @@ class DispatcherLink:
         self._child = child
         child.announce = self.wake
         self._begin = partial(self._tell_all, child, told, kept, recover)
-        is_needed = any(not isinstance(message, (WorkerUp, Pause)) for message, _ in told())
-        if self._open or is_needed or any(map(_is_session, kept())):
+        if self._open or any(_is_needed(message) for message, _ in (*told(), *kept())):
             self.begin()
 
     def go_on(self, child: Child[FromDispatcher]) -> None:
@@ -215,7 +215,12 @@ class DispatcherLink:
         os.eventfd_write(self.eventfd, 1)
 
 
-def _is_session(sent: tuple[ToDispatcher, Sequence[int]]) -> bool:
-    """Whether this is a session that a dispatcher is to keep."""
-    message, _ = sent
-    return isinstance(message, KeepState) and message.part == SESSION_PART and bool(message.data)
+def _is_needed(message: ToDispatcher) -> bool:
+    """Whether a dispatcher has to hear this that has nothing to do yet."""
+    match message:
+        case KeepState():
+            return message.part == SESSION_PART and bool(message.data)
+        case WorkerUp() | Pause() | KeepFds():
+            return False
+        case _:
+            return True

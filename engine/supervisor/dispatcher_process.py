@@ -3,7 +3,6 @@
 import asyncio
 import logging
 import os
-import socket
 from collections.abc import Callable
 
 from ringblk.engine.base.restart_limit import RestartLimit
@@ -50,20 +49,14 @@ class DispatcherProcess:
         self._replacement: asyncio.Task[None] | None = None
         self.eventfd = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK) if adopted is None else adopted.eventfd
         """Wakes whichever process it is."""
-        self._listening: socket.socket | None = None
-        if setup.is_kept:
-            self._listening = (
-                listen_for_adoption(setup.state.fileno()) if adopted is None else adopted.listening
-            )
         self.link = DispatcherLink(setup.state, self.eventfd)
         self.parts = KeptParts(self.link)
         """What it keeps."""
         self.keeper: ProcessesKeeper | None = None
         """Where a drive's processes outlive this one."""
-        if self._listening is not None:
-            self.keeper = ProcessesKeeper(
-                setup.drive_name, setup, self.parts, self.eventfd, self._listening.fileno()
-            )
+        if setup.is_kept:
+            listening = listen_for_adoption(setup.state.fileno()) if adopted is None else adopted.listening
+            self.keeper = ProcessesKeeper(setup, self.parts, self.eventfd, listening)
 
     @property
     def child(self) -> Child[FromDispatcher] | None:
@@ -81,11 +74,11 @@ class DispatcherProcess:
             inline_limit_ns=setup.plan.inline_limit_ns,
             poll_ns=setup.config.poll_us * 1000,
             chain_limit=setup.config.queue_size,
-            adopter_ids=tuple({0, os.geteuid()}) if setup.is_kept else (),
+            adopter_ids=tuple({0, os.geteuid()}) if self.keeper is not None else (),
         )
         fds = {"eventfd": self.eventfd}
-        if self._listening is not None:
-            fds["adoption"] = self._listening.fileno()
+        if self.keeper is not None:
+            fds["adoption"] = self.keeper.listening_fd
         child: Child[FromDispatcher] = self._ring.start(setup, "rb-dispatcher", role, fds, FromDispatcher)
         self._child = child
         if self.keeper is not None:
@@ -155,6 +148,6 @@ class DispatcherProcess:
         if self._replacement is not None:
             self._replacement.cancel()
         self.parts.close()
-        if self._listening is not None:
-            self._listening.close()
+        if self.keeper is not None:
+            self.keeper.close()
         os.close(self.eventfd)

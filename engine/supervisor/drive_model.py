@@ -21,7 +21,7 @@ from ringblk.engine.dispatcher.messages import (
 from ringblk.shm.memory.dirty_log import log_bytes
 from ringblk.shm.memory.guest_memory import GuestMemory
 from ringblk.shm.memory.region import MemoryRegion, RegionError, check_overlap, check_region
-from ringblk.shm.sync.channel import MAX_FDS, copy_fds
+from ringblk.shm.sync.channel import copy_fds, in_messages
 from ringblk.workers.process.messages import MapRegion, MapRegions, ToWorker
 
 REGION_INDEXES = 1024
@@ -251,7 +251,7 @@ class DriveModel:
     def worker_setup(self) -> list[tuple[ToWorker, Sequence[int]]]:
         """All that a new worker must be told before its first request."""
         sent: list[tuple[ToWorker, Sequence[int]]] = []
-        for part in _parts(list(self.regions.values())):
+        for part in in_messages(list(self.regions.values())):
             messages = [mapped.message for mapped in part]
             sent.append((MapRegions(messages, self.epoch), [mapped.fd for mapped in part]))
         return sent
@@ -267,13 +267,8 @@ def check_log(log: SetLog, regions: Sequence[MemoryRegion]) -> None:
         )
 
 
-def _parts(regions: list[SharedRegion]) -> list[list[SharedRegion]]:
-    """As many in each as one message has room for fds."""
-    return [regions[start : start + MAX_FDS] for start in range(0, len(regions), MAX_FDS)]
-
-
 def _additions(regions: list[SharedRegion]) -> Sent:
     return [
         (ChangeRegions(0, [], [mapped.message for mapped in part]), [mapped.fd for mapped in part])
-        for part in _parts(regions)
+        for part in in_messages(regions)
     ]

@@ -53,7 +53,6 @@ class DriveProcesses:
         """
         self._model = model
         self._report = report
-        self._adopted = adopted
         self._dispatcher = DispatcherProcess(setup, self._told, self._hear, self._fail, adopted)
         self._workers = Workforce(setup, model, self._dispatcher, self._fail, worker_count)
         self._has_failed = asyncio.Event()
@@ -63,12 +62,10 @@ class DriveProcesses:
         """Start the dispatcher; workers come when there is work. Raises `OSError`."""
         self._dispatcher.start()
 
-    def adopt(self, parts: AdoptedParts) -> None:
-        """Go on with processes that run, and with what they have kept, once the model is as it was."""
-        adopted, self._adopted = self._adopted, None
-        assert adopted is not None
+    def adopt(self, adopted: AdoptedProcesses, parts: AdoptedParts) -> None:
+        """Go on with these processes, and with what they have kept, once the model is as it was."""
         keeper = self._dispatcher.keeper
-        assert keeper is not None
+        assert keeper is not None, "processes that were not kept"
         keeper.resume(adopted.kept, parts)
         dispatcher = adopted.dispatcher
         self._dispatcher.adopt(Child("rb-dispatcher", dispatcher.process, dispatcher.channel))

@@ -22,7 +22,7 @@ from ringblk.engine.supervisor.dispatcher_link import DispatcherLink
 from ringblk.engine.supervisor.drive_model import Sent
 from ringblk.shm.segments.segment import SegmentError
 from ringblk.shm.state.segment import StateSegment
-from ringblk.shm.sync.channel import MAX_FDS, Channel, ChannelClosed, copy_fds, encode_message
+from ringblk.shm.sync.channel import Channel, ChannelClosed, copy_fds, encode_message, in_messages
 from ringblk.shm.sync.peer import peer_user_id
 from ringblk.shm.sync.process import crash_point
 
@@ -53,8 +53,9 @@ class KeptParts:
         copies = copy_fds(fds)
         handles = list(range(self._last_handle + 1, self._last_handle + 1 + len(fds)))
         self._last_handle += len(fds)
-        self._parts.setdefault(part, _Part()).fds |= dict(zip(handles, copies, strict=True))
-        for message, few in _fds_messages(part, handles, copies):
+        added = dict(zip(handles, copies, strict=True))
+        self._parts.setdefault(part, _Part()).fds |= added
+        for message, few in _fds_messages(part, added):
             self._link.tell(message, few)
         return handles
 
@@ -83,7 +84,7 @@ class KeptParts:
         """All of it, for a new dispatcher."""
         sent: Sent = []
         for part, kept in self._parts.items():
-            sent.extend(_fds_messages(part, list(kept.fds), list(kept.fds.values())))
+            sent.extend(_fds_messages(part, kept.fds))
             sent.append((KeepState(part, kept.data, sorted(kept.fds)), []))
         return sent
 
@@ -100,10 +101,10 @@ class KeptParts:
         self._last_handle = max([self._last_handle, *adopted.fds])
 
 
-def _fds_messages(part: str, handles: list[int], fds: list[int]) -> Sent:
+def _fds_messages(part: str, fds: dict[int, int]) -> Sent:
     return [
-        (KeepFds(part, handles[start : start + MAX_FDS]), fds[start : start + MAX_FDS])
-        for start in range(0, len(handles), MAX_FDS)
+        (KeepFds(part, [handle for handle, _ in few]), [fd for _, fd in few])
+        for few in in_messages(list(fds.items()))
     ]
 
 

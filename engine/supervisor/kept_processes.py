@@ -69,14 +69,22 @@ class KeptProcesses(msgspec.Struct, frozen=True, kw_only=True):
 class ProcessesKeeper:
     """Has the dispatcher keep the processes of its drive, after each change and before it matters."""
 
-    def __init__(
-        self, drive_name: str, setup: ProcessSetup, parts: KeptParts, eventfd: int, listening_fd: int
-    ) -> None:
-        self._drive_name = drive_name
+    def __init__(self, setup: ProcessSetup, parts: KeptParts, eventfd: int, listening: socket.socket) -> None:
+        """`listening` is where the next control plane comes to, the keeper's from then on."""
         self._setup = setup
         self._parts = parts
-        self._own_fds = [setup.state.fileno(), eventfd, listening_fd]
+        self._listening = listening
+        self._own_fds = [setup.state.fileno(), eventfd, listening.fileno()]
         self._kept: KeptProcesses | None = None
+
+    @property
+    def listening_fd(self) -> int:
+        """For the dispatcher."""
+        return self._listening.fileno()
+
+    def close(self) -> None:
+        """No control plane is to come any more."""
+        self._listening.close()
 
     def resume(self, kept: KeptProcesses, adopted: AdoptedParts) -> None:
         """Go on from what a predecessor kept. Raises `AdoptionFailed` and `OSError`."""
@@ -93,7 +101,7 @@ class ProcessesKeeper:
         storage_handles = self._parts.keep(PROCESSES_PART, storage_fds)
         segment, eventfd, listening = self._parts.keep(PROCESSES_PART, self._own_fds)
         kept = KeptProcesses(
-            name=self._drive_name,
+            name=self._setup.drive_name,
             config=self._setup.config,
             storage=storage,
             storage_fds=storage_handles,

@@ -25,7 +25,7 @@ from ringblk.workers.uring.ring import Uring
 DISPATCHER_ENTRIES = 256
 """Requests that the dispatcher has under way at once through its io_uring."""
 WORKER_ENTRIES = 128
-"""Requests that one worker has under way at once, and one for its eventfd."""
+"""Requests that one worker has under way at once, and one each for its eventfd and its channel's end."""
 
 _log = logging.getLogger(__name__)
 

@@ -103,11 +103,15 @@ class WorkerProcess:
         assert self._child is not None, "fork comes first"
         if self._keeper is not None:
             self._keeper.note_worker(self._index, self._child, self._eventfd)
-        self._setup.state.set_worker(self._index, self._child.pid)
+        self._attend(self._child, self._model.worker_setup())
+
+    def _attend(self, child: Child[None], messages: Iterable[tuple[ToWorker, Sequence[int]]]) -> None:
+        """Watch the process that is in this place now, and tell it this first."""
+        self._setup.state.set_worker(self._index, child.pid)
         self._done_count = -1
-        self._child.announce = self._announce
-        self._child.watch(self._ended)
-        self._send(self._model.worker_setup())
+        child.announce = self._announce
+        child.watch(self._ended)
+        self._send(messages)
 
     def start(self) -> None:
         """Begin while a dispatcher runs, in a place that is vacant. Raises `OSError`."""
@@ -120,12 +124,8 @@ class WorkerProcess:
         self._child = child
         self._ring.adopt(child.take_uring())
         self.is_vacant = False
-        self._setup.state.set_worker(self._index, child.pid)
-        self._done_count = -1
-        child.announce = self._announce
-        child.watch(self._ended)
         epochs = {index: mapped.message.epoch for index, mapped in self._model.regions.items()}
-        self._send([(KeepRegions(epochs), ()), *self._model.worker_setup()])
+        self._attend(child, [(KeepRegions(epochs), ()), *self._model.worker_setup()])
         self._link.tell(*self.up_message())
 
     # Messages

@@ -101,7 +101,7 @@ def seal_unread(connected: socket.socket) -> bool:
 
 def look_ahead(connected: socket.socket, *, begin: bool) -> None:
     """Have `seal_unread` go on where it ended, or no longer. What is read in the end is all of it."""
-    connected.setsockopt(socket.SOL_SOCKET, _SO_PEEK_OFF, 0 if begin else -1)
+    look_from(connected, 0 if begin else -1)
 
 
 def look_from(connected: socket.socket, offset_bytes: int) -> None:

@@ -29,6 +29,7 @@ _NO_ROOM_NOW = (errno.ETOOMANYREFS, errno.ENOBUFS, errno.ENOMEM)
 """Too many descriptors of this user are on their way (unix(7)), or the kernel has no memory: both pass."""
 
 Received = TypeVar("Received")
+Item = TypeVar("Item")
 
 encode_message = msgspec.msgpack.Encoder().encode
 
@@ -131,6 +132,11 @@ class Channel(Generic[Received]):
         while self._unsent:
             _close_all(self._unsent.popleft()[1])
         self.socket.close()
+
+
+def in_messages(items: Sequence[Item]) -> list[Sequence[Item]]:
+    """As many of these in each part as one message has room for fds."""
+    return [items[start : start + MAX_FDS] for start in range(0, len(items), MAX_FDS)]
 
 
 def copy_fds(fds: Sequence[int]) -> list[int]:
