@@ -16,6 +16,7 @@ from collections.abc import Collection
 import msgspec
 
 from ringblk.engine.base.digest import short_digest
+from ringblk.engine.drives.image_users import began_ns
 from ringblk.engine.drives.names import own_record_prefix, record_prefix, supervisor_of
 from ringblk.engine.drives.running_settings import DriveIdentity, DriveRecord
 from ringblk.engine.options.drive_config import DriveConfig
@@ -83,11 +84,12 @@ def find_predecessor(
 def records_of_process(pid: int, trusted_users: Collection[int] = ()) -> list[FoundRecord]:
     """The records of an engine's drives, by its supervisor's process id, the newest first.
 
-    Where the number was used again there may be some of an earlier engine's.
+    Where the number was used again, those of the engine that had it before are not among them.
     """
+    began = began_ns(pid)
     of_process = [name for name in shared_names(record_prefix()) if supervisor_of(name) == pid]
     read = [each for name in of_process if (each := _read(name, trusted_users)) is not None]
-    found = [each for each in read if each.record.pid == pid]
+    found = [each for each in read if each.record.pid == pid and each.record.written_ns >= began]
     return sorted(found, key=lambda each: each.record.written_ns, reverse=True)
 
 

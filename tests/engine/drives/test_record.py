@@ -11,7 +11,8 @@ import pytest
 
 from ringblk.engine.drives import names
 from ringblk.engine.drives import record as drive_record
-from ringblk.engine.drives.record import RecordKeeper, clear_records, socket_digest
+from ringblk.engine.drives.image_users import began_ns
+from ringblk.engine.drives.record import RecordKeeper, clear_records, records_of_process, socket_digest
 from ringblk.engine.drives.running_settings import (
     DriveIdentity,
     DriveRecord,
@@ -135,3 +136,30 @@ def test_another_users_files_push_no_record_out(prefix: str, monkeypatch: pytest
         os.chown(path, NOBODY, -1)
     clear_records()
     assert len(shared_names(prefix)) == 3 + 5
+
+
+def test_a_record_of_who_had_the_process_id_before_is_not_of_who_has_it() -> None:
+    pid = os.getpid()
+    written = [began_ns(pid) - 1_000_000_000, drive_record.now_ns()]
+    records = [
+        msgspec.structs.replace(record_of(number), pid=pid, written_ns=written_ns)
+        for number, written_ns in enumerate(written)
+    ]
+    keepers = [RecordKeeper(record) for record in records]
+    try:
+        assert [found.record for found in records_of_process(pid)] == records[1:]
+    finally:
+        for keeper in keepers:
+            keeper.close(goes_on=False)
+
+
+def test_a_process_began_before_now_and_after_the_one_before_it() -> None:
+    before = drive_record.now_ns()
+    with subprocess.Popen(["sleep", "60"]) as process:
+        try:
+            began = began_ns(process.pid)
+            tick_ns = 1_000_000_000 // os.sysconf("SC_CLK_TCK")
+            assert before - tick_ns <= began <= drive_record.now_ns()
+        finally:
+            process.kill()
+    assert began_ns(process.pid) == 0
