@@ -8,8 +8,17 @@ from ringblk.workers.backends.direct_io import DirectMode
 from ringblk.workers.backends.file import FileBackend
 from ringblk.workers.backends.image_lock import ImageLock, ImageLocked
 from ringblk.workers.backends.interface import BackendError, BaseImageError
+from ringblk.workers.layers.chain_form import Chain
 from ringblk.workers.layers.folder import DATA, LayerFiles, base_change, base_identity, open_layer
 from ringblk.workers.layers.form import BaseIdentity, LayerDamaged
+from ringblk.workers.layers.overlay_folder import (
+    check_layer,
+    locked_overlay,
+    make_folder,
+    new_overlay,
+    opened_layer,
+    read_chain,
+)
 
 _log = logging.getLogger(__name__)
 
@@ -58,10 +67,15 @@ def open_base(path: str | os.PathLike[str], direct: DirectMode) -> FileBackend:
 def open_files(
     base: FileBackend, base_path: str | os.PathLike[str], folder: str, size_bytes: int | None
 ) -> LayerFiles:
-    """The layer's descriptors; one is made where there is none. Raises `BackendError`."""
+    """The top layer's descriptors; an overlay is made where there is none. Raises `BackendError`."""
     try:
         now = base_identity(base.fd, os.path.realpath(os.fsencode(base_path)), base.size_bytes)
-        files = open_layer(folder, size_bytes or base.size_bytes, now)
+        make_folder(folder)
+        with locked_overlay(folder) as folder_fd:
+            chain = read_chain(folder_fd)
+            if chain is None:
+                chain = new_overlay(folder, folder_fd, size_bytes or base.size_bytes, now)
+            files = _open_top(folder_fd, chain)
     except LayerDamaged as error:
         raise BackendError(f"{folder}: {error}") from None
     except (OSError, ValueError) as error:
@@ -69,6 +83,21 @@ def open_files(
         raise BackendError(f"{folder}: can't open it: {reason or error}") from error
     try:
         _check(files, folder, now, size_bytes)
+    except BaseException:
+        files.close()
+        raise
+    return files
+
+
+def _open_top(folder_fd: int, chain: Chain) -> LayerFiles:
+    """Raises `LayerDamaged`, `OSError`."""
+    top, *below = chain.branch()
+    if below:
+        raise LayerDamaged("has several layers, and this program opens one")
+    with opened_layer(folder_fd, top) as layer_fd:
+        files = open_layer(layer_fd)
+    try:
+        check_layer(files.superblock, top)
     except BaseException:
         files.close()
         raise

@@ -1,12 +1,8 @@
-"""A layer as a folder: `data` has its blocks, `map` says which, `live` is the map in use (docs/layers.md)."""
+"""A layer as files: `data` has its blocks, `map` says which, `live` is the map in use (docs/layers.md)."""
 
-import contextlib
-import fcntl
 import os
-import secrets
 import stat
 import time
-from collections.abc import Iterator
 
 import msgspec
 
@@ -14,6 +10,7 @@ from ringblk.workers.layers.form import (
     BLOCK_BYTES,
     DEVICE_BASE,
     FILE_BASE,
+    LAYER_BASE,
     SUPERBLOCK_BYTES,
     BaseIdentity,
     LayerDamaged,
@@ -23,9 +20,8 @@ from ringblk.workers.layers.form import (
 )
 
 DATA, MAP, LIVE = "data", "map", "live"
-_NEW_MAP = "map.new"
-_NOT_IN_THE_WAY = {DATA, LIVE, _NEW_MAP, "lost+found"}
-_FILE_MODE, _FOLDER_MODE = 0o600, 0o700
+NEW_MAP = "map.new"
+FILE_MODE = 0o600
 
 
 class LayerFiles(msgspec.Struct, frozen=True):
@@ -54,8 +50,10 @@ def base_identity(fd: int, path: bytes, size_bytes: int) -> BaseIdentity:
 def base_change(was: BaseIdentity, now: BaseIdentity) -> str | None:
     """How a base differs from what it was when the layer was made on it; None: it does not."""
     if was.kind != now.kind:
-        kinds = {FILE_BASE: "a file", DEVICE_BASE: "a block device"}
+        kinds = {FILE_BASE: "a file", DEVICE_BASE: "a block device", LAYER_BASE: "a layer"}
         return f"it was {kinds.get(was.kind, 'something else')} and is {kinds[now.kind]}"
+    if was.layer_id != now.layer_id:
+        return f"it was layer {was.layer_id.hex()} and is layer {now.layer_id.hex()}"
     if was.size_bytes != now.size_bytes:
         return f"it had {was.size_bytes} bytes and has {now.size_bytes}"
     if was.inode != now.inode:
@@ -65,86 +63,43 @@ def base_change(was: BaseIdentity, now: BaseIdentity) -> str | None:
     return None
 
 
-def open_layer(folder: str, size_bytes: int, base: BaseIdentity) -> LayerFiles:
-    """Open the layer in a folder; where there is none, make it, of `size_bytes` on `base`.
-
-    Raises `LayerDamaged` and `OSError`.
-    """
-    with contextlib.suppress(FileExistsError):
-        os.mkdir(folder, _FOLDER_MODE)
-    with _locked(folder) as folder_fd:
-        _check_kind(folder_fd)
-        if not _exists(MAP, folder_fd):
-            _make(
-                folder,
-                folder_fd,
-                Superblock(layer_id=secrets.token_bytes(16), size_bytes=size_bytes, base=base),
-            )
-        map_fd = os.open(MAP, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW, dir_fd=folder_fd)
-        try:
-            superblock = _read_superblock(map_fd, folder_fd)
-            flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
-            return LayerFiles(map_fd, os.open(LIVE, flags, _FILE_MODE, dir_fd=folder_fd), superblock)
-        except BaseException:
-            os.close(map_fd)
-            raise
-
-
-@contextlib.contextmanager
-def _locked(folder: str) -> Iterator[int]:
-    """Keep out others who would make a layer there. Raises `LayerDamaged`, `OSError`."""
-    folder_fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+def open_layer(layer_fd: int) -> LayerFiles:
+    """Open the layer in a folder that is open, to be written to. Raises `LayerDamaged` and `OSError`."""
+    map_fd = os.open(MAP, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW, dir_fd=layer_fd)
     try:
-        try:
-            fcntl.flock(folder_fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise LayerDamaged("another program is opening it at this moment: try again") from None
-        yield folder_fd
-    finally:
-        os.close(folder_fd)
+        superblock = read_superblock(map_fd, layer_fd)
+        flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
+        return LayerFiles(map_fd, os.open(LIVE, flags, FILE_MODE, dir_fd=layer_fd), superblock)
+    except BaseException:
+        os.close(map_fd)
+        raise
 
 
-def _check_kind(folder_fd: int) -> None:
-    """Raise `LayerDamaged` for a folder that is for something else."""
-    names = set(os.listdir(folder_fd))
-    if MAP in names:
-        return
-    if others := names - _NOT_IN_THE_WAY:
-        raise LayerDamaged(f"is no overlay, and no empty folder to make one in: it has {min(others)}")
-    if DATA in names and os.stat(DATA, dir_fd=folder_fd, follow_symlinks=False).st_blocks:
-        raise LayerDamaged(f"has data and no {MAP}")
-
-
-def _make(folder: str, folder_fd: int, superblock: Superblock) -> None:
+def make_layer(layer_fd: int, superblock: Superblock) -> None:
     """Make a layer without blocks: it is there as soon as its map has its name. Raises `OSError`."""
     data_bytes = block_count(superblock.size_bytes) * BLOCK_BYTES
     for name, size_bytes, content in (
         (DATA, data_bytes, b""),
-        (_NEW_MAP, MapLayout.of(superblock.size_bytes).file_bytes, superblock.encode()),
+        (NEW_MAP, MapLayout.of(superblock.size_bytes).file_bytes, superblock.encode()),
     ):
         flags = os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW
-        fd = os.open(name, flags, _FILE_MODE, dir_fd=folder_fd)
+        fd = os.open(name, flags, FILE_MODE, dir_fd=layer_fd)
         try:
             os.ftruncate(fd, size_bytes)
             os.pwrite(fd, content, 0)
             os.fsync(fd)
         finally:
             os.close(fd)
-    os.rename(_NEW_MAP, MAP, src_dir_fd=folder_fd, dst_dir_fd=folder_fd)
-    os.fsync(folder_fd)
-    above_fd = os.open(os.path.dirname(os.path.abspath(folder)), os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(above_fd)
-    finally:
-        os.close(above_fd)
+    os.rename(NEW_MAP, MAP, src_dir_fd=layer_fd, dst_dir_fd=layer_fd)
+    os.fsync(layer_fd)
 
 
-def _read_superblock(map_fd: int, folder_fd: int) -> Superblock:
+def read_superblock(map_fd: int, layer_fd: int) -> Superblock:
     """Read it, and see that all of the layer is there. Raises `LayerDamaged`, `OSError`."""
     superblock = Superblock.decode(os.pread(map_fd, SUPERBLOCK_BYTES, 0))
     if os.fstat(map_fd).st_size < MapLayout.of(superblock.size_bytes).file_bytes:
         raise LayerDamaged("its map was cut off")
-    data_bytes = os.stat(DATA, dir_fd=folder_fd).st_size if _exists(DATA, folder_fd) else 0
+    data_bytes = os.stat(DATA, dir_fd=layer_fd).st_size if exists(DATA, layer_fd) else 0
     if data_bytes < block_count(superblock.size_bytes) * BLOCK_BYTES:
         raise LayerDamaged(
             f"its {DATA} has only {data_bytes} bytes" if data_bytes else f"has lost its {DATA}"
@@ -152,7 +107,8 @@ def _read_superblock(map_fd: int, folder_fd: int) -> Superblock:
     return superblock
 
 
-def _exists(name: str, folder_fd: int) -> bool:
+def exists(name: str, folder_fd: int) -> bool:
+    """Whether a folder has something of that name. Raises `OSError`."""
     try:
         os.stat(name, dir_fd=folder_fd, follow_symlinks=False)
     except FileNotFoundError:

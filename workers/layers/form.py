@@ -35,15 +35,17 @@ class BaseIdentity(msgspec.Struct, frozen=True, kw_only=True):
     """The base that a layer was made on, as it was then."""
 
     kind: int
-    """A regular file (`FILE_BASE`) or a block device (`DEVICE_BASE`), of which the size alone counts."""
+    """A regular file, a block device, of which the size alone counts, or a layer (`FILE_BASE`, ...)."""
     path: bytes
     """Where it was, for people."""
     size_bytes: int
     inode: int = 0
     modified_ns: int = 0
+    layer_id: bytes = bytes(16)
+    """Of a layer, which is told by that; `path` is its overlay's folder, empty where that is this layer's."""
 
 
-FILE_BASE, DEVICE_BASE = 1, 2
+FILE_BASE, DEVICE_BASE, LAYER_BASE = 1, 2, 3
 
 
 class Superblock(msgspec.Struct, frozen=True, kw_only=True):
@@ -63,7 +65,7 @@ class Superblock(msgspec.Struct, frozen=True, kw_only=True):
         fields = (MAP_MAGIC, VERSION, 0, self.layer_id, self.size_bytes, BLOCK_BYTES, JOURNAL_SLOTS)
         places = (layout.journal_offset, layout.map_offset, layout.unit_count)
         base = (self.base.kind, len(self.base.path), self.base.size_bytes, self.base.inode)
-        head = _SUPERBLOCK.pack(*fields, *places, *base, self.base.modified_ns, bytes(16))
+        head = _SUPERBLOCK.pack(*fields, *places, *base, self.base.modified_ns, self.base.layer_id)
         block = (head + self.base.path).ljust(SUPERBLOCK_BYTES, b"\0")
         return _with_checksum(block, zlib.crc32(block))
 
@@ -84,13 +86,14 @@ class Superblock(msgspec.Struct, frozen=True, kw_only=True):
         known = (BLOCK_BYTES, JOURNAL_SLOTS, layout.journal_offset, layout.map_offset, layout.unit_count)
         if (block_bytes, slot_count, *places) != known:
             raise LayerDamaged("its superblock has sizes that this program does not know")
-        kind, path_bytes, base_bytes, inode, modified_ns, _ = fields[10:]
+        kind, path_bytes, base_bytes, inode, modified_ns, below = fields[10:]
         base = BaseIdentity(
             kind=kind,
             path=block[_SUPERBLOCK.size : _SUPERBLOCK.size + path_bytes],
             size_bytes=base_bytes,
             inode=inode,
             modified_ns=modified_ns,
+            layer_id=below,
         )
         return Superblock(layer_id=layer_id, size_bytes=size_bytes, base=base)
 
