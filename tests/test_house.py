@@ -42,6 +42,7 @@ ROOMS = (
     "engine.frontend",
     "engine.load",
     "engine.doctor",
+    "engine.crashes",
     "engine.manual",
     "engine.program",
 )

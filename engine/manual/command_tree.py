@@ -13,7 +13,7 @@ Completes = Literal["nothing", "words", "files", "users"]
 
 _PATH_OPTIONS = {"socket_path", "blk_file", "base", "overlay", "control", "sandbox_allow", "cgroup"}
 _PATH_WORDS = {"FILE", "PATH"}
-_PATH_ARGUMENTS = {"image", "source", "target", "path", "engine"}
+_PATH_ARGUMENTS = {"image", "source", "target", "path", "engine", "folder", "record", "program"}
 _FEW_CHARACTERS = 50
 _BACKENDS = ("memory", "null")
 
@@ -91,7 +91,7 @@ def _argument(action: argparse.Action) -> Argument:
         help=" ".join((action.help or "").split()),
         words=words,
         completes=completes,
-        is_repeated=action.nargs == "*" or isinstance(action, argparse._AppendAction),
+        is_repeated=action.nargs in ("*", "+") or isinstance(action, argparse._AppendAction),
         is_optional=action.nargs in ("?", "*"),
     )
 

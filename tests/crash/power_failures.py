@@ -1,6 +1,6 @@
 """Power failures under a load on an overlay, many of them: `python -m tests.crash.power_failures --help`.
 
-The fault model is in tests/rigs/power_failure.py.
+The fault model is in engine/crashes/history.py.
 """
 
 import argparse
@@ -11,9 +11,11 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
+from ringblk.engine.crashes.folder_copy import FolderCopy, remove_folder
+from ringblk.engine.crashes.history import SECTOR_BYTES
+from ringblk.engine.crashes.states import Recording
 from ringblk.workers.backends.overlay import OverlayBackend
 from ringblk.workers.layers.folder import LIVE
-from tests.rigs.power_failure import SECTOR_BYTES, Recording, copy_folder, remove_folder
 from tests.rigs.power_load import Expectation, Load, make_base, run_load
 
 MIB = 1 << 20
@@ -34,6 +36,7 @@ def leave_live_map(overlay: Path, of_before: bytes, chance: random.Random) -> No
     """Whatever the disk has of the live map, it is of another boot."""
     way = chance.randrange(3)
     if way == 0:
+        (overlay / LIVE).unlink(missing_ok=True)
         return
     content = bytearray(of_before if way == 1 else chance.randbytes(len(of_before)))
     content[16:32] = chance.randbytes(16)
@@ -57,30 +60,22 @@ def power_failures(
         before = dict.fromkeys(range(base_bytes // SECTOR_BYTES, size_bytes // SECTOR_BYTES), 0)
         for life in range(lives):
             (folder / "overlay" / LIVE).unlink(missing_ok=True)
-            remove_folder(folder / "before")
-            copy_folder(folder / "overlay", folder / "before")
-            inodes = {
-                (folder / "overlay" / path.name).stat().st_ino: path for path in (folder / "before").iterdir()
-            }
+            remove_folder(folder / "record")
+            FolderCopy.make(folder / "overlay", folder / "record" / "before")
             load.seed += life
-            operations = run_load(load, folder / "record")
-            recording = Recording(folder / "record")
-            recording.rename({inode: path.stat().st_ino for inode, path in inodes.items()})
+            operations = run_load(load, folder / "record" / "events")
+            recording = Recording.read(folder / "record")
             expectation = Expectation(size_bytes, operations, before, load.watched_stride)
             live = (folder / "overlay" / LIVE).read_bytes()
-            times = recording.times()
-            times = times[int(from_part * len(times)) :]
-            for _ in range(states):
-                cut = chance.choice(times) + 1
+            for state in recording.states(states, load.seed, from_part):
                 remove_folder(folder / "after")
-                recording.leave(folder / "before", folder / "after", cut, chance)
+                state.make(folder / "after")
                 leave_live_map(folder / "after", live, chance)
                 with opened(folder / "base", folder / "after") as backend:
-                    found = expectation.check(backend, cut)
+                    found = expectation.check(backend, state.cut)
             remove_folder(folder / "overlay")
             os.rename(folder / "after", folder / "overlay")
             before = found
-            (folder / "record").unlink()
 
 
 def main() -> None:

@@ -1,6 +1,6 @@
 """An overlay after a power failure: each block is old or new, and what was flushed is there.
 
-The fault model is in tests/rigs/power_failure.py. `scripts/power_failure` makes as many states as one likes.
+The fault model is in engine/crashes/history.py. `scripts/power_failure` makes as many states as one likes.
 """
 
 import pytest

@@ -15,9 +15,10 @@ from pathlib import Path
 
 import msgspec
 
+from ringblk.engine.crashes.history import NEVER, SECTOR_BYTES, first_flush_after
 from ringblk.workers.backends.overlay import OverlayBackend
 from ringblk.workers.layers.form import BLOCK_BYTES
-from tests.rigs.power_failure import NEVER, SECTOR_BYTES, first_flush_after, recording_build
+from tests.rigs.power_failure import recording_build
 from tests.rigs.separate_build import ROOT
 
 _STAMP = struct.Struct("<QQ")
@@ -175,7 +176,7 @@ def _operation(
     return Operation(kind, offset, end - offset, stamp if kind.startswith("write") else 0)
 
 
-def _carry_out(backend: OverlayBackend, operation: Operation) -> None:
+def carry_out(backend: OverlayBackend, operation: Operation) -> None:
     offset, length = operation.offset, operation.length
     match operation.kind:
         case "flush":
@@ -199,7 +200,7 @@ def _run(load: Load, backend: OverlayBackend, process: int, record_fd: int) -> l
         operation = _operation(load, blocks, backend.size_bytes, stamp, chance)
         operation.length = min(operation.length, backend.size_bytes - operation.offset)
         operation.began = os.fstat(record_fd).st_size
-        _carry_out(backend, operation)
+        carry_out(backend, operation)
         operation.ended = os.fstat(record_fd).st_size
         done.append(operation)
     return done

@@ -3,7 +3,7 @@
 #
 # All that changes a file passes here: what writes through io_uring excepted. Built with -DRINGBLK_RECORD, each call
 # leaves two records in the file $RINGBLK_RECORD, one as it begins and one as it ends, of which a test makes the states
-# that a power failure may leave (tests/rigs/power_failure.py has their form). Built as users build it, that is
+# that a power failure may leave (engine/crashes/record_form.py has their form). Built as users build it, that is
 # nothing at all.
 
 from libc.errno cimport ENOSYS, ENOTTY, EOPNOTSUPP

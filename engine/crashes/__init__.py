@@ -1,0 +1,1 @@
+"""Power failures of any program's files: recorded, and made."""
