@@ -11,10 +11,6 @@ from pathlib import Path
 import pytest
 
 from ringblk.engine.crashes.fixture import recorded_folder as recorded_folder
-from ringblk.engine.crashes.recorded_folder import RecordedFolder
-
-Record = Callable[[Path], RecordedFolder]
-"""What the fixture `recorded_folder` is."""
 
 # Who is started by nohup, or by a shell's &, ignores a signal; the suite runs the same under those.
 signal.signal(signal.SIGHUP, signal.SIG_DFL)

@@ -5,8 +5,8 @@ The fault model is in engine/crashes/history.py. `scripts/power_failure` makes a
 
 import pytest
 
-from tests.conftest import Record
 from tests.crash.engine_power_failures import engine_power_failures
+from tests.rigs.recorded_folder import Record
 
 
 @pytest.mark.parametrize(("io_engine", "seed"), [("io_uring", 1), ("psync", 2), ("io_uring_inline", 3)])

@@ -19,9 +19,9 @@ from ringblk.engine.crashes.history import SECTOR_BYTES
 from ringblk.workers.backends.open_storage import OpenOverlay
 from ringblk.workers.backends.overlay import OverlayBackend
 from ringblk.workers.layers.folder import LIVE
-from tests.conftest import Record
 from tests.crash.power_failures import leave_live_map, opened
 from tests.rigs.power_load import BORDERS, Expectation, Operation, carry_out, make_base, watched_blocks
+from tests.rigs.recorded_folder import Record
 
 SIZE_BYTES = 65 * (1 << 20) + 512
 BASE_BYTES = SIZE_BYTES // 2 // 512 * 512

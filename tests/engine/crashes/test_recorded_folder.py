@@ -13,7 +13,7 @@ import pytest
 from ringblk import Frontend, engine_command
 from ringblk.crashes import CannotRecord, RecordedFolder, Recording
 from ringblk.engine.crashes.history import NEVER
-from tests.conftest import Record
+from tests.rigs.recorded_folder import Record
 
 MIB = 1 << 20
 
