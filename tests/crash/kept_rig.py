@@ -10,12 +10,11 @@ from pathlib import Path
 
 from ringblk.engine.frontend.frontend import Frontend
 from ringblk.engine.frontend.request import BackendGone
-from ringblk.engine.statistics.running_engines import RunningEngines
 from tests.crash.crash_build import crash_environment
 from tests.crash.crash_plan import CrashPlan
 from tests.rigs.child_process import ends_with_tests
+from tests.rigs.control_client import ControlClient
 from tests.rigs.crash_load import BLOCK_BYTES, VerifiedLoad
-from tests.rigs.engine_rig import accepts
 from tests.rigs.process_tree import kill_all_with
 
 NUM_BLOCKS = 256
@@ -36,6 +35,8 @@ class KeptRig:
         self.plan = CrashPlan(folder / "plan")
         self._seed = seed
         self._load: VerifiedLoad | None = None
+        self.deaths = 0
+        """Of control planes, as who kills them counts."""
         drive = {
             "socket_path": str(self.socket_path),
             "blk_file": str(self.image),
@@ -45,8 +46,9 @@ class KeptRig:
             **settings,
         }
         self.config_path = folder / "engine.json"
-        control = str(folder / "control")
-        self.config_path.write_text(json.dumps({"control": control, "drives": {"kept": drive}}))
+        self._control = ControlClient(folder / "control")
+        config = {"control": str(self._control.socket_path), "drives": {"kept": drive}}
+        self.config_path.write_text(json.dumps(config))
         self.log_path = folder / "log"
         with self.log_path.open("wb") as log:
             self._first = subprocess.Popen(
@@ -54,12 +56,18 @@ class KeptRig:
                 stderr=log,
                 env=crash_environment(self.plan.path),
             )
-        self.wait(lambda: accepts(self.socket_path), "the engine's start")
-        self.wait(lambda: "has disconnected" in self.log and not self._is_connected(), "its end")
+        self.wait_listening()
 
-    def _is_connected(self) -> bool:
-        pid = self._first.pid
-        return any(each.is_connected for each in RunningEngines().snapshots() if each.supervisor_pid == pid)
+    def wait_listening(self) -> None:
+        """Wait until a control plane listens, and has nobody connected."""
+        self.wait(self._is_free, "a control plane")
+
+    def _is_free(self) -> bool:
+        try:
+            state = self._control.get("/drives/kept")["state"]
+        except (OSError, ValueError):
+            return False  # none is there yet
+        return state["state"] == "running" and not state["is_connected"]
 
     @property
     def first_pid(self) -> int:

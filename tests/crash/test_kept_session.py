@@ -15,19 +15,19 @@ from collections.abc import Iterator
 import pytest
 
 from tests.crash.crash_plan import CrashPlan
+from tests.crash.walk_choice import walk
 from tests.crash.walk_points import KEPT_POINTS, SESSION_POINTS
 from tests.rigs.session_lives import SessionLives
 from tests.rigs.session_script import Script
 from tests.rigs.vhost_user_client import no_fd_left
 from tests.stress.kept_session_rounds import LENGTH, check_same, disturb, never
 
+ONCE_A_SESSION = ("session: over", "session: end kept", "session: device reset", "channel: change told")
 PASSAGES = {
-    "session: over": (1,),
-    "session: end kept": (1,),
-    "session: device reset": (1,),
-    "channel: change told": (1,),
+    **dict.fromkeys((*SESSION_POINTS, *KEPT_POINTS), (1, 4, 15)),
+    **dict.fromkeys(ONCE_A_SESSION, (1,)),
 }
-ROUNDS = int(os.environ.get("RINGBLK_KEPT_SESSION_ROUNDS", "4"))
+ROUNDS = int(os.environ.get("RINGBLK_KEPT_SESSION_ROUNDS", "2"))
 """How many sessions are disturbed at random moments; `./scripts/stress --machine=kept_session` goes on."""
 
 
@@ -51,18 +51,17 @@ def lives_as_built() -> Iterator[SessionLives]:
     lives.close()
 
 
-@pytest.mark.parametrize("point", [*SESSION_POINTS, *KEPT_POINTS])
-def test_deaths_at_each_point(lives: SessionLives, plan: CrashPlan, point: str) -> None:
-    for seed, passage in enumerate(PASSAGES.get(point, (1, 4, 15))):
-        script = Script(seed, LENGTH)
-        with no_fd_left():
-            plan.disarm()
-            undisturbed = lives.run(script, seed, never)
-            plan.arm((point, passage), (point, 1))
-            disturbed = lives.run(script, seed, never)
-        check_same(disturbed, undisturbed)
-        assert disturbed.deaths == plan.deaths >= 1
-        script.close()
+@pytest.mark.parametrize(("point", "passage"), walk(PASSAGES))
+def test_deaths_at_each_point(lives: SessionLives, plan: CrashPlan, point: str, passage: int) -> None:
+    script = Script(passage, LENGTH)
+    with no_fd_left():
+        plan.disarm()
+        undisturbed = lives.run(script, passage, never)
+        plan.arm((point, passage), (point, 1))
+        disturbed = lives.run(script, passage, never)
+    check_same(disturbed, undisturbed)
+    assert disturbed.deaths == plan.deaths >= 1
+    script.close()
 
 
 @pytest.mark.parametrize("round_number", range(ROUNDS))

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from tests.crash.rig import Rig
+from tests.crash.walk_choice import IS_WHOLE, walk
 from tests.crash.walk_points import (
     CHILD_POINTS,
     FAILED_DISK_POINTS,
@@ -85,8 +86,7 @@ def ring_rig(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SharedRig]:
     shared.close()
 
 
-@pytest.mark.parametrize("passage", [1, 6])
-@pytest.mark.parametrize("point", CHILD_POINTS)
+@pytest.mark.parametrize(("point", "passage"), walk(dict.fromkeys(CHILD_POINTS, (1, 6))))
 def test_a_death_loses_nothing(rig: SharedRig, point: str, passage: int) -> None:
     rig.walk(*with_cause(point, passage))
 
@@ -106,7 +106,7 @@ def test_a_death_of_a_dispatcher_with_io_under_way_loses_nothing(ring_rig: Share
     ring_rig.walk((point, 5))
 
 
-@pytest.mark.parametrize("seed", range(24))
+@pytest.mark.parametrize("seed", range(24 if IS_WHOLE else 8))
 def test_deaths_in_a_row_lose_nothing(rig: SharedRig, seed: int) -> None:
     chosen = random.Random(seed)
     deaths = [(chosen.choice(CHILD_POINTS), chosen.randint(1, 5)) for _ in range(4)]

@@ -11,36 +11,84 @@ from collections.abc import Iterator
 
 import pytest
 
+from ringblk.engine.base.restart_limit import MAX_DEATHS
 from tests.crash.kept_rig import KeptRig
+from tests.crash.walk_choice import walk
 from tests.crash.walk_points import SESSION_POINTS
 
-PASSAGES = (1, 6, 13, 21)
+ONCE_A_SESSION = ("session: device reset", "session: end kept", "session: over")
+PASSAGES = {
+    **dict.fromkeys(SESSION_POINTS, (1, 6, 13, 21)),
+    **dict.fromkeys(ONCE_A_SESSION, (1,)),
+    "custody: state kept": (1, 6, 13, 21, 40),
+}
 
 
-@pytest.fixture
-def rig(tmp_path_factory: pytest.TempPathFactory) -> Iterator[KeptRig]:
-    rig = KeptRig(tmp_path_factory.mktemp("kept"))
-    yield rig
-    rig.close()
+class SharedKeptRig:
+    """One engine for as many deaths as it bears, made anew after one has failed on it."""
+
+    def __init__(self, factory: pytest.TempPathFactory) -> None:
+        self._factory = factory
+        self._rig: KeptRig | None = None
+
+    def take(self) -> KeptRig:
+        """An engine that bears another death. Who has not given it back has failed."""
+        rig, self._rig = self._rig, None
+        if rig is not None and rig.deaths < MAX_DEATHS:
+            rig.wait_listening()
+            return rig
+        if rig is not None:
+            rig.close()
+        return KeptRig(self._factory.mktemp("kept"))
+
+    def give_back(self, rig: KeptRig) -> None:
+        self._rig = rig
+
+    def close(self) -> None:
+        if self._rig is not None:
+            self._rig.close()
 
 
-@pytest.mark.parametrize("passage", PASSAGES)
-@pytest.mark.parametrize("point", [*SESSION_POINTS, "custody: state kept"])
-def test_a_front_end_connects_though_the_control_plane_dies(rig: KeptRig, point: str, passage: int) -> None:
-    rig.plan.arm((point, passage))
-    with rig.connect() as disk:
-        rig.run(disk)
-    with rig.connect_to_next() as disk:
-        rig.run(disk)
-    assert "Traceback" not in rig.log
+@pytest.fixture(scope="module")
+def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SharedKeptRig]:
+    shared = SharedKeptRig(tmp_path_factory)
+    yield shared
+    shared.close()
 
 
-def test_a_dispatcher_that_dies_while_it_hands_over_loses_the_session_and_nothing_else(rig: KeptRig) -> None:
+@pytest.mark.parametrize(("point", "passage"), walk(PASSAGES))
+def test_a_front_end_connects_though_the_control_plane_dies(
+    shared: SharedKeptRig, point: str, passage: int
+) -> None:
+    rig = shared.take()
+    try:
+        rig.plan.arm((point, passage))
+        with rig.connect() as disk:
+            rig.run(disk)
+        with rig.connect_to_next() as disk:
+            rig.run(disk)
+        assert rig.plan.deaths == 1
+        assert "Traceback" not in rig.log
+        rig.deaths += 1
+    except BaseException:
+        print(rig.log)
+        rig.close()
+        raise
+    shared.give_back(rig)
+
+
+def test_a_dispatcher_that_dies_while_it_hands_over_loses_the_session_and_nothing_else(
+    tmp_path_factory: pytest.TempPathFactory,
+) -> None:
     """Both at once: the drive begins anew, and the front end goes on with what was in flight."""
-    rig.plan.arm(("custody: handed over", 1))
-    with rig.connect() as disk:
-        rig.run(disk)
-        os.kill(rig.first_pid, signal.SIGKILL)
-        rig.wait(lambda: rig.plan.deaths == 1, "the dispatcher's death")
-        rig.go_on(disk)
-    assert "Traceback" not in rig.log
+    rig = KeptRig(tmp_path_factory.mktemp("handed"))
+    try:
+        rig.plan.arm(("custody: handed over", 1))
+        with rig.connect() as disk:
+            rig.run(disk)
+            os.kill(rig.first_pid, signal.SIGKILL)
+            rig.wait(lambda: rig.plan.deaths == 1, "the dispatcher's death")
+            rig.go_on(disk)
+        assert "Traceback" not in rig.log
+    finally:
+        rig.close()

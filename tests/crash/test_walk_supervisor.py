@@ -9,6 +9,7 @@ from collections.abc import Iterator
 import pytest
 
 from tests.crash.rig import Rig
+from tests.crash.walk_choice import walk
 from tests.crash.walk_points import SESSION_POINTS, SUPERVISOR_POINTS, with_cause
 from tests.rigs.engine_process import wait_gone
 
@@ -54,8 +55,7 @@ def test_a_supervisor_that_dies_has_a_successor(rig: Rig, point: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("point", "passage"),
-    [(point, passage) for point in SESSION_POINTS for passage in CONNECT_PASSAGES.get(point, (1,))],
+    ("point", "passage"), walk({point: CONNECT_PASSAGES.get(point, (1,)) for point in SESSION_POINTS})
 )
 def test_a_supervisor_that_dies_while_a_front_end_connects_has_a_successor(
     rig: Rig, point: str, passage: int

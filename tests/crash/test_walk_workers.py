@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests.crash.rig import Rig
+from tests.crash.walk_choice import walk
 from tests.crash.walk_points import WORKERS_POINTS
 from tests.rigs import hasty_workers
 
@@ -27,8 +28,7 @@ def go_to_rest(rig: Rig) -> None:
     rig.wait_for(lambda: rig.engine.children().keys() <= {"dispatcher"}, "the workers' end")
 
 
-@pytest.mark.parametrize("passage", [1, 4])
-@pytest.mark.parametrize("point", WORKERS_POINTS)
+@pytest.mark.parametrize(("point", "passage"), walk(dict.fromkeys(WORKERS_POINTS, (1, 4))))
 def test_a_death_where_workers_come_and_go_loses_nothing(rig: Rig, point: str, passage: int) -> None:
     plan = rig.plan
     assert plan is not None

@@ -56,6 +56,15 @@ def wait_next(engine: ManyDrives, former: int) -> int:
     return found[0]
 
 
+def remembers_dead(pid: int) -> bool:
+    """Whether a process has a pidfd of one that has been reaped."""
+    for path in Path(f"/proc/{pid}/fdinfo").iterdir():
+        with contextlib.suppress(OSError):
+            if "\nPid:\t-1\n" in path.read_text():
+                return True
+    return False
+
+
 def test_the_supervisor_dies_and_another_goes_on(engine: ManyDrives) -> None:
     """Fault: SIGKILL of the supervisor. What serves a front end goes on; all else begins anew."""
     assert engine.put("vm3", iops=7)[0] == 201
@@ -85,61 +94,78 @@ def test_the_supervisor_dies_and_another_goes_on(engine: ManyDrives) -> None:
     assert (engine.segments(), engine.records(), list(engine.folder.glob("*.sock"))) == ([], [], [])
 
 
-@pytest.mark.parametrize("io_engine", ["psync", "io_uring", "io_uring_inline", "sync"])
-def test_processes_of_all_kinds_go_on_without_their_supervisor(io_engine: str) -> None:
-    """Fault: SIGKILL of the supervisor while a load runs and while nothing does; no front end hears of it."""
-    with ManyDrives({"busy": {"io_engine": io_engine}, "idle": {"io_engine": io_engine}}) as engine:
-        idle = engine.frontend("idle")
-        idle.write(0, BLOCK)
-        busy = engine.frontend("busy", queue_size=64)
-        tokens = [busy.submit_write(number % 8 * 4096, busy.allocate(4096, 4096)) for number in range(30)]
-        assert tokens
-        dispatchers = {name: engine.snapshots()[name].dispatcher_pid for name in ("busy", "idle")}
+def test_processes_of_all_kinds_go_on_without_their_supervisor() -> None:
+    """Fault: SIGKILL of the supervisor while loads run and while none does; no front end hears of it."""
+    drives = {
+        f"{state}-{io_engine}": {"io_engine": io_engine}
+        for io_engine in ("psync", "io_uring", "io_uring_inline", "sync")
+        for state in ("busy", "idle")
+    }
+    with ManyDrives(drives) as engine:
+        disks = {name: engine.frontend(name, queue_size=64) for name in drives}
+        waiting: dict[str, list[int]] = {}
+        for name, disk in disks.items():
+            disk.write(0, BLOCK)
+            if name.startswith("busy"):
+                waiting[name] = [
+                    disk.submit_write(number % 8 * 4096, disk.allocate(4096, 4096)) for number in range(30)
+                ]
+        dispatchers = {name: engine.snapshots()[name].dispatcher_pid for name in drives}
         engine.kill_control_plane()
-        while tokens:
-            for completion in busy.poll(1, DEADLINE_S):
-                assert completion.status == 0
-                tokens.remove(completion.token)
-        assert idle.read(0, 4096) == BLOCK
-        assert {name: engine.snapshots()[name].dispatcher_pid for name in dispatchers} == dispatchers
-        for disk in (busy, idle):
+        for name, tokens in waiting.items():
+            while tokens:
+                for completion in disks[name].poll(1, DEADLINE_S):
+                    assert completion.status == 0, name
+                    tokens.remove(completion.token)
+        for name, disk in disks.items():
+            assert disk.read(0, 4096) == (bytes(4096) if name in waiting else BLOCK), name
+        assert {name: engine.snapshots()[name].dispatcher_pid for name in drives} == dispatchers
+        for disk in disks.values():
             disk.close()
         engine.end()
         assert "Traceback" not in engine.log()
 
 
-@pytest.mark.parametrize("io_engine", ["psync", "io_uring"])
-def test_processes_of_an_adopted_drive_are_replaced(io_engine: str) -> None:
-    """Fault: SIGKILL of the supervisor, then of all processes of the drive that the next one has adopted."""
-    with ManyDrives({"vm1": {"io_engine": io_engine}}) as engine, engine.frontend("vm1") as disk:
-        disk.write(0, BLOCK)
+def test_processes_of_adopted_drives_are_replaced() -> None:
+    """Fault: SIGKILL of the supervisor, then of all processes of the drives that the next one has adopted."""
+    names = ("psync", "io_uring")
+    with contextlib.ExitStack() as stack:
+        engine = stack.enter_context(ManyDrives({name: {"io_engine": name} for name in names}))
+        disks = {name: stack.enter_context(engine.frontend(name)) for name in names}
+        for disk in disks.values():
+            disk.write(0, BLOCK)
         engine.kill_control_plane()
-        for pid in engine.processes("vm1"):
-            kill_and_reap(pid)
-        assert disk.read(0, 4096) == BLOCK
-        disk.write(4096, BLOCK)
+        for name, disk in disks.items():
+            for pid in engine.processes(name):
+                kill_and_reap(pid)
+            assert disk.read(0, 4096) == BLOCK
+            disk.write(4096, BLOCK)
+        eventually(lambda: not remembers_dead(engine.pid), "the clearing away")  # nobody else could fence
         engine.kill_control_plane()
-        assert disk.read(4096, 4096) == BLOCK
-        engine.control.change("/drives/vm1", size_bytes=DISK_BYTES * 2)
-        assert engine.image("vm1").stat().st_size == DISK_BYTES * 2
-        lines = [line for line in engine.log().splitlines() if " died: " in line]
-        assert lines
-        assert all(": vm1: " in line for line in lines)
+        for name, disk in disks.items():
+            assert disk.read(4096, 4096) == BLOCK
+            engine.control.change(f"/drives/{name}", size_bytes=DISK_BYTES * 2)
+            assert engine.image(name).stat().st_size == DISK_BYTES * 2
+            assert f": {name}: " in "".join(line for line in engine.log().splitlines() if " died: " in line)
+        died = [line for line in engine.log().splitlines() if " died: " in line]
+        assert all(any(f": {name}: " in line for name in names) for line in died)
         assert "Traceback" not in engine.log()
 
 
-@pytest.mark.parametrize("io_engine", ["psync", "io_uring", "io_uring_inline", "sync"])
-def test_processes_that_serve_nobody_end_without_their_supervisor(io_engine: str) -> None:
-    """Fault: SIGKILL of the supervisor when the front end has just gone: another begins the drive anew."""
-    with ManyDrives({"vm1": {"io_engine": io_engine}}) as engine:
-        with engine.frontend("vm1") as disk:
-            disk.write(0, BLOCK)
-            children = engine.children()
-        eventually(lambda: not engine.snapshots()["vm1"].is_connected, "the end of the session")
+def test_processes_that_serve_nobody_end_without_their_supervisor() -> None:
+    """Fault: SIGKILL of the supervisor when the front ends have just gone: another begins the drives anew."""
+    names = ("psync", "io_uring", "io_uring_inline", "sync")
+    with ManyDrives({name: {"io_engine": name} for name in names}) as engine:
+        for name in names:
+            with engine.frontend(name) as disk:
+                disk.write(0, BLOCK)
+        children = engine.children()
+        eventually(lambda: not any(each.is_connected for each in engine.snapshots().values()), "their ends")
         engine.kill_control_plane()
         wait_gone(list(children))
-        with engine.frontend("vm1") as disk:
-            assert disk.read(0, 4096) == BLOCK
+        for name in names:
+            with engine.frontend(name) as disk:
+                assert disk.read(0, 4096) == BLOCK
         engine.end()
         assert "Traceback" not in engine.log()
 
