@@ -5,6 +5,7 @@ It is the `Device` that a vhost-user session drives. It keeps what its session h
 """
 
 import asyncio
+import contextlib
 import logging
 import os
 import socket
@@ -73,7 +74,9 @@ class Drive:
         running = None if adopted is None else adopted.processes
         self.processes = DriveProcesses(setup, self._model, self._hear, worker_count, running)
         self._requests = NumberedRequests(self.processes)
-        self._regions = RegionChanges(self.state, self._model, self.processes, self._requests)
+        self._regions = RegionChanges(
+            self.state, self._model, self.processes, self._requests, self._end_session
+        )
         self._inflight = InflightChanges(self._model, self._requests)
         self._hold = plan.hold
         self._log = LogChanges(self._model, self._requests)
@@ -192,6 +195,8 @@ class Drive:
             self.state.set_connected(True)
             on_change()
             self._memory_advice.front_end_pid = peer_process_id(connected)
+            with contextlib.suppress(OSError):  # a queue that starts says so
+                self.state.open_slots()
             try:
                 await serve_turn(self._session, connected, listener)
             finally:

@@ -152,7 +152,7 @@ class ImageHold:
             await asyncio.sleep(LOOK_AGAIN_S)
         self._is_held = True
         self._is_from_start = False
-        _log.info("the image is held%s", ", after a wait" if told_s is None else "")
+        _tell_soon("the image is held%s", ", after a wait" if told_s is None else "")
 
     async def queues_stopped(self, flush: Callable[[], Awaitable[object]], *, is_moving: bool) -> None:
         """The last queue has stopped, and nothing is in flight; `is_moving`: its writes were logged."""
@@ -168,12 +168,13 @@ class ImageHold:
         if not self._is_held:
             return
         try:
-            await flush()
+            if not self._backend.direct_io().is_direct:
+                await flush()
         except DeviceError as error:  # another engine would read what was there before
             _log.error("the image is not given up: it cannot be flushed: %s", error)
             return
         self._give_up()
-        _log.info("the image is given up: another engine may have it")
+        _tell_soon("the image is given up: another engine may have it")
 
     def _give_up(self) -> None:
         if not self._is_held:
@@ -209,3 +210,8 @@ class ImageHold:
     def storage_subject(self) -> tuple[int, int] | None:
         """What others know the image by (`StorageIdentity.subject`)."""
         return None if self._storage is None else self._storage.subject
+
+
+def _tell_soon(text: str, *words: str) -> None:
+    """Log this when nobody waits for what was done: a line takes as long as the lock itself."""
+    asyncio.get_running_loop().call_soon(_log.info, text, *words)

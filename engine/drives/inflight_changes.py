@@ -1,5 +1,6 @@
 """The in-flight region of a drive: the front end's, or one of the drive's own."""
 
+import asyncio
 import os
 
 from ringblk.engine.dispatcher.messages import SetInflight
@@ -33,15 +34,21 @@ class InflightChanges:
         self.was_used = was_inflight_used(fd, mmap_offset_bytes, queue_size, num_queues)
         await self._use(fd, mmap_size_bytes, mmap_offset_bytes, queue_size)
 
-    async def use_own(self, num_queues: int) -> None:
-        """Where the front end keeps none: keep one for the next dispatcher."""
+    def use_own(self, num_queues: int) -> None:
+        """Where the front end keeps none: keep one for the next dispatcher. It is there for the next message.
+
+        Raises `DeviceError` where it cannot be passed on.
+        """
         fd, size_bytes = make_inflight_region(num_queues, MAX_QUEUE_SIZE)
-        await self._use(fd, size_bytes, 0, MAX_QUEUE_SIZE)
+        self._request(fd, size_bytes, 0, MAX_QUEUE_SIZE)
 
     async def _use(self, fd: int, size_bytes: int, offset_bytes: int, queue_size: int) -> None:
+        await self._requests.wait(self._request(fd, size_bytes, offset_bytes, queue_size))
+
+    def _request(self, fd: int, size_bytes: int, offset_bytes: int, queue_size: int) -> "asyncio.Future[int]":
         self._model.forget_inflight()
         self._model.inflight = (SetInflight(0, size_bytes, offset_bytes, queue_size), fd)
-        await self._requests.ask(
+        return self._requests.request(
             lambda request_id: SetInflight(request_id, size_bytes, offset_bytes, queue_size),
             [fd],
             lambda is_done: None if is_done else self._model.forget_inflight(),

@@ -45,6 +45,8 @@ class MemoryAdvice:
         what the guest writes never comes here, and its requests hang. Only a front end of the same user can
         be looked at, which is done when its first queue starts.
         """
+        if not regions:
+            return
         pid, self.front_end_pid = self.front_end_pid, None
         if pid is None or self._has_told_of_copy:
             return

@@ -1,5 +1,6 @@
 """What a session asks of a drive's processes, so that it may be asked once more by another control plane."""
 
+import asyncio
 from collections.abc import Callable, Sequence
 
 from ringblk.engine.dispatcher.messages import SESSION_REQUESTS, ToDispatcher
@@ -21,5 +22,18 @@ class NumberedRequests:
         settle: Callable[[bool], None] = lambda is_done: None,
     ) -> int:
         """As `DispatcherLink.ask`."""
+        return await self.wait(self.request(make_message, fds, settle))
+
+    async def wait(self, answer: "asyncio.Future[int]") -> int:
+        """As `DispatcherLink.wait`."""
+        return await self._processes.wait(answer)
+
+    def request(
+        self,
+        make_message: Callable[[int], ToDispatcher],
+        fds: Sequence[int] = (),
+        settle: Callable[[bool], None] = lambda is_done: None,
+    ) -> "asyncio.Future[int]":
+        """As `DispatcherLink.request`."""
         request_id, self.next_id = self.next_id, self.next_id + 1
-        return await self._processes.ask(make_message, fds, settle, request_id)
+        return self._processes.request(make_message, fds, settle, request_id)

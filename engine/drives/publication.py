@@ -31,6 +31,7 @@ class Publication:
         self._device = device
         self._state = state
         self._settings = settings
+        self._socket = socket_digest(config)
         try:
             self._keeper = RecordKeeper(self._record())
         except OSError as error:
@@ -61,7 +62,7 @@ class Publication:
             written_ns=now_ns(),
             drive=self._identity,
             name=self._name,
-            socket=socket_digest(self._config),
+            socket=self._socket,
             is_read_only=self._device.read_only,
             capacity_bytes=self._device.capacity_bytes,
             rate_group=self._config.rate_group,

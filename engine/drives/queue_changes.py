@@ -1,5 +1,6 @@
 """Queues as they start, change and stop, in the drive's processes and in all else that depends on them."""
 
+import asyncio
 import logging
 
 from ringblk.engine.devices.device import DeviceError
@@ -15,6 +16,9 @@ from ringblk.engine.drives.publication import Publication
 from ringblk.engine.supervisor.drive_model import DriveModel, StartedQueue
 from ringblk.engine.supervisor.drive_processes import DriveProcesses
 from ringblk.shm.state.segment import StateSegment
+
+LOOK_S = 0.1
+"""How long a queue runs before its front end is looked at, as its guest does not wait for that any more."""
 
 _log = logging.getLogger(__name__)
 
@@ -48,11 +52,11 @@ class QueueChanges:
     async def start(self, vring: Vring) -> None:
         """Begin to process a ring. Raises `DeviceError`."""
         if self._model.inflight is None:
-            await self._inflight.use_own(self._device.num_queues)
+            self._inflight.use_own(self._device.num_queues)
             await self._keeper.commit_again()
         self._model.check_ring(vring)
         await self._hold.take()
-        self._open_slots()
+        self._open_slots()  # as long as there was no room for them when the front end came
         self._memory_advice.check(vring, [region for region, _ in self._model.current_regions()])
         if not self._device.begin_ring(is_in_use=vring.base != 0 or self._inflight.was_used):
             _log.warning(
@@ -82,7 +86,10 @@ class QueueChanges:
         self._model.settle_start(queue, is_done)
         if is_done:
             self._memory_advice.forget()
-            self._memory_advice.look_for_copies(self._model.current_regions())
+            asyncio.get_running_loop().call_later(LOOK_S, self._look_for_copies)
+
+    def _look_for_copies(self) -> None:
+        self._memory_advice.look_for_copies(self._model.current_regions())
 
     async def update_fds(self, vring: Vring) -> None:
         """A running ring's kick, call or err fd has been replaced."""

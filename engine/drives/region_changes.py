@@ -7,6 +7,7 @@ that a region is gone after the dispatcher has said that no request uses it any 
 import asyncio
 import logging
 import os
+from collections.abc import Callable
 
 from ringblk.engine.dispatcher.messages import ChangeRegions
 from ringblk.engine.drives.numbered_requests import NumberedRequests
@@ -26,12 +27,19 @@ class RegionChanges:
     """Puts regions into the table of every process, and takes them out."""
 
     def __init__(
-        self, state: StateSegment, model: DriveModel, processes: DriveProcesses, requests: NumberedRequests
+        self,
+        state: StateSegment,
+        model: DriveModel,
+        processes: DriveProcesses,
+        requests: NumberedRequests,
+        end_session: Callable[[str], None],
     ) -> None:
+        """`end_session` ends the session that there is, for the reason given."""
         self._state = state
         self._model = model
         self._processes = processes
         self._requests = requests
+        self._end_session = end_session
         self._unused: dict[int, asyncio.Future[None]] = {}  # region_index -> set when nobody uses it
 
     async def change(
@@ -40,7 +48,8 @@ class RegionChanges:
         """Add these regions, whose fds are ours from now on, and drop those with these indexes, in one step.
 
         Returns a future for each dropped region, done when nobody uses it. Raises `DeviceError`; then nothing
-        has changed.
+        has changed. What is only added is not waited for: whatever is asked of the dispatcher later finds it,
+        and it has no reason to refuse what was admitted here.
         """
         await self._wait_for_room([fd for _, fd in regions])
         # Whatever was lost of regions that there are no more, or that were refused, is nobody's loss now.
@@ -53,11 +62,13 @@ class RegionChanges:
         messages = [mapped.message for mapped in added]
         if added:
             self._processes.tell_workers(MapRegions(messages), tuple(mapped.fd for mapped in added))
-        await self._requests.ask(
+        answer = self._requests.request(
             lambda request_id: ChangeRegions(request_id, dropped, messages),
             [mapped.fd for mapped in added],
             lambda is_done: None if is_done else self._take_back(added, dropped),
         )
+        if dropped:
+            await self._requests.wait(answer)
         return futures
 
     async def ask_again(self) -> None:
@@ -113,4 +124,6 @@ class RegionChanges:
         for region_index in dropped:
             self._model.regions[region_index].is_current = True
             self._unused.pop(region_index).cancel()
+        if not dropped:  # the front end goes on as if they were there
+            self._end_session("the dispatcher cannot have a memory region")
         self._processes.retell_dispatcher()

@@ -68,6 +68,7 @@ class DispatcherLink:
         self._request_ids = itertools.count(time.monotonic_ns())
         self._open: dict[int, _Request] = {}
         self._has_ended = False
+        self._is_waking = False
 
     def connect(
         self,
@@ -145,7 +146,18 @@ class DispatcherLink:
             self._child.send(message, fds)
         except ChannelClosed:
             return  # its pidfd tells the rest
-        self.wake()
+        self._wake_soon()
+
+    def _wake_soon(self) -> None:
+        """Wake it once, after this turn of the loop: a reply to the front end does not wait for it."""
+        if not self._is_waking:
+            self._is_waking = True
+            asyncio.get_running_loop().call_soon(self._wake_now)
+
+    def _wake_now(self) -> None:
+        self._is_waking = False
+        if self._child is not None:
+            self.wake()
 
     async def wait_sent(self) -> None:
         """Return once all that was told stands in the dispatcher's channel, or will be told to the next."""
@@ -159,10 +171,38 @@ class DispatcherLink:
         settle: Callable[[bool], None] = lambda is_done: None,
         request_id: int | None = None,
     ) -> int:
-        """Send a request and wait for its value. Raises `DeviceError` if refused.
+        """Send a request and wait for its value. Raises `DeviceError` if refused (see `request`)."""
+        return await self.wait(self.request(make_message, fds, settle, request_id))
+
+    async def wait(self, answer: "asyncio.Future[int]") -> int:
+        """The value of a request that was sent. Raises `DeviceError` if refused."""
+        nudging = asyncio.get_running_loop().call_later(NUDGE_S, self._nudge, answer)
+        try:
+            return await answer  # it is carried out even where whoever asked has gone
+        finally:
+            nudging.cancel()
+            del answer  # an error's traceback has this frame: what it keeps would be freed some day
+
+    def _nudge(self, answer: "asyncio.Future[int]") -> None:
+        """Nudge the dispatcher while somebody waits for this answer."""
+        if answer.done():
+            return
+        if self._child is not None:
+            self._child.nudge()
+        asyncio.get_running_loop().call_later(NUDGE_S, self._nudge, answer)
+
+    def request(
+        self,
+        make_message: Callable[[int], ToDispatcher],
+        fds: Sequence[int] = (),
+        settle: Callable[[bool], None] = lambda is_done: None,
+        request_id: int | None = None,
+    ) -> "asyncio.Future[int]":
+        """Send a request; what is given back has its value, or its refusal, once that is known.
 
         It has this id, or one of its own. `settle` is called with whether it was done, at once when the
-        answer comes and before anything else is sent: that is when the model changes.
+        answer comes and before anything else is sent: that is when the model changes. Raises `DeviceError`
+        where it cannot be sent.
         """
         if self._has_ended:
             raise _gone()
@@ -182,14 +222,7 @@ class DispatcherLink:
         else:
             self.tell(message, request.fds)
         crash_point("supervisor: request sent")
-        # The answer outlives this call: it is carried out even where whoever asked has gone.
-        while not (await asyncio.wait({answer}, timeout=NUDGE_S))[0]:
-            if self._child is not None:
-                self._child.nudge()
-        try:
-            return answer.result()
-        finally:
-            del answer, request  # an error's traceback has this frame: what it keeps would be freed some day
+        return answer
 
     def take_answer(self, answer: Answer) -> None:
         """Resolve the request that this answers, if it is none of a set-up."""
@@ -203,9 +236,11 @@ class DispatcherLink:
         for fd in request.fds:
             os.close(fd)
         request.settle(error is None)
+        if request.answer.cancelled():
+            return  # whoever asked has gone
         if error is not None:
             request.answer.set_exception(error)
-            request.answer.exception()  # seen, also where nobody waits any more
+            request.answer.exception()  # seen, also where nobody waits for it
         else:
             request.answer.set_result(value)
 

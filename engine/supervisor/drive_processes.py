@@ -128,6 +128,20 @@ class DriveProcesses:
         """Ask the dispatcher, whichever process it is meanwhile (see `DispatcherLink.ask`)."""
         return await self._dispatcher.link.ask(make_message, fds, settle, request_id)
 
+    def request(
+        self,
+        make_message: Callable[[int], ToDispatcher],
+        fds: Sequence[int] = (),
+        settle: Callable[[bool], None] = lambda is_done: None,
+        request_id: int | None = None,
+    ) -> "asyncio.Future[int]":
+        """As `ask`, to be waited for later, or not at all (see `DispatcherLink.request`)."""
+        return self._dispatcher.link.request(make_message, fds, settle, request_id)
+
+    async def wait(self, answer: "asyncio.Future[int]") -> int:
+        """As `DispatcherLink.wait`."""
+        return await self._dispatcher.link.wait(answer)
+
     def wake_dispatcher(self) -> None:
         """Make the dispatcher look around, at its limits for example."""
         self._dispatcher.link.wake()

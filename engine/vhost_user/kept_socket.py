@@ -3,7 +3,6 @@
 import array
 import contextlib
 import fcntl
-import select
 import socket
 import termios
 from collections.abc import Callable
@@ -14,7 +13,6 @@ from ringblk.engine.vhost_user.fd_set import FdSet
 from ringblk.engine.vhost_user.message_socket import (
     ReceivedMessage,
     VhostUserSocket,
-    wait_readable,
     whole_header,
     whole_payload,
 )
@@ -40,18 +38,14 @@ class KeptSocket(VhostUserSocket):
 
         None when the peer has closed the connection between two messages. Raises `BadMessage`.
         """
-        # Bytes that were looked at are there still: only what arrives is an event.
-        with select.epoll() as poll:
-            poll.register(self._socket, select.EPOLLIN | select.EPOLLET)
-            while True:
-                try:
-                    message = self._look()
-                except BlockingIOError:
-                    await wait_readable(poll.fileno())
-                    poll.poll(0)
-                    continue
-                self._owed_since_s = None
-                return message
+        while True:
+            try:
+                message = self._look()
+            except BlockingIOError:
+                await self._wait_arrival()  # of more: bytes that were looked at are there still
+                continue
+            self._owed_since_s = None
+            return message
 
     def _look(self) -> ReceivedMessage | None:
         """Raises `BlockingIOError` while a part is missing; those that are there have been sealed."""

@@ -15,6 +15,7 @@ from collections.abc import Callable
 
 import msgspec
 
+from ringblk.engine.vhost_user.arrivals import Arrivals
 from ringblk.engine.vhost_user.descriptor_seal import (
     has_hung_up,
     is_read_by_peer,
@@ -62,6 +63,7 @@ class VhostUserSocket:
         connected_socket.setblocking(False)
         self._socket = connected_socket
         self._owed_since_s: float | None = time.monotonic()
+        self._arrivals: Arrivals | None = None
 
     def fileno(self) -> int:
         """Its descriptor, which stays its own."""
@@ -78,6 +80,8 @@ class VhostUserSocket:
 
     def close(self) -> None:
         """Close the connection. May be called again."""
+        if self._arrivals is not None:
+            self._arrivals.close()
         self._socket.close()
 
     def shut_down(self) -> None:
@@ -134,7 +138,7 @@ class VhostUserSocket:
             try:
                 fragment = self._receive_fragment(size_bytes - len(data), fds)
             except BlockingIOError:
-                await wait_readable(self._socket.fileno())
+                await self._wait_arrival()
                 continue
             except ConnectionResetError:
                 break
@@ -143,6 +147,12 @@ class VhostUserSocket:
             data += fragment
             self._note_owed()
         return bytes(data)
+
+    async def _wait_arrival(self) -> None:
+        """Return once more has come, or may have since the last time."""
+        if self._arrivals is None:
+            self._arrivals = Arrivals(self._socket.fileno())
+        await self._arrivals.wait()
 
     def _receive_fragment(self, size_bytes: int, fds: list[int]) -> bytes:
         fragment, ancillary, flags, _ = self._socket.recvmsg(

@@ -218,18 +218,29 @@ class Session:
 
     async def _unless(self, hang_up: "asyncio.Future[None]", step: Coroutine[Any, Any, None]) -> bool:
         """Take a step, however long that takes; given up, with False, when the front end is gone."""
-        doing = asyncio.ensure_future(step)
+        task = asyncio.current_task()
+        assert task is not None, "a session is served by a task"
+        is_taken = is_given_up = False
+
+        def give_up(_: object) -> None:
+            nonlocal is_given_up
+            if not is_taken:
+                is_given_up = True
+                task.cancel()
+
+        hang_up.add_done_callback(give_up)
         try:
-            await asyncio.wait({doing, hang_up}, return_when=asyncio.FIRST_COMPLETED)
-            if not doing.done():
-                return False
-            doing.result()
-            return True
+            await step
+        except asyncio.CancelledError:
+            if not is_given_up or task.uncancel() > 0:
+                raise
+            return False
         finally:
-            doing.cancel()
-            await asyncio.wait({doing})
-            if not doing.cancelled():
-                doing.exception()  # seen, so that asyncio does not report it once more
+            is_taken = True
+            hang_up.remove_done_callback(give_up)
+        if is_given_up:  # in the moment in which it was done
+            task.uncancel()
+        return True
 
     async def _handle(self, message: ReceivedMessage) -> None:
         await self._carry_out(message)

@@ -208,9 +208,13 @@ cdef class StateSegment:
         self.segment.give_back(self._offset(self.slots), self._offset(self.operations) - self._offset(self.slots))
         self.segment.give_back(self._offset(self.ranges), self.segment.size_bytes - self._offset(self.ranges))
         cdef const uint8_t *page = <const uint8_t *>self.operations
-        while page < <const uint8_t *>self.ranges:
-            if _is_zero(page):
-                self.segment.give_back(self._offset(page), PAGE_BYTES)
+        cdef const uint8_t *end = <const uint8_t *>self.ranges
+        cdef const uint8_t *first
+        while page < end:
+            first = page
+            while page < end and _is_zero(page):
+                page += PAGE_BYTES
+            self.segment.give_back(self._offset(first), page - first)
             page += PAGE_BYTES
 
     cdef size_t _offset(self, const void *place) noexcept:

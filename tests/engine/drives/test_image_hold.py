@@ -23,6 +23,7 @@ from ringblk.engine.options.drive_config import DriveConfig
 from ringblk.workers.backends import image_lock
 from ringblk.workers.backends.file import FileBackend
 from ringblk.workers.backends.image_lock import ImageLock
+from ringblk.workers.backends.interface import BackendError
 from ringblk.workers.backends.memory import MemoryBackend
 from tests.rigs.control_client import ControlClient
 from tests.rigs.dirty_log import logged
@@ -230,7 +231,7 @@ def hold_of(backend: FileBackend, lock: str, *, asked_direct: str = "auto") -> I
 
 
 def test_an_image_whose_flush_fails_is_kept(image: Path) -> None:
-    backend = FileBackend(image)
+    backend = FileBackend(image, direct="off")
     hold = hold_of(backend, "auto")
     hold.claim()
     flushed: list[bool] = []
@@ -245,6 +246,23 @@ def test_an_image_whose_flush_fails_is_kept(image: Path) -> None:
     asyncio.run(hold.queues_stopped(flush, is_moving=True))
     assert not is_held(image)
     assert len(flushed) == 2
+    backend.close()
+
+
+def test_what_goes_past_the_page_cache_is_given_up_without_a_flush(image: Path) -> None:
+    """The guest's next flush, at the other engine, is of the same device."""
+    try:
+        backend = FileBackend(image, direct="on")
+    except BackendError as error:
+        pytest.skip(f"no direct I/O here: {error}")
+    hold = hold_of(backend, "auto")
+    hold.claim()
+
+    async def flush() -> None:
+        raise AssertionError("the guest waits for a flush")
+
+    asyncio.run(hold.queues_stopped(flush, is_moving=True))
+    assert not is_held(image)
     backend.close()
 
 
