@@ -12,6 +12,7 @@ from tests.rigs.separate_build import module_name
 
 ROOT = Path(__file__).resolve().parent.parent
 ROOMS = (
+    "shm.platform",
     "shm.sync",
     "shm.layout",
     "shm.segments",
@@ -320,6 +321,7 @@ C_ONLY = {
     "free",
     "close",
     "close_fd",
+    "close_wait_set",
     "munmap",
     "PyBuffer_Release",
     "range",

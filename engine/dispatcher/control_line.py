@@ -31,8 +31,8 @@ from ringblk.engine.dispatcher.messages import (
     WishAnswered,
     WorkersWanted,
 )
+from ringblk.shm.platform.peer import peer_user_id
 from ringblk.shm.sync.channel import Channel, ChannelClosed
-from ringblk.shm.sync.peer import peer_user_id
 from ringblk.shm.sync.process import crash_point
 
 _MAX_COMING = 8

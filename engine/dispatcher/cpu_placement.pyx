@@ -11,14 +11,8 @@ It leaves as soon as requests come several at a time, or when the trips take lon
 from libc.stdint cimport uint32_t, uint64_t
 from libc.stdlib cimport calloc, free
 
+from ringblk.shm.platform.cpus cimport hold_to_cpus
 from ringblk.shm.sync.clock cimport monotonic_ns
-
-cdef extern from "<sched.h>" nogil:
-    ctypedef struct cpu_set_t:
-        pass
-    void CPU_ZERO(cpu_set_t *cpus)
-    void CPU_SET(int cpu, cpu_set_t *cpus)
-    int sched_setaffinity(int pid, size_t size_bytes, const cpu_set_t *cpus)
 
 cdef enum:
     NO_TRIAL = -1
@@ -156,14 +150,8 @@ cdef class CpuPlacement:
 
     cdef void _go_to(self, int cpu) noexcept nogil:
         """Be held to one core, or (-1) to none."""
-        cdef cpu_set_t chosen
-        cdef uint32_t index
         if cpu == self.held_cpu:
             return
-        CPU_ZERO(&chosen)
-        for index in range(self.cpu_count):
-            if cpu < 0 or self.cpus[index] == cpu:
-                CPU_SET(self.cpus[index], &chosen)
         # A refusal (the core went away) leaves it where it was; the trips show what that is worth.
-        if sched_setaffinity(0, sizeof(chosen), &chosen) == 0 or cpu < 0:
+        if hold_to_cpus(self.cpus if cpu < 0 else &cpu, self.cpu_count if cpu < 0 else 1) or cpu < 0:
             self.held_cpu = cpu

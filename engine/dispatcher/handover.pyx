@@ -13,12 +13,13 @@ position lies before the ring's published tail. A slot is done when it stands in
 from libc.stdint cimport int32_t, uint32_t, uint64_t
 from libc.stdlib cimport calloc, free
 
+from ringblk.shm.platform.wakeup_fd cimport signal_wakeup
 from ringblk.shm.sync.atomic cimport load_acquire_32, load_relaxed_32, store_relaxed_32, store_release_32
 from ringblk.shm.sync.crash_point cimport crash_point
 from ringblk.shm.sync.invariant cimport invariant
 from ringblk.shm.layout.slot cimport SLOT_FREE, SLOT_HANDED, SLOT_PREPARED, RequestSlot
 from ringblk.shm.state.segment cimport WORKER_LIMIT, StateSegment, WorkerState
-from ringblk.shm.sync.wakeup cimport signal_eventfd, wake
+from ringblk.shm.sync.wakeup cimport wake
 
 cdef enum:
     # What waking a sleeping worker costs, against which its queue of work is weighed (docs/performance.md).
@@ -57,7 +58,7 @@ cdef class Handover:
         self.is_wish_refused = False
         self.eventfds[worker_index] = eventfd
         self.ring_count = max(self.ring_count, worker_index + 1)
-        signal_eventfd(self.eventfds[worker_index])
+        signal_wakeup(self.eventfds[worker_index])
         crash_point("recovery: worker woken")
         self.give_backlog()
         self.publish()

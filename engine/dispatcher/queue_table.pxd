@@ -1,6 +1,7 @@
 from cpython.ref cimport PyObject
 from libc.stdint cimport uint32_t, uint64_t
 
+from ringblk.shm.platform.wait_set cimport WaitFor, WaitSet
 from ringblk.shm.state.segment cimport QUEUE_LIMIT, StateSegment
 
 cdef struct ServedQueue:
@@ -22,12 +23,12 @@ cdef class QueueTable:
     cdef uint32_t active_count
     cdef uint32_t polled_count             # active queues without a kick fd
     cdef list owners                       # by queue: its Virtqueue, or None
-    cdef int epoll_fd
+    cdef WaitSet waited
     cdef int channel_fd                    # -1: it is not watched
     cdef uint32_t round_count              # of `has_control`
     cdef bint newly_unheard                # some queue is, and nobody was told yet
 
-    cdef int _watch(self, int fd, uint32_t events, uint64_t data) except -1
+    cdef int _watch(self, int fd, WaitFor what, uint64_t tag) except -1
     cdef bint has_control(self) noexcept nogil
     cdef void note_left_alone(self) noexcept nogil
     cdef void list_active(self) noexcept

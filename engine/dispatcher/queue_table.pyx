@@ -1,9 +1,9 @@
 # cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True
 """The queues that a dispatcher serves, waiting for their kicks, and calling their drivers.
 
-Kick, call and error are eventfds (the session sees to that) of which the front end may do what it likes. Kicks are
-waited for edge-triggered and never read: a counter that stays readable wakes nobody twice. A call that finds the
-counter full is left out.
+Kick, call and error are wake-up descriptors (the session sees to that) of which the front end may do what it likes.
+Kicks are waited for as events: one that nobody has read wakes nobody twice. A call that finds its descriptor full is
+left out.
 """
 
 import fcntl
@@ -12,43 +12,21 @@ import os
 from cpython.ref cimport PyObject
 from libc.stdint cimport uint32_t, uint64_t
 from libc.string cimport memset
-from posix.time cimport timespec
-from posix.unistd cimport close
 
+from ringblk.shm.platform.poll cimport poll, pollfd
+from ringblk.shm.platform.wait_set cimport (
+    WAIT_HANG_UP, WAIT_LIMIT, WAIT_READABLE, WAIT_WAKEUP, WaitFor, add_wait, close_wait_set, open_wait_set, remove_wait,
+    tidy_wait_set, wait_for_any,
+)
+from ringblk.shm.platform.wakeup_fd cimport signal_foreign_wakeup
 from ringblk.shm.sync.atomic cimport load_acquire_32, store_relaxed_32
 from ringblk.shm.sync.crash_point cimport crash_point
-from ringblk.shm.sync.foreign_eventfd cimport signal_foreign_eventfd
 from ringblk.shm.state.segment cimport QUEUE_LIMIT, QueueState, StateSegment
 from ringblk.shm.queues.virtqueue cimport Virtqueue
 
-cdef uint64_t NO_TIMEOUT = <uint64_t>-1
-
 cdef enum:
-    CONTROL = QUEUE_LIMIT + 1       # what epoll says of the channel; QUEUE_LIMIT: of all else but kicks
+    CONTROL = QUEUE_LIMIT + 1       # the tag of the channel; QUEUE_LIMIT: of all else but kicks
     LOOK_ROUNDS = 64                # so often a loop that never waits looks at the channel's other end
-
-cdef extern from "sys/epoll.h" nogil:
-    ctypedef union epoll_data:
-        uint64_t u64
-    struct epoll_event:
-        uint32_t events
-        epoll_data data
-    enum: EPOLLIN, EPOLLRDHUP, EPOLLET, EPOLL_CTL_ADD, EPOLL_CTL_MOD, EPOLL_CTL_DEL, EPOLL_CLOEXEC
-    int epoll_create1(int flags)
-    int epoll_ctl(int epoll_fd, int operation, int fd, epoll_event *event)
-
-cdef extern from "<poll.h>" nogil:
-    struct pollfd:
-        int fd
-        short events
-        short revents
-    int poll(pollfd *waited, unsigned long count, int timeout_ms)
-
-cdef extern from "<sys/syscall.h>" nogil:
-    enum: SYS_epoll_pwait2
-
-cdef extern from "<unistd.h>" nogil:
-    long syscall(long number, ...)
 
 
 cdef class QueueTable:
@@ -61,16 +39,14 @@ cdef class QueueTable:
         memset(self.queues, 0, sizeof(self.queues))
         for index in range(<uint32_t>QUEUE_LIMIT):
             self.queues[index].kick_fd = self.queues[index].call_fd = self.queues[index].err_fd = -1
-        self.epoll_fd = epoll_create1(EPOLL_CLOEXEC)
-        if self.epoll_fd < 0:
-            raise OSError("cannot set up epoll")
+        if open_wait_set(&self.waited) < 0:
+            raise OSError("descriptors cannot be waited for")
         self.channel_fd = -1
-        self.watch(wake_eventfd)
+        self._watch(wake_eventfd, WAIT_WAKEUP, QUEUE_LIMIT)
 
     def watch(self, int fd):
-        """End a wait when this descriptor becomes readable, too."""
-        # Edge-triggered, here and for kicks: each write is an event and nothing needs to be read back.
-        self._watch(fd, <uint32_t>(EPOLLIN | EPOLLET), QUEUE_LIMIT)
+        """End a wait when this descriptor becomes readable, too. Whoever is told then reads it."""
+        self._watch(fd, WAIT_READABLE, QUEUE_LIMIT)
 
     def watch_channel(self, int fd):
         """End a wait when this channel's other end is closed: that is a message to be read. Others are announced.
@@ -78,26 +54,20 @@ cdef class QueueTable:
         It takes the place of another, which is closed; -1: there is none now.
         """
         if fd >= 0:
-            self._watch(fd, <uint32_t>(EPOLLRDHUP | EPOLLET), CONTROL)
+            self._watch(fd, WAIT_HANG_UP, CONTROL)
         self.channel_fd = fd
 
     def watch_control(self, int fd):
         """End a wait when this descriptor becomes readable: that is a message to be read, though not announced."""
-        self._watch(fd, <uint32_t>(EPOLLIN | EPOLLET), CONTROL)
+        self._watch(fd, WAIT_READABLE, CONTROL)
 
-    cdef int _watch(self, int fd, uint32_t events, uint64_t data) except -1:
-        cdef epoll_event event
-        event.events = events
-        event.data.u64 = data
-        # One that is waited for is waited for otherwise.
-        if epoll_ctl(self.epoll_fd, EPOLL_CTL_ADD, fd, &event) < 0 \
-                and epoll_ctl(self.epoll_fd, EPOLL_CTL_MOD, fd, &event) < 0:
+    cdef int _watch(self, int fd, WaitFor what, uint64_t tag) except -1:
+        if add_wait(&self.waited, fd, what, tag) < 0:
             raise OSError(f"descriptor {fd} cannot be waited for")
         return 0
 
     def __dealloc__(self):
-        if self.epoll_fd >= 0:
-            close(self.epoll_fd)
+        close_wait_set(&self.waited)
 
     def add_queue(self, Virtqueue virtqueue, fds, bint is_enabled):
         """Serve a queue that was resumed (`fds` as in `set_fds`)."""
@@ -121,17 +91,14 @@ cdef class QueueTable:
     def set_fds(self, uint32_t queue_index, fds):
         """Use these `QueueFds` from now on. They stay the caller's."""
         cdef ServedQueue *queue = &self.queues[queue_index]
-        cdef epoll_event event
         if queue.kick_fd >= 0:
-            epoll_ctl(self.epoll_fd, EPOLL_CTL_DEL, queue.kick_fd, NULL)
+            remove_wait(&self.waited, queue.kick_fd)
         queue.kick_fd = -1 if fds.kick is None else fds.kick
         queue.call_fd = -1 if fds.call is None else fds.call
         queue.err_fd = -1 if fds.err is None else fds.err
         queue.unheard = 0
         queue.call_may_block = fds.call is not None and not fcntl.fcntl(fds.call, fcntl.F_GETFL) & os.O_NONBLOCK
-        event.events = EPOLLIN | EPOLLET
-        event.data.u64 = queue_index
-        if queue.kick_fd >= 0 and epoll_ctl(self.epoll_fd, EPOLL_CTL_ADD, queue.kick_fd, &event) < 0:
+        if queue.kick_fd >= 0 and add_wait(&self.waited, queue.kick_fd, WAIT_WAKEUP, queue_index) < 0:
             queue.kick_fd = -1
             self.list_active()
             raise OSError(f"queue {queue_index}: its kick descriptor cannot be waited for")
@@ -154,7 +121,7 @@ cdef class QueueTable:
         assert queue.virtqueue != NULL, "a queue that is not served"
         next_avail = self.owners[queue_index].next_avail
         if queue.kick_fd >= 0:
-            epoll_ctl(self.epoll_fd, EPOLL_CTL_DEL, queue.kick_fd, NULL)
+            remove_wait(&self.waited, queue.kick_fd)
         queue.kick_fd = queue.call_fd = queue.err_fd = -1
         queue.virtqueue = NULL
         self.owners[queue_index] = None
@@ -174,8 +141,9 @@ cdef class QueueTable:
         """Whether a message waits on the channel; that it is closed at its other end is seen now and then."""
         cdef pollfd channel
         self.round_count += 1
-        if self.round_count % LOOK_ROUNDS == 0 and self.channel_fd >= 0:
-            channel.fd = self.channel_fd
+        if self.round_count % LOOK_ROUNDS == 0:
+            tidy_wait_set(&self.waited)
+            channel.fd = self.channel_fd   # a negative one is passed over
             channel.events = 0   # POLLHUP is told of always
             if poll(&channel, 1, 0) > 0:
                 self.note_left_alone()
@@ -210,7 +178,7 @@ cdef class QueueTable:
 
     cdef void signal_call(self, uint32_t queue_index) noexcept nogil:
         cdef ServedQueue *queue = &self.queues[queue_index]
-        if signal_foreign_eventfd(queue.call_fd, queue.call_may_block) or queue.unheard:
+        if signal_foreign_wakeup(queue.call_fd, queue.call_may_block) or queue.unheard:
             return
         queue.call_may_block = True
         queue.unheard = 1
@@ -227,7 +195,7 @@ cdef class QueueTable:
     def signal_error(self, uint32_t queue_index):
         """Tell the front end that the queue is broken, where it wants to hear of it."""
         if self.queues[queue_index].err_fd >= 0:
-            signal_foreign_eventfd(self.queues[queue_index].err_fd, True)
+            signal_foreign_wakeup(self.queues[queue_index].err_fd, True)
 
     def inflight_count(self, uint32_t queue_index):
         """Requests of the queue that were popped and not given back."""
@@ -246,18 +214,12 @@ cdef class QueueTable:
 
     cdef void wait(self, uint64_t timeout_ns) noexcept nogil:
         """Wait for a kick or a wake-up; the largest timeout is none."""
-        cdef timespec timeout
-        cdef epoll_event events[QUEUE_LIMIT + 2]
+        cdef uint64_t tags[WAIT_LIMIT]
         cdef QueueState *counters
-        cdef long index, count
-        timeout.tv_sec = <long>(timeout_ns // 1000000000)
-        timeout.tv_nsec = <long>(timeout_ns % 1000000000)
-        # glibc has a function for it only from 2.35 on.
-        count = syscall(SYS_epoll_pwait2, self.epoll_fd, events, <int>QUEUE_LIMIT + 2,
-                        NULL if timeout_ns == NO_TIMEOUT else &timeout, NULL, <size_t>0)
-        for index in range(count):
-            if events[index].data.u64 < QUEUE_LIMIT:
-                counters = &self.state.queues[events[index].data.u64]
+        cdef int index
+        for index in range(wait_for_any(&self.waited, tags, timeout_ns)):
+            if tags[index] < QUEUE_LIMIT:
+                counters = &self.state.queues[tags[index]]
                 counters.kick_count += 1
-            elif events[index].data.u64 == CONTROL:
+            elif tags[index] == CONTROL:
                 self.note_left_alone()

@@ -6,7 +6,7 @@ import sys
 
 from ringblk.engine.doctor.check import CheckResult, failure, ok, warning
 from ringblk.engine.doctor.host_checks import Need
-from ringblk.workers.sandbox import calls
+from ringblk.shm.platform import sandbox_calls as calls
 from ringblk.workers.sandbox.confinement import SandboxError
 from ringblk.workers.sandbox.sandbox import Sandbox
 from ringblk.workers.sandbox.syscall_filter import DISPATCHER_CALLS, FILE_CALLS, URING_CALLS

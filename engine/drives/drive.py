@@ -39,7 +39,7 @@ from ringblk.engine.vhost_user.listener import Listener
 from ringblk.engine.vhost_user.session import Session
 from ringblk.engine.vhost_user.turn import serve_turn
 from ringblk.shm.memory.region import MemoryRegion
-from ringblk.shm.sync.peer import peer_process_id
+from ringblk.shm.platform.peer import peer_process_id
 
 _log = logging.getLogger(__name__)
 

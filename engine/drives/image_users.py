@@ -12,6 +12,7 @@ from ringblk.engine.drives.segments import (
     segments_of,
     user_ids,
 )
+from ringblk.shm.platform.process import watch_process
 from ringblk.shm.segments.segment import SegmentError
 
 _PF_EXITING = 0x4  # linux/sched.h
@@ -66,15 +67,15 @@ def is_running(pid: int) -> bool:
     One that was killed may hang in the kernel for as long as the disk does; it does nothing any more.
     """
     try:
-        pidfd = os.pidfd_open(pid)
+        watch_fd = watch_process(pid)
     except ProcessLookupError:
         return False
-    except OSError:  # refused, by a seccomp filter for example: the state tells (proc(5))
+    except OSError:  # refused, or not to be had of who is no child: the state tells (proc(5))
         return _state_of(pid) not in ("", "Z", "X") and not _is_ending(pid)
     try:
-        return not select.select([pidfd], [], [], 0)[0] and not _is_ending(pid)
+        return not select.select([watch_fd], [], [], 0)[0] and not _is_ending(pid)
     finally:
-        os.close(pidfd)
+        os.close(watch_fd)
 
 
 def began_ns(pid: int) -> int:

@@ -19,6 +19,7 @@ from ringblk.engine.options.drive_names import SOLE_DRIVE
 from ringblk.engine.supervisor.own_forks import OwnForks
 from ringblk.engine.supervisor.process_setup import ProcessSetup
 from ringblk.engine.supervisor.zygote_process import Zygote
+from ringblk.shm.platform.process import HAS_ZYGOTE
 from ringblk.shm.segments.segment import SegmentError
 from ringblk.shm.state.segment import StateSegment
 from ringblk.shm.sync.process import crash_point
@@ -36,7 +37,8 @@ def make_drive(
 ) -> Drive:
     """Make a drive that is claimed, with what the engine before has left of it. Raises `ProgramError`.
 
-    `adopted` is one that runs. The zygote forks its processes, unless its storage can only be inherited.
+    `adopted` is one that runs. The zygote forks its processes, unless there is none here, or its storage can
+    only be inherited.
 
     Should that fail, or the start of its processes, what was found waits for the next attempt.
     """
@@ -50,7 +52,7 @@ def make_drive(
         limits = open_limits(plan, state, settings.limits, users, is_adopted=adopted is not None)
         undo.callback(partial(limits.leave, goes_on=found is not None))
         own_forks = OwnForks(plan.backend, plan.storage_fds)
-        is_only_inherited = _is_only_inherited(plan.backend)
+        is_own = not HAS_ZYGOTE or _is_only_inherited(plan.backend)
         setup = ProcessSetup(
             drive_name=plan.name,
             config=plan.config,
@@ -61,9 +63,9 @@ def make_drive(
             sandbox=plan.sandbox,
             plan=plan.io,
             cgroup=plan.cgroup,
-            parent=own_forks if is_only_inherited else zygote,
+            parent=own_forks if is_own else zygote,
             own_forks=own_forks,
-            is_kept=plan.name != SOLE_DRIVE and not is_only_inherited,
+            is_kept=plan.name != SOLE_DRIVE and not is_own,
         )
         drive = Drive(plan, setup, limits, settings, goes_on=found is not None, adopted=adopted)
         undo.pop_all()

@@ -4,13 +4,13 @@ import bisect
 import contextlib
 import mmap
 import os
+import secrets
 import threading
 from collections import deque
 
-import posix_ipc
-
 from ringblk.engine.frontend.buffer import Buffer
 from ringblk.shm.memory.region import MemoryRegion
+from ringblk.shm.platform.shared_memory import create_named, reserve, unlink_named
 
 PAGE_BYTES = 4096
 UVA_OFFSET = 0x7000_0000_0000
@@ -115,12 +115,12 @@ class FrontendMemory:
 
 
 def _create_segment(size_bytes: int) -> int:
-    segment = posix_ipc.SharedMemory(None, posix_ipc.O_CREX, mode=0o600)
-    segment.unlink()
-    fd: int = segment.fd
+    name = f"ringblk-guest-{secrets.token_hex(8)}"
+    fd = create_named(name)
     try:
+        unlink_named(name)
         os.ftruncate(fd, size_bytes)
-        os.posix_fallocate(fd, 0, size_bytes)  # too little shared memory is an error now, not SIGBUS later
+        reserve(fd, 0, size_bytes)  # too little shared memory is an error now, not SIGBUS later
     except OSError:
         os.close(fd)
         raise

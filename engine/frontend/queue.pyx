@@ -12,10 +12,11 @@ from libc.stdint cimport uint32_t, uint64_t
 from libc.stdlib cimport calloc, free
 
 from ringblk.engine.frontend.buffer cimport Buffer
+from ringblk.shm.platform.poll cimport HANG_UP, POLLIN, poll, pollfd
+from ringblk.shm.platform.wakeup_fd cimport reset_foreign_wakeup, signal_foreign_wakeup
 from ringblk.shm.sync.atomic cimport spin_hint
 from ringblk.shm.sync.clock cimport monotonic_ns
 from ringblk.shm.queues.driver_virtqueue cimport DriverVirtqueue, Piece
-from ringblk.shm.sync.foreign_eventfd cimport reset_foreign_eventfd, signal_foreign_eventfd
 from ringblk.shm.layout.split_ring cimport UsedElement
 from ringblk.workers.block.request cimport (
     HEADER_BYTES, SECTOR_BYTES, STATUS_NOT_WRITTEN, TYPE_IN, TYPE_OUT, SectorRange,
@@ -25,15 +26,6 @@ from itertools import islice
 
 from ringblk.engine.frontend.request import BackendGone, Completion
 from ringblk.shm.queues.driver_virtqueue import DeviceBroken, QueueFull, ring_bytes
-
-cdef extern from "poll.h" nogil:
-    struct pollfd:
-        int fd
-        short events
-        short revents
-    int poll(pollfd *fds, unsigned long fd_count, int timeout_ms)
-    short POLLIN
-    short POLLRDHUP
 
 cdef enum:
     SPINS_PER_CLOCK = 64
@@ -152,8 +144,8 @@ cdef class FrontendQueue:
             self.signal_kick()
 
     cdef void signal_kick(self) noexcept nogil:
-        # The back end holds the eventfd too, and may fill it and make it block: a full one is a kick already.
-        signal_foreign_eventfd(self.kick_fd, True)
+        # The back end holds the descriptor too, and may fill it and make it block: a full one is a kick already.
+        signal_foreign_wakeup(self.kick_fd, True)
 
     cdef int take_completion(self, NativeCompletion *completion) noexcept nogil:
         """The next completion: 1, 0 when there is none, or -EPROTO for a broken device."""
@@ -202,7 +194,7 @@ cdef class FrontendQueue:
         """Whether the connection has ended."""
         cdef pollfd hang_up
         hang_up.fd = self.socket_fd
-        hang_up.events = POLLRDHUP
+        hang_up.events = HANG_UP
         return poll(&hang_up, 1, 0) > 0
 
     cdef int _sleep(self, uint64_t deadline_ns, uint32_t count) noexcept nogil:
@@ -212,7 +204,7 @@ cdef class FrontendQueue:
         fds[0].fd = self.call_fd
         fds[0].events = POLLIN
         fds[1].fd = self.socket_fd
-        fds[1].events = POLLRDHUP
+        fds[1].events = HANG_UP
         if self.virtqueue.arm_call(count):
             self.virtqueue.disarm_call()
             return 1
@@ -220,7 +212,7 @@ cdef class FrontendQueue:
         ready = poll(fds, 2, <int>(min(wait_ns, <uint64_t>86_400_000_000_000) / 1_000_000 + 1))
         self.virtqueue.disarm_call()
         if ready > 0 and fds[0].revents & POLLIN:
-            reset_foreign_eventfd(self.call_fd)
+            reset_foreign_wakeup(self.call_fd)
         if self.virtqueue.has_used():
             return 1
         if ready > 0 and fds[1].revents:
@@ -377,7 +369,7 @@ cdef class FrontendQueue:
 
     def reset_calls(self) -> None:
         """Forget the calls so far; a wait does it by itself."""
-        reset_foreign_eventfd(self.call_fd)
+        reset_foreign_wakeup(self.call_fd)
 
     def stash_ready(self) -> int:
         """Take what is there and keep it for poll(); how many requests are still in flight."""

@@ -15,6 +15,7 @@ from ringblk.engine.frontend.queue import FrontendQueue
 from ringblk.engine.frontend.request import BackendGone, BackendRefused
 from ringblk.engine.vhost_user.codes import F_PROTOCOL_FEATURES, ProtocolFeature
 from ringblk.engine.vhost_user.messages import InflightDescription, VringAddress
+from ringblk.shm.platform.wakeups import make_wakeup
 from ringblk.workers.backends.topology import SECTOR_BYTES
 from ringblk.workers.block.config_space import CONFIG_BYTES, BlockConfigSpace
 from ringblk.workers.block.protocol import (
@@ -140,8 +141,8 @@ class FrontendSession:
         self._memories = memories
         self._queues = queues
         for queue in queues:
-            queue.kick_fd = _eventfd()
-            queue.call_fd = _eventfd()
+            queue.kick_fd = make_wakeup()
+            queue.call_fd = make_wakeup()
             queue.capacity_bytes = self.config.capacity * SECTOR_BYTES
         self._send_memories()
         if ProtocolFeature.INFLIGHT_SHMFD in self.connection.protocol_features:
@@ -239,7 +240,3 @@ class FrontendSession:
             queue.kick_fd = queue.call_fd = queue.socket_fd = -1
         self._inflight = None
         self._queues = []
-
-
-def _eventfd() -> int:
-    return os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)

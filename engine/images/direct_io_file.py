@@ -12,7 +12,6 @@ that goes on has assumed about the bytes in between.
 """
 
 import errno
-import fcntl
 import logging
 import mmap
 import os
@@ -23,6 +22,7 @@ from concurrent.futures import ThreadPoolExecutor
 from types import TracebackType
 from typing import NamedTuple, Self
 
+from ringblk.shm.platform.uncached import drop_cache, sync_file
 from ringblk.workers.backends.direct_io import DirectMode, set_direct, unset_direct
 from ringblk.workers.backends.direct_open import open_target, release, size_of
 
@@ -388,10 +388,6 @@ class DirectIoFile:
 
     def _sync(self) -> None:
         """Sync data and length, and give the cached pages back."""
-        if hasattr(fcntl, "F_FULLFSYNC"):  # macOS: fsync alone stops at the disk's own cache
-            fcntl.fcntl(self._fd, fcntl.F_FULLFSYNC)
-        else:
-            os.fsync(self._fd)
+        sync_file(self._fd)
         self._cached_bytes = 0
-        if hasattr(os, "posix_fadvise"):
-            os.posix_fadvise(self._fd, 0, 0, os.POSIX_FADV_DONTNEED)
+        drop_cache(self._fd)

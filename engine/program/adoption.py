@@ -13,6 +13,8 @@ from ringblk.engine.base.version import VERSION
 from ringblk.engine.options.config import EngineConfig
 from ringblk.engine.zygote.messages import FromZygote, TakeOn
 from ringblk.engine.zygote.zygote import ZygoteEnd
+from ringblk.shm.platform.process import watch_process
+from ringblk.shm.platform.shared_memory import make_unnamed
 from ringblk.shm.sync.channel import Channel, ChannelClosed
 
 _NOT_FOR_PEOPLE = f"{ADOPT_VARIABLE} is for the zygote of an engine to set: unset it"
@@ -38,7 +40,7 @@ class Adoption(msgspec.Struct, frozen=True):
 def keep_config(config: EngineConfig) -> int:
     """A descriptor of this configuration in memory. Raises `OSError`."""
     data = msgspec.json.encode(KeptConfig(VERSION, config))
-    fd = os.memfd_create("ringblk-config", os.MFD_CLOEXEC)
+    fd = make_unnamed("ringblk-config", len(data))
     with open(fd, "wb", closefd=False) as file:
         file.write(data)
     return fd
@@ -88,7 +90,7 @@ def _read(config_fd: int) -> KeptConfig:
 def _zygote_end(pid: int, end: socket.socket) -> ZygoteEnd | None:
     """This process's end of its zygote, which is its parent for as long as it lives."""
     try:
-        pidfd = os.pidfd_open(pid)
+        pidfd = watch_process(pid)
     except ProcessLookupError:
         pidfd = -1
     if pidfd >= 0 and os.getppid() == pid:

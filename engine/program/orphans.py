@@ -27,6 +27,7 @@ from ringblk.engine.supervisor.kept_parts import (
 )
 from ringblk.engine.supervisor.kept_processes import KeptProcesses, adopt_processes
 from ringblk.engine.supervisor.zygote_process import Zygote
+from ringblk.shm.platform.process import signal_process
 from ringblk.shm.segments.segment import SegmentError
 from ringblk.workers.backends.opening import take_backend
 
@@ -70,7 +71,7 @@ class Orphan(msgspec.Struct, frozen=True, kw_only=True):
         workers = [worker.process for worker in self.processes.workers.values()]
         for process in (self.processes.dispatcher, *workers):
             with contextlib.suppress(OSError):
-                signal.pidfd_send_signal(self.parts.fds[process.pidfd], signal.SIGKILL)
+                signal_process(self.parts.fds[process.pidfd], process.pid, signal.SIGKILL)
         self.parts.channel.close()
         self.parts.close()
 

@@ -17,7 +17,8 @@ from ringblk.engine.program.adoption import keep_config, take_adoption
 from ringblk.engine.program.told_to_end import held_back, told_by_exception
 from ringblk.engine.zygote.restart import Restart, launcher_pidfd, listening_fds
 from ringblk.engine.zygote.zygote import ZygoteEnd, fork_zygote, take_leave
-from ringblk.shm.sync.process import crash_point, set_process_name
+from ringblk.shm.platform.process import HAS_ZYGOTE, set_process_name
+from ringblk.shm.sync.process import crash_point
 from ringblk.workers.backends.opening import import_backend
 
 _log = logging.getLogger(__name__)
@@ -56,7 +57,9 @@ def start_again(start: ProgramStart, manager: ServiceManager) -> int:
 
 
 def _plan_restart(config: EngineConfig, start: ProgramStart) -> Restart | None:
-    """What it takes to start this engine's control plane again; None: a host without pidfds cannot."""
+    """What it takes to start this engine's control plane again; None: this host cannot."""
+    if not HAS_ZYGOTE:
+        return None
     try:
         return Restart(start, keep_config(config), listening_fds(config), launcher_pidfd())
     except OSError as error:
@@ -64,8 +67,10 @@ def _plan_restart(config: EngineConfig, start: ProgramStart) -> Restart | None:
         return None
 
 
-def _fork_zygote(config: EngineConfig, restart: Restart | None) -> ZygoteEnd:
-    """While nothing is imported that it has no use for. Raises `OSError`."""
+def _fork_zygote(config: EngineConfig, restart: Restart | None) -> ZygoteEnd | None:
+    """While nothing is imported that it has no use for; None where a system has none. Raises `OSError`."""
+    if not HAS_ZYGOTE:
+        return None
     for drive in config.drives.values():
         if not drive.runs_user_code:
             import_backend(drive.backend)

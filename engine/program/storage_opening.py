@@ -27,6 +27,7 @@ from ringblk.engine.options.drive_config import DriveConfig
 from ringblk.engine.supervisor.child import describe_end
 from ringblk.engine.supervisor.own_forks import OwnProcess, fork_from_here
 from ringblk.engine.vhost_user.message_socket import wait_readable
+from ringblk.shm.platform.process import signal_process
 from ringblk.shm.sync.channel import Channel, ChannelClosed
 from ringblk.workers.backends.direct_open import descriptor_of
 from ringblk.workers.backends.open_storage import OpenStorage
@@ -109,7 +110,7 @@ class StorageOpeners:
         except BaseException as error:
             if not ended.done():
                 self._hanging[path] = opener.pid
-                signal.pidfd_send_signal(opener.pidfd, signal.SIGKILL)
+                signal_process(opener.pidfd, opener.pid, signal.SIGKILL)
             if not isinstance(error, TimeoutError):
                 raise
             text = f"cannot be opened within {self._open_s:g} s: what it is on does not answer"

@@ -18,7 +18,7 @@ from ringblk.engine.drives.segments import user_ids
 from ringblk.engine.options.config import EngineConfig, of_drive
 from ringblk.engine.options.drive_config import DriveConfig
 from ringblk.engine.vhost_user.listener import check_listening_at
-from ringblk.shm.sync.peer import peer_process_id
+from ringblk.shm.platform.peer import peer_process_id
 from ringblk.workers.backends.file_identity import subject_of
 
 CONTROL_PACKAGES = ("h11",)

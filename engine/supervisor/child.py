@@ -13,6 +13,7 @@ import msgspec
 
 from ringblk.engine.supervisor.process_parent import ProcessParent, StartedProcess
 from ringblk.engine.zygote.messages import Fork
+from ringblk.shm.platform.process import signal_process
 from ringblk.shm.sync.channel import Channel, ChannelClosed
 from ringblk.shm.sync.process import crash_point
 from ringblk.workers.uring.ring import Uring
@@ -103,7 +104,7 @@ class Child(Generic[Received]):
 
     def nudge(self) -> None:
         """End a system call that it may be stuck in. Who is not ready for the signal ignores it."""
-        signal.pidfd_send_signal(self.pidfd, signal.SIGURG)
+        signal_process(self.pidfd, self.pid, signal.SIGURG)
 
     def take_uring(self) -> Uring | None:
         """Its io_uring, for the caller to keep (`StartedProcess.uring`)."""
@@ -120,7 +121,7 @@ class Child(Generic[Received]):
     def kill(self) -> None:
         """End the process at once, if it has not ended. It is reaped where it is watched."""
         with contextlib.suppress(ProcessLookupError):
-            signal.pidfd_send_signal(self.pidfd, signal.SIGKILL)
+            signal_process(self.pidfd, self.pid, signal.SIGKILL)
 
     def _see_end(
         self,

@@ -31,6 +31,7 @@ from ringblk.engine.dispatcher.messages import (
 )
 from ringblk.engine.supervisor.child import RETRY_S, Child
 from ringblk.engine.supervisor.drive_model import Sent
+from ringblk.shm.platform.wakeups import write_wakeup
 from ringblk.shm.state.segment import StateSegment
 from ringblk.shm.sync.channel import ChannelClosed, copy_fds
 from ringblk.shm.sync.process import crash_point
@@ -247,7 +248,7 @@ class DispatcherLink:
     def wake(self) -> None:
         """Make the dispatcher look around, at its channel and at its limits, wherever in its loop it is."""
         self._state.announce_control()
-        os.eventfd_write(self.eventfd, 1)
+        write_wakeup(self.eventfd)
 
 
 def _is_needed(message: ToDispatcher) -> bool:

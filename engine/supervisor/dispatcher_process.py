@@ -15,6 +15,7 @@ from ringblk.engine.supervisor.kept_parts import KeptParts, listen_for_adoption
 from ringblk.engine.supervisor.kept_processes import AdoptedProcesses, ProcessesKeeper
 from ringblk.engine.supervisor.process_setup import DISPATCHER_ENTRIES, ProcessSetup
 from ringblk.engine.zygote.messages import DispatcherRole
+from ringblk.shm.platform.wakeups import make_wakeup
 
 _log = logging.getLogger(__name__)
 
@@ -47,7 +48,7 @@ class DispatcherProcess:
         self._limit = RestartLimit()
         self._is_ending = False
         self._replacement: asyncio.Task[None] | None = None
-        self.eventfd = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK) if adopted is None else adopted.eventfd
+        self.eventfd = make_wakeup() if adopted is None else adopted.eventfd
         """Wakes whichever process it is."""
         self.link = DispatcherLink(setup.state, self.eventfd)
         self.parts = KeptParts(self.link)

@@ -20,10 +20,10 @@ from ringblk.engine.dispatcher.messages import (
 )
 from ringblk.engine.supervisor.dispatcher_link import DispatcherLink
 from ringblk.engine.supervisor.drive_model import Sent
+from ringblk.shm.platform.peer import peer_user_id
 from ringblk.shm.segments.segment import SegmentError
 from ringblk.shm.state.segment import StateSegment
 from ringblk.shm.sync.channel import Channel, ChannelClosed, copy_fds, encode_message, in_messages
-from ringblk.shm.sync.peer import peer_user_id
 from ringblk.shm.sync.process import crash_point
 
 ANSWER_TIMEOUT_S = 10.0

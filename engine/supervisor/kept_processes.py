@@ -20,8 +20,8 @@ from ringblk.engine.supervisor.process_setup import (
     ring_layout,
 )
 from ringblk.engine.supervisor.zygote_process import Zygote
+from ringblk.shm.platform.process import copy_fd_of
 from ringblk.shm.sync.channel import Channel, encode_message
-from ringblk.shm.sync.process import copy_fd_of
 from ringblk.workers.backends.open_storage import OpenStorage
 from ringblk.workers.uring.ring import Uring
 

@@ -11,7 +11,7 @@ from ringblk.engine.supervisor.process_parent import OnReaped, open_pidfd
 from ringblk.engine.zygote.forked_process import live
 from ringblk.engine.zygote.messages import Fork
 from ringblk.engine.zygote.zygote import flush_standard_streams, leave_parent
-from ringblk.shm.sync.process import die_with_parent, set_process_name
+from ringblk.shm.platform.process import die_with_parent, set_process_name
 from ringblk.workers.backends.native import NativeBackend
 from ringblk.workers.uring.ring import Uring
 

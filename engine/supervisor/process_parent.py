@@ -6,6 +6,7 @@ from collections.abc import Callable, Collection, Sequence
 from typing import Protocol
 
 from ringblk.engine.zygote.messages import Fork
+from ringblk.shm.platform.process import watch_process
 from ringblk.workers.uring.ring import Uring
 
 OnReaped = Callable[[int | None], None]
@@ -49,7 +50,7 @@ class RingUnshared(OSError):  # noqa: N818
 def open_pidfd(pid: int) -> int:
     """A descriptor to watch a child by. Raises `OSError`, with what to change where calls are refused."""
     try:
-        return os.pidfd_open(pid)
+        return watch_process(pid)
     except OSError as error:
         raise cannot_watch(error.errno or 0) from error
 

@@ -17,6 +17,7 @@ from ringblk.engine.supervisor.drive_model import DriveModel
 from ringblk.engine.supervisor.kept_processes import ProcessesKeeper
 from ringblk.engine.supervisor.process_setup import WORKER_ENTRIES, ProcessSetup
 from ringblk.engine.zygote.messages import WorkerRole
+from ringblk.shm.platform.wakeups import make_wakeup, write_wakeup
 from ringblk.shm.sync.channel import ChannelClosed
 from ringblk.shm.sync.process import crash_point
 from ringblk.workers.process.messages import KeepRegions, Stop, ToWorker
@@ -67,7 +68,7 @@ class WorkerProcess:
         self._left: asyncio.Future[None] | None = None  # while it is to leave: set when it has
         self._clearing: asyncio.Task[None] | None = None
         self._keeper = keeper
-        self._eventfd = os.eventfd(0, os.EFD_CLOEXEC) if eventfd is None else eventfd
+        self._eventfd = make_wakeup(blocks=True) if eventfd is None else eventfd
 
     @property
     def child(self) -> Child[None] | None:
@@ -149,7 +150,7 @@ class WorkerProcess:
 
     def _announce(self) -> None:
         self._setup.state.announce_control(self._index)
-        os.eventfd_write(self._eventfd, 1)
+        write_wakeup(self._eventfd)
 
     # End
 
@@ -188,7 +189,7 @@ class WorkerProcess:
     async def _fence(self) -> None:
         """Wait until nothing that the reaped process began can still land."""
         # A write ends the ring's own read of the eventfd.
-        await self._ring.fence(partial(os.eventfd_write, self._eventfd, 1))
+        await self._ring.fence(partial(write_wakeup, self._eventfd))
 
     async def retire(self) -> None:
         """Have it finish what it holds and end; returns when nothing of it or its work is left."""

@@ -27,8 +27,9 @@ from ringblk.engine.zygote.messages import (
 )
 from ringblk.engine.zygote.restart import Restart
 from ringblk.engine.zygote.zygote import ZygoteEnd, fork_zygote, take_leave
+from ringblk.shm.platform.process import copy_fd_of, signal_process
 from ringblk.shm.sync.channel import Channel, ChannelClosed
-from ringblk.shm.sync.process import copy_fd_of, crash_point
+from ringblk.shm.sync.process import crash_point
 from ringblk.workers.sandbox.confinement import Privileges
 from ringblk.workers.uring.ring import Uring
 
@@ -137,7 +138,7 @@ class Zygote:
     def _forget(self, pid: int, pidfd: int) -> None:
         """End a process that has not begun; nobody waits for its end."""
         with contextlib.suppress(ProcessLookupError):
-            signal.pidfd_send_signal(pidfd, signal.SIGKILL)
+            signal_process(pidfd, pid, signal.SIGKILL)
         self._living[pid] = ZygoteChild(pid, -1, None)
         os.close(pidfd)
 
@@ -252,7 +253,7 @@ def _kill_and_wait(end: ZygoteEnd) -> int | None:
         os.kill(end.pid, signal.SIGKILL)
         return os.waitpid(end.pid, 0)[1]
     with contextlib.suppress(ProcessLookupError):
-        signal.pidfd_send_signal(end.pidfd, signal.SIGKILL)
+        signal_process(end.pidfd, end.pid, signal.SIGKILL)
     select.select([end.pidfd], [], [])
     os.close(end.pidfd)
     return None

@@ -7,10 +7,10 @@ from types import TracebackType
 import msgspec
 
 from ringblk.engine.base.printable_text import printable
+from ringblk.shm.platform.wakeups import wakeup_fault
 
 NOT_KEPT_HANDLE = -1
 """The handle of a descriptor that nobody keeps."""
-_EVENTFD = "anon_inode:[eventfd]"  # proc(5); a path of a file's own begins with a slash
 
 
 class HeldFd(msgspec.Struct, frozen=True):
@@ -66,11 +66,10 @@ class FdSet:
         return [HeldFd(fd, handle) for fd, handle in zip(self.take(), self._handles, strict=True)]
 
     def eventfd_fault(self) -> str | None:
-        """What one of them is that is no eventfd, in words; None where all are."""
+        """What one of them is that is no wake-up descriptor, in words; None where all are."""
         for fd in self._fds:
-            kind = os.readlink(f"/proc/self/fd/{fd}")
-            if kind != _EVENTFD:
-                return f"no eventfd, but {printable(kind.partition(':')[0])}"
+            if fault := wakeup_fault(fd):
+                return printable(fault)
         return None
 
     def close(self) -> None:

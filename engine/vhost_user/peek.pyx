@@ -13,13 +13,12 @@ from cpython.bytes cimport PyBytes_FromStringAndSize
 from libc.errno cimport EFAULT, errno
 from libc.stdlib cimport free, malloc
 
+from ringblk.shm.platform.socket_calls cimport mmsghdr   # and the flags of all systems
+
 cdef extern from * nogil:
     """
     #include <string.h>
     #include <sys/socket.h>
-    #ifndef MSG_CMSG_CLOEXEC
-    #define MSG_CMSG_CLOEXEC 0
-    #endif
     #define RINGBLK_PEEKED_FDS 253 /* SCM_MAX_FD */
     /* Bytes, or -1; the descriptors and whether some are missing. Address 0 takes no copy (mmap_min_addr). */
     static ssize_t ringblk_peek_parts(int fd, char *data, size_t size, int *fds, int *fd_count, int *is_cut) {

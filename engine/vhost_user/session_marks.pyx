@@ -11,7 +11,6 @@ The page is written to before each call and locked, so that the kernel's own wri
 signal to die pending it would not wait for one that has to be fetched.
 """
 
-import fcntl
 import os
 
 from libc.errno cimport errno
@@ -21,26 +20,16 @@ from posix.mman cimport (
     MAP_ANONYMOUS, MAP_FAILED, MAP_FIXED, MAP_PRIVATE, MAP_SHARED, PROT_READ, PROT_WRITE, mlock, mmap, munmap,
 )
 
+from ringblk.shm.platform.socket_calls cimport SENT_OFFSET, iovec, mmsghdr, msghdr, send_marked
 from ringblk.shm.sync.atomic cimport load_acquire_64, store_release_64
 from ringblk.shm.sync.crash_point cimport crash_point
 
+from ringblk.shm.platform.shared_memory import make_unnamed
+
 cdef extern from * nogil:
     """
-    #include <stddef.h>
+    #include <string.h>
     #include <sys/socket.h>
-    #ifdef __linux__
-    #define RINGBLK_SENT_OFFSET offsetof(struct mmsghdr, msg_len)
-    static int ringblk_sendmmsg(int fd, struct mmsghdr *headers) {
-        return sendmmsg(fd, headers, 1, MSG_DONTWAIT | MSG_NOSIGNAL);
-    }
-    #else
-    #include <errno.h>
-    struct mmsghdr { struct msghdr msg_hdr; unsigned int msg_len; };
-    #define RINGBLK_SENT_OFFSET offsetof(struct mmsghdr, msg_len)
-    static int ringblk_sendmmsg(int fd, struct mmsghdr *headers) {
-        (void)fd; (void)headers; errno = ENOSYS; return -1;
-    }
-    #endif
     #define RINGBLK_REPLY_FDS 8
     union ringblk_rights { struct cmsghdr header; char bytes[CMSG_SPACE(RINGBLK_REPLY_FDS * sizeof(int))]; };
     static void ringblk_add_rights(struct msghdr *message, union ringblk_rights *rights, const int *fds, int count) {
@@ -53,20 +42,9 @@ cdef extern from * nogil:
     }
     """
     enum:
-        SENT_OFFSET "RINGBLK_SENT_OFFSET"
         MAX_REPLY_FDS "RINGBLK_REPLY_FDS"
-    struct iovec:
-        void *iov_base
-        size_t iov_len
-    struct msghdr:
-        iovec *msg_iov
-        size_t msg_iovlen
-    struct mmsghdr:
-        msghdr msg_hdr
-        unsigned int msg_len
     union ringblk_rights:
         pass
-    int ringblk_sendmmsg(int fd, mmsghdr *headers)
     void ringblk_add_rights(msghdr *message, ringblk_rights *rights, const int *fds, int count)
 
 cdef struct Marks:
@@ -103,11 +81,9 @@ cdef class SessionMarks:
     @staticmethod
     def make():
         """Marks of a new session, which say nothing yet. Raises `OSError`."""
-        fd = os.memfd_create("ringblk-session", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
+        # Sealed: who keeps it cannot take away what this process looks at.
+        fd = make_unnamed("ringblk-session", PAGE_BYTES, is_sealed=True)
         try:
-            os.ftruncate(fd, PAGE_BYTES)
-            # Who keeps it cannot take away what this process looks at.
-            fcntl.fcntl(fd, fcntl.F_ADD_SEALS, fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SEAL)
             return SessionMarks(fd)
         except BaseException:
             os.close(fd)
@@ -153,7 +129,7 @@ cdef class SessionMarks:
         # Release: pairs with the acquire in `was_sent`. The number is there after the zero that it is about.
         store_release_64(&self._marks.number, number)
         crash_point("reply: about to be sent")
-        sent = ringblk_sendmmsg(socket_fd, entry)
+        sent = send_marked(socket_fd, entry)
         if sent < 0:
             raise OSError(errno, os.strerror(errno))
         crash_point("reply: marked as sent")

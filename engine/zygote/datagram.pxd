@@ -1,5 +1,7 @@
 # Datagrams with descriptors on a unix socket, for code that leaves the interpreter alone.
 
+from ringblk.shm.platform.socket_calls cimport mmsghdr   # and the flags of all systems
+
 cdef extern from * nogil:
     """
     #include <string.h>

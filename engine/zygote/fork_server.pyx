@@ -25,14 +25,16 @@ from libc.errno cimport EAGAIN, EBADF, EBADMSG, ECONNRESET, EINTR, EMFILE, ENOBU
 from libc.stdint cimport uint32_t, uint8_t
 from libc.stdlib cimport free, malloc
 from libc.string cimport memcmp, memcpy, memset
-from posix.signal cimport SIG_BLOCK, SIG_SETMASK, sigaddset, sigemptyset, sigprocmask, sigset_t
+from posix.signal cimport SIG_SETMASK, sigprocmask, sigset_t
 from posix.types cimport pid_t
-from posix.unistd cimport _exit, close, fork, getpid, getppid, read
+from posix.unistd cimport _exit, close, fork, getpid, getppid
 
 from ringblk.engine.zygote.answer cimport FIRST_NUMBER, SECOND_NUMBER, Answer, answer_like, put_number
 from ringblk.engine.zygote.datagram cimport ETOOMANYREFS, FD_LIMIT, ringblk_peek, ringblk_receive, ringblk_send
+from ringblk.shm.platform.process cimport drain_child_news, end_with_parent, name_process, open_child_news, watch
+from ringblk.shm.platform.uring_calls cimport io_uring_params
 from ringblk.shm.sync.crash_point cimport crash_point
-from ringblk.workers.uring.ring cimport io_uring_params, make_ring
+from ringblk.workers.uring.ring cimport make_ring
 
 cdef extern from "Python.h":
     void PyOS_BeforeFork()
@@ -43,37 +45,19 @@ cdef extern from * nogil:
     """
     #include <poll.h>
     #include <signal.h>
-    #include <sys/prctl.h>
-    #include <sys/signalfd.h>
-    #include <sys/syscall.h>
     #include <sys/wait.h>
     #include <unistd.h>
-    #ifndef __NR_pidfd_open
-    #define __NR_pidfd_open 434
-    #endif
-    static int ringblk_pidfd_open(pid_t pid) { return (int)syscall(__NR_pidfd_open, pid, 0); }
-    static int ringblk_set_process_name(const char *name) { return prctl(PR_SET_NAME, name); }
-    static int ringblk_end_with_parent(void) { return prctl(PR_SET_PDEATHSIG, SIGKILL); }
     """
     struct pollfd:
         int fd
         short events, revents
-    struct signalfd_siginfo:
-        uint32_t ssi_signo
     enum:
         POLLIN
-        SIGCHLD
         SIGKILL
-        SFD_CLOEXEC
-        SFD_NONBLOCK
         WNOHANG
     int poll(pollfd *fds, unsigned long count, int timeout_ms)
-    int signalfd(int fd, const sigset_t *mask, int flags)
     int kill(pid_t pid, int number)
     pid_t waitpid(pid_t pid, int *status, int options)
-    int ringblk_pidfd_open(pid_t pid)
-    int ringblk_set_process_name(const char *name)
-    int ringblk_end_with_parent()
 
 cdef enum:
     MESSAGE_BYTES = 65536
@@ -131,7 +115,6 @@ cdef class ForkServer:
         self.supervisor_pidfd = self.config_fd = self.launcher_pidfd = -1
 
     def __init__(self, int channel_fd, *, bytes forked, bytes refused, bytes unwatched, bytes ended):
-        cdef sigset_t mask
         self.channel_fd = channel_fd
         self.own_pid = getpid()
         self.ring_fd = -1
@@ -139,12 +122,9 @@ cdef class ForkServer:
         self.refused = answer_like(refused)
         self.unwatched = answer_like(unwatched)
         self.ended = answer_like(ended)
-        sigemptyset(&mask)
-        sigaddset(&mask, SIGCHLD)
-        sigprocmask(SIG_BLOCK, &mask, &self.outer_mask)
-        self.signal_fd = signalfd(-1, &mask, SFD_CLOEXEC | SFD_NONBLOCK)
+        self.signal_fd = open_child_news(&self.outer_mask)
         if self.signal_fd < 0:
-            raise OSError(errno, "signalfd")
+            raise OSError(-self.signal_fd, "the ends of children cannot be waited for")
 
     def __dealloc__(self):
         free(self.kept_fds)
@@ -294,9 +274,9 @@ cdef class ForkServer:
         if pid < 0:
             return self._answer(&self.refused, errno, 0, -1)
         crash_point("zygote: child forked")
-        pidfd = ringblk_pidfd_open(pid)
+        pidfd = watch(pid)
         if pidfd < 0:
-            pidfd = errno
+            pidfd = -pidfd
             kill(pid, SIGKILL)
             waitpid(pid, NULL, 0)
             return self._answer(&self.unwatched, pidfd, 0, -1)
@@ -329,11 +309,9 @@ cdef class ForkServer:
 
     cdef bint _reap(self) noexcept:
         """Reap all that have ended, and tell of each; False where nobody is there."""
-        cdef signalfd_siginfo caught[8]
         cdef int status
         cdef pid_t pid
-        while read(self.signal_fd, caught, sizeof(caught)) > 0:
-            pass
+        drain_child_news(self.signal_fd)
         while True:
             pid = waitpid(-1, &status, WNOHANG)
             if pid <= 0:
@@ -362,7 +340,7 @@ cdef class ForkServer:
         """The first moments of a child: it ends with the zygote, has its name, and waits for its first message."""
         cdef char name[NAME_BYTES]
         cdef pollfd channel
-        ringblk_end_with_parent()
+        end_with_parent()
         if getppid() != self.own_pid:   # it had ended before
             _exit(1)
         close(self.channel_fd)
@@ -371,7 +349,7 @@ cdef class ForkServer:
         sigprocmask(SIG_SETMASK, &self.outer_mask, NULL)
         memset(name, 0, NAME_BYTES)
         memcpy(name, self.message + 7, min(<int>self.message[6] & 31, NAME_BYTES - 1, self.message_bytes - 7))
-        ringblk_set_process_name(name)
+        name_process(name)
         crash_point("zygote: child about to wait")
         channel.fd = self.fds[0]
         channel.events = POLLIN

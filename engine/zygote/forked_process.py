@@ -13,6 +13,7 @@ from ringblk.engine.dispatcher.dispatcher import run_dispatcher
 from ringblk.engine.dispatcher.dispatcher_setup import DispatcherSetup
 from ringblk.engine.dispatcher.messages import ToDispatcher
 from ringblk.engine.zygote.messages import DispatcherRole, Fork, WorkerRole
+from ringblk.shm.platform.message_end import message_socket
 from ringblk.shm.rates.group import limit_of_fd
 from ringblk.shm.state.segment import StateSegment
 from ringblk.shm.sync.channel import Channel
@@ -47,7 +48,7 @@ def live(fork: Fork, fds: Sequence[int], ring_fd: int, inherited: NativeBackend 
 
 
 def _run(fork: Fork, fds: Sequence[int], ring_fd: int, inherited: NativeBackend | None) -> None:
-    end = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET, fileno=fds[0])
+    end = message_socket(fds[0])
     with end:  # one that is forgotten open asks for its names first, which is not for the sandbox
         _run_on(end, fork, fds, ring_fd, inherited)
 

@@ -16,8 +16,9 @@ from ringblk.engine.base.program_start import ADOPT_VARIABLE, ProgramStart
 from ringblk.engine.base.restart_limit import RestartLimit
 from ringblk.engine.options.config import EngineConfig
 from ringblk.engine.zygote.messages import TakeOn
+from ringblk.shm.platform.process import dies_with_parent, watch_process
 from ringblk.shm.sync.channel import Channel
-from ringblk.shm.sync.process import crash_point, dies_with_parent
+from ringblk.shm.sync.process import crash_point
 
 _log = logging.getLogger(__name__)
 
@@ -90,7 +91,7 @@ class Restart:
             socket.send_fds(ours, [message], fds)
             pid = self.start.again({ADOPT_VARIABLE: str(theirs.fileno())}, [theirs.fileno(), *self.kept_fds])
             crash_point("control plane: supervisor started")
-            return NextSupervisor(pid, os.pidfd_open(pid), ours)
+            return NextSupervisor(pid, watch_process(pid), ours)
 
 
 def listening_fds(config: EngineConfig) -> list[int]:
@@ -122,4 +123,4 @@ def launcher_pidfd() -> int:
 
     Raises `OSError`.
     """
-    return os.pidfd_open(os.getppid()) if dies_with_parent() else -1
+    return watch_process(os.getppid()) if dies_with_parent() else -1

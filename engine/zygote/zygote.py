@@ -43,8 +43,9 @@ from ringblk.engine.zygote.messages import (
     Unwatched,
 )
 from ringblk.engine.zygote.restart import Restart
+from ringblk.shm.platform.process import die_with_parent, set_process_name, signal_process, watch_process
 from ringblk.shm.sync.channel import Channel, encode_message, message_decoder
-from ringblk.shm.sync.process import crash_point, die_with_parent, ignore_signal, set_process_name
+from ringblk.shm.sync.process import crash_point, ignore_signal
 from ringblk.workers.process.messages import ToWorker
 
 _log = logging.getLogger(__name__)
@@ -71,7 +72,7 @@ def fork_zygote(restart: Restart | None = None) -> ZygoteEnd:
         restart.check_kept()
     our_end, its_end = Channel.socketpair()
     parent_pid = os.getpid()
-    own_pidfd = -1 if restart is None else os.pidfd_open(parent_pid)
+    own_pidfd = -1 if restart is None else watch_process(parent_pid)
     _decoders()  # here, for whichever zygote is forked from this process later
     flush_standard_streams()
     try:
@@ -148,7 +149,8 @@ def _serve(server: ForkServer, end: socket.socket, restart: Restart | None) -> i
     while (event := server.serve()) != CLOSED:
         if event == ORPHANED:
             _log.info("the engine ends with the process that has started it")
-            signal.pidfd_send_signal(server.supervisor_pidfd, signal.SIGKILL)
+            supervisor_pid = server.supervisor_pid or os.getppid()
+            signal_process(server.supervisor_pidfd, supervisor_pid, signal.SIGKILL)
             break
         if event == DIED:
             assert restart is not None, "a zygote that ends with its supervisor"

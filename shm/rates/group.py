@@ -17,14 +17,14 @@ import fcntl
 import mmap
 import os
 import re
-import struct
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager, suppress
 
 import msgspec
-import posix_ipc
 
+from ringblk.shm.platform.file_locks import NONE, WRITE, set_lock
+from ringblk.shm.platform.shared_memory import create_named, open_named, reserve, unlink_named
 from ringblk.shm.rates.bucket_settings import BucketSettings
 from ringblk.shm.rates.limit import STATE_BYTES, RateLimit
 from ringblk.shm.rates.limit_settings import RateLimitSettings, changed_buckets
@@ -170,7 +170,7 @@ class RateGroup:
             return
         with suppress(RateGroupBusy), self._one_at_a_time(LOCK_WAIT_S):
             if not goes_on and self._is_named() and self._lock_membership(fcntl.LOCK_EX):
-                posix_ipc.unlink_shared_memory("/" + self._segment_name)
+                unlink_named(self._segment_name)
         # A mapping has a descriptor of its own (mmap), and lives as long as the last RateLimit on it.
         fcntl.flock(self._fd, fcntl.LOCK_UN)
         self._release()
@@ -180,9 +180,9 @@ class RateGroup:
         self._release()
         try:
             self._fd = self._open()
-        except posix_ipc.ExistentialError:  # it has lost its name, or got one, since it was looked for
+        except (FileNotFoundError, FileExistsError):  # its name went or came since it was looked for
             return False
-        except (OSError, ValueError, posix_ipc.Error, SegmentError) as error:
+        except (OSError, SegmentError) as error:
             raise RateGroupError(f"rate group {self.name!r}: {error}") from error
         with self._one_at_a_time(LOCK_WAIT_S):
             is_alone = self._lock_membership(fcntl.LOCK_EX)
@@ -203,9 +203,9 @@ class RateGroup:
     def _open(self) -> int:
         """Open what has the group's name, or make it; whatever others put there, nothing is waited for."""
         try:
-            fd: int = posix_ipc.SharedMemory("/" + self._segment_name, os.O_NONBLOCK).fd
-        except posix_ipc.ExistentialError:
-            return int(posix_ipc.SharedMemory("/" + self._segment_name, posix_ipc.O_CREX, mode=0o600).fd)
+            fd = open_named(self._segment_name)
+        except FileNotFoundError:
+            return create_named(self._segment_name)
         try:
             check_segment_file(fd, self._segment_name, self._trusted_users)
         except SegmentError:
@@ -227,7 +227,7 @@ class RateGroup:
                     settings = msgspec.structs.replace(given, **self.carried)
             else:
                 os.ftruncate(self._fd, 0)
-                os.posix_fallocate(self._fd, 0, SEGMENT_BYTES)  # no room: an error now, not a SIGBUS later
+                reserve(self._fd, 0, SEGMENT_BYTES)  # no room: an error now, not a SIGBUS later
         except OSError as error:
             raise RateGroupError(f"rate group {self.name!r}: {error}") from error
         self._mapping = mmap.mmap(self._fd, SEGMENT_BYTES)
@@ -272,11 +272,11 @@ class RateGroup:
             yield
         finally:
             if self._fd >= 0:
-                fcntl.fcntl(self._fd, fcntl.F_OFD_SETLK, _record_lock(fcntl.F_UNLCK))
+                set_lock(self._fd, NONE)
 
     def _lock_record(self) -> bool:
         try:
-            fcntl.fcntl(self._fd, fcntl.F_OFD_SETLK, _record_lock(fcntl.F_WRLCK))
+            set_lock(self._fd, WRITE)
         except OSError as error:
             if error.errno not in (errno.EACCES, errno.EAGAIN):
                 raise
@@ -299,8 +299,3 @@ def limit_of_fd(fd: int) -> RateLimit:
 def _header() -> bytes:
     sizes = VERSION.to_bytes(4, "little") + STATE_BYTES.to_bytes(4, "little")
     return (MAGIC + sizes).ljust(HEADER_BYTES, b"\0")
-
-
-def _record_lock(lock_type: int) -> bytes:
-    """Build a struct flock for the whole file, for a lock that goes with the open file description."""
-    return struct.pack("hhqqi", lock_type, os.SEEK_SET, 0, 0, 0)

@@ -18,8 +18,14 @@ import struct
 from collections.abc import Collection
 from types import TracebackType
 
-import posix_ipc
-
+from ringblk.shm.platform.shared_memory import (
+    create_named,
+    give_back,
+    open_named,
+    rename_named,
+    reserve,
+    unlink_named,
+)
 from ringblk.shm.segments.shared_folder import FOLDER, file_fault
 
 MAGIC = b"RINGBLK\0"
@@ -30,7 +36,7 @@ SUBJECT = struct.Struct("<QQ")
 HEADER_BYTES = 64
 """What a segment's own layout leaves to the header."""
 
-_NO_ROOM_HINT = "make room in /dev/shm (rm, mount -o remount,size=), or ask for fewer or shorter queues"
+_NO_ROOM_HINT = f"make room in {FOLDER} (rm, mount -o remount,size=), or ask for fewer or shorter queues"
 
 
 class SegmentError(Exception):
@@ -69,16 +75,14 @@ class Segment:
         remove_orphan(name)
         try:
             fd = _create_locked(name, size_bytes, size_bytes if memory_bytes is None else memory_bytes)
+        except FileExistsError as error:
+            raise SegmentTaken(f"cannot create shared memory segment {name}: {error.strerror}") from error
         except OSError as error:
             hint = f"; {_NO_ROOM_HINT}" if error.errno in (errno.ENOSPC, errno.ENOMEM) else ""
             reason = error.strerror or error
             raise SegmentError(
                 f"cannot create shared memory segment {name} of {size_bytes} bytes: {reason}{hint}"
             ) from error
-        except posix_ipc.ExistentialError as error:
-            raise SegmentTaken(f"cannot create shared memory segment {name}: {error}") from error
-        except posix_ipc.Error as error:
-            raise SegmentError(f"cannot create shared memory segment {name}: {error}") from error
         segment = cls(name, fd, size_bytes, is_creator=True)
         HEADER.pack_into(segment.memory, 0, MAGIC, layout_version, _kind_code(kind), size_bytes)
         return segment
@@ -107,8 +111,7 @@ class Segment:
 
     def own(self, former_name: str, name: str) -> None:
         """Be its creator from now on, in place of one that has died, and call it by another name."""
-        with contextlib.suppress(FileNotFoundError):  # the name was gone, and stays so
-            os.rename(f"{FOLDER}/{former_name}", f"{FOLDER}/{name}")
+        rename_named(former_name, name)
         self.name = name
         self.is_creator = True
 
@@ -124,7 +127,7 @@ class Segment:
     def allocate(self, offset_bytes: int, size_bytes: int) -> None:
         """Have memory for a part that had none. Raises `OSError`, with what to do where there is no room."""
         try:
-            os.posix_fallocate(self.fd, offset_bytes, size_bytes)
+            reserve(self.fd, offset_bytes, size_bytes)
         except OSError as error:
             if error.errno not in (errno.ENOSPC, errno.ENOMEM):
                 raise
@@ -137,13 +140,12 @@ class Segment:
 
         They read as zeroes from then on.
         """
-        if size_bytes:
-            self.memory.madvise(mmap.MADV_REMOVE, offset_bytes, size_bytes)
+        give_back(self.memory, offset_bytes, size_bytes)
 
     def unlink(self) -> None:
         """Remove the name; the memory lives until the last process unmaps it."""
-        with contextlib.suppress(posix_ipc.ExistentialError):
-            posix_ipc.unlink_shared_memory("/" + self.name)
+        with contextlib.suppress(FileNotFoundError):
+            unlink_named(self.name)
 
     def close(self) -> None:
         """Unmap and close; the creator removes the name as well. Compiled views must be gone before."""
@@ -170,9 +172,9 @@ def open_segment(name: str, owners: Collection[int] | None = None) -> int:
     keep the caller waiting (a lease, a FIFO), nor have it believe in what is no plain file.
     """
     try:
-        fd: int = posix_ipc.SharedMemory("/" + name, os.O_NONBLOCK).fd
-    except (OSError, ValueError, posix_ipc.Error) as error:
-        raise SegmentError(f"no shared memory segment {name}: {error}") from error
+        fd = open_named(name)
+    except OSError as error:
+        raise SegmentError(f"no shared memory segment {name}: {error.strerror or error}") from error
     try:
         check_segment_file(fd, name, owners)
     except SegmentError:
@@ -226,12 +228,12 @@ def _subject_in(data: bytes | mmap.mmap) -> tuple[int, int]:
 
 def remove_orphan(name: str) -> bool:
     """Unlink the segment if no living process holds it; whether it did."""
-    with contextlib.suppress(OSError, ValueError, SegmentError, posix_ipc.Error):
+    with contextlib.suppress(OSError, SegmentError):
         fd = open_segment(name)
         try:
             fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
             if os.fstat(fd).st_nlink:  # else the name is gone, or that of another segment by now
-                posix_ipc.unlink_shared_memory("/" + name)
+                unlink_named(name)
                 return True
         finally:
             os.close(fd)
@@ -258,17 +260,17 @@ def is_held(fd: int) -> bool:
 
 def _create_locked(name: str, size_bytes: int, memory_bytes: int) -> int:
     while True:
-        fd: int = posix_ipc.SharedMemory("/" + name, posix_ipc.O_CREX, mode=0o600).fd
+        fd = create_named(name)
         try:
             fcntl.flock(fd, fcntl.LOCK_EX)
             if os.fstat(fd).st_nlink == 0:  # taken for an orphan between its creation and its lock
                 os.close(fd)
                 continue
             os.ftruncate(fd, size_bytes)
-            os.posix_fallocate(fd, 0, memory_bytes)  # a full file system is an error now, no SIGBUS later
+            reserve(fd, 0, memory_bytes)  # a full file system is an error now, no SIGBUS later
         except OSError:
             os.close(fd)
-            posix_ipc.unlink_shared_memory("/" + name)
+            unlink_named(name)
             raise
         return fd
 

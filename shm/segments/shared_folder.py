@@ -4,7 +4,9 @@ import os
 import stat
 from collections.abc import Collection
 
-FOLDER = "/dev/shm"
+from ringblk.shm.platform.shared_memory import FOLDER
+
+__all__ = ["FOLDER", "file_fault", "shared_names"]
 
 
 def shared_names(prefix: str) -> list[str]:

@@ -5,26 +5,24 @@ union; descriptors travel beside them and are the receiver's to close. The sende
 socket does not take at once is kept and goes out with the next `flush`.
 """
 
-import array
 import contextlib
 import errno
-import fcntl
 import functools
 import os
 import socket
-import termios
 from collections import deque
 from collections.abc import Sequence
 from typing import Any, Generic, TypeVar
 
 import msgspec
 
+from ringblk.shm.platform.message_end import MessageEnd, message_pair
+
 MAX_MESSAGE_BYTES = 131072
 """The longest is the state of a session with as many regions and queues as there can be (`KeptDrive`)."""
 MAX_FDS = 253
 """Linux's limit for one message (SCM_MAX_FD)."""
 
-_FD_BYTES = array.array("i").itemsize
 _NO_ROOM_NOW = (errno.ETOOMANYREFS, errno.ENOBUFS, errno.ENOMEM)
 """Too many descriptors of this user are on their way (unix(7)), or the kernel has no memory: both pass."""
 
@@ -52,14 +50,14 @@ class Channel(Generic[Received]):
 
     def __init__(self, end: socket.socket, received_type: Any, *, takes_fds: bool = True) -> None:
         self.socket = end
-        self._ancillary_bytes = socket.CMSG_SPACE(MAX_FDS * _FD_BYTES) if takes_fds else 0
+        self._end = MessageEnd(end, MAX_FDS if takes_fds else 0)
         self._decoder = message_decoder(received_type)
         self._unsent: deque[tuple[bytes, list[int]]] = deque()
 
     @staticmethod
     def socketpair() -> tuple[socket.socket, socket.socket]:
         """Two connected ends, one for each process."""
-        return socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        return message_pair()
 
     def send(self, message: object, fds: Sequence[int] = ()) -> None:
         """Send a message and copies of `fds`, which stay the caller's.
@@ -74,14 +72,12 @@ class Channel(Generic[Received]):
     @property
     def has_unsent(self) -> bool:
         """Whether messages wait for room in the socket."""
-        return bool(self._unsent)
+        return bool(self._unsent) or self._end.has_begun
 
     @property
     def is_all_read(self) -> bool:
-        """Whether the other end has read everything (SIOCOUTQ, unix(7))."""
-        unread_bytes = array.array("i", [0])
-        fcntl.ioctl(self.socket, termios.TIOCOUTQ, unread_bytes)
-        return not self._unsent and unread_bytes[0] == 0
+        """Whether the other end has read everything."""
+        return not self.has_unsent and self._end.unread_bytes == 0
 
     def flush(self) -> None:
         """Send what the socket takes now. Raises `ChannelClosed`."""
@@ -91,19 +87,16 @@ class Channel(Generic[Received]):
                 return
             self._unsent.popleft()
             _close_all(fds)
+        self._send_now(None)
 
-    def _send_now(self, data: bytes, fds: Sequence[int]) -> bool:
-        """Whether the socket has taken it. Raises `ChannelClosed`."""
-        ancillary = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", fds))] if fds else []
+    def _send_now(self, data: bytes | None, fds: Sequence[int] = ()) -> bool:
+        """Whether the socket has taken it; None: the rest of one before. Raises `ChannelClosed`."""
         try:
-            self.socket.sendmsg([data], ancillary, socket.MSG_DONTWAIT)
-        except BlockingIOError:
-            return False
+            return self._end.flush() if data is None else self._end.send(data, fds)
         except OSError as error:
             if error.errno in _NO_ROOM_NOW:
                 return False
             raise ChannelClosed(str(error)) from error
-        return True
 
     def receive(self) -> tuple[Received, list[int]] | None:
         """The next message and its descriptors; None when there is none now.
@@ -111,21 +104,15 @@ class Channel(Generic[Received]):
         Raises `ChannelClosed`, and `msgspec.DecodeError` for what is no message of this channel.
         """
         try:
-            # Not socket.recv_fds: before Python 3.12 it ignores its flags.
-            data, ancillary, _, _ = self.socket.recvmsg(
-                MAX_MESSAGE_BYTES, self._ancillary_bytes, socket.MSG_CMSG_CLOEXEC | socket.MSG_DONTWAIT
-            )
-        except BlockingIOError:
-            return None
+            received = self._end.receive(MAX_MESSAGE_BYTES)
         except OSError as error:
             raise ChannelClosed(str(error)) from error
+        if received is None:
+            return None
+        data, fds = received
         if not data:
             raise ChannelClosed("the other end is closed")
-        fds = array.array("i")
-        for level, kind, rights in ancillary:
-            if (level, kind) == (socket.SOL_SOCKET, socket.SCM_RIGHTS):
-                fds.frombytes(rights[: len(rights) // _FD_BYTES * _FD_BYTES])
-        return self._decoder.decode(data), fds.tolist()
+        return self._decoder.decode(data), fds
 
     def close(self) -> None:
         """Close this end; what was not sent is dropped."""

@@ -37,7 +37,7 @@ LINES_TO_POINT = 3
 """How far below a store its point may stand."""
 
 _POINT = re.compile(r'\bcrash_point\("([^"]+)"\)')
-_STORE = re.compile(r"\b(?:store_\w+|exchange_\d+|compare_swap_\d+|signal_eventfd)\(")
+_STORE = re.compile(r"\b(?:store_\w+|exchange_\d+|compare_swap_\d+|signal_wakeup)\(")
 
 
 def point_names() -> list[str]:

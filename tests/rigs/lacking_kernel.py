@@ -4,7 +4,7 @@ import errno
 import struct
 from collections.abc import Callable
 
-from ringblk.workers.sandbox import calls as sandbox_calls
+from ringblk.shm.platform import sandbox_calls
 
 
 def a_kernel_without(*names: str, error: int = errno.ENOSYS) -> Callable[[], None]:

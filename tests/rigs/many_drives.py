@@ -17,10 +17,10 @@ from ringblk import Frontend
 from ringblk.engine.drives.record import records_of_process
 from ringblk.engine.statistics.running_engines import RunningEngines
 from ringblk.engine.statistics.statistics import StatisticsSnapshot
+from ringblk.shm.platform.peer import peer_process_id
 from ringblk.shm.segments.record_file import remove_record
 from ringblk.shm.segments.shared_folder import shared_names
 from ringblk.shm.state.segment import SEGMENT_PREFIX
-from ringblk.shm.sync.peer import peer_process_id
 from tests.crash.crash_build import crash_environment
 from tests.rigs import standing_workers
 from tests.rigs.child_process import ends_with_tests

@@ -5,15 +5,14 @@ and makes a completed write less than it seems.
 """
 
 import errno
-import fcntl
 import mmap
 import os
 import stat
-import sys
 from typing import Literal, NamedTuple
 
+from ringblk.shm.platform.statx import DIO_ALIGN, read_statx
+from ringblk.shm.platform.uncached import NEEDS_ALIGNMENT, set_uncached, unset_uncached
 from ringblk.workers.backends import host_device
-from ringblk.workers.backends.statx import DIO_ALIGN, read_statx
 from ringblk.workers.backends.topology import SECTOR_BYTES
 
 DirectMode = Literal["auto", "on", "off"]
@@ -28,12 +27,9 @@ class Alignment(NamedTuple):
 
 def set_direct(fd: int) -> Alignment:
     """Let I/O on `fd` go past the page cache; OSError where the file system refuses (EINVAL)."""
-    if sys.platform == "darwin":
-        fcntl.fcntl(fd, fcntl.F_NOCACHE, 1)
-        return Alignment(
-            SECTOR_BYTES, 1
-        )  # F_NOCACHE asks for nothing: what is unaligned goes through the cache
-    fcntl.fcntl(fd, fcntl.F_SETFL, fcntl.fcntl(fd, fcntl.F_GETFL) | os.O_DIRECT)
+    set_uncached(fd)
+    if not NEEDS_ALIGNMENT:
+        return Alignment(SECTOR_BYTES, 1)
     try:
         return find_alignment(fd)
     except OSError:
@@ -52,14 +48,11 @@ def set_direct_for_size(fd: int, size_bytes: int) -> Alignment:
 
 def unset_direct(fd: int) -> None:
     """Let I/O on `fd` go through the page cache again."""
-    if sys.platform == "darwin":
-        fcntl.fcntl(fd, fcntl.F_NOCACHE, 0)
-    else:
-        fcntl.fcntl(fd, fcntl.F_SETFL, fcntl.fcntl(fd, fcntl.F_GETFL) & ~os.O_DIRECT)
+    unset_uncached(fd)
 
 
 def find_alignment(fd: int) -> Alignment:
-    """What direct I/O on `fd`, which has O_DIRECT set, asks for; OSError if it doesn't work after all."""
+    """What direct I/O on `fd`, which has it turned on, asks for; OSError if it doesn't work after all."""
     stated = read_statx_alignment(fd)
     if stat.S_ISBLK(os.fstat(fd).st_mode):
         block_bytes = host_device.logical_block_bytes(fd)

@@ -4,8 +4,8 @@ import contextlib
 import os
 import stat
 
+from ringblk.shm.platform.statx import BIRTH_TIME, read_statx
 from ringblk.workers.backends.answers import StorageIdentity
-from ringblk.workers.backends.statx import BIRTH_TIME, read_statx
 
 
 def file_identity(fd: int) -> StorageIdentity:

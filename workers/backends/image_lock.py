@@ -19,14 +19,19 @@ exclusive lock on the bytes before: one engine at a time, and that lock is the f
 
 import errno
 import fcntl
-import os
-import struct
 
+from ringblk.shm.platform.file_locks import (
+    HAS_RECORD_LOCKS,
+    NONE,
+    READ,
+    TO_THE_END,
+    WRITE,
+    get_lock,
+    set_lock,
+)
 from ringblk.workers.backends.file_waiting import is_network_file_system
 
-_STRUCT_FLOCK = "hhqqi4x"  # l_type, l_whence, l_start, l_len (0: to the end, however far), l_pid (must be 0)
 _BUSY = (errno.EACCES, errno.EAGAIN)
-_TO_THE_END = 0  # a length, for struct flock
 _QEMU_WRITE_BYTE = 101  # held, shared, by a QEMU that writes: permission 1 is BLK_PERM_WRITE
 _ANNOUNCED_BYTE = 201  # held, shared, by who lets nobody else write: also BLK_PERM_WRITE
 IN_USE = "the image is in use by a running engine or another program"
@@ -44,9 +49,9 @@ def lock_image(fd: int, read_only: bool) -> None:
     description changes the lock's kind.
     """
     try:
-        if hasattr(fcntl, "F_OFD_SETLK"):
+        if HAS_RECORD_LOCKS:
             (_lock_shared if read_only else _lock_exclusive)(fd)
-        else:  # macOS: flock belongs to the open file description too
+        else:  # flock(2) belongs to the open file description too
             fcntl.flock(fd, (fcntl.LOCK_SH if read_only else fcntl.LOCK_EX) | fcntl.LOCK_NB)
     except OSError as error:
         if error.errno in _BUSY:
@@ -55,44 +60,30 @@ def lock_image(fd: int, read_only: bool) -> None:
 
 
 def _lock_exclusive(fd: int) -> None:
-    _set_lock(fd, fcntl.F_WRLCK, 0, _TO_THE_END)
+    set_lock(fd, WRITE, 0, TO_THE_END)
 
 
 def _lock_shared(fd: int) -> None:
     try:
-        _set_lock(fd, fcntl.F_RDLCK, 0, _QEMU_WRITE_BYTE)
-        _set_lock(fd, fcntl.F_RDLCK, _QEMU_WRITE_BYTE + 1, _TO_THE_END)
-        _set_lock(fd, fcntl.F_UNLCK, _QEMU_WRITE_BYTE, 1)
+        set_lock(fd, READ, 0, _QEMU_WRITE_BYTE)
+        set_lock(fd, READ, _QEMU_WRITE_BYTE + 1, TO_THE_END)
+        set_lock(fd, NONE, _QEMU_WRITE_BYTE, 1)
         # Lock first, then ask: QEMU takes byte 101, then asks for 201, so one of the two sees the other.
         check_not_written(fd)
     except BaseException:
-        _set_lock(fd, fcntl.F_UNLCK, 0, _TO_THE_END)
+        set_lock(fd, NONE, 0, TO_THE_END)
         raise
 
 
 def check_not_written(fd: int) -> None:
     """Raise ImageLocked if another program holds the image to write to it; takes no lock."""
-    if not hasattr(fcntl, "F_OFD_GETLK"):
+    if not HAS_RECORD_LOCKS:
         return
-    kind, start_bytes, length_bytes = _get_lock(fd, _QEMU_WRITE_BYTE, 1)
+    kind, start_bytes, length_bytes = get_lock(fd, _QEMU_WRITE_BYTE, 1)
     # A version before this one held its shared lock on the whole file: a reader, and nothing to refuse.
-    is_reader = kind == fcntl.F_RDLCK and (start_bytes, length_bytes) == (0, _TO_THE_END)
-    if kind != fcntl.F_UNLCK and not is_reader:
+    is_reader = kind == READ and (start_bytes, length_bytes) == (0, TO_THE_END)
+    if kind != NONE and not is_reader:
         raise ImageLocked(IN_USE)
-
-
-def _set_lock(fd: int, kind: int, start_bytes: int, length_bytes: int) -> None:
-    asked = struct.pack(_STRUCT_FLOCK, kind, os.SEEK_SET, start_bytes, length_bytes, 0)
-    fcntl.fcntl(fd, fcntl.F_OFD_SETLK, asked)
-
-
-def _get_lock(
-    fd: int, start_bytes: int, length_bytes: int, kind: int = fcntl.F_WRLCK
-) -> tuple[int, int, int]:
-    """Return kind, start and length of a lock of others that such a lock there would run into."""
-    asked = struct.pack(_STRUCT_FLOCK, kind, os.SEEK_SET, start_bytes, length_bytes, 0)
-    answer = struct.unpack(_STRUCT_FLOCK, fcntl.fcntl(fd, fcntl.F_OFD_GETLK, asked))
-    return answer[0], answer[2], answer[3]
 
 
 class ImageLock:
@@ -108,7 +99,7 @@ class ImageLock:
     @property
     def can_be_given_up(self) -> bool:
         """Whether it has the two parts: readers share an image anyway."""
-        return not self._read_only and hasattr(fcntl, "F_OFD_SETLK")
+        return not self._read_only and HAS_RECORD_LOCKS
 
     @property
     def is_shared_between_hosts(self) -> bool:
@@ -121,31 +112,31 @@ class ImageLock:
 
     def announce(self) -> None:
         """Keep off all but those that announce themselves."""
-        self._set(fcntl.F_RDLCK, _ANNOUNCED_BYTE, 1)
+        self._set(READ, _ANNOUNCED_BYTE, 1)
 
     def hold(self) -> None:
         """Be the one that has it; `announce` comes first."""
-        self._set(fcntl.F_WRLCK, 0, _ANNOUNCED_BYTE)
+        self._set(WRITE, 0, _ANNOUNCED_BYTE)
 
     def give_up(self) -> None:
         """Let another hold it, once nothing that was begun can land any more."""
-        self._set(fcntl.F_UNLCK, 0, _ANNOUNCED_BYTE)
+        self._set(NONE, 0, _ANNOUNCED_BYTE)
 
     def is_held_by_another(self) -> bool:
         """Whether another engine holds it that may give it up."""
-        kind, start_bytes, length_bytes = _get_lock(self._fd, 0, _ANNOUNCED_BYTE)
-        return kind == fcntl.F_WRLCK and (start_bytes, length_bytes) == (0, _ANNOUNCED_BYTE)
+        kind, start_bytes, length_bytes = get_lock(self._fd, 0, _ANNOUNCED_BYTE)
+        return kind == WRITE and (start_bytes, length_bytes) == (0, _ANNOUNCED_BYTE)
 
     def is_in_the_way(self) -> bool:
         """Whether an engine would have to wait for this image, or be refused. Only a hint; takes no lock."""
         if not self.can_be_given_up:
             return is_image_locked(self._fd, self._read_only)
-        is_held = _get_lock(self._fd, 0, _ANNOUNCED_BYTE)[0] != fcntl.F_UNLCK
-        return is_held or _get_lock(self._fd, _ANNOUNCED_BYTE, 1, fcntl.F_RDLCK)[0] != fcntl.F_UNLCK
+        is_held = get_lock(self._fd, 0, _ANNOUNCED_BYTE)[0] != NONE
+        return is_held or get_lock(self._fd, _ANNOUNCED_BYTE, 1, READ)[0] != NONE
 
     def _set(self, kind: int, start_bytes: int, length_bytes: int) -> None:
         try:
-            _set_lock(self._fd, kind, start_bytes, length_bytes)
+            set_lock(self._fd, kind, start_bytes, length_bytes)
         except OSError as error:
             if error.errno in _BUSY:
                 raise ImageLocked(IN_USE) from None
@@ -170,15 +161,15 @@ def is_image_locked(fd: int, read_only: bool = False) -> bool:
     """Whether a lock that `lock_image` would run into is held; takes none. Raises OSError as that does.
 
     Only a hint: it may have changed by the time the caller looks. Where the kernel cannot tell without
-    locking (no F_OFD_GETLK), the answer is False.
+    locking (`HAS_RECORD_LOCKS`), the answer is False.
     """
-    if not hasattr(fcntl, "F_OFD_GETLK"):
+    if not HAS_RECORD_LOCKS:
         return False
     if not read_only:
-        return _get_lock(fd, 0, _TO_THE_END)[0] != fcntl.F_UNLCK
+        return get_lock(fd, 0, TO_THE_END)[0] != NONE
     try:
         check_not_written(fd)
     except ImageLocked:
         return True
-    around = ((0, _QEMU_WRITE_BYTE), (_QEMU_WRITE_BYTE + 1, _TO_THE_END))
-    return any(_get_lock(fd, *piece, fcntl.F_RDLCK)[0] != fcntl.F_UNLCK for piece in around)
+    around = ((0, _QEMU_WRITE_BYTE), (_QEMU_WRITE_BYTE + 1, TO_THE_END))
+    return any(get_lock(fd, *piece, READ)[0] != NONE for piece in around)

@@ -9,25 +9,15 @@ from libc.stdint cimport uint8_t, uint64_t
 from libc.string cimport memcpy, memset
 from posix.uio cimport iovec
 
+from ringblk.shm.platform.memory_calls cimport give_back
 from ringblk.shm.sync.buffer_address cimport address_of
 from ringblk.workers.backends.native cimport NativeBackend
 
+from ringblk.shm.platform.shared_memory import make_unnamed
 from ringblk.workers.backends.answers import Waiting
 from ringblk.workers.backends.interface import BackendError
 from ringblk.workers.backends.open_storage import OpenMemory
 from ringblk.workers.backends.topology import drive_size_fault
-
-cdef extern from * nogil:
-    """
-    #include <errno.h>
-    #include <sys/mman.h>
-    #ifdef MADV_REMOVE
-    static inline int give_back(void *memory, size_t size) { return madvise(memory, size, MADV_REMOVE); }
-    #else
-    static inline int give_back(void *memory, size_t size) { errno = EOPNOTSUPP; return -1; }
-    #endif
-    """
-    int give_back(void *memory, size_t size_bytes)
 
 
 cdef class MemoryBackend(NativeBackend):
@@ -45,8 +35,7 @@ cdef class MemoryBackend(NativeBackend):
         if fault := drive_size_fault(size_bytes):
             raise BackendError(f"memory backend: {fault}")
         try:
-            self.memory_fd = os.memfd_create("ringblk-drive", os.MFD_CLOEXEC)
-            os.ftruncate(self.memory_fd, size_bytes)
+            self.memory_fd = make_unnamed("ringblk-drive", size_bytes)
             self.map_memory(size_bytes)
         except (OSError, OverflowError) as error:
             self.close()

@@ -3,7 +3,7 @@ from posix.uio cimport iovec
 
 from ringblk.workers.backends.asynchronous cimport AsyncForm
 from ringblk.workers.backends.native cimport NativeBackend
-from ringblk.workers.uring.ring cimport Uring, io_uring_sqe
+from ringblk.workers.uring.ring cimport Uring
 
 
 cdef struct Place:

@@ -12,18 +12,16 @@ from libc.stdlib cimport calloc, free
 from libc.string cimport memcpy
 from posix.uio cimport iovec
 
+from ringblk.shm.platform.uring_calls cimport (
+    IORING_FSYNC_DATASYNC, IORING_OP_FSYNC, IORING_OP_POLL_ADD, IORING_OP_READ, IORING_OP_READV, IORING_OP_WRITE, IORING_OP_WRITEV,
+    RWF_DSYNC, io_uring_cqe, io_uring_sqe,
+)
 from ringblk.shm.sync.atomic cimport load_acquire_32
 from ringblk.workers.backends.asynchronous cimport (
     STORAGE_FLUSH, STORAGE_READ, STORAGE_WRITE, StorageOutcome, StorageRequest,
 )
 from ringblk.workers.backends.native cimport NativeBackend
-from ringblk.workers.uring.ring cimport (
-    IORING_FSYNC_DATASYNC, IORING_OP_FSYNC, IORING_OP_POLL_ADD, IORING_OP_READ, IORING_OP_READV, IORING_OP_WRITE, IORING_OP_WRITEV,
-    Uring, io_uring_cqe, io_uring_sqe,
-)
-
-cdef extern from "sys/uio.h" nogil:
-    int RWF_DSYNC
+from ringblk.workers.uring.ring cimport Uring
 
 cdef enum:
     VECTOR_LIMIT = 128    # ranges of a request that goes through the ring

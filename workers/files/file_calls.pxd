@@ -11,6 +11,8 @@ from libc.stdint cimport uint64_t
 from posix.types cimport off_t
 from posix.uio cimport iovec
 
+from ringblk.shm.platform.storage_calls cimport storage_sync
+
 cdef extern from * nogil:
     """
     #include <errno.h>
@@ -57,47 +59,21 @@ cdef extern from * nogil:
     #endif
     static inline ssize_t write_ranges(int fd, const struct iovec *ranges, int count, off_t offset)
         { return RINGBLK_RECORDED(RINGBLK_WRITE, fd, ranges, count, offset, 0, pwritev(fd, ranges, count, offset)); }
-    #ifdef __linux__
-    #include <linux/falloc.h>
-    #include <linux/fs.h>
-    #include <sys/ioctl.h>
     static inline ssize_t write_ranges_durably(int fd, const struct iovec *ranges, int count, off_t offset)
         { return RINGBLK_RECORDED(RINGBLK_WRITE_DURABLY, fd, ranges, count, offset, 0,
-                                  pwritev2(fd, ranges, count, offset, RWF_DSYNC)); }
+                                  storage_write_durably(fd, ranges, count, offset)); }
     static inline int sync_data(int fd)
-        { return RINGBLK_RECORDED(RINGBLK_FLUSH, fd, NULL, 0, 0, 0, fdatasync(fd)); }
+        { return RINGBLK_RECORDED(RINGBLK_FLUSH, fd, NULL, 0, 0, 0, storage_sync(fd)); }
     static inline int punch_hole(int fd, off_t offset, off_t size)
-        { return RINGBLK_RECORDED(RINGBLK_ZERO, fd, NULL, 0, offset, size,
-                                  fallocate(fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, offset, size)); }
+        { return RINGBLK_RECORDED(RINGBLK_ZERO, fd, NULL, 0, offset, size, storage_punch(fd, offset, size)); }
     static inline int zero_range(int fd, off_t offset, off_t size)
-        { return RINGBLK_RECORDED(RINGBLK_ZERO, fd, NULL, 0, offset, size,
-                                  fallocate(fd, FALLOC_FL_ZERO_RANGE | FALLOC_FL_KEEP_SIZE, offset, size)); }
+        { return RINGBLK_RECORDED(RINGBLK_ZERO, fd, NULL, 0, offset, size, storage_zero(fd, offset, size)); }
     static inline int give_space(int fd, off_t offset, off_t size)
-        { return fallocate(fd, 0, offset, size); }
+        { return storage_give_space(fd, offset, size); }
     static inline int device_discard(int fd, uint64_t offset, uint64_t size)
-        { uint64_t range[2] = { offset, size }; return ioctl(fd, BLKDISCARD, range); }
+        { return storage_device_discard(fd, offset, size); }
     static inline int device_zero(int fd, uint64_t offset, uint64_t size)
-        { uint64_t range[2] = { offset, size }; return ioctl(fd, BLKZEROOUT, range); }
-    #else
-    static inline ssize_t write_ranges_durably(int fd, const struct iovec *ranges, int count, off_t offset)
-        { errno = EOPNOTSUPP; return -1; }
-    static inline int sync_data(int fd)
-    #ifdef F_FULLFSYNC
-        { return fcntl(fd, F_FULLFSYNC); }
-    #else
-        { return fsync(fd); }
-    #endif
-    static inline int punch_hole(int fd, off_t offset, off_t size)
-        { errno = EOPNOTSUPP; return -1; }
-    static inline int zero_range(int fd, off_t offset, off_t size)
-        { errno = EOPNOTSUPP; return -1; }
-    static inline int give_space(int fd, off_t offset, off_t size)
-        { errno = EOPNOTSUPP; return -1; }
-    static inline int device_discard(int fd, uint64_t offset, uint64_t size)
-        { errno = EOPNOTSUPP; return -1; }
-    static inline int device_zero(int fd, uint64_t offset, uint64_t size)
-        { errno = EOPNOTSUPP; return -1; }
-    #endif
+        { return storage_device_zero(fd, offset, size); }
     static inline int lock_for_writing(int fd, int is_wanted) {
         struct flock lock;
         memset(&lock, 0, sizeof lock);

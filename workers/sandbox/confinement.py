@@ -10,7 +10,7 @@ import os
 
 import msgspec
 
-from ringblk.workers.sandbox import calls as sandbox_calls
+from ringblk.shm.platform import sandbox_calls
 from ringblk.workers.sandbox.process_user import ProcessUser
 from ringblk.workers.sandbox.syscall_filter import call_name, own_program
 

@@ -6,7 +6,7 @@ import stat
 
 import msgspec
 
-from ringblk.workers.sandbox import calls as sandbox_calls
+from ringblk.shm.platform import sandbox_calls
 
 
 class UnknownUser(Exception):  # noqa: N818

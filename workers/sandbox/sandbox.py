@@ -11,7 +11,7 @@ import stat
 import struct
 from collections.abc import Iterable
 
-from ringblk.workers.sandbox import calls as sandbox_calls
+from ringblk.shm.platform import sandbox_calls
 from ringblk.workers.sandbox.confinement import Confinement, Privileges, check_call
 from ringblk.workers.sandbox.process_user import ProcessUser
 from ringblk.workers.sandbox.syscall_filter import COMMON, USER_CODE_CALLS, filter_program

@@ -10,7 +10,7 @@ import os
 import struct
 import sys
 
-from ringblk.workers.sandbox import calls as sandbox_calls
+from ringblk.shm.platform import sandbox_calls
 
 BLKDISCARD = 0x1277
 BLKZEROOUT = 0x127F

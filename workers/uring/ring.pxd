@@ -1,37 +1,6 @@
-from libc.stdint cimport int32_t, uint16_t, uint32_t, uint64_t, uint8_t
+from libc.stdint cimport uint32_t, uint8_t
 
-cdef extern from "linux/io_uring.h" nogil:
-    struct io_uring_sqe:
-        uint8_t opcode
-        uint8_t flags
-        uint16_t ioprio
-        int32_t fd
-        uint64_t off
-        uint64_t addr
-        uint32_t len
-        int rw_flags
-        uint32_t fsync_flags
-        uint64_t user_data
-    struct io_uring_cqe:
-        uint64_t user_data
-        int32_t res
-        uint32_t flags
-    enum:
-        IORING_OP_READV
-        IORING_OP_WRITEV
-        IORING_OP_FSYNC
-        IORING_OP_READ
-        IORING_OP_WRITE
-        IORING_OP_POLL_ADD
-        IORING_FSYNC_DATASYNC
-    struct io_sqring_offsets:
-        uint32_t head, tail, ring_mask, ring_entries, flags, dropped, array
-    struct io_cqring_offsets:
-        uint32_t head, tail, ring_mask, ring_entries, overflow, cqes
-    struct io_uring_params:
-        uint32_t sq_entries, cq_entries, flags, features
-        io_sqring_offsets sq_off
-        io_cqring_offsets cq_off
+from ringblk.shm.platform.uring_calls cimport io_uring_cqe, io_uring_params, io_uring_sqe
 
 
 cdef class Uring:

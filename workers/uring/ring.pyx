@@ -14,44 +14,14 @@ from libc.string cimport memcpy, memset
 from posix.mman cimport MAP_FAILED, MAP_SHARED, PROT_READ, PROT_WRITE, mmap, munmap
 from posix.unistd cimport close
 
+from ringblk.shm.platform.uring_calls cimport (
+    IORING_ENTER_GETEVENTS, IORING_FEAT_SINGLE_MMAP, IORING_OFF_SQ_RING, IORING_OFF_SQES, IORING_OP_FSYNC, IORING_OP_POLL_ADD,
+    IORING_OP_READ, IORING_OP_READV, IORING_OP_WRITE, IORING_OP_WRITEV, IORING_REGISTER_ENABLE_RINGS,
+    IORING_REGISTER_RESTRICTIONS, IORING_RESTRICTION_SQE_OP, IORING_SETUP_COOP_TASKRUN, IORING_SETUP_R_DISABLED,
+    IORING_SETUP_SUBMIT_ALL, IORING_SETUP_TASKRUN_FLAG, IORING_SQ_TASKRUN, io_uring_restriction, keep_from_forks,
+    uring_enter, uring_register, uring_setup,
+)
 from ringblk.shm.sync.atomic cimport load_acquire_32, store_release_32
-
-cdef extern from "sys/mman.h" nogil:
-    int madvise(void *address, size_t length, int advice)
-    int MADV_DONTFORK
-
-cdef extern from "linux/io_uring.h" nogil:
-    enum:
-        IORING_FEAT_SINGLE_MMAP
-        IORING_ENTER_GETEVENTS
-        IORING_SETUP_SUBMIT_ALL
-        IORING_SETUP_COOP_TASKRUN
-        IORING_SETUP_TASKRUN_FLAG
-        IORING_SQ_TASKRUN
-        IORING_SETUP_R_DISABLED
-        IORING_REGISTER_RESTRICTIONS
-        IORING_REGISTER_ENABLE_RINGS
-        IORING_RESTRICTION_SQE_OP
-    struct io_uring_restriction:
-        uint16_t opcode
-        uint8_t sqe_op
-    uint64_t IORING_OFF_SQ_RING
-    uint64_t IORING_OFF_SQES
-
-cdef extern from * nogil:
-    """
-    #include <sys/syscall.h>
-    #include <unistd.h>
-    static inline int ringblk_uring_setup(unsigned entries, struct io_uring_params *params)
-        { return (int)syscall(__NR_io_uring_setup, entries, params); }
-    static inline int ringblk_uring_register(int fd, unsigned what, void *argument, unsigned count)
-        { return (int)syscall(__NR_io_uring_register, fd, what, argument, count); }
-    static inline int ringblk_uring_enter(int fd, unsigned to_submit, unsigned min_complete, unsigned flags)
-        { return (int)syscall(__NR_io_uring_enter, fd, to_submit, min_complete, flags, NULL, 0); }
-    """
-    int ringblk_uring_setup(uint32_t entries, io_uring_params *params)
-    int ringblk_uring_register(int fd, uint32_t what, void *argument, uint32_t count)
-    int ringblk_uring_enter(int fd, uint32_t to_submit, uint32_t min_complete, uint32_t flags)
 
 
 cdef enum:
@@ -113,8 +83,8 @@ cdef class Uring:
             raise OSError("io_uring: cannot map the rings")
         # A process that is forked from this one has the rings by their descriptor or not at all: what it inherited
         # would outlive this object.
-        madvise(self.rings, self.rings_bytes, MADV_DONTFORK)
-        madvise(self.entries, self.entry_count * sizeof(io_uring_sqe), MADV_DONTFORK)
+        keep_from_forks(self.rings, self.rings_bytes)
+        keep_from_forks(self.entries, self.entry_count * sizeof(io_uring_sqe))
         self.sq_head = <uint32_t *>(self.rings + params.sq_off.head)
         self.sq_tail = <uint32_t *>(self.rings + params.sq_off.tail)
         self.sq_flags = <uint32_t *>(self.rings + params.sq_off.flags)
@@ -177,7 +147,7 @@ cdef class Uring:
         cdef uint32_t to_submit = self.local_tail - load_acquire_32(self.sq_head)
         cdef int result
         store_release_32(self.sq_tail, self.local_tail)   # pairs with the kernel's acquire of the tail
-        result = ringblk_uring_enter(self.fd, to_submit, min_complete, IORING_ENTER_GETEVENTS)
+        result = uring_enter(self.fd, to_submit, min_complete, IORING_ENTER_GETEVENTS)
         if result < 0 and errno != EINTR:
             return -errno
         return 0
@@ -190,15 +160,15 @@ cdef int make_ring(uint32_t entry_count, io_uring_params *params) noexcept nogil
     memset(params, 0, sizeof(io_uring_params))
     params.flags = (IORING_SETUP_SUBMIT_ALL | IORING_SETUP_COOP_TASKRUN | IORING_SETUP_TASKRUN_FLAG
                     | IORING_SETUP_R_DISABLED)
-    fd = ringblk_uring_setup(entry_count, params)
+    fd = uring_setup(entry_count, params)
     if fd < 0:
         return -errno
     memset(restrictions, 0, sizeof(restrictions))
     for index in range(OPERATION_COUNT):
         restrictions[index].opcode = IORING_RESTRICTION_SQE_OP
         restrictions[index].sqe_op = OPERATIONS[index]
-    if ringblk_uring_register(fd, IORING_REGISTER_RESTRICTIONS, restrictions, OPERATION_COUNT) < 0 or \
-            ringblk_uring_register(fd, IORING_REGISTER_ENABLE_RINGS, NULL, 0) < 0:
+    if uring_register(fd, IORING_REGISTER_RESTRICTIONS, restrictions, OPERATION_COUNT) < 0 or \
+            uring_register(fd, IORING_REGISTER_ENABLE_RINGS, NULL, 0) < 0:
         error = errno
         close(fd)
         return -error

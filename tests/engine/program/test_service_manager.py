@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from ringblk.engine.frontend.frontend import Frontend
-from ringblk.shm.sync.peer import peer_process_id
+from ringblk.shm.platform.peer import peer_process_id
 from tests.rigs.child_process import ends_with_tests
 from tests.rigs.control_client import ControlClient
 from tests.rigs.engine_rig import (

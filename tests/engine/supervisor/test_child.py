@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from ringblk.engine.supervisor import process_parent
 from ringblk.engine.supervisor.child import Child
 from ringblk.engine.supervisor.own_forks import OwnProcess, fork_from_here, open_fds
 from ringblk.shm.sync.channel import Channel
@@ -70,7 +71,7 @@ def test_a_child_that_cannot_be_watched_is_ended(monkeypatch: pytest.MonkeyPatch
         pids.append(pid)
         raise OSError(errno.ENFILE, os.strerror(errno.ENFILE))
 
-    monkeypatch.setattr(os, "pidfd_open", no_more)
+    monkeypatch.setattr(process_parent, "watch_process", no_more)
     before = open_fds()
     with pytest.raises(OSError, match="Too many open files in system"):
         forked(lambda channel: signal.pause())

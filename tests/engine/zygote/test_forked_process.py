@@ -17,8 +17,8 @@ from ringblk.engine.dispatcher.messages import (
     StartQueue,
 )
 from ringblk.engine.zygote.messages import DispatcherRole, WorkerRole
+from ringblk.shm.platform.process import copy_fd_of
 from ringblk.shm.queues.inflight_region import make_inflight_region, queue_region_bytes
-from ringblk.shm.sync.process import copy_fd_of
 from ringblk.workers.backends.file import FileBackend
 from ringblk.workers.backends.interface import BackendError
 from ringblk.workers.backends.memory import MemoryBackend

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from ringblk.workers.sandbox import calls as sandbox_calls
+from ringblk.shm.platform import sandbox_calls
 from ringblk.workers.sandbox.sandbox import Sandbox
 from ringblk.workers.sandbox.syscall_filter import FILE_CALLS
 

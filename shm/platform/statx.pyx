@@ -8,11 +8,21 @@ has no function for it.
 from libc.stdint cimport int64_t, uint8_t, uint32_t
 from libc.string cimport memcpy
 
-cdef extern from "<sys/syscall.h>" nogil:
-    enum: SYS_statx
+from ringblk.shm.platform.form cimport IS_LINUX
 
-cdef extern from "<unistd.h>" nogil:
-    long syscall(long number, ...)
+cdef extern from * nogil:
+    """
+    #if RINGBLK_LINUX
+    #include <sys/syscall.h>
+    #include <unistd.h>
+    static int ringblk_statx(int fd, int flags, unsigned mask, void *answer)
+        { return (int)syscall(SYS_statx, (long)fd, "", (long)flags, (unsigned long)mask, answer); }
+    #else
+    static int ringblk_statx(int fd, int flags, unsigned mask, void *answer)
+        { (void)fd; (void)flags; (void)mask; (void)answer; return -1; }
+    #endif
+    """
+    int ringblk_statx(int fd, int flags, uint32_t mask, void *answer)
 
 cdef enum:
     AT_EMPTY_PATH = 0x1000
@@ -34,8 +44,7 @@ def read_statx(int fd, uint32_t mask):
     cdef uint32_t answered, nanoseconds
     cdef uint32_t alignment[2]
     cdef int64_t seconds
-    cdef const char *no_path = b""
-    if syscall(SYS_statx, <long>fd, no_path, <long>AT_EMPTY_PATH, <unsigned long>mask, &answer[0]) != 0:
+    if ringblk_statx(fd, AT_EMPTY_PATH, mask, &answer[0]) != 0:
         return None
     memcpy(&answered, &answer[MASK_OFFSET], sizeof(answered))
     if not answered & mask:

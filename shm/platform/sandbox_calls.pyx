@@ -1,16 +1,21 @@
 # cython: language_level=3
-"""The kernel's calls that a sandbox is made of, as they are: 0 (or what the call gives) or a negative errno.
+"""Linux's calls that a sandbox is made of, as they are: 0 (or what the call gives) or a negative errno.
+
+Where the kernel is another one, or the portable form is built, there are none: -ENOSYS. What such a system cannot
+take from a process (capabilities, rights by exec) is no error; `Sandbox.missing` says that there is no sandbox.
 
 Raw calls, because the libraries on PyPI cost too much here: pyseccomp runs ldconfig and a compiler to find
 libseccomp (31 ms and 1.5 MiB of an engine's 150 ms and 30 MiB); landlock, a preview, takes 19 ms and knows
 neither signals nor TCP. `sandbox.py` and `syscall_filter.py` say what these calls are used for.
 """
 
-from libc.errno cimport errno
 from libc.stdint cimport int32_t, uint32_t, uint64_t
+
+from ringblk.shm.platform.form cimport IS_LINUX
 
 cdef extern from * nogil:
     r"""
+    #if RINGBLK_LINUX
     #include <errno.h>
     #include <linux/audit.h>
     #include <linux/capability.h>
@@ -207,6 +212,34 @@ cdef extern from * nogil:
     static int ringblk_landlock_enter(int ruleset_fd) {
         return syscall(__NR_landlock_restrict_self, ruleset_fd, 0) < 0 ? -errno : 0;
     }
+
+    static int ringblk_set_no_new_privs(void) { return prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) < 0 ? -errno : 0; }
+    static int ringblk_parent_death_signal(void) { int number = 0; prctl(PR_GET_PDEATHSIG, &number); return number; }
+    static int ringblk_set_parent_death_signal(int number) { return prctl(PR_SET_PDEATHSIG, number) < 0 ? -errno : 0; }
+    #else
+    #include <errno.h>
+    #include <stdint.h>
+    struct ringblk_call { const char *name; int number; };
+    static const struct ringblk_call ringblk_calls[1];
+    #define RINGBLK_CALL_COUNT 0
+    #define RINGBLK_AUDIT_ARCH 0
+    #define RINGBLK_NOTE_LIMIT 0
+    static int ringblk_noted[1];
+    static uint32_t ringblk_note_count;
+    static int ringblk_catch_refusals(void) { return -ENOSYS; }
+    static int ringblk_load_filter(const void *program, size_t size_bytes) { (void)program; (void)size_bytes; return -ENOSYS; }
+    static int ringblk_seccomp_problem(void) { return -ENOSYS; }
+    static void ringblk_drop_bounding_set(void) {}
+    static int ringblk_drop_capabilities(void) { return 0; }  /* there are none */
+    static int ringblk_landlock_create(const void *attributes, size_t size_bytes, uint32_t flags)
+        { (void)attributes; (void)size_bytes; (void)flags; return -ENOSYS; }
+    static int ringblk_landlock_allow(int ruleset_fd, uint64_t access, int path_fd)
+        { (void)ruleset_fd; (void)access; (void)path_fd; return -ENOSYS; }
+    static int ringblk_landlock_enter(int ruleset_fd) { (void)ruleset_fd; return -ENOSYS; }
+    static int ringblk_set_no_new_privs(void) { return 0; }
+    static int ringblk_parent_death_signal(void) { return 0; }
+    static int ringblk_set_parent_death_signal(int number) { (void)number; return -ENOSYS; }
+    #endif
     """
     struct ringblk_call:
         const char *name
@@ -225,12 +258,9 @@ cdef extern from * nogil:
     int ringblk_landlock_create(const void *attributes, size_t size_bytes, uint32_t flags)
     int ringblk_landlock_allow(int ruleset_fd, uint64_t access, int path_fd)
     int ringblk_landlock_enter(int ruleset_fd)
-
-cdef extern from "sys/prctl.h" nogil:
-    int prctl(int option, ...)
-    int PR_SET_NO_NEW_PRIVS
-    int PR_GET_PDEATHSIG
-    int PR_SET_PDEATHSIG
+    int ringblk_set_no_new_privs()
+    int ringblk_parent_death_signal()
+    int ringblk_set_parent_death_signal(int number)
 
 cdef enum:
     LANDLOCK_CREATE_RULESET_VERSION = 1
@@ -248,7 +278,7 @@ def call_numbers():
 
 def set_no_new_privs():
     """No exec gives this process or its children more rights than it has (prctl(2))."""
-    return -errno if prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) < 0 else 0
+    return ringblk_set_no_new_privs()
 
 
 def drop_bounding_set():
@@ -263,14 +293,12 @@ def drop_capabilities():
 
 def parent_death_signal():
     """The signal that this process gets when its parent ends; a change of user clears it."""
-    cdef int number = 0
-    prctl(PR_GET_PDEATHSIG, &number)
-    return number
+    return ringblk_parent_death_signal()
 
 
 def set_parent_death_signal(int number):
     """Have the kernel send this signal when the parent ends; 0: none."""
-    return -errno if prctl(PR_SET_PDEATHSIG, number) < 0 else 0
+    return ringblk_set_parent_death_signal(number)
 
 
 def landlock_version():

@@ -1,0 +1,1 @@
+LINUX: bool

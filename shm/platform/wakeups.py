@@ -1,0 +1,44 @@
+"""Wake-up descriptors for the control plane (wakeup_fd.pxd says what they are): made, written, recognised."""
+
+import contextlib
+import os
+import stat
+import tempfile
+
+from ringblk.shm.platform.form import LINUX
+
+_EVENTFD = "anon_inode:[eventfd]"  # proc(5); a path of a file's own begins with a slash
+_ONE = (1).to_bytes(8, "little")
+
+
+def make_wakeup(*, blocks: bool = False) -> int:
+    """One that was not written yet; the caller closes it. With `blocks` an io_uring may wait by a read of it.
+
+    Raises `OSError`.
+    """
+    if LINUX:
+        return os.eventfd(0, os.EFD_CLOEXEC | (0 if blocks else os.EFD_NONBLOCK))
+    with tempfile.TemporaryDirectory(prefix="ringblk-") as folder:
+        path = os.path.join(folder, "wakeup")
+        os.mkfifo(path, 0o600)
+        # Both ways, so that neither end ever waits for the other, nor sees it go.
+        return os.open(path, os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC)
+
+
+def write_wakeup(fd: int) -> None:
+    """Wake whoever waits for it. Raises `OSError`."""
+    with contextlib.suppress(BlockingIOError):  # full: whoever waits is woken already
+        os.write(fd, _ONE)
+
+
+def wakeup_fault(fd: int) -> str | None:
+    """What a descriptor is that is no wake-up descriptor, in words; None: it is one. Raises `OSError`."""
+    if not LINUX and stat.S_ISFIFO(os.fstat(fd).st_mode):
+        return None
+    try:
+        kind = os.readlink(f"/proc/self/fd/{fd}")
+    except FileNotFoundError:  # no such folder here, or no such descriptor
+        kind = stat.filemode(os.fstat(fd).st_mode)
+    if kind == _EVENTFD:
+        return None
+    return f"no {'eventfd' if LINUX else 'pipe'}, but {kind.partition(':')[0]}"
