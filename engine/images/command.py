@@ -18,6 +18,7 @@ import msgspec
 from ringblk.engine.base.exit_status import ExitStatus
 from ringblk.engine.base.number_text import parse_size
 from ringblk.engine.base.printable_text import printable, utf8_text
+from ringblk.engine.images import overlay_command
 from ringblk.engine.images.copy import CopyResult, copy_spans, copy_to_file
 from ringblk.engine.images.error import ContainerFound, ImageError
 from ringblk.engine.images.file_access import FileAccess, read_access
@@ -31,6 +32,7 @@ from ringblk.engine.images.format import (
     format_of_name,
 )
 from ringblk.engine.images.info import ImageInfo, read_image_info
+from ringblk.engine.images.overlay import OverlayImage, OverlaySource, is_overlay
 from ringblk.engine.images.partial import PartialFile
 from ringblk.engine.images.progress import CopyProgress, format_bytes
 from ringblk.engine.images.sink import PipeSink
@@ -64,32 +66,38 @@ def add_parser(subparsers: Any) -> argparse.ArgumentParser:
     image.set_defaults(run=partial(print_help, image))  # where no command is given
     commands = image.add_subparsers(dest="image_command", metavar="COMMAND")
 
-    create = commands.add_parser("create", help="make an empty raw image")
+    create = commands.add_parser("create", help="make an empty raw image, or an overlay on a base")
     create.add_argument("image", type=Path)
-    create.add_argument("size", type=parse_size_bytes, help="such as 10G")
+    create.add_argument(
+        "size", type=parse_size_bytes, nargs="?", help="such as 10G (of an overlay: its base's)"
+    )
+    create.add_argument("--base", metavar="FILE", help="make an overlay on this raw image or block device")
     create.add_argument("--preallocate", action="store_true", help="take up its room on the disk now")
     _add_force(create)
 
-    into = commands.add_parser("import", help="copy an image of any format into a raw one")
+    into = commands.add_parser(
+        "import", help="copy an image of any format into a raw one, or apply a delta to an overlay"
+    )
     into.add_argument("source", help="a file, a block device, or - for standard input")
     into.add_argument("image", type=Path)
     into.add_argument("--format", choices=FORMATS, help="of the source (told from its content)")
     _add_copy_options(into)
 
-    out = commands.add_parser("export", help="copy a raw image into one of any format")
+    out = commands.add_parser("export", help="copy a raw image or an overlay into an image of any format")
     out.add_argument("image")
     out.add_argument("target", help="a file, or - for standard output (raw)")
     out.add_argument("--format", choices=WRITTEN_FORMATS, help="of the target (told from its name)")
     out.add_argument(
         "--source-format", choices=["raw"], help="take the image for raw, whatever it looks like"
     )
+    overlay_command.add_states(out)
     _add_copy_options(out)
 
     info = commands.add_parser("info", help="say what an image is")
     info.add_argument("image", type=Path)
     info.add_argument("--format", choices=FORMATS, help="of the image (told from its content)")
     info.add_argument("--json", action="store_true", help="print JSON")
-    for command in (create, into, out, info):
+    for command in (create, into, out, info, *overlay_command.add_parsers(commands)):
         command.set_defaults(run=run)
     return image
 
@@ -111,6 +119,7 @@ def run(arguments: argparse.Namespace) -> int:
         "import": _import,
         "export": _export,
         "info": _info,
+        "diff": _on_overlay(overlay_command.diff),
     }
     try:
         with _interruptible():
@@ -162,7 +171,25 @@ def _naming(path: str | os.PathLike[str]) -> Iterator[None]:
         raise
 
 
+def _on_overlay(command: Callable[[argparse.Namespace], None]) -> Callable[[argparse.Namespace], None]:
+    """A command that is for overlays alone."""
+
+    def run_named(arguments: argparse.Namespace) -> None:
+        if not is_overlay(arguments.image):
+            raise ImageError(f"{arguments.image}: is no overlay, which is a folder")
+        command(arguments)
+
+    return run_named
+
+
 def _create(arguments: argparse.Namespace) -> None:
+    if arguments.base is not None:
+        if arguments.preallocate or arguments.force:
+            raise ImageError("an overlay takes room as it is written to, and replaces nothing")
+        overlay_command.create(arguments)
+        return
+    if arguments.size is None:
+        raise ImageError("a raw image needs a size, an overlay a --base")
     target = Path(os.path.realpath(arguments.image))
     with _naming(arguments.image):
         partial = PartialFile(target, replace=arguments.force)
@@ -179,6 +206,10 @@ def _create(arguments: argparse.Namespace) -> None:
 
 
 def _import(arguments: argparse.Namespace) -> None:
+    if overlay_command.is_delta_file(arguments.source):
+        with _naming(arguments.source):
+            overlay_command.import_changes(arguments)
+        return
     with _naming(arguments.source):
         source = open_source(arguments.source, arguments.format)
     try:
@@ -199,6 +230,9 @@ def _import(arguments: argparse.Namespace) -> None:
 
 
 def _export(arguments: argparse.Namespace) -> None:
+    if arguments.since is not None:
+        _on_overlay(overlay_command.export_changes)(arguments)
+        return
     with _naming(arguments.image):
         source = _open_exported(arguments)
     try:
@@ -226,10 +260,15 @@ def _source_access(source: str) -> FileAccess | None:
     """Read who may read the source; None for a pipe, which has nobody."""
     access = read_access(sys.stdin.fileno() if source == "-" else source)
     mode = os.fstat(sys.stdin.fileno()).st_mode if source == "-" else os.stat(source).st_mode
-    return access if stat.S_ISREG(mode) or stat.S_ISBLK(mode) else None
+    is_somebodys = stat.S_ISREG(mode) or stat.S_ISBLK(mode) or stat.S_ISDIR(mode)  # an overlay is a folder
+    return access if is_somebodys else None
 
 
 def _open_exported(arguments: argparse.Namespace) -> ImageSource:
+    if is_overlay(arguments.image):
+        return OverlaySource(OverlayImage(arguments.image, arguments.snapshot))
+    if arguments.snapshot is not None:
+        raise ImageError("a raw image has no snapshots")
     try:
         return open_raw_source(arguments.image, insist=arguments.source_format == "raw")
     except ContainerFound as error:
@@ -256,6 +295,9 @@ def _export_to_pipe(arguments: argparse.Namespace, source: ImageSource, progress
 
 
 def _info(arguments: argparse.Namespace) -> None:
+    if is_overlay(arguments.image):
+        overlay_command.info(arguments)
+        return
     with _naming(arguments.image):
         info = read_image_info(arguments.image, arguments.format)
     if arguments.json:

@@ -71,7 +71,7 @@ class CompressedSink:
 
     def __init__(self, path: Path, image_format: ImageFormat) -> None:
         self._file = DirectIoFile(path)
-        self._stream = _compressing(cast(BinaryIO, _Flushable(self._file)), image_format)
+        self._stream = compressed_stream(self._file, image_format)
 
     @property
     def bytes_synced(self) -> int:
@@ -107,7 +107,9 @@ class _Flushable:
         """Do nothing: what is not yet written is written when the file is closed."""
 
 
-def _compressing(stream: BinaryIO, image_format: ImageFormat) -> BinaryIO:
+def compressed_stream(file: DirectIoFile, image_format: ImageFormat) -> BinaryIO:
+    """A stream that compresses into a file, which stays open when it is closed. Raises `ImageError`."""
+    stream = cast(BinaryIO, _Flushable(file))
     if image_format == "gzip":
         import gzip
 

@@ -21,25 +21,27 @@ PROGRAM = (str(Path(sys.executable).with_name("vhost-user-ringblk")),)
 
 
 def backend_command(
-    listener_fd: int, image: Path, read_only: bool, num_queues: int, program: Sequence[str] = PROGRAM
+    listener_fd: int, image: Path | None, read_only: bool, num_queues: int, program: Sequence[str] = PROGRAM
 ) -> list[str]:
-    """The command line that serves `image` on a listening socket."""
-    command = [*program, f"--fd={listener_fd}", f"--blk-file={image}", f"--num-queues={num_queues}"]
+    """The command line that serves `image` on a listening socket; None: other options say what is served."""
+    command = [*program, f"--fd={listener_fd}", f"--num-queues={num_queues}"]
+    command += [] if image is None else [f"--blk-file={image}"]
     return [*command, "--read-only"] if read_only else command
 
 
 @contextlib.contextmanager
 def serve(
-    image: Path,
+    image: Path | None,
     directory: Path,
     read_only: bool = False,
     num_queues: int = 1,
     options: tuple[str, ...] = (),
     program: Sequence[str] = PROGRAM,
 ) -> Iterator[Path]:
-    """Serve `image` while the context lasts; gives the socket's path. Its output is `backend.log`.
+    """Serve `image` (None: what `options` say) while the context lasts; gives the socket's path.
 
-    The socket listens before the program starts, so that nobody has to wait for it.
+    Its output is `backend.log`. The socket listens before the program starts, so that nobody has to wait for
+    it.
     """
     socket_path = directory / "blk.sock"
     with socket.socket(socket.AF_UNIX) as listener, (directory / "backend.log").open("wb") as log:

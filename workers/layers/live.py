@@ -37,6 +37,11 @@ def attach(map_fd: int, live_fd: int, data_fd: int, superblock: Superblock) -> t
     return live_map, journal
 
 
+def counts_in_this_boot(live_fd: int, superblock: Superblock) -> bool:
+    """Whether a live map has all that was set: of this boot, of this layer, whole. Raises `OSError`."""
+    return _counts(live_fd, superblock, _boot_id())
+
+
 def _counts(live_fd: int, superblock: Superblock, boot_id: bytes) -> bool:
     """Whether a live map is of this boot, of this layer, and whole."""
     if os.fstat(live_fd).st_size != LiveLayout.of(superblock.size_bytes).file_bytes:
