@@ -81,6 +81,8 @@ def add_parser(subparsers: Any) -> argparse.ArgumentParser:
     into.add_argument("source", help="a file, a block device, or - for standard input")
     into.add_argument("image", type=Path)
     into.add_argument("--format", choices=FORMATS, help="of the source (told from its content)")
+    into.add_argument("--chain", action="store_true", help="a qcow2 image and those below it, as an overlay")
+    into.add_argument("--base", metavar="FILE", help="of a chain: a raw image with what its lowest image has")
     _add_copy_options(into)
 
     out = commands.add_parser("export", help="copy a raw image or an overlay into an image of any format")
@@ -91,6 +93,9 @@ def add_parser(subparsers: Any) -> argparse.ArgumentParser:
         "--source-format", choices=["raw"], help="take the image for raw, whatever it looks like"
     )
     overlay_command.add_states(out)
+    out.add_argument(
+        "--chain", action="store_true", help="all layers of an overlay, as qcow2 images in a folder"
+    )
     _add_copy_options(out)
 
     info = commands.add_parser("info", help="say what an image is")
@@ -120,6 +125,10 @@ def run(arguments: argparse.Namespace) -> int:
         "export": _export,
         "info": _info,
         "diff": _on_overlay(overlay_command.diff),
+        "check": _on_overlay(overlay_command.check),
+        "commit": _on_overlay(overlay_command.commit_changes),
+        "rebase": _on_overlay(overlay_command.change_base),
+        "flatten": _on_overlay(overlay_command.change_base),
     }
     try:
         with _interruptible():
@@ -206,6 +215,12 @@ def _create(arguments: argparse.Namespace) -> None:
 
 
 def _import(arguments: argparse.Namespace) -> None:
+    if arguments.chain:
+        with _naming(arguments.source):
+            overlay_command.import_as_chain(arguments)
+        return
+    if arguments.base is not None:
+        raise ImageError("--base goes with --chain")
     if overlay_command.is_delta_file(arguments.source):
         with _naming(arguments.source):
             overlay_command.import_changes(arguments)
@@ -230,6 +245,10 @@ def _import(arguments: argparse.Namespace) -> None:
 
 
 def _export(arguments: argparse.Namespace) -> None:
+    if arguments.chain:
+        with _naming(arguments.target):
+            _on_overlay(overlay_command.export_as_chain)(arguments)
+        return
     if arguments.since is not None:
         _on_overlay(overlay_command.export_changes)(arguments)
         return

@@ -12,10 +12,8 @@ from ringblk.engine.images.error import ImageError
 from ringblk.engine.images.overlay import OverlayImage
 from ringblk.engine.images.overlay_hold import OverlayHold
 from ringblk.engine.images.stream import CompressedReader
-from ringblk.workers.layers.chain_form import NO_LAYER, Chain, ChainLayer
-from ringblk.workers.layers.form import LAYER_BASE, BaseIdentity, Superblock
-from ringblk.workers.layers.layer_writer import LayerWriter
-from ringblk.workers.layers.overlay_folder import new_layer
+from ringblk.workers.layers.chain_form import NO_LAYER, ChainLayer
+from ringblk.workers.layers.form import LAYER_BASE
 
 Watch = Callable[[int, int], None]
 """Told how many bytes of how many are done."""
@@ -35,19 +33,14 @@ def import_delta(delta: Path, folder: str, watch: Watch) -> ChainLayer:
         hold = closing.enter_context(OverlayHold(folder))
         below = _below(hold, reader.description)
         layer = _layer(reader.description, below)
-        writer = LayerWriter(hold.folder_fd, layer, _superblock(hold.chain, layer))
-        closing.callback(writer.close)
         stream = cast(BinaryIO, CompressedReader(file, "zstd"))
-        for extent in reader.extents(stream):
-            if extent.data is None:
-                writer.write_zeroes(extent.offset, extent.length)
-            else:
-                writer.write(extent.offset, extent.data)
-            watch(file.tell(), os.fstat(file.fileno()).st_size)
-        writer.settle()
-        with_it = hold.chain.changed(layer)
-        top = new_layer(hold.folder_fd, with_it, layer.layer_id, layer.size_bytes)
-        hold.put(hold.chain.changed(layer, top, without=(hold.chain.top,), top=top.layer_id))
+        with hold.filled(layer) as writer:
+            for extent in reader.extents(stream):
+                if extent.data is None:
+                    writer.write_zeroes(extent.offset, extent.length)
+                else:
+                    writer.write(extent.offset, extent.data)
+                watch(file.tell(), os.fstat(file.fileno()).st_size)
     return layer
 
 
@@ -110,11 +103,3 @@ def _layer(description: DeltaDescription, below: bytes) -> ChainLayer:
         is_settled=True,
         has_no_base=below == NO_LAYER and description.base is None,
     )
-
-
-def _superblock(chain: Chain, layer: ChainLayer) -> Superblock:
-    base = chain.base
-    if layer.below != NO_LAYER:
-        below = chain.layers[layer.below]
-        base = BaseIdentity(kind=LAYER_BASE, path=b"", size_bytes=below.size_bytes, layer_id=below.layer_id)
-    return Superblock(layer_id=layer.layer_id, size_bytes=layer.size_bytes, base=base)

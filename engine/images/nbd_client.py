@@ -18,6 +18,7 @@ _OPT_GO = 7
 _REP_ACK, _REP_INFO, _REP_ERROR_BIT = 1, 3, 1 << 31
 _INFO_EXPORT = 0
 CMD_READ, CMD_WRITE, CMD_DISC, CMD_FLUSH = 0, 1, 2, 3
+CMD_WRITE_ZEROES = 6
 
 
 class NbdError(Exception):

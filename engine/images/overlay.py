@@ -55,10 +55,18 @@ class OverlayImage:
     remove it, unless `is_watched` alone: then it may change meanwhile.
     """
 
-    def __init__(self, folder: str, name: str | None = None, *, is_watched: bool = False) -> None:
+    def __init__(
+        self,
+        folder: str,
+        name: str | None = None,
+        *,
+        is_watched: bool = False,
+        base_may_differ: bool = False,
+    ) -> None:
         self.folder = folder
         self._closing = ExitStack()
         self._locks = not is_watched
+        self._base_may_differ = base_may_differ
         self.layers: list[OpenLayer] = []
         """From the uppermost down."""
         self.base_fd: int | None = None
@@ -149,7 +157,7 @@ class OverlayImage:
             self._lock(opened.fd, path)
         size_bytes = os.lseek(opened.fd, 0, os.SEEK_END)
         change = base_change(base, base_identity(opened.fd, base.path, size_bytes // 512 * 512))
-        if change is not None:
+        if change is not None and not self._base_may_differ:
             raise ImageError(f"the base {path} is not as it was when the overlay was made on it: {change}")
 
     # Reading.

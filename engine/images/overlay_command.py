@@ -13,10 +13,14 @@ from ringblk.engine.images.delta_form import MAGIC, is_delta
 from ringblk.engine.images.delta_import import import_delta
 from ringblk.engine.images.error import ImageError
 from ringblk.engine.images.overlay import OverlayImage
+from ringblk.engine.images.overlay_base import rebase
+from ringblk.engine.images.overlay_check import check_overlay
+from ringblk.engine.images.overlay_commit import commit
 from ringblk.engine.images.overlay_create import create_overlay
 from ringblk.engine.images.overlay_diff import changed_blocks, extents_of
 from ringblk.engine.images.overlay_info import overlay_lines, read_overlay_info
 from ringblk.engine.images.progress import CopyProgress, format_bytes
+from ringblk.engine.images.qcow2_chain import export_chain, import_chain
 
 
 def add_parsers(commands: Any) -> list[argparse.ArgumentParser]:
@@ -25,7 +29,22 @@ def add_parsers(commands: Any) -> list[argparse.ArgumentParser]:
     diff.add_argument("image", metavar="OVERLAY")
     add_states(diff)
     diff.add_argument("--json", action="store_true", help="print JSON")
-    return [diff]
+    check = commands.add_parser("check", help="look for what is wrong with an overlay")
+    check.add_argument("image", metavar="OVERLAY")
+    check.add_argument("--repair", action="store_true", help="repair what can be repaired")
+    commit_parser = commands.add_parser("commit", help="write what an overlay has into its base")
+    rebase_parser = commands.add_parser(
+        "rebase", help="have an overlay lie on another base, and read the same"
+    )
+    flatten_parser = commands.add_parser("flatten", help="have an overlay lie on no base, and read the same")
+    for parser in (commit_parser, rebase_parser, flatten_parser):
+        parser.add_argument("image", metavar="OVERLAY")
+        parser.add_argument("--quiet", action="store_true", help="no progress bar and no summary")
+    rebase_parser.add_argument("--base", metavar="FILE", required=True, help="a raw image or a block device")
+    rebase_parser.add_argument(
+        "--moved", action="store_true", help="take it for the same as the old one, which need not be there"
+    )
+    return [diff, check, commit_parser, rebase_parser, flatten_parser]
 
 
 def add_states(parser: argparse.ArgumentParser) -> None:
@@ -59,6 +78,84 @@ def diff(arguments: argparse.Namespace) -> None:
         return
     for extent in extents:
         print(f"{extent.offset} {extent.length}")
+
+
+def check(arguments: argparse.Namespace) -> None:
+    """`check`: what is wrong, a line each. Raises `ImageError` where anything is left."""
+    findings = check_overlay(arguments.image, repair=arguments.repair)
+    for finding in findings:
+        after = (
+            ": repaired"
+            if finding.is_repaired
+            else ": --repair repairs it"
+            if finding.can_be_repaired
+            else ""
+        )
+        print(printable(f"{finding.what}{after}"))
+    if left := [finding for finding in findings if not finding.is_repaired]:
+        raise ImageError(f"{arguments.image}: {len(left)} things are wrong with it")
+
+
+def commit_changes(arguments: argparse.Namespace) -> None:
+    """`commit`: down into the base."""
+    with CopyProgress("commit", quiet=arguments.quiet) as progress:
+        written = commit(arguments.image, lambda done, total: progress.update(done, total, done))
+    if not arguments.quiet:
+        print(f"{format_bytes(written)} written to the base")
+
+
+def change_base(arguments: argparse.Namespace) -> None:
+    """`rebase` and `flatten`: onto another base, or none."""
+    new_base = arguments.base if arguments.image_command == "rebase" else None
+    is_moved = new_base is not None and arguments.moved
+    with CopyProgress(arguments.image_command, quiet=arguments.quiet) as progress:
+        copied = rebase(
+            arguments.image,
+            new_base,
+            lambda done, total: progress.update(done, total, done),
+            is_moved=is_moved,
+        )
+    if not arguments.quiet:
+        print(f"{copied} blocks copied")
+
+
+def export_as_chain(arguments: argparse.Namespace) -> None:
+    """`export --chain`: a qcow2 image for each layer."""
+    if (
+        arguments.format not in (None, "qcow2")
+        or arguments.target == "-"
+        or arguments.force
+        or arguments.verify
+    ):
+        raise ImageError("a chain goes into a folder of qcow2 images, which is not there yet")
+    with (
+        OverlayImage(arguments.image, arguments.snapshot) as image,
+        CopyProgress("export", quiet=arguments.quiet) as progress,
+    ):
+        target = Path(os.path.realpath(arguments.target))
+        names = export_chain(image, target, lambda done, total: progress.update(done, total, done))
+    if not arguments.quiet:
+        print("\n".join(printable(name) for name in names))
+
+
+def import_as_chain(arguments: argparse.Namespace) -> None:
+    """`import --chain`: an overlay with a snapshot for each image."""
+    if (
+        arguments.format not in (None, "qcow2")
+        or arguments.force
+        or arguments.verify
+        or arguments.source == "-"
+    ):
+        raise ImageError("a chain is a qcow2 image on others, and becomes an overlay that is not there yet")
+    with CopyProgress("import", quiet=arguments.quiet) as progress:
+        names = import_chain(
+            Path(arguments.source),
+            Path(os.path.realpath(arguments.image)),
+            arguments.base,
+            lambda done, total: progress.update(done, total, done),
+        )
+    if not arguments.quiet:
+        print("\n".join(f"snapshot {printable(name)}" for name in names))
 
 
 def export_changes(arguments: argparse.Namespace) -> None:

@@ -44,6 +44,8 @@ class QemuExtent(msgspec.Struct):
     zero: bool
     depth: int = 0
     offset: int | None = None
+    present: bool = True
+    """Whether any file of the chain has it; else it is where nothing was ever written."""
 
 
 def require_program(name: str) -> str:
@@ -103,6 +105,22 @@ def _chain(name: str, image_format: str) -> list[dict[str, Any]]:
     return answer
 
 
+class ChainImage(msgspec.Struct, frozen=True):
+    """An image of a chain."""
+
+    path: str
+    image_format: str
+    size_bytes: int
+
+
+def describe_chain(path: Path, image_format: str) -> list[ChainImage]:
+    """An image and those that it stands on, in order. Raises `ImageError`."""
+    return [
+        ChainImage(each["filename"], each["format"], each["virtual-size"])
+        for each in _chain(os.path.abspath(path), image_format)
+    ]
+
+
 def _tables_end_bytes(name: str) -> int:
     with open(name, "rb", buffering=0) as file:
         try:
@@ -115,6 +133,16 @@ def create_qemu_image(path: Path, image_format: str, size_bytes: int) -> None:
     """Create an empty image with `qemu-img create`. Raises ImageError."""
     options = ["-o", "force_size=on"] if image_format == "vhd" else []  # else as a disk of 1990 would have it
     arguments = ("create", "-q", "-f", _qemu_name(image_format), *options)
+    _run_qemu_img(*arguments, os.path.abspath(path), str(size_bytes))
+
+
+def create_on(path: Path, size_bytes: int, backing_name: str | None) -> None:
+    """Create an empty qcow2 image, on another in the same folder if one is named. Raises `ImageError`.
+
+    Its subclusters are smaller than a block: so a block that is written brings none beside it along.
+    """
+    on = [] if backing_name is None else ["-b", backing_name, "-F", "qcow2"]
+    arguments = ("create", "-q", "-f", "qcow2", "-o", "extended_l2=on", *on)
     _run_qemu_img(*arguments, os.path.abspath(path), str(size_bytes))
 
 

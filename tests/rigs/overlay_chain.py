@@ -1,7 +1,6 @@
 """Overlays of many layers whose content is known, made without an engine."""
 
 import random
-import secrets
 import shutil
 from pathlib import Path
 
@@ -10,10 +9,8 @@ import msgspec
 from ringblk.engine.images.overlay import OverlayImage
 from ringblk.engine.images.overlay_create import create_overlay
 from ringblk.engine.images.overlay_hold import OverlayHold
-from ringblk.workers.layers.chain_form import ChainLayer
-from ringblk.workers.layers.form import BLOCK_BYTES, LAYER_BASE, BaseIdentity, Superblock, block_count
+from ringblk.workers.layers.form import BLOCK_BYTES, block_count
 from ringblk.workers.layers.layer_writer import LayerWriter
-from ringblk.workers.layers.overlay_folder import new_layer
 
 
 class Write(msgspec.Struct, frozen=True):
@@ -43,32 +40,8 @@ class KnownOverlay:
         size_bytes = size_bytes or len(self.content)
         before = self.content if len(self.contents) > 1 else bytearray(self.base.read_bytes())
         self.content = before[:size_bytes].ljust(size_bytes, b"\0")
-        with OverlayHold(str(self.folder)) as hold:
-            below = hold.top.below
-            layer = ChainLayer(
-                layer_id=secrets.token_bytes(16),
-                below=below,
-                size_bytes=size_bytes,
-                name=name,
-                sealed_ns=1,
-                is_sealed=True,
-                is_settled=True,
-            )
-            base = hold.chain.base
-            if below in hold.chain.layers:
-                base = BaseIdentity(
-                    kind=LAYER_BASE,
-                    path=b"",
-                    size_bytes=hold.chain.layers[below].size_bytes,
-                    layer_id=below,
-                )
-            superblock = Superblock(layer_id=layer.layer_id, size_bytes=size_bytes, base=base)
-            writer = LayerWriter(hold.folder_fd, layer, superblock)
+        with OverlayHold(str(self.folder)) as hold, hold.new_snapshot(name, size_bytes) as writer:
             self._write(writer, writes)
-            writer.settle()
-            writer.close()
-            top = new_layer(hold.folder_fd, hold.chain.changed(layer), layer.layer_id, size_bytes)
-            hold.put(hold.chain.changed(layer, top, without=(hold.chain.top,), top=top.layer_id))
         self.contents[name] = bytes(self.content)
 
     def _write(self, writer: LayerWriter, writes: list[Write]) -> None:

@@ -3,7 +3,7 @@
 import os
 import struct
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 import msgspec
 
@@ -61,23 +61,32 @@ def read_states(layer_fd: int, superblock: Superblock, *, is_settled: bool) -> L
     Of a layer that is not settled the live map counts, where it is of this boot; else the map and its
     journal.
     """
-    if not is_settled and exists(LIVE, layer_fd):
-        live_fd = os.open(LIVE, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW, dir_fd=layer_fd)
-        try:
-            if counts_in_this_boot(live_fd, superblock):
-                return LayerStates.of_words(_live_words(live_fd, superblock))
-        finally:
-            os.close(live_fd)
+    live = None if is_settled else live_states(layer_fd, superblock)
+    if live is not None:
+        return live
     map_fd = os.open(MAP, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW, dir_fd=layer_fd)
     try:
         words, damaged = read_map(map_fd, superblock)
         if damaged:
             raise LayerDamaged(f"unit {damaged[0]} of its map is damaged: the checksum is wrong")
-        for word, bits in () if is_settled else journal_changes(map_fd, superblock):
-            _set_bits(words, word, bits)
+        if not is_settled:
+            with_changes(words, journal_changes(map_fd, superblock))
         return LayerStates.of_words(bytes(words))
     finally:
         os.close(map_fd)
+
+
+def live_states(layer_fd: int, superblock: Superblock) -> LayerStates | None:
+    """What the live map of a layer says; None where none counts. Raises `OSError`."""
+    if not exists(LIVE, layer_fd):
+        return None
+    live_fd = os.open(LIVE, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW, dir_fd=layer_fd)
+    try:
+        if not counts_in_this_boot(live_fd, superblock):
+            return None
+        return LayerStates.of_words(_live_words(live_fd, superblock))
+    finally:
+        os.close(live_fd)
 
 
 def read_map(map_fd: int, superblock: Superblock) -> tuple[bytearray, list[int]]:
@@ -128,9 +137,11 @@ def _live_words(live_fd: int, superblock: Superblock) -> bytes:
     return bytes(words)
 
 
-def _set_bits(words: bytearray, word: int, bits: int) -> None:
-    place = slice(word * _WORD_BYTES, (word + 1) * _WORD_BYTES)
-    words[place] = (int.from_bytes(words[place], "little") | bits).to_bytes(_WORD_BYTES, "little")
+def with_changes(words: bytearray, changes: Iterable[tuple[int, int]]) -> None:
+    """Set the bits of changes in the words of a map."""
+    for word, bits in changes:
+        place = slice(word * _WORD_BYTES, (word + 1) * _WORD_BYTES)
+        words[place] = (int.from_bytes(words[place], "little") | bits).to_bytes(_WORD_BYTES, "little")
 
 
 def _data_pieces(fd: int, offset: int, end: int) -> Iterator[tuple[int, bytes]]:

@@ -141,11 +141,17 @@ def check_layer(superblock: Superblock, layer: ChainLayer) -> None:
 
 
 def remove_layer(folder_fd: int, layer: ChainLayer) -> None:
-    """Remove the files of a layer that no chain names any more. Raises `OSError`."""
+    """Remove the files of a layer that no chain names any more. Raises `OSError`.
+
+    The first one's `data` stays, empty: it is what who has the overlay has locked.
+    """
     with opened_layer(folder_fd, layer) as layer_fd:
         for name in (MAP, NEW_MAP, LIVE, DATA):
             with contextlib.suppress(FileNotFoundError):
-                os.unlink(name, dir_fd=layer_fd)
+                if layer.is_first and name == DATA:
+                    os.truncate(f"/proc/self/fd/{layer_fd}/{DATA}", 0)
+                else:
+                    os.unlink(name, dir_fd=layer_fd)
                 crash_point("chain: file of a layer removed")
     if not layer.is_first:
         os.rmdir(layer.folder, dir_fd=folder_fd)

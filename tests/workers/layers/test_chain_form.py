@@ -89,4 +89,4 @@ def test_folder_has_its_layers(tmp_path: Path) -> None:
             .changed(ChainLayer(layer_id=layer.layer_id, size_bytes=1 << 20)),
         )
         remove_strays(folder_fd, read_chain(folder_fd) or found)
-        assert set(os.listdir(folder)) == {"chain", layer.folder}
+        assert set(os.listdir(folder)) == {"chain", "data", layer.folder}
