@@ -2,6 +2,7 @@
 
 import msgspec
 
+from ringblk.workers.backends.answers import StorageIdentity
 from ringblk.workers.backends.topology import BlockTopology
 
 
@@ -32,13 +33,58 @@ class OpenMemory(msgspec.Struct, frozen=True, kw_only=True, tag=True):
     size_bytes: int
 
 
-class OpenOverlay(msgspec.Struct, frozen=True, kw_only=True, tag=True):
-    """A layer and its base (`OverlayBackend`); the descriptors of data, base, map and live map come along."""
+class OpenLayer(msgspec.Struct, frozen=True, kw_only=True):
+    """A layer of an overlay."""
 
-    size_bytes: int
+    number: int
+    """What the drive's processes know it by, from 1 on; no two of a drive have the same."""
     layer_id: bytes
+    size_bytes: int
+    is_settled: bool = False
+    """Its map on the disk says all (docs/layers.md)."""
+
+
+class OpenIndex(msgspec.Struct, frozen=True):
+    """Which layer has which block (`BlockIndex`)."""
+
+    number: int
+    size_bytes: int
+
+
+class OpenOverlay(msgspec.Struct, frozen=True, kw_only=True, tag=True):
+    """Layers and their base (`OverlayBackend`); the descriptors of `fd_names` come along, in that order."""
+
+    folder: str
+    size_bytes: int
+    identity: StorageIdentity
     data: OpenFile
-    base: OpenFile
+    """The top layer's."""
+    sealed: OpenFile | None
+    """What holds of the data of all other layers."""
+    base: OpenFile | None
+    base_lock_count: int
+    """Descriptors that keep the snapshots that it lies on."""
+    base_bytes: int
+    """How much of the base is seen."""
+    top: OpenLayer
+    below: list[OpenLayer]
+    """All others, the nearest first."""
+    index: OpenIndex | None = None
+    """Of all layers but the two nearest to the top, that one included."""
+
+    @property
+    def fd_names(self) -> list[str]:
+        """A name for each descriptor; what has the same name is the same."""
+        names = ["lock", *(f"{file} {self.top.number}" for file in ("data", "map", "live"))]
+        if self.base is not None:
+            names.append("base")
+        names += [f"base lock {number}" for number in range(self.base_lock_count)]
+        if self.index is not None:
+            names.append(f"index {self.index.number}")
+        for near in self.below[:1]:
+            names.append(f"map {near.number}")
+            names += [] if near.is_settled else [f"live {near.number}"]
+        return names + [f"data {layer.number}" for layer in self.below]
 
 
 OpenStorage = OpenFile | OpenMemory | OpenNull | OpenOverlay

@@ -1,25 +1,14 @@
 from libc.stdint cimport uint8_t, uint64_t
 from posix.uio cimport iovec
 
-from ringblk.workers.backends.file cimport FileBackend
-from ringblk.workers.backends.native cimport NativeBackend
-from ringblk.workers.backends.range_cursor cimport Cursor
-from ringblk.workers.layers.journal cimport LayerJournal
-from ringblk.workers.layers.map cimport LayerMap
+from ringblk.workers.backends.layered cimport LayeredBackend
 
 
-cdef class OverlayBackend(NativeBackend):
-    cdef readonly FileBackend base
-    cdef readonly FileBackend data
-    cdef readonly object files    # LayerFiles
-    cdef readonly str folder
-    cdef readonly object layer_id
-    cdef LayerMap map         # None until the layer is this process's
-    cdef LayerJournal journal
+cdef class OverlayBackend(LayeredBackend):
     cdef uint8_t *edges       # what a write leaves of its first and last block
     cdef iovec *pieces        # a part of a request's ranges, EDGE_RANGES more than it may have
 
-    cdef int _read_run(self, int state, const iovec *ranges, int range_count, uint64_t offset_bytes,
+    cdef int _read_run(self, int place, const iovec *ranges, int range_count, uint64_t offset_bytes,
                        uint64_t length_bytes) noexcept nogil
     cdef int _read_old(self, uint64_t offset_bytes, uint64_t length_bytes, uint8_t *buffer) noexcept nogil
     cdef int _write_data(self, const iovec *ranges, int range_count, uint64_t offset_bytes, uint64_t length_bytes,

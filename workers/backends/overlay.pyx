@@ -1,13 +1,12 @@
 # cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True
-"""A drive with a base: what was written is in a layer of its own, the rest is read from the base.
+"""A drive with a base: what is written is in a layer of its own, the rest is read from those below and the base.
 
-The base is only read, and any number of drives may have it. The layer is a folder (workers/layers): a data file, in
-which each block of 4096 bytes stands at its own offset, and a map of the blocks that are in it. All processes of the
-drive share the map and set bits in it without a lock. Whoever writes a part of a block that is not in the layer yet
-writes all of it; the dispatcher sees to it that nobody else changes that block meanwhile (`block_size_bytes`).
+All but the top layer is only read, and any number of drives may have it. A layer is a folder (workers/layers): a
+data file, in which each block of 4096 bytes stands at its own offset, and a map of the blocks that are in it. All
+processes of the drive share the map and set bits in it without a lock. Whoever writes a part of a block that is not in
+the top layer yet writes all of it; the dispatcher sees to it that nobody else changes that block meanwhile
+(`block_size_bytes`).
 """
-
-import os
 
 from libc.stdint cimport uint8_t, uint64_t
 from libc.stdlib cimport calloc, free
@@ -16,22 +15,13 @@ from posix.stdlib cimport posix_memalign
 from posix.uio cimport iovec
 
 from ringblk.workers.backends.asynchronous cimport STORAGE_FLUSH, STORAGE_READ, StorageRequest
-from ringblk.workers.backends.file cimport FileBackend
+from ringblk.workers.backends.layered cimport LayeredBackend
 from ringblk.workers.backends.native cimport NativeBackend
 from ringblk.workers.backends.range_cursor cimport Cursor, skip
-from ringblk.workers.layers.journal cimport LayerJournal
 from ringblk.workers.layers.map cimport (
-    BLOCK_ABSENT, BLOCK_BYTES, BLOCK_PRESENT, BLOCK_SHIFT, BLOCK_ZERO, MapState, LayerMap,
+    BLOCK_ABSENT, BLOCK_BYTES, BLOCK_PRESENT, BLOCK_SHIFT, BLOCK_ZERO, MapState,
 )
-
-from ringblk.workers.backends.answers import Waiting
-from ringblk.workers.backends.interface import BackendError
-from ringblk.workers.backends.open_storage import OpenOverlay
-from ringblk.workers.backends.overlay_open import LayerLock, open_base, open_data, open_files
-from ringblk.workers.backends.topology import BlockTopology
-from ringblk.workers.layers.form import LayerDamaged
-from ringblk.workers.layers.live import attach
-from ringblk.workers.sandbox.syscall_filter import FILE_CALLS, LOCK_CALLS
+from ringblk.workers.layers.stack cimport IN_BASE, IN_TOP, NOWHERE
 
 cdef enum:
     MAX_RANGES = 1024         # IOV_MAX
@@ -39,12 +29,12 @@ cdef enum:
     EDGE_ALIGN_BYTES = 4096
 
 
-cdef class OverlayBackend(NativeBackend):
-    """The layer in `folder` on the image at `base_path`; the layer is made where there is none.
+cdef class OverlayBackend(LayeredBackend):
+    """The overlay in `folder` on the image at `base_path`; it is made where there is none.
 
-    A new one has `size_bytes`, or the base's size. What of a drive lies beyond its base reads as zeroes. `direct` is
-    as FileBackend's, for both. Nothing is read or written before it is locked (`image_lock`) or `take_up` is called.
-    Raises BackendError, which names the file.
+    The base may be the folder of another overlay, and then that one's `snapshot`. A new one has `size_bytes`, or the
+    base's size. What of a drive lies beyond its base reads as zeroes. `direct` is as FileBackend's, for all. Nothing is
+    read or written before it is locked (`image_lock`) or `take_up` is called. Raises BackendError, which names the file.
     """
 
     def __cinit__(self, *_args, **_options):
@@ -57,136 +47,18 @@ cdef class OverlayBackend(NativeBackend):
         free(self.edges)
         free(self.pieces)
 
-    def __init__(self, base_path, folder, *, size_bytes=None, str direct="auto"):
-        self.folder = os.fspath(folder)
-        self.base = open_base(base_path, direct)
-        try:
-            self.files = open_files(self.base, base_path, self.folder, size_bytes)
-            self.data = open_data(self.folder, direct)
-        except BaseException:
-            self.close()
-            raise
-        self.layer_id = self.files.superblock.layer_id
-        self._settle(self.files.superblock.size_bytes)
-
-    def _settle(self, size_bytes):
-        self.size_bytes = size_bytes
-        self.fd = self.data.fd
-        self.block_size_bytes = max(<uint64_t>BLOCK_BYTES, self.data.block_size_bytes)
-        self.topology = BlockTopology(
-            logical_block_bytes=self.base.topology.logical_block_bytes,
-            physical_block_bytes=BLOCK_BYTES,
-            minimum_io_bytes=BLOCK_BYTES,
-            optimal_io_bytes=self.data.topology.optimal_io_bytes,
-            discard_granularity_bytes=BLOCK_BYTES,
-        )
-
-    # What the engine asks.
-
-    def waiting(self):
-        """As the slower of layer and base; nothing can be told from a sample of a layer, which is new."""
-        data, base = self.data.waiting(), self.base.waiting()
-        if not data.may_block and not base.may_block:
-            return Waiting(may_block=False, reason="base and overlay are in memory")
-        for each in (data, base):
-            if each.may_block and not each.begins_at_once:
-                return each
-        return Waiting(begins_at_once=True, reason=data.reason if data.may_block else base.reason)
-
-    def direct_io(self):
-        """As the layer."""
-        return self.data.direct_io()
-
-    def identity(self):
-        """The layer's data."""
-        return self.data.identity()
-
-    def image_lock(self):
-        """That of the layer's data. Who has it takes up the map: whoever had it before has let go of it."""
-        return LayerLock(self.data.fd, self.take_up)
-
-    def take_up(self):
-        """Map the layer's map, once the layer is this process's. Raises `BackendError` where it is damaged."""
-        if self.map is not None:
-            return
-        try:
-            self.map, self.journal = attach(
-                self.files.map_fd, self.files.live_fd, self.data.fd, self.files.superblock
-            )
-        except LayerDamaged as error:
-            raise BackendError(f"{self.folder}: {error}") from None
-        except OSError as error:
-            raise BackendError(f"{self.folder}: can't read its map: {error.strerror or error}") from error
-
-    @property
-    def image(self):
-        """The base."""
-        return self.base
-
-    @property
-    def fds(self):
-        """Those of base and layer."""
-        if self.files is None:
-            return self.data.fd, self.base.fd, self.journal.fd, self.map.fd
-        return self.data.fd, self.base.fd, self.files.map_fd, self.files.live_fd
-
-    @property
-    def system_calls(self):
-        """Files', and the lock of a flush."""
-        return f"{FILE_CALLS} {LOCK_CALLS}"
-
-    def is_fenced(self, name):
-        """Its calls have ended with it; what it may have left of a change to the map is looked for."""
-        self.map.note_unsaved()
-        return True
-
     def hand_over(self):
-        """All that was found out, and the descriptors."""
-        if type(self) is not OverlayBackend:
-            return NativeBackend.hand_over(self)
-        data, _ = self.data.hand_over()
-        base, _ = self.base.hand_over()
-        opened = OpenOverlay(size_bytes=self.size_bytes, layer_id=self.layer_id, data=data, base=base)
-        return opened, self.fds
+        """As of any; one of a class that is made from it is inherited only."""
+        return LayeredBackend.hand_over(self) if type(self) is OverlayBackend else NativeBackend.hand_over(self)
 
     @staticmethod
     def take(found, fds):
         """The same of what another process has handed over: the descriptors are this backend's from now on."""
         cdef OverlayBackend backend = OverlayBackend.__new__(OverlayBackend)
-        data_fd, base_fd, map_fd, live_fd = fds
-        backend.data = FileBackend.take(found.data, data_fd)
-        backend.base = FileBackend.take(found.base, base_fd)
-        backend.map = LayerMap(live_fd, found.size_bytes)
-        backend.layer_id = found.layer_id
-        backend.journal = LayerJournal(map_fd, backend.map, found.size_bytes, found.layer_id)
-        backend._settle(found.size_bytes)
-        backend.map.note_unsaved()   # who had it before may have died
+        backend._fds = {}
+        backend.use(found, dict(zip(found.fd_names, fds, strict=True)))
+        backend.stack.note_unsaved()   # who had it before may have died
         return backend
-
-    def state(self, uint64_t block):
-        """What a block is: 0 the base's, 1 zeroes, 3 in the layer."""
-        return self.map.state(block)
-
-    def close(self):
-        """Save the map, where it is this process's, and close all: a host that is shut down keeps what was written."""
-        try:
-            if self.journal is not None and self.data is not None and self.data.fd >= 0:
-                self.journal.flush(self.data.fd)
-        finally:
-            map_fds = ()
-            if self.files is not None:
-                map_fds = self.files.map_fd, self.files.live_fd
-            elif self.journal is not None:
-                map_fds = self.journal.fd, self.map.fd
-            self.fd = -1
-            self.map = self.journal = self.files = None
-            for each in (self.data, self.base):
-                if each is not None:
-                    each.close()
-            for fd in map_fds:
-                os.close(fd)
-
-    # Requests.
 
     cdef int readv_at(self, const iovec *ranges, int range_count, uint64_t offset_bytes,
                       uint64_t length_bytes) noexcept nogil:
@@ -194,31 +66,38 @@ cdef class OverlayBackend(NativeBackend):
         cdef uint64_t end_bytes = offset_bytes + length_bytes, until_bytes, block
         cdef uint64_t end_block = (end_bytes + BLOCK_BYTES - 1) >> BLOCK_SHIFT
         cdef Cursor cursor = Cursor(ranges, 0)
-        cdef int state, result, count
+        cdef int place, result, count
         while offset_bytes < end_bytes:
             block = offset_bytes >> BLOCK_SHIFT
-            until_bytes = min(end_bytes, (block + self.map.run_length(block, end_block, &state)) << BLOCK_SHIFT)
-            if state == BLOCK_ABSENT and until_bytes > self.base.size_bytes:
-                if offset_bytes < self.base.size_bytes:
-                    until_bytes = self.base.size_bytes
+            until_bytes = min(end_bytes, (block + self.stack.run_length(block, end_block, &place)) << BLOCK_SHIFT)
+            if place == IN_BASE and until_bytes > self.base_bytes:
+                if offset_bytes < self.base_bytes:
+                    until_bytes = self.base_bytes
                 else:
-                    state = BLOCK_ZERO
+                    place = NOWHERE
             if until_bytes - offset_bytes == length_bytes:
-                return self._read_run(state, ranges, range_count, offset_bytes, length_bytes)
+                return self._read_run(place, ranges, range_count, offset_bytes, length_bytes)
             count = cut(&cursor, ranges + range_count, until_bytes - offset_bytes, self.pieces)
-            result = self._read_run(state, self.pieces, count, offset_bytes, until_bytes - offset_bytes)
+            result = self._read_run(place, self.pieces, count, offset_bytes, until_bytes - offset_bytes)
             if result < 0:
                 return result
             offset_bytes = until_bytes
         return 0
 
-    cdef int _read_run(self, int state, const iovec *ranges, int range_count, uint64_t offset_bytes,
+    cdef int _read_run(self, int place, const iovec *ranges, int range_count, uint64_t offset_bytes,
                        uint64_t length_bytes) noexcept nogil:
-        cdef int index
-        if state == BLOCK_PRESENT:
+        cdef int index, result
+        if place == IN_TOP:
             return self.data.readv_at(ranges, range_count, offset_bytes, length_bytes)
-        if state == BLOCK_ABSENT:
+        if place == IN_BASE:
             return self.base.readv_at(ranges, range_count, offset_bytes, length_bytes)
+        if place < 0:
+            return place
+        if place != NOWHERE:
+            self.sealed.fd = self.layer_fds[place]
+            result = self.sealed.readv_at(ranges, range_count, offset_bytes, length_bytes)
+            self.sealed.fd = -1
+            return result
         for index in range(range_count):
             memset(ranges[index].iov_base, 0, ranges[index].iov_len)
         return 0
@@ -300,7 +179,7 @@ cdef class OverlayBackend(NativeBackend):
         return result
 
     cdef int flush_all(self) noexcept nogil:
-        return self.journal.save(self.data.fd)
+        return self.stack.save(self.data.fd)
 
     cdef uint64_t _whole_end(self, uint64_t end_bytes) noexcept nogil:
         """The block behind the last that a range ends with; the drive's last is whole where the drive ends in it."""
@@ -354,15 +233,18 @@ cdef class OverlayBackend(NativeBackend):
         cdef uint64_t first = request.offset_bytes >> BLOCK_SHIFT
         cdef uint64_t end_bytes = request.offset_bytes + request.length_bytes
         cdef uint64_t end = (end_bytes + BLOCK_BYTES - 1) >> BLOCK_SHIFT
-        cdef int state
+        cdef int place
         if request.operation == STORAGE_FLUSH:
-            return -1 if self.map.has_unsaved() else self.data.fd
+            return -1 if self.stack.has_unsaved() else self.data.fd
         if request.operation == STORAGE_READ:
-            if self.map.run_length(first, end, &state) != end - first or state == BLOCK_ZERO:
+            if self.stack.run_length(first, end, &place) != end - first or place == NOWHERE or place < 0:
                 return -1
-            if state == BLOCK_PRESENT:
+            if place == IN_TOP:
                 return self.data.uring_fd(request)
-            return self.base.uring_fd(request) if end_bytes <= self.base.size_bytes else -1
+            if place == IN_BASE:
+                return self.base.uring_fd(request) if end_bytes <= self.base_bytes else -1
+            return self.layer_fds[place] if self.sealed.is_aligned(
+                request.ranges, request.range_count, request.offset_bytes) else -1
         if (request.offset_bytes | request.length_bytes) & (BLOCK_BYTES - 1):
             return -1
         if request.is_durable and (not self.map.is_all(first, end, BLOCK_PRESENT) or self.map.is_unsaved(first, end)):

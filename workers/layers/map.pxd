@@ -28,6 +28,7 @@ cdef struct LiveHeader:
     uint32_t journal_slot     # where the next record goes
     uint32_t is_broken        # nobody knows what of the last flush is on the disk
     uint32_t is_map_unsynced  # the map was written to without a record of it
+    uint32_t is_settled       # the layer is sealed, and all of it is on the disk
 
 
 cdef class LayerMap:

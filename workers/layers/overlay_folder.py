@@ -7,6 +7,8 @@ import os
 import secrets
 from collections.abc import Iterator
 
+import msgspec
+
 from ringblk.shm.sync.process import crash_point
 from ringblk.workers.layers.chain_form import Chain, ChainLayer
 from ringblk.workers.layers.folder import (
@@ -17,9 +19,11 @@ from ringblk.workers.layers.folder import (
     NEW_MAP,
     exists,
     make_layer,
+    open_layer,
     read_superblock,
 )
 from ringblk.workers.layers.form import LAYER_BASE, BaseIdentity, LayerDamaged, Superblock
+from ringblk.workers.layers.live import attach
 
 CHAIN = "chain"
 _NEW_CHAIN = "chain.new"
@@ -155,6 +159,35 @@ def remove_layer(folder_fd: int, layer: ChainLayer) -> None:
                 crash_point("chain: file of a layer removed")
     if not layer.is_first:
         os.rmdir(layer.folder, dir_fd=folder_fd)
+
+
+def settle_layer(folder_fd: int, chain: Chain, layer: ChainLayer) -> Chain:
+    """Bring a sealed layer to the disk, which nobody else uses; the chain that says so.
+
+    Raises `LayerDamaged`, `OSError`.
+    """
+    with opened_layer(folder_fd, layer) as layer_fd:
+        files = open_layer(layer_fd)
+        data_fd = os.open(DATA, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW, dir_fd=layer_fd)
+        try:
+            check_layer(files.superblock, layer)
+            _, journal = attach(files.map_fd, files.live_fd, data_fd, files.superblock)
+            journal.flush(data_fd)
+            os.fsync(files.map_fd)
+        finally:
+            os.close(data_fd)
+            files.close()
+    crash_point("chain: layer on the disk")
+    return note_settled(folder_fd, chain, layer)
+
+
+def note_settled(folder_fd: int, chain: Chain, layer: ChainLayer) -> Chain:
+    """All of a layer is on the disk: the chain that says so. Raises `OSError`."""
+    chain = chain.changed(msgspec.structs.replace(layer, is_settled=True))
+    write_chain(folder_fd, chain)
+    with opened_layer(folder_fd, layer) as layer_fd, contextlib.suppress(FileNotFoundError):
+        os.unlink(LIVE, dir_fd=layer_fd)
+    return chain
 
 
 def remove_strays(folder_fd: int, chain: Chain) -> None:

@@ -181,9 +181,9 @@ def test_a_base_that_another_writes_to_is_refused(base: Path, overlay: Path) -> 
     second.close()
 
 
-def test_a_folder_is_no_base(base: Path, overlay: Path) -> None:
+def test_an_overlay_without_snapshots_is_no_base(base: Path, overlay: Path) -> None:
     made(base, overlay)
-    with pytest.raises(BackendError, match="is a folder: a base is a raw image"):
+    with pytest.raises(BackendError, match="say which snapshot of it is the base"):
         OverlayBackend(overlay, overlay.with_name("second"))
 
 

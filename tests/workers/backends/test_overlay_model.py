@@ -140,8 +140,10 @@ class OverlayMachine(RuleBasedStateMachine):
     def let_go_of(backends: list[OverlayBackend]) -> None:
         """As if their processes were killed: the other descriptors are closed with their backends."""
         while backends:
-            for fd in backends.pop().fds[2:]:
-                os.close(fd)
+            backend = backends.pop()
+            closed = {"base", f"data {backend.found.top.number}"}
+            for name in set(backend.found.fd_names) - closed:
+                os.close(backend.fd_of(name))
 
     @precondition(lambda self: hasattr(self, "backend"))
     @invariant()
