@@ -25,6 +25,12 @@ def add_parser(subparsers: Any) -> None:
     _add(commands, "resume", "go on")
     resize = _add(commands, "resize", "make a drive and its image larger or smaller")
     resize.add_argument("size", metavar="SIZE", help="such as 20G, or image: what the image has now")
+    snapshot = _add(commands, "snapshot", "keep a copy-on-write drive as it is now, by a name")
+    snapshot.add_argument("name", metavar="NAME", help="what to call it")
+    _add(commands, "snapshots", "print a line for each snapshot of a drive")
+    reset = _add(commands, "reset", "have a copy-on-write drive be as it was")
+    reset.add_argument("name", metavar="NAME", nargs="?", help="at this snapshot (default: as its base is)")
+    reset.add_argument("--force", action="store_true", help="though a front end is connected")
     _add_limits(_add(commands, "limit", "change the limits of a drive; those that are not named stay"))
 
 

@@ -34,6 +34,19 @@ class AllDrives(msgspec.Struct):
     drives: dict[str, OneDrive]
 
 
+class _Snapshot(msgspec.Struct):
+    name: str
+    made_ns: int
+    size_bytes: int
+    is_below: bool
+
+
+class AllSnapshots(msgspec.Struct):
+    """The same of `GET /drives/{id}/snapshots`."""
+
+    snapshots: list[_Snapshot]
+
+
 class _UnixConnection(http.client.HTTPConnection):
     def __init__(self, socket_path: str) -> None:
         super().__init__("localhost")

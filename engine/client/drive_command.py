@@ -12,8 +12,15 @@ from ringblk.engine.base.json_text import NotJson, decode_json
 from ringblk.engine.base.number_text import size_text
 from ringblk.engine.base.program_error import ProgramError
 from ringblk.engine.base.text_table import terminal_width
-from ringblk.engine.client.control_client import AllDrives, ControlClient, OneDrive, drive_path
-from ringblk.engine.client.drive_view import Drive, done_line, drive_lines, list_lines
+from ringblk.engine.base.printable_text import printable
+from ringblk.engine.client.control_client import (
+    AllDrives,
+    AllSnapshots,
+    ControlClient,
+    OneDrive,
+    drive_path,
+)
+from ringblk.engine.client.drive_view import Drive, done_line, drive_lines, list_lines, snapshot_lines
 from ringblk.engine.options.command_line import drive_option_fields, given_values
 from ringblk.engine.options.rate_limiter_config import BYTE_LIMITS, LIMIT_NAMES
 
@@ -117,6 +124,38 @@ def remove_drive(arguments: argparse.Namespace) -> int:
     return ExitStatus.DONE
 
 
+def take_snapshot(arguments: argparse.Namespace) -> int:
+    """`ringblk drive snapshot`."""
+    client, path = ControlClient(arguments.control), drive_path(arguments.drive)
+    answer = client.ask("POST", f"{path}/snapshots", {"name": arguments.name}, shape=dict[str, Any])
+    if arguments.output == "json":
+        _print_json(answer)
+    else:
+        print(f"{printable(arguments.drive)}: snapshot {printable(arguments.name)} taken")
+    return ExitStatus.DONE
+
+
+def list_snapshots(arguments: argparse.Namespace) -> int:
+    """`ringblk drive snapshots`."""
+    path = f"{drive_path(arguments.drive)}/snapshots"
+    answer = ControlClient(arguments.control).ask("GET", path, shape=AllSnapshots)
+    if arguments.output == "json":
+        _print_json(answer)
+    elif answer["snapshots"]:
+        print("\n".join(snapshot_lines(answer["snapshots"], terminal_width())))
+    else:
+        print("this drive has no snapshots")
+    return ExitStatus.DONE
+
+
+def reset_drive(arguments: argparse.Namespace) -> int:
+    """`ringblk drive reset`."""
+    body = {"snapshot": arguments.name, "force": arguments.force}
+    path = f"{drive_path(arguments.drive)}/reset"
+    answer = ControlClient(arguments.control).ask("POST", path, body, shape=OneDrive)
+    return _say(arguments, f"reset to {arguments.name or 'its base'}", answer)
+
+
 def _patch(arguments: argparse.Namespace, body: Mapping[str, Any], what: str) -> int:
     return _say(arguments, what, _ask_patch(arguments, body))
 
@@ -159,5 +198,8 @@ COMMANDS: dict[str, Callable[[argparse.Namespace], int]] = {
     "resume": resume_drive,
     "resize": resize_drive,
     "limit": limit_drive,
+    "snapshot": take_snapshot,
+    "snapshots": list_snapshots,
+    "reset": reset_drive,
 }
 """By the words of the command line."""

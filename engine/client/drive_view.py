@@ -1,6 +1,7 @@
 """Drives as a control API describes them, in tables and lines for people."""
 
-from collections.abc import Mapping
+import time
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import msgspec
@@ -40,6 +41,21 @@ def _row(name: str, state: Mapping[str, Any]) -> list[str]:
         printable(state.get("storage", "")),
         printable(state.get("reason", "")),
     ]
+
+
+def snapshot_lines(snapshots: Sequence[Mapping[str, Any]], width: int | None) -> list[str]:
+    """A line for each snapshot, below titles."""
+    columns = [Column("snapshot"), Column("taken"), Column("size", is_number=True), Column("")]
+    rows = [
+        [
+            printable(each["name"]),
+            time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(each["made_ns"] // 1_000_000_000)),
+            size_text(each["size_bytes"]),
+            "" if each["is_below"] else "not below the drive",
+        ]
+        for each in snapshots
+    ]
+    return table_lines(columns, rows, width)
 
 
 def state_text(state: Mapping[str, Any]) -> str:

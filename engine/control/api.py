@@ -8,12 +8,14 @@ from ringblk.engine.control.drive_messages import StatisticsAnswer
 from ringblk.engine.control.drive_routes import DriveRoutes
 from ringblk.engine.control.engine_control import EngineControl
 from ringblk.engine.control.http_messages import HttpAnswer, HttpRequest, error_answer
+from ringblk.engine.control.layer_routes import LayerRoutes
 from ringblk.engine.control.messages import decode_body
 from ringblk.engine.control.routes import Call, Created, NoSuchPath, NotAllowed, Route, RouteTable
 from ringblk.engine.control.sole_routes import SoleRoutes
 from ringblk.engine.devices.device import DeviceError
 from ringblk.engine.drives.changes import ChangeRefused
 from ringblk.engine.drives.drives import DriveBusy, DriveConflict, DriveRefused, NoSuchDrive, OtherEngine
+from ringblk.engine.drives.layers import NoSuchSnapshot
 from ringblk.engine.statistics.metrics import CONTENT_TYPE, Exposition
 from ringblk.engine.statistics.statistics import StatisticsSnapshot, encode_json
 from ringblk.shm.rates.group import RateGroupBusy
@@ -27,7 +29,12 @@ class ControlApi:
     def __init__(self, control: EngineControl) -> None:
         self._control = control
         self.table = RouteTable(
-            [*SoleRoutes(control).routes(), *DriveRoutes(control.drives).routes(), *self._routes()]
+            [
+                *SoleRoutes(control).routes(),
+                *DriveRoutes(control.drives).routes(),
+                *LayerRoutes(control.drives).routes(),
+                *self._routes(),
+            ]
         )
 
     async def answer(self, request: HttpRequest) -> HttpAnswer:
@@ -41,7 +48,7 @@ class ControlApi:
             return error_answer(405, reason, headers={"Allow": error.allowed})
         except ChangeRefused as error:
             return error_answer(400, str(error), error.field)
-        except NoSuchDrive as error:
+        except (NoSuchDrive, NoSuchSnapshot) as error:
             return error_answer(404, str(error))
         except DriveConflict as error:
             return error_answer(409, str(error), error.field)

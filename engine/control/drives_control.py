@@ -66,6 +66,10 @@ class DrivesControl:
             if served.drive is not None:
                 yield take_snapshot(served.drive.state)
 
+    def running(self, name: str) -> Drive:
+        """The drive itself, if it can be changed. Raises `NoSuchDrive`, `DriveBusy`."""
+        return _running(self._drives.get(name))
+
     # What changes
 
     async def put(self, name: str, body: DrivePut) -> bool:

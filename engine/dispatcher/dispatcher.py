@@ -60,7 +60,8 @@ from ringblk.shm.sync.channel import Channel, ChannelClosed
 from ringblk.shm.sync.process import crash_point
 from ringblk.workers.backends.uring_form import UringForm
 from ringblk.workers.process.host_errors import HostErrors
-from ringblk.workers.process.messages import Stop
+from ringblk.workers.process.messages import ChangeStorage, Stop
+from ringblk.workers.process.storage_change import change_storage
 from ringblk.workers.sandbox.confinement import report_refused
 
 _log = logging.getLogger(__name__)
@@ -192,6 +193,11 @@ class Dispatcher:
                 self._send(Answer(message.request_id))
             case FlushStorage():
                 self._setup.backend.flush()
+                self._send(Answer(message.request_id))
+            case ChangeStorage():
+                change_storage(self._setup.backend, message, fds)
+                self._memory.skip(message.epoch)
+                crash_point("dispatcher: other storage")
                 self._send(Answer(message.request_id))
             case StopQueue():
                 self._stop_queue(message)

@@ -2,7 +2,7 @@
 
 import msgspec
 
-from ringblk.workers.process.messages import MapRegion, Stop
+from ringblk.workers.process.messages import ChangeStorage, MapRegion, Stop
 
 SESSION_REQUESTS = 1 << 62
 """Requests that a session makes have ids from here on.
@@ -260,6 +260,7 @@ ToDispatcher = (
     | SetQueueLog
     | StopQueue
     | FlushStorage
+    | ChangeStorage
     | WorkerUp
     | WorkerDown
     | WorkerRetire

@@ -127,21 +127,23 @@ class DriveChanges:
         Raises `DeviceError` when the engine is resumed before.
         """
         try:
-            await self._hold(USER)
+            await self.hold(USER)
         finally:
             self._publication.save()
 
     async def resume(self) -> None:
         """Pop again, unless a change in progress still needs the pause."""
-        await self._release(USER)
+        await self.release(USER)
         self._publication.save()
 
-    async def _hold(self, holder: str) -> None:
+    async def hold(self, holder: str) -> None:
+        """Pop nothing more for its sake; returns when nothing is in flight. Raises `DeviceError`."""
         self._model.pause_holders.add(holder)
         self._state.set_paused(self._settings.is_paused)
         await self._processes.ask(Pause)
 
-    async def _release(self, holder: str) -> None:
+    async def release(self, holder: str) -> None:
+        """This holder needs no pause any more."""
         self._model.pause_holders.discard(holder)
         self._state.set_paused(self._settings.is_paused)
         if not self._model.pause_holders:
@@ -163,10 +165,10 @@ class DriveChanges:
             yield set_size
             return
         try:
-            await self._hold(RESIZE)
+            await self.hold(RESIZE)
             yield set_size
         finally:
-            await self._release(RESIZE)
+            await self.release(RESIZE)
 
     def _backend_size(self) -> int:
         try:

@@ -20,6 +20,7 @@ from ringblk.engine.drives.changes import DriveChanges
 from ringblk.engine.drives.drive_keeper import DriveKeeper
 from ringblk.engine.drives.facts import drive_facts, first_line
 from ringblk.engine.drives.inflight_changes import InflightChanges
+from ringblk.engine.drives.layers import DriveLayers
 from ringblk.engine.drives.limits import DriveLimits
 from ringblk.engine.drives.log_changes import LogChanges
 from ringblk.engine.drives.memory_advice import MemoryAdvice
@@ -103,6 +104,13 @@ class Drive:
         self.changes = DriveChanges(
             plan, self.state, limits, self._model, self.processes, self.settings, self.publication
         )
+        layered = plan.backend.layered
+        self.layers = (
+            None
+            if layered is None
+            else DriveLayers(layered, self.config.direct, self.processes, self.changes)
+        )
+        """None: it is no copy-on-write drive."""
         self.started_ns = time.monotonic_ns()
         self._listener = plan.inherited
         self._adopted = adopted
@@ -144,6 +152,8 @@ class Drive:
         self._keeper.resume(kept, adopted.parts)
         self._resumed = adopted.resume_session(self, self._keeper)
         self._keeper.resume_queues(kept, self._resumed[0].vring)
+        if self.layers is not None:
+            self.layers.resume()
         self.publication.publish()
         self.processes.adopt(adopted.processes, adopted.parts)
         adopted.parts.close()
@@ -189,6 +199,8 @@ class Drive:
         self._resumed = None
         if session is not None:
             await self._regions.ask_again()
+            if self.layers is not None:
+                await self.layers.tell_again()
         async for connected in listener.connections(adopted):
             self._session = session or Session(connected, self, self._keeper)
             session = None

@@ -51,8 +51,9 @@ def make_drive(
         users = [plan.user.uid] if plan.user is not None else []
         limits = open_limits(plan, state, settings.limits, users, is_adopted=adopted is not None)
         undo.callback(partial(limits.leave, goes_on=found is not None))
-        own_forks = OwnForks(plan.backend, plan.storage_fds)
-        is_own = not HAS_ZYGOTE or _is_only_inherited(plan.backend)
+        is_only_inherited = _is_only_inherited(plan.backend)
+        own_forks = OwnForks(plan.backend, plan.storage_fds if is_only_inherited else ())
+        is_own = not HAS_ZYGOTE or is_only_inherited
         setup = ProcessSetup(
             drive_name=plan.name,
             config=plan.config,

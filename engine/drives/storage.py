@@ -52,10 +52,12 @@ def _open_backend(config: DriveConfig) -> NativeBackend:
         return open_named_backend(config.backend, config.backend_arg)
     try:
         if config.overlay is not None:
-            assert config.base is not None, "DriveConfig.check: they go together"
-            size_bytes = config.overlay_size
             return open_overlay_backend(
-                config.base, config.overlay, size_bytes=size_bytes, direct=config.direct
+                config.base,
+                config.overlay,
+                size_bytes=config.overlay_size,
+                direct=config.direct,
+                snapshot=config.base_snapshot,
             )
         assert config.blk_file is not None, "DriveConfig.check: one of the three is given"
         return open_image_backend(config.blk_file, read_only=config.read_only, direct=config.direct)

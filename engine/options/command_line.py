@@ -41,6 +41,7 @@ _HELP = {
     "fd": "serve this inherited socket, connected or listening",
     "blk_file": "the image: a regular file or block device",
     "base": "read from this image what the overlay has not; any number of drives may have it",
+    "base_snapshot": "where the base is the folder of another drive's overlay: which snapshot of it",
     "overlay": "keep what is written in this folder, which is made where it isn't there; needs --base",
     "overlay_size": "size of a new overlay in bytes (default: the base's)",
     "format": "raw: serve the image as it is; probe: not if it is in another format, qcow2 for one",

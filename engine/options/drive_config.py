@@ -64,6 +64,8 @@ class DriveConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     """a folder that keeps what is written, made where it isn't there, on"""
     base: str | None = None
     """the image that the rest is read from, and that any number of drives may have; or"""
+    base_snapshot: Annotated[str, Meta(min_length=1)] | None = None
+    """Which snapshot, where the base is the folder of another drive's overlay."""
     overlay_size: Annotated[int, Meta(ge=SECTOR_BYTES)] | None = None
     """How large a new overlay is; None: as its base."""
     backend: str | None = None
@@ -141,6 +143,8 @@ class DriveConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
         if self.overlay is None:
             if self.overlay_size is not None:
                 raise ProgramError("--overlay-size needs --overlay")
+            if self.base_snapshot is not None:
+                raise ProgramError("--base-snapshot needs --base")
             return
         if self.overlay == "":
             raise ProgramError("--overlay is empty")

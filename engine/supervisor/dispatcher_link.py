@@ -35,7 +35,7 @@ from ringblk.shm.platform.wakeups import write_wakeup
 from ringblk.shm.state.segment import StateSegment
 from ringblk.shm.sync.channel import ChannelClosed, copy_fds
 from ringblk.shm.sync.process import crash_point
-from ringblk.workers.process.messages import Stop
+from ringblk.workers.process.messages import ChangeStorage, Stop
 
 NUDGE_S = 1.0
 """A dispatcher that does not answer for so long is nudged: it may be stuck in a front end's eventfd."""
@@ -256,7 +256,7 @@ def _is_needed(message: ToDispatcher) -> bool:
     match message:
         case KeepState():
             return message.part == SESSION_PART and bool(message.data)
-        case WorkerUp() | Pause() | KeepFds():
+        case WorkerUp() | Pause() | KeepFds() | ChangeStorage(storage=b""):
             return False
         case _:
             return True

@@ -22,7 +22,7 @@ from ringblk.shm.memory.dirty_log import log_bytes
 from ringblk.shm.memory.guest_memory import GuestMemory
 from ringblk.shm.memory.region import MemoryRegion, RegionError, check_overlap, check_region
 from ringblk.shm.sync.channel import copy_fds, in_messages
-from ringblk.workers.process.messages import MapRegion, MapRegions, ToWorker
+from ringblk.workers.process.messages import ChangeStorage, MapRegion, MapRegions, ToWorker
 
 REGION_INDEXES = 1024
 """Region indexes there are; GuestMemory enforces it (REGION_LIMIT in shm/layout/region_set.pxd)."""
@@ -84,6 +84,8 @@ class DriveModel:
         self.pause_holders: set[str] = set()
         """Whoever wants nothing to be popped now."""
         self.epoch = 0
+        """Counts regions that were added, and changes of the storage."""
+        self.has_changed_storage = False
 
     def new_region(self, region: MemoryRegion, fd: int) -> SharedRegion:
         """Give a region an index and an epoch. Raises `DeviceError` when all indexes are in use."""
@@ -243,6 +245,8 @@ class DriveModel:
             for queue in self.queues.values()
             if queue.is_started
         )
+        if self.has_changed_storage:  # a worker may not have heard of it yet
+            sent.append((ChangeStorage(0, self.epoch, b"", []), []))
         sent.extend(workers_up)
         if self.pause_holders:
             sent.append((Pause(0), []))

@@ -2,8 +2,11 @@
 
 import asyncio
 import logging
-from collections.abc import Callable, Sequence
+import os
+from collections.abc import Callable, Mapping, Sequence
 from typing import NoReturn
+
+import msgspec
 
 from ringblk.engine.dispatcher.messages import (
     FromDispatcher,
@@ -20,7 +23,11 @@ from ringblk.engine.supervisor.kept_parts import AdoptedParts, KeptParts
 from ringblk.engine.supervisor.kept_processes import AdoptedProcesses
 from ringblk.engine.supervisor.process_setup import ProcessSetup
 from ringblk.engine.supervisor.workforce import Workforce
-from ringblk.workers.process.messages import ToWorker
+from ringblk.shm.sync.channel import encode_message
+from ringblk.shm.sync.parcel import pack_fds
+from ringblk.shm.sync.process import crash_point
+from ringblk.workers.backends.open_storage import OpenOverlay
+from ringblk.workers.process.messages import ChangeStorage, ToWorker
 
 STOP_TIMEOUT_S = 5.0
 """How long children may take to end once told to; then they are killed."""
@@ -153,6 +160,30 @@ class DriveProcesses:
     def tell_workers(self, message: ToWorker, fds: tuple[int, ...] = ()) -> None:
         """Send to every worker; one that hangs in a system call reads it later."""
         self._workers.tell(message, fds)
+
+    async def change_storage(self, storage: OpenOverlay, fds: Mapping[str, int]) -> None:
+        """Have all of them go on with other storage, which is this process's already; nothing is in flight.
+
+        `fds` are those that they may lack. Raises `DeviceError`.
+        """
+        self._model.epoch += 1
+        self._model.has_changed_storage = True
+        if self._dispatcher.keeper is not None:
+            self._dispatcher.keeper.note_storage()
+        data, names = encode_message(storage), list(fds)
+        message = ChangeStorage(0, self._model.epoch, data, names)
+        for worker in self._workers.up():
+            packed, parcels = pack_fds(list(fds.values()))
+            worker.tell(message, tuple(packed))
+            for fd in parcels:
+                os.close(fd)
+        crash_point("storage: workers told")
+        packed, parcels = pack_fds(list(fds.values()))
+        try:
+            await self.ask(lambda request_id: msgspec.structs.replace(message, request_id=request_id), packed)
+        finally:
+            for fd in parcels:
+                os.close(fd)
 
     @property
     def workers_have_room(self) -> bool:

@@ -113,6 +113,14 @@ class ProcessesKeeper:
         )
         self._keep(kept)
 
+    def note_storage(self) -> None:
+        """The drive has other storage; its processes are told after this."""
+        if self._kept is None:
+            return
+        storage, storage_fds = self._setup.backend.hand_over()
+        handles = self._parts.keep(PROCESSES_PART, storage_fds)
+        self._keep(msgspec.structs.replace(self._kept, storage=storage, storage_fds=handles))
+
     def note_worker(self, index: int, child: Child[None], eventfd: int) -> None:
         """There is a worker that has not been told anything yet: one that was not ends with this process."""
         assert self._kept is not None, "a dispatcher comes first"

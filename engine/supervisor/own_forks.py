@@ -43,7 +43,7 @@ class OwnForks:
     inherits_storage = True
 
     def __init__(self, backend: NativeBackend, inherited_fds: Collection[int]) -> None:
-        """`inherited_fds` is what the backend may have opened."""
+        """`inherited_fds` is what the backend may have opened besides those that it names."""
         self._backend = backend
         self._inherited_fds = inherited_fds
 
@@ -54,7 +54,7 @@ class OwnForks:
         return fork_from_here(
             fork.process_name,
             partial(live, fork, fds, ring_fd, self._backend),
-            {*fds, *kept_fds, *self._inherited_fds} | ({ring_fd} if uring else set()),
+            {*fds, *kept_fds, *self._inherited_fds, *self._backend.fds} | ({ring_fd} if uring else set()),
             uring,
         )
 

@@ -2,6 +2,7 @@
 
 import functools
 import logging
+import os
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
@@ -17,6 +18,7 @@ from ringblk.engine.supervisor.own_forks import OwnForks
 from ringblk.engine.supervisor.process_parent import ProcessParent, RingUnshared
 from ringblk.engine.zygote.messages import DispatcherRole, Fork, WorkerRole
 from ringblk.shm.state.segment import StateSegment
+from ringblk.shm.sync.parcel import pack_fds
 from ringblk.workers.backends.native import NativeBackend
 from ringblk.workers.sandbox.sandbox import Sandbox
 from ringblk.workers.sandbox.syscall_filter import ADOPTION_CALLS, DISPATCHER_CALLS, URING_CALLS
@@ -134,7 +136,12 @@ class ProcessSetup(msgspec.Struct, frozen=True, kw_only=True):
             return start_child(parent, fork, fds, received_type, own_fds)
         storage, storage_fds = self.backend.hand_over()
         fork = msgspec.structs.replace(fork, storage=storage)
-        return start_child(parent, fork, [*fds, *storage_fds], received_type, own_fds)
+        packed_fds, parcels = pack_fds(storage_fds)
+        try:
+            return start_child(parent, fork, [*fds, *packed_fds], received_type, own_fds)
+        finally:
+            for fd in parcels:
+                os.close(fd)
 
 
 @functools.cache

@@ -197,6 +197,10 @@ class Workforce:
         """What a new dispatcher is told of the workers that are up."""
         return [worker.up_message() for worker in self._workers.values() if worker.is_up]
 
+    def up(self) -> list[WorkerProcess]:
+        """Those that there are now."""
+        return [worker for worker in self._workers.values() if worker.child is not None]
+
     def tell(self, message: ToWorker, fds: tuple[int, ...] = ()) -> None:
         """Send to every worker; one that hangs in a system call reads it later."""
         for worker in self._workers.values():

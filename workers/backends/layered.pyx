@@ -167,7 +167,7 @@ cdef class LayeredBackend(NativeBackend):
     def use(self, found, fds):
         """Go on with these layers: nothing is in flight. `fds` are by name; those that are here already may lack.
 
-        Those that are not needed are closed, here and of `fds`.
+        They are this backend's from now on. Those that are not needed are closed.
         """
         needed = found.fd_names
         own = {**{name: fd for name, fd in fds.items() if name not in self._fds}, **self._fds}
@@ -176,6 +176,7 @@ cdef class LayeredBackend(NativeBackend):
         top = found.top
         live_map = LayerMap(fds_of[f"live {top.number}"], top.size_bytes)
         journal = LayerJournal(fds_of[f"map {top.number}"], live_map, top.size_bytes, top.layer_id)
+        fds.clear()
         self._settle(found, fds_of)
         self._assemble(live_map, journal)
         for fd in unneeded:
@@ -185,6 +186,11 @@ cdef class LayeredBackend(NativeBackend):
     def image(self):
         """The base."""
         return self.base
+
+    @property
+    def layered(self):
+        """It has."""
+        return self
 
     @property
     def fds(self):

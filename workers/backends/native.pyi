@@ -1,11 +1,12 @@
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from typing_extensions import Buffer
 
 from ringblk.workers.backends.answers import DirectIo, StorageIdentity, Waiting
 from ringblk.workers.backends.asynchronous import AsyncForm
 from ringblk.workers.backends.image_lock import ImageLock
-from ringblk.workers.backends.open_storage import OpenStorage
+from ringblk.workers.backends.layered import LayeredBackend
+from ringblk.workers.backends.open_storage import OpenOverlay, OpenStorage
 from ringblk.workers.backends.topology import BlockTopology
 
 class NativeBackend:
@@ -39,6 +40,8 @@ class NativeBackend:
     @property
     def image(self) -> NativeBackend | None: ...
     @property
+    def layered(self) -> LayeredBackend | None: ...
+    @property
     def fds(self) -> Sequence[int]: ...
     @property
     def outlives_engine(self) -> bool: ...
@@ -47,6 +50,7 @@ class NativeBackend:
     @property
     def reachable_paths(self) -> Sequence[str]: ...
     def hand_over(self) -> tuple[OpenStorage, Sequence[int]]: ...
+    def use(self, found: OpenOverlay, fds: Mapping[str, int]) -> None: ...
     def prepare_process(self, name: str) -> Sequence[int]: ...
     def is_fenced(self, name: str) -> bool: ...
     @property

@@ -183,6 +183,11 @@ cdef class NativeBackend:
         return self if self.is_image else None
 
     @property
+    def layered(self):
+        """This backend, if it has layers that may change while it is used (`LayeredBackend`); else None."""
+        return None
+
+    @property
     def fds(self):
         """The descriptors that all its processes have in common, where it has opened no other."""
         return () if self.fd < 0 else (self.fd,)
@@ -208,6 +213,13 @@ cdef class NativeBackend:
         They stay this backend's. Raises `BackendError` where it can only be inherited.
         """
         raise BackendError("this backend is for processes that are forked once it was made")
+
+    def use(self, found, fds):
+        """Go on with other storage, which the same engine has prepared; `fds` are its descriptors by name.
+
+        Nothing is in flight. Raises `BackendError` where there is no such thing.
+        """
+        raise BackendError("this backend's storage is always the same")
 
     def prepare_process(self, name):
         """Open what a process needs that is about to be forked; gives the descriptors that it is to keep.

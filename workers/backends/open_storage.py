@@ -69,6 +69,8 @@ class OpenOverlay(msgspec.Struct, frozen=True, kw_only=True, tag=True):
     top: OpenLayer
     below: list[OpenLayer]
     """All others, the nearest first."""
+    foreign_count: int
+    """How many of them, the last, are of other overlays."""
     index: OpenIndex | None = None
     """Of all layers but the two nearest to the top, that one included."""
 

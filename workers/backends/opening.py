@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 
+from ringblk.shm.sync.parcel import unpack_fds
 from ringblk.workers.backends.direct_io import DirectMode
 from ringblk.workers.backends.native import NativeBackend
 from ringblk.workers.backends.open_storage import OpenFile, OpenMemory, OpenNull, OpenOverlay, OpenStorage
@@ -15,12 +16,12 @@ def open_image_backend(path: str, *, read_only: bool, direct: DirectMode) -> Nat
 
 
 def open_overlay_backend(
-    base: str, overlay: str, *, size_bytes: int | None, direct: DirectMode
+    base: str | None, overlay: str, *, size_bytes: int | None, direct: DirectMode, snapshot: str | None
 ) -> NativeBackend:
-    """A layer on a base (`OverlayBackend`). Raises `BackendError` and `OSError`."""
+    """Layers on a base (`OverlayBackend`). Raises `BackendError` and `OSError`."""
     from ringblk.workers.backends.overlay import OverlayBackend
 
-    return OverlayBackend(base, overlay, size_bytes=size_bytes, direct=direct)
+    return OverlayBackend(base, overlay, size_bytes=size_bytes, direct=direct, snapshot=snapshot)
 
 
 def open_named_backend(name: str, arguments: Mapping[str, str]) -> NativeBackend:
@@ -57,7 +58,7 @@ def take_backend(storage: OpenStorage, fds: Sequence[int]) -> NativeBackend:
         case OpenOverlay():
             from ringblk.workers.backends.overlay import OverlayBackend
 
-            return OverlayBackend.take(storage, fds)
+            return OverlayBackend.take(storage, unpack_fds(fds, len(storage.fd_names)))
         case OpenNull():
             from ringblk.workers.backends.null import NullBackend
 

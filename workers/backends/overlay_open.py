@@ -187,6 +187,7 @@ def open_layers(
         base_bytes=base_bytes,
         top=OpenLayer(number=number, layer_id=top.layer_id, size_bytes=top.size_bytes),
         below=layers,
+        foreign_count=0 if base is None else len(base.layers),
         index=make_index(top.size_bytes, layers[1:], 1, fds),
     )
 
@@ -222,29 +223,35 @@ def _open_sealed(
     """Open the layers that are read only; what holds of the data of all of them. Raises as `open_layers`."""
     sealed = None
     for (folder, layer), opened in zip(lower, layers, strict=True):
-        folder_fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        try:
-            with opened_layer(folder_fd, layer) as layer_fd:
-                if layer.is_settled:
-                    map_fd = os.open(MAP, _READ_ONLY, dir_fd=layer_fd)
-                    fds[f"map {opened.number}"] = map_fd
-                    check_layer(read_superblock(map_fd, layer_fd), layer)
-                else:
-                    files = open_layer(layer_fd)
-                    _note_files(files, opened.number, fds)
-                    check_layer(files.superblock, layer)
-        finally:
-            os.close(folder_fd)
-        # One that is not settled is still flushed.
-        file = FileBackend(
-            os.path.join(folder, layer.folder, DATA), read_only=layer.is_settled, direct=direct
-        )
-        fds[f"data {opened.number}"] = os.dup(file.fd)
-        found = file.hand_over()[0]
-        file.close()
-        assert isinstance(found, OpenFile)
-        sealed = common_file(sealed or data, found)
+        file = open_sealed(folder, layer, opened.number, direct, fds)
+        sealed = common_file(sealed or data, file)
     return sealed
+
+
+def open_sealed(
+    folder: str, layer: ChainLayer, number: int, direct: DirectMode, fds: dict[str, int]
+) -> OpenFile:
+    """Open a layer that is read only; what holds of its data. Raises as `open_layers`."""
+    folder_fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        with opened_layer(folder_fd, layer) as layer_fd:
+            if layer.is_settled:
+                map_fd = os.open(MAP, _READ_ONLY, dir_fd=layer_fd)
+                fds[f"map {number}"] = map_fd
+                check_layer(read_superblock(map_fd, layer_fd), layer)
+            else:
+                files = open_layer(layer_fd)
+                _note_files(files, number, fds)
+                check_layer(files.superblock, layer)
+    finally:
+        os.close(folder_fd)
+    # One that is not settled is still flushed.
+    file = FileBackend(os.path.join(folder, layer.folder, DATA), read_only=layer.is_settled, direct=direct)
+    fds[f"data {number}"] = os.dup(file.fd)
+    found = file.hand_over()[0]
+    file.close()
+    assert isinstance(found, OpenFile)
+    return found
 
 
 def common_file(one: OpenFile, other: OpenFile) -> OpenFile:

@@ -6,6 +6,8 @@ index of all others. The layer below has a map of its own because it was the top
 that of a settled layer costs nothing to open: most drives have one.
 """
 
+import os
+
 from libc.stdint cimport uint64_t
 
 from ringblk.shm.sync.atomic cimport load_acquire_32, store_release_32
@@ -38,8 +40,20 @@ cdef class LayerStack:
         """All layers below that one."""
         self.index = index
 
-    def note_settled(self):
-        """The layer right below is on the disk: no process flushes it any more."""
+    def settle(self):
+        """Bring all of the layer right below, which is sealed, to the disk: no process flushes it any more then.
+
+        Raises `OSError`.
+        """
+        cdef int result = 0
+        if self.near_live is None:
+            return
+        self.near_live.note_unsaved()
+        with nogil:
+            result = self.near_journal.save(self.near_fd)
+        if result < 0:
+            raise OSError(-result, os.strerror(-result))
+        os.fsync(self.near_journal.fd)   # what the journal says is in its place
         store_release_32(&self.near_live.header.is_settled, True)
 
     def note_unsaved(self):

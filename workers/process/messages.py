@@ -1,4 +1,4 @@
-"""What the supervisor sends a worker; the dispatcher knows two of these messages as well."""
+"""What the supervisor sends a worker; the dispatcher knows some of these messages as well."""
 
 import msgspec
 
@@ -37,4 +37,17 @@ class Stop(msgspec.Struct, tag=True, frozen=True):
     """End; nothing is in flight."""
 
 
-ToWorker = MapRegions | UnmapRegions | KeepRegions | Stop
+class ChangeStorage(msgspec.Struct, tag=True, frozen=True):
+    """The drive's storage is another from now on, for requests of this epoch; none is in flight.
+
+    The descriptors of it that a process may lack come along, in the order of their names.
+    """
+
+    request_id: int
+    epoch: int
+    storage: bytes
+    """An `OpenStorage`, encoded: processes that never hear of one need no decoder. Empty: it is known."""
+    fd_names: list[str]
+
+
+ToWorker = MapRegions | UnmapRegions | KeepRegions | ChangeStorage | Stop

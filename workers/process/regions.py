@@ -3,7 +3,13 @@
 from collections.abc import Sequence
 
 from ringblk.shm.memory.guest_memory import GuestMemory
-from ringblk.workers.process.messages import KeepRegions, MapRegions, ToWorker, UnmapRegions
+from ringblk.workers.process.messages import (
+    ChangeStorage,
+    KeepRegions,
+    MapRegions,
+    ToWorker,
+    UnmapRegions,
+)
 
 
 class WorkerRegions:
@@ -30,6 +36,8 @@ class WorkerRegions:
                 case UnmapRegions():
                     for region_index in message.region_indexes:
                         self._unmap(region_index)
+                case ChangeStorage():
+                    self._memory.skip(message.epoch)  # requests of it are for the storage that there is now
                 case KeepRegions():
                     for region_index, _ in self._epochs.items() - message.epochs.items():
                         self._unmap(region_index)

@@ -8,12 +8,14 @@ import msgspec
 from ringblk.shm.memory.guest_memory import GuestMemory
 from ringblk.shm.state.segment import StateSegment
 from ringblk.shm.sync.channel import Channel, ChannelClosed
+from ringblk.shm.sync.process import crash_point
 from ringblk.workers.backends.native import NativeBackend
 from ringblk.workers.backends.uring_form import UringForm
 from ringblk.workers.process.host_errors import HostErrors
-from ringblk.workers.process.messages import Stop, ToWorker
+from ringblk.workers.process.messages import ChangeStorage, Stop, ToWorker
 from ringblk.workers.process.pump import Pump
 from ringblk.workers.process.regions import WorkerRegions
+from ringblk.workers.process.storage_change import change_storage
 from ringblk.workers.process.uring_pump import UringPump
 from ringblk.workers.requests.drive_requests import DriveRequests
 from ringblk.workers.requests.request import RequestExecutor
@@ -50,7 +52,7 @@ def run_worker(setup: WorkerSetup, channel: Channel[ToWorker]) -> None:
     try:
         executor = setup.requests.make_executor(setup.state, memory)
         pump = make_pump(setup, channel.socket.fileno(), memory, executor)
-        while _read_channel(channel, regions, pump):
+        while _read_channel(channel, regions, pump, setup.backend):
             if not pump.run():
                 errors.report(executor.take_error()[0])
             report_refused(who)
@@ -67,10 +69,16 @@ def make_pump(setup: WorkerSetup, channel_fd: int, memory: GuestMemory, executor
     return UringPump(setup.state, setup.worker_index, memory, executor, own, dispatcher, channel_fd, form)
 
 
-def _read_channel(channel: Channel[ToWorker], regions: WorkerRegions, pump: Pump) -> bool:
+def _read_channel(
+    channel: Channel[ToWorker], regions: WorkerRegions, pump: Pump, backend: NativeBackend
+) -> bool:
     """Carry out all messages that wait; False when one says stop."""
     pump.take_control()
     waiting = list(iter(channel.receive, None))
+    for message, fds in waiting:
+        if isinstance(message, ChangeStorage):
+            change_storage(backend, message, fds)
+            crash_point("worker: other storage")
     regions.take(waiting)
     for _, fds in waiting:
         for fd in fds:

@@ -1,0 +1,44 @@
+"""What the control API does to the layers of an engine's drives, without HTTP."""
+
+from collections.abc import Sequence
+
+from ringblk.engine.base.log_format import drive_in_log
+from ringblk.engine.control.drives_control import DrivesControl
+from ringblk.engine.drives.drives import DriveConflict, DriveRefused
+from ringblk.engine.drives.layers import DriveLayers, Snapshot, take_snapshots
+
+
+class LayersControl:
+    """By the drives' names. Raises as `DrivesControl.running`, and `DriveRefused` for other drives."""
+
+    def __init__(self, drives: DrivesControl) -> None:
+        self._drives = drives
+
+    def _layers(self, name: str) -> DriveLayers:
+        layers = self._drives.running(name).layers
+        if layers is None:
+            raise DriveRefused(f"drive {name} has no overlay: only those have snapshots")
+        return layers
+
+    def snapshots(self, name: str) -> list[Snapshot]:
+        """Those of one drive."""
+        return self._layers(name).snapshots()
+
+    async def take(self, names: Sequence[str], snapshot: str) -> list[Snapshot]:
+        """Of several drives at one instant. Raises `ChangeRefused`, `DeviceError`."""
+        drives = [self._layers(name) for name in sorted(set(names))]
+        await take_snapshots(drives, snapshot)
+        return [each.snapshot(snapshot) for each in drives]
+
+    async def reset(self, name: str, snapshot: str | None, *, force: bool) -> None:
+        """To a snapshot, or the base. Raises as `DriveLayers.reset`, and `DriveConflict`."""
+        drive, layers = self._drives.running(name), self._layers(name)
+        if drive.is_connected and not force:
+            raise DriveConflict(
+                f"drive {name} has a front end, whose guest may have in memory what is gone then:"
+                " force resets it all the same",
+                "force",
+            )
+        with drive_in_log(name):
+            await layers.reset(snapshot)
+            drive.tell_size()

@@ -1,0 +1,243 @@
+"""The layers of a copy-on-write drive that runs: snapshots, resets, growth (docs/layers.md).
+
+What takes its time is prepared in a thread while requests go on. Then nothing is popped for a moment, and all
+processes of the drive go on with other layers. The chain on the disk says what was done: it is written before
+the processes hear of it, and whoever comes after a death goes by it.
+"""
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
+from functools import partial
+from typing import TypeVar
+
+import msgspec
+
+from ringblk.engine.base.in_thread import in_thread
+from ringblk.engine.devices.device import DeviceError
+from ringblk.engine.drives.changes import ChangeRefused, DriveChanges
+from ringblk.engine.supervisor.drive_processes import DriveProcesses, ProcessesFailed
+from ringblk.engine.supervisor.kept_parts import AdoptionFailed
+from ringblk.shm.sync.process import crash_point
+from ringblk.workers.backends.direct_io import DirectMode
+from ringblk.workers.backends.interface import BackendError
+from ringblk.workers.backends.layered import LayeredBackend
+from ringblk.workers.backends.overlay_changes import OverlayChange, OverlayChanger
+from ringblk.workers.layers.chain_form import MAX_NAME_BYTES, NO_LAYER, Chain, ChainLayer
+
+LAYERS = "layers"
+"""The holder of the pause in which layers change."""
+
+Result = TypeVar("Result")
+
+
+class Snapshot(msgspec.Struct, frozen=True, kw_only=True):
+    """A snapshot of a drive."""
+
+    name: str
+    made_ns: int
+    """In nanoseconds since 1970."""
+    size_bytes: int
+    """Of the drive, then."""
+    is_below: bool
+    """Whether the drive lies on it; it does not after it was reset to an earlier one."""
+
+
+class NoSuchSnapshot(Exception):  # noqa: N818
+    """The drive has no snapshot of this name."""
+
+
+class DriveLayers:
+    """Changes of one drive's layers, one after the other."""
+
+    def __init__(
+        self,
+        backend: LayeredBackend,
+        direct: DirectMode,
+        processes: DriveProcesses,
+        changes: DriveChanges,
+    ) -> None:
+        self._backend = backend
+        self._changer = OverlayChanger(backend, direct)
+        self._processes = processes
+        self._changes = changes
+        self._lock = asyncio.Lock()
+
+    @property
+    def chain(self) -> Chain:
+        """Which layers there are."""
+        return self._backend.chain
+
+    def snapshots(self) -> list[Snapshot]:
+        """All that there are, the oldest first."""
+        below = {layer.layer_id for layer in self.chain.branch()}
+        named = [layer for layer in self.chain.layers.values() if layer.name and layer.is_sealed]
+        return [
+            Snapshot(
+                name=layer.name,
+                made_ns=layer.sealed_ns,
+                size_bytes=layer.size_bytes,
+                is_below=layer.layer_id in below,
+            )
+            for layer in sorted(named, key=lambda layer: layer.sealed_ns)
+        ]
+
+    def snapshot(self, name: str) -> Snapshot:
+        """One of them. Raises `NoSuchSnapshot`."""
+        found = [each for each in self.snapshots() if each.name == name]
+        if not found:
+            raise NoSuchSnapshot(f"the drive has no snapshot {name}")
+        return found[0]
+
+    @asynccontextmanager
+    async def changing(self) -> AsyncIterator[None]:
+        """Nobody else changes the layers meanwhile, and what was sealed before is on the disk."""
+        async with self._lock:
+            await self._in_thread(self._changer.settle)
+            yield
+
+    def check_name(self, name: str) -> None:
+        """Raise `ChangeRefused` for what no new snapshot can be called."""
+        if not name or not name.isprintable() or "/" in name or len(name.encode()) > MAX_NAME_BYTES:
+            reason = f"1 to {MAX_NAME_BYTES} bytes of printable characters without a slash"
+            raise ChangeRefused("name", f"is not {reason}")
+        if self.chain.snapshot(name) is not None:
+            raise ChangeRefused("name", f"there is a snapshot {name} already")
+
+    # Snapshots
+
+    async def prepare_seal(self, name: str) -> OverlayChange:
+        """A snapshot that is about to be taken; `changing`."""
+        return await self._prepare(partial(self._changer.seal, name))
+
+    async def settle(self) -> None:
+        """Bring what was sealed to the disk."""
+        await self._in_thread(self._changer.settle)
+
+    async def reset(self, name: str | None) -> None:
+        """Have the drive be as it was at a snapshot, or as its base is: what was written since is gone.
+
+        Raises `NoSuchSnapshot`, `ChangeRefused`, `DeviceError`.
+        """
+        async with self.changing():
+            layer_id = NO_LAYER if name is None else self._named(name).layer_id
+            change = await self._prepare(partial(self._changer.reset, layer_id))
+            try:
+                await self.pause()
+                await self.commit(change)
+                await self.use(change)
+            except BaseException:
+                change.abandon()
+                raise
+            finally:
+                await self.go_on()
+            await self.remove_strays()
+
+    def _named(self, name: str) -> ChainLayer:
+        layer = self.chain.snapshot(name)
+        if layer is None or not layer.is_sealed:
+            raise NoSuchSnapshot(f"the drive has no snapshot {name}")
+        return layer
+
+    # After a control plane that has died
+
+    def resume(self) -> None:
+        """Know the layers of an overlay that another control plane has opened. Raises `AdoptionFailed`."""
+        try:
+            self._changer.resume()
+        except BackendError as error:
+            raise AdoptionFailed(str(error)) from error
+
+    async def tell_again(self) -> None:
+        """Have all processes use what the chain says: the last change may not have come to all of them.
+
+        Raises `ProcessesFailed`.
+        """
+        async with self._lock:
+            try:
+                change = await self._prepare(self._changer.forward)
+                try:
+                    await self.pause()
+                    await self.use(change)
+                finally:
+                    await self.go_on()
+                await self.remove_strays()
+            except (ChangeRefused, DeviceError) as error:
+                raise ProcessesFailed(f"its layers cannot be gone on with: {error}") from error
+
+    # How a change is made
+
+    async def commit(self, change: OverlayChange) -> None:
+        """Write the chain: from here on it has been done, whatever dies."""
+        await self._in_thread(partial(self._changer.write, change.chain))
+        crash_point("layers: chain written")
+
+    async def use(self, change: OverlayChange) -> None:
+        """All processes of the drive go on with it; nothing is in flight. Raises `DeviceError`."""
+        names = change.found.fd_names
+        known = set() if change.is_told_anew else set(self._backend.found.fd_names)
+        self._backend.use(change.found, change.fds)
+        crash_point("layers: in use by the supervisor")
+        fds = {name: self._backend.fd_of(name) for name in names if name not in known}
+        await self._processes.change_storage(change.found, fds)
+        crash_point("layers: in use")
+
+    async def undo(self, chain: Chain) -> None:
+        """Have the overlay be this chain again: what has been written after it is in no use."""
+        again = msgspec.structs.replace(chain, generation=self.chain.generation + 1)
+        await self._in_thread(partial(self._changer.write, again))
+        await self.remove_strays()
+
+    async def remove_strays(self) -> None:
+        """Remove what no chain names any more."""
+        await self._in_thread(self._changer.remove_strays)
+
+    async def pause(self) -> None:
+        """Nothing is in flight when it returns, until `go_on`. Raises `DeviceError`."""
+        await self._changes.hold(LAYERS)
+
+    async def go_on(self) -> None:
+        """Requests go on."""
+        await self._changes.release(LAYERS)
+
+    async def _prepare(self, prepare: Callable[[], OverlayChange]) -> OverlayChange:
+        change = await self._in_thread(prepare)
+        crash_point("layers: prepared")
+        return change
+
+    async def _in_thread(self, call: Callable[[], Result]) -> Result:
+        try:
+            return await in_thread(call)
+        except BackendError as error:
+            raise ChangeRefused("", str(error)) from error
+
+
+async def take_snapshots(drives: Sequence[DriveLayers], name: str) -> None:
+    """Seal all of these drives at one instant: none of them has anything in flight then.
+
+    Raises `ChangeRefused` and `DeviceError`. One of several that was killed meanwhile may have it, or not.
+    """
+    async with AsyncExitStack() as held:
+        for each in drives:
+            await held.enter_async_context(each.changing())
+            each.check_name(name)
+        former = [each.chain for each in drives]
+        changes: list[OverlayChange] = []
+        try:
+            for each in drives:
+                changes.append(await each.prepare_seal(name))
+            for each, change in zip(drives, changes, strict=True):
+                await each.commit(change)
+        except BaseException:
+            for each, chain in zip(drives, former, strict=True):
+                if each.chain is not chain:
+                    await each.undo(chain)
+            for change in changes:
+                change.abandon()
+            raise
+        try:
+            await asyncio.gather(*(each.pause() for each in drives))
+            await asyncio.gather(*(each.use(change) for each, change in zip(drives, changes, strict=True)))
+        finally:
+            await asyncio.gather(*(each.go_on() for each in drives))
+        await asyncio.gather(*(each.settle() for each in drives))

@@ -1,0 +1,40 @@
+"""More descriptors than one message carries, as one: a socket that has them waiting to be read."""
+
+import array
+import os
+import socket
+from collections.abc import Sequence
+
+from ringblk.shm.sync.channel import MAX_FDS, in_messages
+
+MOST_LOOSE = 200
+"""Descriptors that go as they are: a message has others besides."""
+
+
+def pack_fds(fds: Sequence[int]) -> tuple[list[int], list[int]]:
+    """What to send for these, and what of it is to be closed when it was sent. Raises `OSError`."""
+    if len(fds) <= MOST_LOOSE:
+        return list(fds), []
+    sender, receiver = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    with sender:
+        sender.setblocking(False)
+        for few in in_messages(fds):
+            sender.sendmsg([b"+"], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", few))])
+    parcel = receiver.detach()
+    return [parcel], [parcel]
+
+
+def unpack_fds(fds: Sequence[int], count: int) -> list[int]:
+    """The `count` descriptors that `pack_fds` was given, of what was received for them. Raises `OSError`."""
+    if len(fds) == count or len(fds) != 1:
+        return list(fds)
+    unpacked: list[int] = []
+    with socket.socket(fileno=fds[0]) as receiver:
+        while len(unpacked) < count:
+            data, few, _, _ = socket.recv_fds(receiver, 1, MAX_FDS)
+            if not data:
+                break
+            unpacked += few
+    for fd in unpacked:
+        os.set_inheritable(fd, False)
+    return unpacked

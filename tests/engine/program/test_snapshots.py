@@ -1,0 +1,113 @@
+"""Snapshots, resets and clones of drives that run, by the control API."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.rigs.many_drives import ManyDrives
+
+SIZE_BYTES = 1 << 20
+BASE = bytes(range(1, 129)) * (SIZE_BYTES // 128)
+
+
+def block(letter: str) -> bytes:
+    return letter.encode() * 4096
+
+
+@pytest.fixture
+def base(tmp_path: Path) -> Path:
+    path = tmp_path / "base.img"
+    path.write_bytes(BASE)
+    return path
+
+
+@pytest.fixture
+def drives(base: Path) -> Iterator[ManyDrives]:
+    settings = {"base": str(base), "overlay": str(base.with_name("vm1"))}
+    with ManyDrives({"vm1": settings}) as engine:
+        yield engine
+
+
+def snapshot(drives: ManyDrives, name: str, drive: str = "vm1") -> None:
+    status, answer = drives.control.ask("POST", f"/drives/{drive}/snapshots", {"name": name})
+    assert (status, answer.get("name")) == (201, name), answer
+
+
+def reset(drives: ManyDrives, name: str | None, *, force: bool = False, drive: str = "vm1") -> None:
+    status, answer = drives.control.ask("POST", f"/drives/{drive}/reset", {"snapshot": name, "force": force})
+    assert status == 200, answer
+
+
+def test_snapshot_reset_and_clone(drives: ManyDrives, base: Path) -> None:
+    with drives.frontend("vm1") as disk:
+        for number, letter in enumerate("abc"):
+            disk.write(number * 4096, block(letter))
+            snapshot(drives, letter)
+            disk.write(8 * 4096, block(letter.upper()))
+        assert disk.read(0, SIZE_BYTES) == (
+            block("a") + block("b") + block("c") + BASE[12288:32768] + block("C") + BASE[36864:]
+        )
+        assert [each["name"] for each in drives.control.get("/drives/vm1/snapshots")["snapshots"]] == list(
+            "abc"
+        )
+        status, _ = drives.put(
+            "clone", base=str(base.with_name("vm1")), base_snapshot="b", overlay=str(base.with_name("clone"))
+        )
+        assert status == 201
+        with drives.frontend("clone") as clone:
+            expected = block("a") + block("b") + BASE[8192:32768] + block("A") + BASE[36864:]
+            assert clone.read(0, SIZE_BYTES) == expected
+            clone.write(0, block("x"))
+            assert disk.read(0, 4096) == block("a")
+            assert clone.read(0, SIZE_BYTES) == block("x") + expected[4096:]
+        status, answer = drives.control.ask("POST", "/drives/vm1/reset", {"snapshot": "a"})
+        assert (status, "force" in answer["error"]) == (409, True)
+        reset(drives, "a", force=True)
+        assert disk.read(0, SIZE_BYTES) == block("a") + BASE[4096:]
+        reset(drives, None, force=True)
+        assert disk.read(0, SIZE_BYTES) == BASE
+        disk.write(0, block("z"))
+        disk.flush()
+        assert disk.read(0, 8192) == block("z") + BASE[4096:8192]
+
+
+def test_layers_outlive_every_process(drives: ManyDrives, base: Path) -> None:
+    """The control plane, the dispatcher, the engine: the next one has the layers that there were."""
+    with drives.frontend("vm1") as disk:
+        disk.write(0, block("a"))
+        snapshot(drives, "a")
+        disk.write(4096, block("b"))
+        drives.kill_control_plane()
+        drives.control.get("/drives")  # waits for the next one
+        assert disk.read(0, 12288) == block("a") + block("b") + BASE[8192:12288]
+        snapshot(drives, "b")
+        drives.kill_dispatcher("vm1")
+        disk.write(8192, block("c"))
+        assert disk.read(0, 12288) == block("a") + block("b") + block("c")
+        disk.flush()
+        reset(drives, "a", force=True)
+        assert disk.read(0, 8192) == block("a") + BASE[4096:8192]
+        disk.write(8192, block("d"))
+    drives.kill()
+    settings = {"base": str(base), "overlay": str(base.with_name("vm1"))}
+    with ManyDrives({"vm1": settings}) as engine, engine.frontend("vm1") as disk:
+        assert disk.read(0, 12288) == block("a") + BASE[4096:8192] + block("d")
+        reset(engine, "b", force=True)
+        assert disk.read(0, 12288) == block("a") + block("b") + BASE[8192:12288]
+
+
+def test_several_drives_at_one_instant(drives: ManyDrives, base: Path) -> None:
+    drives.put("vm2", base=str(base), overlay=str(base.with_name("vm2")))
+    with drives.frontend("vm1") as first, drives.frontend("vm2") as second:
+        first.write(0, block("a"))
+        second.write(0, block("b"))
+        status, answer = drives.control.ask("POST", "/snapshots", {"name": "now", "drives": ["vm1", "vm2"]})
+        assert (status, [each["name"] for each in answer["snapshots"]]) == (201, ["now", "now"])
+        status, answer = drives.control.ask("POST", "/snapshots", {"name": "now", "drives": ["vm2", "vm1"]})
+        assert (status, answer["field"]) == (400, "name")
+        first.write(0, block("x"))
+        second.write(0, block("y"))
+        reset(drives, "now", force=True)
+        reset(drives, "now", force=True, drive="vm2")
+        assert (first.read(0, 4096), second.read(0, 4096)) == (block("a"), block("b"))
