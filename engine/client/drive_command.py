@@ -10,9 +10,9 @@ import msgspec
 from ringblk.engine.base.exit_status import ExitStatus
 from ringblk.engine.base.json_text import NotJson, decode_json
 from ringblk.engine.base.number_text import size_text
+from ringblk.engine.base.printable_text import printable
 from ringblk.engine.base.program_error import ProgramError
 from ringblk.engine.base.text_table import terminal_width
-from ringblk.engine.base.printable_text import printable
 from ringblk.engine.client.control_client import (
     AllDrives,
     AllSnapshots,

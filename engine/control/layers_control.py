@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 from ringblk.engine.base.log_format import drive_in_log
 from ringblk.engine.control.drives_control import DrivesControl
+from ringblk.engine.drives.changes import ChangeRefused
 from ringblk.engine.drives.drives import DriveConflict, DriveRefused
 from ringblk.engine.drives.layers import DriveLayers, Snapshot, take_snapshots
 
@@ -26,6 +27,8 @@ class LayersControl:
 
     async def take(self, names: Sequence[str], snapshot: str) -> list[Snapshot]:
         """Of several drives at one instant. Raises `ChangeRefused`, `DeviceError`."""
+        if not names:
+            raise ChangeRefused("drives", "names no drive")
         drives = [self._layers(name) for name in sorted(set(names))]
         await take_snapshots(drives, snapshot)
         return [each.snapshot(snapshot) for each in drives]

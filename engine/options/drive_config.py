@@ -64,7 +64,7 @@ class DriveConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     """a folder that keeps what is written, made where it isn't there, on"""
     base: str | None = None
     """the image that the rest is read from, and that any number of drives may have; or"""
-    base_snapshot: Annotated[str, Meta(min_length=1)] | None = None
+    base_snapshot: str | None = None
     """Which snapshot, where the base is the folder of another drive's overlay."""
     overlay_size: Annotated[int, Meta(ge=SECTOR_BYTES)] | None = None
     """How large a new overlay is; None: as its base."""
