@@ -31,6 +31,10 @@ def add_parser(subparsers: Any) -> None:
     reset = _add(commands, "reset", "have a copy-on-write drive be as it was")
     reset.add_argument("name", metavar="NAME", nargs="?", help="at this snapshot (default: as its base is)")
     reset.add_argument("--force", action="store_true", help="though a front end is connected")
+    delete = _add(commands, "delete-snapshot", "have no such snapshot any more")
+    delete.add_argument("name", metavar="NAME", help="what it is called")
+    _add(commands, "commit", "have the newest snapshot be as the drive is now")
+    _add(commands, "flatten", "have a copy-on-write drive need its base no more")
     _add_limits(_add(commands, "limit", "change the limits of a drive; those that are not named stay"))
 
 

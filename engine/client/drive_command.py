@@ -4,6 +4,7 @@ import argparse
 import os
 from collections.abc import Callable, Mapping
 from typing import Any
+from urllib.parse import quote
 
 import msgspec
 
@@ -156,6 +157,30 @@ def reset_drive(arguments: argparse.Namespace) -> int:
     return _say(arguments, f"reset to {arguments.name or 'its base'}", answer)
 
 
+def delete_snapshot(arguments: argparse.Namespace) -> int:
+    """`ringblk drive delete-snapshot`."""
+    path = f"{drive_path(arguments.drive)}/snapshots/{quote(arguments.name, safe='')}"
+    ControlClient(arguments.control).ask("DELETE", path)
+    if arguments.output == "human":
+        print(f"{printable(arguments.drive)}: snapshot {printable(arguments.name)} deleted")
+    return ExitStatus.DONE
+
+
+def commit_drive(arguments: argparse.Namespace) -> int:
+    """`ringblk drive commit`."""
+    return _post(arguments, "commit", "committed to the snapshot below")
+
+
+def flatten_drive(arguments: argparse.Namespace) -> int:
+    """`ringblk drive flatten`."""
+    return _post(arguments, "flatten", "copies what its base has")
+
+
+def _post(arguments: argparse.Namespace, word: str, what: str) -> int:
+    path = f"{drive_path(arguments.drive)}/{word}"
+    return _say(arguments, what, ControlClient(arguments.control).ask("POST", path, shape=OneDrive))
+
+
 def _patch(arguments: argparse.Namespace, body: Mapping[str, Any], what: str) -> int:
     return _say(arguments, what, _ask_patch(arguments, body))
 
@@ -201,5 +226,8 @@ COMMANDS: dict[str, Callable[[argparse.Namespace], int]] = {
     "snapshot": take_snapshot,
     "snapshots": list_snapshots,
     "reset": reset_drive,
+    "delete-snapshot": delete_snapshot,
+    "commit": commit_drive,
+    "flatten": flatten_drive,
 }
 """By the words of the command line."""

@@ -7,6 +7,7 @@ from msgspec import UNSET, UnsetType
 
 from ringblk.engine.control.messages import DriveBody
 from ringblk.engine.drives.drives import DriveState
+from ringblk.engine.drives.layer_jobs import JobStatus
 from ringblk.engine.options.drive_config import DriveConfig
 from ringblk.engine.statistics.statistics import StatisticsSnapshot
 from ringblk.shm.state.segment import MAX_WORKERS
@@ -36,6 +37,8 @@ class DriveStatus(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True)
     sandbox: str | None = None
     limits: list[str] | None = None
     processes: dict[str, int] | None = None
+    job: JobStatus | None = None
+    """What is merged of its layers, if anything is."""
 
 
 class DriveAnswer(DriveConfig, frozen=True, kw_only=True):

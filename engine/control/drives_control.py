@@ -27,6 +27,7 @@ from ringblk.engine.drives.drives import (
     NoSuchDrive,
     OtherEngine,
 )
+from ringblk.engine.drives.layers import DriveLayers
 from ringblk.engine.options.config import check_drive
 from ringblk.engine.statistics.statistics import StatisticsSnapshot, take_snapshot
 
@@ -136,7 +137,11 @@ async def _change(
             except ChangeRefused as error:
                 raise ChangeRefused("workers", error.reason) from error
         try:
-            await drive.changes.apply(change)
+            if drive.layers is not None and change.size is not UNSET:
+                await _grow(drive.layers, change.size)
+                await drive.changes.apply(msgspec.structs.replace(change, size=UNSET))
+            else:
+                await drive.changes.apply(change)
         except BaseException:
             if drive.processes.worker_count != former_count:
                 await drive.changes.set_worker_count(former_count)
@@ -147,6 +152,14 @@ async def _change(
             await drive.changes.pause()
         elif is_paused is False:
             await drive.changes.resume()
+
+
+async def _grow(layers: DriveLayers, size: int | str) -> None:
+    if not isinstance(size, int):
+        raise ChangeRefused(
+            "size_bytes", "a copy-on-write drive has no image that somebody else makes larger"
+        )
+    await layers.grow(size)
 
 
 def _running(served: EngineDrive) -> Drive:
@@ -177,5 +190,6 @@ def _describe(served: EngineDrive) -> DriveAnswer:
             sandbox=drive.facts.sandbox,
             limits=drive.limits.limit.limited,
             processes=drive.processes.pids,
+            job=None if drive.layers is None else drive.layers.jobs.status,
         )
     return DriveAnswer(**msgspec.structs.asdict(config), state=status)

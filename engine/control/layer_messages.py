@@ -1,7 +1,10 @@
 """The bodies of what is asked of a copy-on-write drive's layers."""
 
+from typing import Annotated
+
 import msgspec
 
+from ringblk.engine.drives.changed_blocks import Extent
 from ringblk.engine.drives.layers import Snapshot
 
 
@@ -31,3 +34,18 @@ class SnapshotsAnswer(msgspec.Struct, frozen=True):
     """`GET /drives/{id}/snapshots`, the oldest first."""
 
     snapshots: list[Snapshot]
+
+
+class JobPatch(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """`PATCH /drives/{id}/job`."""
+
+    bps: Annotated[int, msgspec.Meta(ge=0)]
+    """Bytes a second that may be copied; 0: as many as can be."""
+
+
+class ChangedAnswer(msgspec.Struct, frozen=True):
+    """`GET /drives/{id}/changed`: what may read otherwise, in whole blocks."""
+
+    since: str
+    size_bytes: int
+    extents: list[Extent]

@@ -2,7 +2,14 @@
 
 from ringblk.engine.control.drive_messages import DriveAnswer
 from ringblk.engine.control.drives_control import DrivesControl
-from ringblk.engine.control.layer_messages import ResetBody, SnapshotBody, SnapshotsAnswer, SnapshotsBody
+from ringblk.engine.control.layer_messages import (
+    ChangedAnswer,
+    JobPatch,
+    ResetBody,
+    SnapshotBody,
+    SnapshotsAnswer,
+    SnapshotsBody,
+)
 from ringblk.engine.control.layers_control import LayersControl
 from ringblk.engine.control.routes import Call, Created, Route
 from ringblk.engine.drives.layers import Snapshot
@@ -51,6 +58,48 @@ class LayerRoutes:
                 body_type=ResetBody,
                 answer_type=DriveAnswer,
             ),
+            Route(
+                method="DELETE",
+                path="/drives/{id}/snapshots/{name}",
+                summary="Have no such snapshot; its blocks are merged into what lies above it",
+                handler=self._delete,
+            ),
+            Route(
+                method="POST",
+                path="/drives/{id}/commit",
+                summary="Have the newest snapshot be as the drive is now",
+                handler=self._commit,
+                answer_type=DriveAnswer,
+            ),
+            Route(
+                method="POST",
+                path="/drives/{id}/flatten",
+                summary="Have a drive need its base no more: copy what it reads from there",
+                handler=self._flatten,
+                answer_type=DriveAnswer,
+            ),
+            Route(
+                method="PATCH",
+                path="/drives/{id}/job",
+                summary="How quickly a drive's layers are merged",
+                handler=self._limit,
+                body_type=JobPatch,
+                answer_type=DriveAnswer,
+            ),
+            Route(
+                method="DELETE",
+                path="/drives/{id}/job",
+                summary="Stop merging layers; what is not flat yet stays so",
+                handler=self._cancel,
+            ),
+            Route(
+                method="GET",
+                path="/drives/{id}/changed",
+                summary="What has changed since a snapshot, as extents",
+                handler=self._changed,
+                answer_type=ChangedAnswer,
+                query=("since",),
+            ),
         ]
 
     async def _list(self, call: Call) -> SnapshotsAnswer:
@@ -67,3 +116,25 @@ class LayerRoutes:
         name = call.values["id"]
         await self._control.reset(name, call.body.snapshot, force=call.body.force)
         return self._drives.describe(name)
+
+    async def _delete(self, call: Call) -> None:
+        await self._control.layers(call.values["id"]).delete(call.values["name"])
+
+    async def _commit(self, call: Call) -> DriveAnswer:
+        await self._control.layers(call.values["id"]).commit_top()
+        return self._drives.describe(call.values["id"])
+
+    async def _flatten(self, call: Call) -> DriveAnswer:
+        await self._control.layers(call.values["id"]).flatten()
+        return self._drives.describe(call.values["id"])
+
+    async def _limit(self, call: Call) -> DriveAnswer:
+        self._control.layers(call.values["id"]).jobs.limit(call.body.bps)
+        return self._drives.describe(call.values["id"])
+
+    async def _cancel(self, call: Call) -> None:
+        await self._control.layers(call.values["id"]).cancel_jobs()
+
+    async def _changed(self, call: Call) -> ChangedAnswer:
+        since = call.query.get("since", "")
+        return await self._control.changed(call.values["id"], since)

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 from ringblk.engine.base.log_format import drive_in_log
 from ringblk.engine.control.drives_control import DrivesControl
+from ringblk.engine.control.layer_messages import ChangedAnswer
 from ringblk.engine.drives.changes import ChangeRefused
 from ringblk.engine.drives.drives import DriveConflict, DriveRefused
 from ringblk.engine.drives.layers import DriveLayers, Snapshot, take_snapshots
@@ -15,7 +16,8 @@ class LayersControl:
     def __init__(self, drives: DrivesControl) -> None:
         self._drives = drives
 
-    def _layers(self, name: str) -> DriveLayers:
+    def layers(self, name: str) -> DriveLayers:
+        """Those of one drive."""
         layers = self._drives.running(name).layers
         if layers is None:
             raise DriveRefused(f"drive {name} has no overlay: only those have snapshots")
@@ -23,19 +25,19 @@ class LayersControl:
 
     def snapshots(self, name: str) -> list[Snapshot]:
         """Those of one drive."""
-        return self._layers(name).snapshots()
+        return self.layers(name).snapshots()
 
     async def take(self, names: Sequence[str], snapshot: str) -> list[Snapshot]:
         """Of several drives at one instant. Raises `ChangeRefused`, `DeviceError`."""
         if not names:
             raise ChangeRefused("drives", "names no drive")
-        drives = [self._layers(name) for name in sorted(set(names))]
+        drives = [self.layers(name) for name in sorted(set(names))]
         await take_snapshots(drives, snapshot)
         return [each.snapshot(snapshot) for each in drives]
 
     async def reset(self, name: str, snapshot: str | None, *, force: bool) -> None:
         """To a snapshot, or the base. Raises as `DriveLayers.reset`, and `DriveConflict`."""
-        drive, layers = self._drives.running(name), self._layers(name)
+        drive, layers = self._drives.running(name), self.layers(name)
         if drive.is_connected and not force:
             raise DriveConflict(
                 f"drive {name} has a front end, whose guest may have in memory what is gone then:"
@@ -45,3 +47,10 @@ class LayersControl:
         with drive_in_log(name):
             await layers.reset(snapshot)
             drive.tell_size()
+
+    async def changed(self, name: str, since: str) -> ChangedAnswer:
+        """What has changed since a snapshot. Raises as `DriveLayers.changed_since`."""
+        if not since:
+            raise ChangeRefused("since", "say which snapshot")
+        extents = await self.layers(name).changed_since(since)
+        return ChangedAnswer(since, self._drives.running(name).device.capacity_bytes, extents)

@@ -198,6 +198,18 @@ class DriveChanges:
         if size_bytes >= 1 << 63:
             raise ChangeRefused("size_bytes", f"{size_bytes} is not below 2**63")
 
+    def check_growth(self, size_bytes: int) -> None:
+        """Raise `ChangeRefused` for a size that a drive of layers cannot have next."""
+        self._check_size(size_bytes)
+        if size_bytes < self._device.capacity_bytes:
+            raise ChangeRefused("size_bytes", "a copy-on-write drive is only made larger")
+
+    def note_size(self, size_bytes: int) -> None:
+        """The storage has this size now, and keeps it."""
+        self._settings.size_bytes = None
+        self._device.set_capacity(size_bytes)
+        self._publication.publish()
+
     def _set_size(self, size_bytes: int, *, is_measured: bool) -> None:
         try:
             if not is_measured:

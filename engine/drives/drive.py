@@ -201,6 +201,8 @@ class Drive:
             await self._regions.ask_again()
             if self.layers is not None:
                 await self.layers.tell_again()
+        if self.layers is not None:
+            self.layers.jobs.begin()
         async for connected in listener.connections(adopted):
             self._session = session or Session(connected, self, self._keeper)
             session = None
@@ -241,6 +243,8 @@ class Drive:
 
     async def stop(self) -> None:
         """End its processes; the session has been reset, so nothing is in flight, or they were killed."""
+        if self.layers is not None:
+            await self.layers.jobs.stop()
         await self.processes.stop()
         self._model.forget_all()
 

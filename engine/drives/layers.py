@@ -15,7 +15,9 @@ import msgspec
 
 from ringblk.engine.base.in_thread import in_thread
 from ringblk.engine.devices.device import DeviceError
+from ringblk.engine.drives.changed_blocks import Extent, changed_extents
 from ringblk.engine.drives.changes import ChangeRefused, DriveChanges
+from ringblk.engine.drives.layer_jobs import LayerJobs
 from ringblk.engine.supervisor.drive_processes import DriveProcesses, ProcessesFailed
 from ringblk.engine.supervisor.kept_parts import AdoptionFailed
 from ringblk.shm.sync.process import crash_point
@@ -24,6 +26,7 @@ from ringblk.workers.backends.interface import BackendError
 from ringblk.workers.backends.layered import LayeredBackend
 from ringblk.workers.backends.overlay_changes import OverlayChange, OverlayChanger
 from ringblk.workers.layers.chain_form import MAX_NAME_BYTES, NO_LAYER, Chain, ChainLayer
+from ringblk.workers.layers.form import LayerDamaged
 
 LAYERS = "layers"
 """The holder of the pause in which layers change."""
@@ -62,6 +65,7 @@ class DriveLayers:
         self._processes = processes
         self._changes = changes
         self._lock = asyncio.Lock()
+        self.jobs = LayerJobs(backend.folder, direct, self)
 
     @property
     def chain(self) -> Chain:
@@ -132,6 +136,125 @@ class DriveLayers:
             finally:
                 await self.go_on()
             await self.remove_strays()
+
+    async def delete(self, name: str) -> None:
+        """Have no such snapshot any more; its layer is merged into the one above in the background.
+
+        Raises `NoSuchSnapshot`, `ChangeRefused`, `DeviceError`.
+        """
+        async with self.changing():
+            layer = self._named(name)
+            await self._in_thread(partial(self._changer.check_unused, layer))
+            above = self.chain.above(layer.layer_id)
+            if any(not each.is_sealed for each in above):  # which can be merged into once it is sealed
+                await self._switch(await self._prepare(partial(self._changer.seal, "", moved=layer)))
+            else:
+                unnamed = self.chain.changed(msgspec.structs.replace(layer, name=""))
+                await self._in_thread(partial(self._changer.write, unnamed.pruned()))
+                await self.remove_strays()
+            await self.settle()
+        self.jobs.begin()
+
+    async def commit_top(self) -> None:
+        """Have the snapshot right below the top be as the drive is now. Raises as `delete`."""
+        async with self.changing():
+            layer = self.chain.layers.get(self.chain.layers[self.chain.top].below)
+            if layer is None or not layer.name:
+                raise ChangeRefused(
+                    "", "the drive lies on no snapshot of its own that it could be committed to"
+                )
+            await self._in_thread(partial(self._changer.check_unused, layer))
+            await self._switch(await self._prepare(partial(self._changer.seal, layer.name, moved=layer)))
+            await self.settle()
+        self.jobs.begin()
+
+    async def flatten(self) -> None:
+        """Have the drive need its base no more, in the background. Raises `ChangeRefused`, `DeviceError`."""
+        async with self.changing():
+            *_, lowest = self.chain.branch()
+            if lowest.has_no_base:
+                raise ChangeRefused("", "the drive lies on no base any more")
+            if not lowest.is_sealed:
+                await self._switch(await self._prepare(partial(self._changer.seal, "")))
+                await self.settle()
+                *_, lowest = self.chain.branch()
+            marked = self.chain.changed(msgspec.structs.replace(lowest, is_flattening=True))
+            await self._in_thread(partial(self._changer.write, marked))
+        self.jobs.begin()
+
+    async def grow(self, size_bytes: int) -> None:
+        """Make the drive larger; what is added reads as zeroes. Raises `ChangeRefused`, `DeviceError`."""
+        self._changes.check_growth(size_bytes)
+        async with self.changing():
+            if size_bytes == self._backend.size_bytes:
+                return
+            change = await self._prepare(partial(self._changer.seal, "", size_bytes=size_bytes))
+            try:
+                await self.pause()
+                await self._in_thread(self._changer.end_with_whole_block)
+                await self.commit(change)
+                await self.use(change)
+            except BaseException:
+                change.abandon()
+                raise
+            finally:
+                await self.go_on()
+            self._changes.note_size(size_bytes)
+            await self.settle()
+        self.jobs.begin()
+
+    async def changed_since(self, name: str) -> list[Extent]:
+        """What may read otherwise than at a snapshot that the drive lies on. Raises as `delete`."""
+        async with self._lock:
+            since, chain = self._named(name), self.chain
+            if since not in chain.branch():
+                raise ChangeRefused("since", f"the drive was reset since: it does not lie on {name}")
+            return await self._in_thread(partial(changed_extents, self._backend.folder, chain, since))
+
+    async def cancel_jobs(self) -> None:
+        """Stop what is merged now, and flatten nothing."""
+        await self.jobs.cancel()
+        async with self.changing():
+            flattening = [each for each in self.chain.layers.values() if each.is_flattening]
+            if flattening:
+                freed = [msgspec.structs.replace(each, is_flattening=False) for each in flattening]
+                await self._in_thread(partial(self._changer.write, self.chain.changed(*freed)))
+
+    async def finish_merge(self, upper: ChainLayer, lower: ChainLayer | None) -> None:
+        """All of `lower`, or of what the overlay lies on, is in `upper`: have a chain that says so.
+
+        Raises `BackendError`, `DeviceError`.
+        """
+        async with self._lock:
+            await in_thread(self._changer.settle)
+            upper = self.chain.layers[upper.layer_id]
+            if lower is None:
+                after = self.chain.changed(
+                    msgspec.structs.replace(upper, is_flattening=False, has_no_base=True)
+                )
+            else:
+                merged = msgspec.structs.replace(
+                    upper,
+                    below=lower.below,
+                    has_no_base=lower.has_no_base,
+                    is_flattening=lower.is_flattening,
+                )
+                after = self.chain.changed(merged, without=(lower.layer_id,))
+            change = await in_thread(partial(self._changer.rebuilt, after))
+            await self._switch(change)
+            await self.remove_strays()
+
+    async def _switch(self, change: OverlayChange) -> None:
+        """Write the chain, then have all processes go on with it. Raises `ChangeRefused`, `DeviceError`."""
+        try:
+            await self.commit(change)
+            await self.pause()
+            await self.use(change)
+        except BaseException:
+            change.abandon()
+            raise
+        finally:
+            await self.go_on()
 
     def _named(self, name: str) -> ChainLayer:
         layer = self.chain.snapshot(name)
@@ -208,8 +331,10 @@ class DriveLayers:
     async def _in_thread(self, call: Callable[[], Result]) -> Result:
         try:
             return await in_thread(call)
-        except BackendError as error:
+        except (BackendError, LayerDamaged) as error:
             raise ChangeRefused("", str(error)) from error
+        except OSError as error:
+            raise ChangeRefused("", f"{self._backend.folder}: {error.strerror or error}") from error
 
 
 async def take_snapshots(drives: Sequence[DriveLayers], name: str) -> None:

@@ -8,12 +8,16 @@ the top layer yet writes all of it; the dispatcher sees to it that nobody else c
 (`block_size_bytes`).
 """
 
+import os
+
 from libc.stdint cimport uint8_t, uint64_t
 from libc.stdlib cimport calloc, free
-from libc.string cimport memset
+from libc.string cimport memcmp, memset
 from posix.stdlib cimport posix_memalign
 from posix.uio cimport iovec
 
+from ringblk.shm.sync.buffer_address cimport address_of
+from ringblk.shm.sync.crash_point cimport crash_point
 from ringblk.workers.backends.asynchronous cimport STORAGE_FLUSH, STORAGE_READ, StorageRequest
 from ringblk.workers.backends.layered cimport LayeredBackend
 from ringblk.workers.backends.native cimport NativeBackend
@@ -50,6 +54,15 @@ cdef class OverlayBackend(LayeredBackend):
     def hand_over(self):
         """As of any; one of a class that is made from it is inherited only."""
         return LayeredBackend.hand_over(self) if type(self) is OverlayBackend else NativeBackend.hand_over(self)
+
+    @staticmethod
+    def of(opened):
+        """That of an `OpenedOverlay`, which is this backend's from now on; `take_up` comes next."""
+        cdef OverlayBackend backend = OverlayBackend.__new__(OverlayBackend)
+        backend._fds = {}
+        found, fds, backend.chain = opened
+        backend._settle(found, fds)
+        return backend
 
     @staticmethod
     def take(found, fds):
@@ -218,6 +231,57 @@ cdef class OverlayBackend(LayeredBackend):
             elif state == BLOCK_ABSENT:
                 result = min(0, self.map.add(first, until, BLOCK_ZERO))
             first = until
+        return result
+
+    # Merges.
+
+    def copy_up(self, uint64_t first, uint64_t end, buffer, bint with_base):
+        """Have blocks [first, end) that the top has not in it as well, as they read now; how many bytes were copied.
+
+        `with_base`: those of the base, too, which is to be needed no more; else those of layers alone. `buffer` is
+        memory for whole blocks, as direct I/O wants it. Nobody else writes to the top. Raises `OSError`.
+        """
+        cdef uint8_t *memory = address_of(buffer)
+        cdef uint64_t copied_bytes = 0, buffer_blocks = len(buffer) >> BLOCK_SHIFT
+        cdef int result
+        with nogil:
+            result = self._copy_up(first, end, memory, buffer_blocks, with_base, &copied_bytes)
+        if result < 0:
+            raise OSError(-result, os.strerror(-result))
+        return copied_bytes
+
+    cdef int _copy_up(self, uint64_t first, uint64_t end, uint8_t *memory, uint64_t buffer_blocks, bint with_base,
+                      uint64_t *copied_bytes) noexcept nogil:
+        cdef uint64_t until
+        cdef int state, place, result = 0
+        while first < end and result == 0:
+            until = first + self.map.run_length(first, min(end, first + buffer_blocks), &state)
+            if state == BLOCK_ABSENT:
+                until = first + self.stack.run_below(first, until, &place)
+                if place < 0:
+                    return place
+                if place == NOWHERE:
+                    # What a layer without a base has not reads as zeroes anyway.
+                    result = 0 if with_base else min(0, self.map.add(first, until, BLOCK_ZERO))
+                elif place != IN_BASE or with_base:
+                    result = self._copy_run(first, until, memory, place == IN_BASE, copied_bytes)
+            first = until
+        return result
+
+    cdef int _copy_run(self, uint64_t first, uint64_t end, uint8_t *memory, bint may_be_left_out,
+                       uint64_t *copied_bytes) noexcept nogil:
+        cdef iovec range
+        cdef int result
+        range.iov_base = memory
+        range.iov_len = min(self.size_bytes, end << BLOCK_SHIFT) - (first << BLOCK_SHIFT)
+        result = self.readv_at(&range, 1, first << BLOCK_SHIFT, range.iov_len)
+        if result < 0:
+            return result
+        if may_be_left_out and memory[0] == 0 and memcmp(memory, memory + 1, range.iov_len - 1) == 0:
+            return 0
+        copied_bytes[0] += range.iov_len
+        result = self.writev_at(&range, 1, first << BLOCK_SHIFT, range.iov_len, False)
+        crash_point("merge: blocks copied")
         return result
 
     cdef bint is_aligned(self, const iovec *ranges, int range_count, uint64_t offset_bytes) noexcept nogil:

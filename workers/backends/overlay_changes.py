@@ -22,7 +22,7 @@ from ringblk.workers.backends.overlay_base import open_base
 from ringblk.workers.backends.overlay_open import close_all, common_file, open_sealed, open_top
 from ringblk.workers.layers.chain_form import Chain, ChainLayer
 from ringblk.workers.layers.folder import MAP
-from ringblk.workers.layers.form import LayerDamaged, Superblock
+from ringblk.workers.layers.form import BLOCK_BYTES, LayerDamaged, Superblock
 from ringblk.workers.layers.index import BlockIndex
 from ringblk.workers.layers.live import attach
 from ringblk.workers.layers.overlay_folder import (
@@ -35,6 +35,7 @@ from ringblk.workers.layers.overlay_folder import (
     write_chain,
 )
 from ringblk.workers.layers.sealed_map import SealedMap
+from ringblk.workers.layers.snapshot_lock import is_snapshot_used
 
 MAX_NUMBER = 60000
 """Of a layer: an index has 16 bits for it, and no number is used twice while a drive is open."""
@@ -70,7 +71,7 @@ class OverlayChanger:
     def seal(self, name: str, *, size_bytes: int = 0, moved: ChainLayer | None = None) -> OverlayChange:
         """A new top, of `size_bytes` or as large as before; what was the top is the snapshot `name`.
 
-        `moved` is the snapshot that had the name before.
+        Without a name it is none. `moved` is a snapshot that is none any more.
         """
         top = self.chain.layers[self.chain.top]
         sealed = msgspec.structs.replace(top, name=name, is_sealed=True, sealed_ns=time.time_ns())
@@ -83,13 +84,14 @@ class OverlayChanger:
         return self._with_top(self.chain.changed(without=(top.layer_id,)), layer_id, top.size_bytes)
 
     def rebuilt(self, chain: Chain) -> OverlayChange:
-        """The same top, on what lies below it in another chain."""
+        """The same top, on what lies below it in another chain. Layers may have more blocks than they had."""
         fds: dict[str, int] = {}
         with self._opening(fds) as folder_fd:
             found = self._backend.found
             numbers = itertools.count(found.top.number + 1)
             branch = list(chain.branch())[1:]
-            return OverlayChange(self._below(folder_fd, chain, branch, numbers, found, fds), fds, chain)
+            below = self._below(folder_fd, chain, branch, numbers, found, fds, is_index_stale=True)
+            return OverlayChange(below, fds, chain)
 
     def resume(self) -> None:
         """Know the chain of an overlay that was opened by another process."""
@@ -123,6 +125,28 @@ class OverlayChanger:
             self._backend.stack.settle()
             crash_point("chain: layer on the disk")
             self._backend.chain = note_settled(folder_fd, chain, below)
+
+    def end_with_whole_block(self) -> None:
+        """Have the last block in the top, if it is one in part: nothing below is seen behind it."""
+        rest_bytes = self._backend.size_bytes % BLOCK_BYTES
+        if rest_bytes:
+            content = bytearray(rest_bytes)
+            try:
+                self._backend.read_at(self._backend.size_bytes - rest_bytes, content)
+                self._backend.write_at(self._backend.size_bytes - rest_bytes, content)
+            except OSError as error:
+                raise BackendError(f"{self._backend.folder}: {error.strerror}") from error
+
+    def check_unused(self, layer: ChainLayer) -> None:
+        """Refuse a snapshot that is the base of another overlay which is in use now."""
+        with self._opening({}) as folder_fd, opened_layer(folder_fd, layer) as layer_fd:
+            map_fd = os.open(MAP, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW, dir_fd=layer_fd)
+            try:
+                is_used = is_snapshot_used(map_fd)
+            finally:
+                os.close(map_fd)
+        if is_used:
+            raise BackendError(f"snapshot {layer.name} is the base of another drive, which is in use")
 
     def remove_strays(self) -> None:
         """Remove the layers that the chain does not name any more, which no process of the drive needs."""
@@ -172,7 +196,7 @@ class OverlayChanger:
                 data=data,
                 top=OpenLayer(number=number, layer_id=top.layer_id, size_bytes=size_bytes),
             )
-            return OverlayChange(found, fds, chain.changed(top, top=top.layer_id))
+            return OverlayChange(found, fds, chain.changed(top, top=top.layer_id).pruned())
 
     def _below(
         self,
@@ -182,6 +206,8 @@ class OverlayChanger:
         numbers: Iterator[int],
         found: OpenOverlay,
         fds: dict[str, int],
+        *,
+        is_index_stale: bool = False,
     ) -> OpenOverlay:
         """All that a top lies on which lies on this branch. Raises as `open_layers`."""
         known = {layer.layer_id: layer for layer in (found.top, *found.below)}
@@ -209,7 +235,7 @@ class OverlayChanger:
             base_lock_count=found.base_lock_count if has_base else 0,
             foreign_count=found.foreign_count if has_base else 0,
             below=below,
-            index=self._index(chain, below, places, found, fds),
+            index=self._index(chain, below, places, None if is_index_stale else found, fds),
         )
 
     def _index(
@@ -217,16 +243,17 @@ class OverlayChanger:
         chain: Chain,
         below: list[OpenLayer],
         places: dict[bytes, tuple[str, ChainLayer]],
-        found: OpenOverlay,
+        known: OpenOverlay | None,
         fds: dict[str, int],
     ) -> OpenIndex | None:
-        """An index of all but the nearest: that which there is, with one layer more, or another."""
+        """An index of all but the nearest: that which is known, with one layer more, or another."""
         wanted = [layer.layer_id for layer in below[1:]]
+        if not wanted:
+            return None
+        found = known or msgspec.structs.replace(self._backend.found, below=[])
         former = [layer.layer_id for layer in found.below]
         if wanted == former[1:]:
             return found.index
-        if not wanted:
-            return None
         near = found.below[0] if found.below else None
         if (
             found.index is not None

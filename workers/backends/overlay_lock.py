@@ -32,8 +32,6 @@ class LayerLock(ImageLock):
             self._backend.open_again()
             self._fd = self._backend.lock_fd
             missing = self._try_lock()
-        if missing is None:
-            ImageLock(self._backend.data.fd, read_only=False).lock()
         self._backend.take_up()
         if missing is not None:
             raise missing
@@ -42,6 +40,7 @@ class LayerLock(ImageLock):
         """Why there are no locks, where there are none: the engine goes on without. Raises `ImageLocked`."""
         try:
             super().lock()
+            ImageLock(self._backend.data.fd, read_only=False).lock()
         except OSError as error:
             return error
         return None

@@ -20,7 +20,7 @@ NO_LAYER = bytes(16)
 _HEADER = struct.Struct("<8sIIIIQ16sIIQQq16s")
 _ENTRY = struct.Struct("<16s16sIIqQII")
 _CHECKSUM_OFFSET = 12
-_SEALED, _SETTLED, _FIRST, _WITHOUT_BASE = 1, 2, 4, 8
+_SEALED, _SETTLED, _FIRST, _WITHOUT_BASE, _FLATTENING = 1, 2, 4, 8, 16
 
 assert _ENTRY.size == ENTRY_BYTES - MAX_NAME_BYTES
 
@@ -45,6 +45,8 @@ class ChainLayer(msgspec.Struct, frozen=True, kw_only=True):
     """Its files stand in the overlay's folder itself."""
     has_no_base: bool = False
     """It lies on nothing: what it has not reads as zeroes."""
+    is_flattening: bool = False
+    """All that it lies on is to be copied into it."""
 
     @property
     def folder(self) -> str:
@@ -58,6 +60,7 @@ class ChainLayer(msgspec.Struct, frozen=True, kw_only=True):
             raise ValueError(f"a name of more than {MAX_NAME_BYTES} bytes")
         flags = _SEALED * self.is_sealed | _SETTLED * self.is_settled
         flags |= _FIRST * self.is_first | _WITHOUT_BASE * self.has_no_base
+        flags |= _FLATTENING * self.is_flattening
         fields = (self.layer_id, self.below, flags, len(name), self.sealed_ns, self.size_bytes, 0, 0)
         return (_ENTRY.pack(*fields) + name).ljust(ENTRY_BYTES, b"\0")
 
@@ -79,6 +82,7 @@ class ChainLayer(msgspec.Struct, frozen=True, kw_only=True):
             is_settled=bool(flags & _SETTLED),
             is_first=bool(flags & _FIRST),
             has_no_base=bool(flags & _WITHOUT_BASE),
+            is_flattening=bool(flags & _FLATTENING),
         )
 
 
@@ -108,6 +112,26 @@ class Chain(msgspec.Struct, frozen=True, kw_only=True):
     def above(self, layer_id: bytes) -> list[ChainLayer]:
         """The layers that lie directly on one."""
         return [layer for layer in self.layers.values() if layer.below == layer_id]
+
+    def pruned(self) -> "Chain":
+        """The same without what nothing needs: sealed layers that are no snapshot and lie below nothing."""
+        kept = dict(self.layers)
+        while unneeded := [
+            layer_id
+            for layer_id, layer in kept.items()
+            if layer.is_sealed and not layer.name and all(above.below != layer_id for above in kept.values())
+        ]:
+            for layer_id in unneeded:
+                del kept[layer_id]
+        return msgspec.structs.replace(self, layers=kept)
+
+    def mergeable(self) -> tuple[ChainLayer, ChainLayer] | None:
+        """A layer that stands only for the one above it, and that one, if both are settled."""
+        for layer in self.layers.values():
+            above = self.above(layer.layer_id)
+            if not layer.name and layer.is_settled and len(above) == 1 and above[0].is_settled:
+                return layer, above[0]
+        return None
 
     def changed(self, *layers: ChainLayer, without: tuple[bytes, ...] = (), top: bytes = b"") -> "Chain":
         """The next generation of it: with these layers new or in place of what they were."""

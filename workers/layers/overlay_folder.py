@@ -5,6 +5,7 @@ import errno
 import fcntl
 import os
 import secrets
+import time
 from collections.abc import Iterator
 
 import msgspec
@@ -30,6 +31,9 @@ _NEW_CHAIN = "chain.new"
 _LAYER_PREFIX = "layer-"
 _NOT_IN_THE_WAY = {DATA, LIVE, NEW_MAP, _NEW_CHAIN, "lost+found"}
 _FOLDER_MODE = 0o700
+_LOCK_WAIT_S = 1.0
+"""Who opens an overlay, or changes its chain, has it locked for milliseconds."""
+_LOOK_AGAIN_S = 0.002
 _FOLDER_FLAGS = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
 
 
@@ -41,13 +45,22 @@ def locked_overlay(folder: str) -> Iterator[int]:
     """
     folder_fd = os.open(folder, _FOLDER_FLAGS)
     try:
-        try:
-            fcntl.flock(folder_fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise LayerDamaged("another program is opening it at this moment: try again") from None
+        given_up_s = time.monotonic() + _LOCK_WAIT_S
+        while not _is_locked_now(folder_fd):
+            if time.monotonic() > given_up_s:
+                raise LayerDamaged("another program is opening it at this moment: try again")
+            time.sleep(_LOOK_AGAIN_S)
         yield folder_fd
     finally:
         os.close(folder_fd)
+
+
+def _is_locked_now(folder_fd: int) -> bool:
+    try:
+        fcntl.flock(folder_fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
 
 
 def read_chain(folder_fd: int) -> Chain | None:

@@ -25,6 +25,6 @@ cdef class LayerStack:
     cdef uint64_t base_blocks # which of the base's are seen
 
     cdef uint64_t run_length(self, uint64_t first, uint64_t end, int *place) noexcept nogil
-    cdef uint64_t _run_below(self, uint64_t first, uint64_t end, int *place) noexcept nogil
+    cdef uint64_t run_below(self, uint64_t first, uint64_t end, int *place) noexcept nogil
     cdef int save(self, int data_fd) noexcept nogil
     cdef bint has_unsaved(self) noexcept nogil

@@ -77,9 +77,10 @@ cdef class LayerStack:
         if state != BLOCK_ABSENT:
             place[0] = IN_TOP if state == BLOCK_PRESENT else NOWHERE
             return count
-        return self._run_below(first, first + count, place)
+        return self.run_below(first, first + count, place)
 
-    cdef uint64_t _run_below(self, uint64_t first, uint64_t end, int *place) noexcept nogil:
+    cdef uint64_t run_below(self, uint64_t first, uint64_t end, int *place) noexcept nogil:
+        """The same of what the top lies on."""
         cdef int state = BLOCK_ABSENT, number = INDEX_NOTHING
         if self.near_number:
             if first >= self.near_blocks:

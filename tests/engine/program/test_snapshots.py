@@ -1,5 +1,6 @@
 """Snapshots, resets and clones of drives that run, by the control API."""
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -111,3 +112,80 @@ def test_several_drives_at_one_instant(drives: ManyDrives, base: Path) -> None:
         reset(drives, "now", force=True)
         reset(drives, "now", force=True, drive="vm2")
         assert (first.read(0, 4096), second.read(0, 4096)) == (block("a"), block("b"))
+
+
+def merged(drives: ManyDrives, name: str = "vm1") -> None:
+    """Returns once nothing is to be merged."""
+    while (job := drives.control.get(f"/drives/{name}")["state"].get("job")) is not None:
+        assert not job["error"], job
+        os.sched_yield()
+
+
+def test_snapshots_are_merged_away(drives: ManyDrives, base: Path) -> None:
+    """A delete in the middle, of the newest, a commit, a flatten: what is read stays what it was."""
+    with drives.frontend("vm1") as disk:
+        for number, letter in enumerate("abcd"):
+            disk.write(number * 4096, block(letter) * 2)
+            snapshot(drives, letter)
+        disk.write(5 * 4096, block("e"))
+        expected = block("a") + block("b") + block("c") + block("d") * 2 + block("e") + BASE[24576:]
+        for name in ("b", "d"):
+            assert drives.control.ask_raw("DELETE", f"/drives/vm1/snapshots/{name}")[0] == 204
+            merged(drives)
+            assert disk.read(0, SIZE_BYTES) == expected
+        assert len(list(base.with_name("vm1").glob("layer-*"))) == 3  # c, what d was and what came then, top
+        status, answer = drives.control.ask("GET", "/drives/vm1/changed?since=a")
+        assert (status, answer["extents"]) == (200, [{"offset": 4096, "length": 5 * 4096}])
+        disk.write(6 * 4096, block("f"))
+        snapshot(drives, "now")
+        disk.write(7 * 4096, block("g"))
+        assert drives.control.ask("POST", "/drives/vm1/commit")[0] == 200
+        merged(drives)
+        expected = expected[: 6 * 4096] + block("f") + block("g") + BASE[8 * 4096 :]
+        assert disk.read(0, SIZE_BYTES) == expected
+        assert drives.control.ask("POST", "/drives/vm1/flatten")[0] == 200
+        merged(drives)
+        assert disk.read(0, SIZE_BYTES) == expected
+        disk.write(8 * 4096, block("h"))
+    drives.end()
+    base.unlink()
+    settings = {"base": str(base), "overlay": str(base.with_name("vm1"))}
+    with ManyDrives({"vm1": settings}) as engine, engine.frontend("vm1") as disk:
+        assert disk.read(0, SIZE_BYTES) == expected[: 8 * 4096] + block("h") + BASE[9 * 4096 :]
+        reset(engine, "now", force=True)
+        assert disk.read(0, SIZE_BYTES) == expected
+        reset(engine, "a", force=True)
+        assert disk.read(0, SIZE_BYTES) == block("a") * 2 + BASE[8192:]
+
+
+def test_a_snapshot_that_is_a_base_is_not_deleted(drives: ManyDrives, base: Path) -> None:
+    with drives.frontend("vm1") as disk:
+        disk.write(0, block("a"))
+        snapshot(drives, "a")
+    drives.put(
+        "clone", base=str(base.with_name("vm1")), base_snapshot="a", overlay=str(base.with_name("clone"))
+    )
+    status, answer = drives.control.ask("DELETE", "/drives/vm1/snapshots/a")
+    assert (status, "the base of another drive" in answer["error"]) == (400, True)
+    with drives.frontend("clone") as clone:
+        assert drives.control.ask("POST", "/drives/clone/flatten")[0] == 200
+        merged(drives, "clone")
+        assert clone.read(0, SIZE_BYTES) == block("a") + BASE[4096:]
+    assert drives.control.ask_raw("DELETE", "/drives/vm1/snapshots/a")[0] == 204
+
+
+def test_a_drive_grows(drives: ManyDrives, base: Path) -> None:
+    """What is added are zeroes, whatever the base has there, for this engine and the next."""
+    drives.put("small", base=str(base), overlay=str(base.with_name("small")), overlay_size=8192 + 512)
+    with drives.frontend("small") as disk:
+        disk.write(0, block("a"))
+        assert drives.control.ask("PATCH", "/drives/small", {"size_bytes": 4096})[0] == 400
+        assert drives.control.change("/drives/small", size_bytes=65536)["state"]["size_bytes"] == 65536
+    expected = (block("a") + BASE[4096:8704]).ljust(65536, b"\0")
+    with drives.frontend("small") as disk:
+        assert disk.read(0, 65536) == expected
+        disk.write(61440, block("z"))
+    drives.delete("small")
+    drives.put("small", base=str(base), overlay=str(base.with_name("small")), overlay_size=8192 + 512)
+    with drives.frontend("small") as disk:
+        assert disk.read(0, 65536) == expected[:61440] + block("z")

@@ -4,11 +4,13 @@ import os
 import random
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from ringblk.workers.backends.open_storage import OpenOverlay
 from ringblk.workers.backends.overlay import OverlayBackend
 from ringblk.workers.backends.overlay_changes import OverlayChange, OverlayChanger
+from ringblk.workers.backends.overlay_merge import MergeProgress, MergeStopped, merge
 from ringblk.workers.layers.chain_form import NO_LAYER
 
 BLOCK_BYTES = 4096
@@ -144,3 +146,38 @@ def test_a_kill_of_everything_after_a_snapshot_leaves_all_that_was_written(
     drive.check()
     drive.close()
     del left
+
+
+def test_merges_change_nothing_that_is_read(tmp_path: Path, base: Path) -> None:
+    """At no moment: those who read keep their layers open, and others open what is half merged."""
+    drive = Layered(tmp_path / "overlay", base=base)
+    for number in range(5):
+        drive.write()
+        drive.seal(f"number {number}")
+    drive.changer.settle()
+    drive.write()
+    folder = str(drive.folder)
+    for name in ("number 1", "number 2", "number 0"):
+        layer = drive.changer.chain.snapshot(name)
+        assert layer is not None
+        drive.changer.write(drive.changer.chain.changed(msgspec.structs.replace(layer, name="")))
+        found = drive.changer.chain.mergeable()
+        assert found is not None
+        lower, upper = found
+        stopped = MergeProgress(bps=0, is_stopped=True)
+        with pytest.raises(MergeStopped):
+            merge(folder, drive.changer.chain, upper, lower, "off", stopped)
+        drive.check()
+        merge(folder, drive.changer.chain, upper, lower, "off", MergeProgress(bps=0))
+        drive.check()
+        merged = msgspec.structs.replace(upper, below=lower.below)
+        drive.change(drive.changer.rebuilt(drive.changer.chain.changed(merged, without=(lower.layer_id,))))
+        drive.changer.remove_strays()
+        drive.write()
+        drive.check()
+    assert len(list(drive.changer.chain.branch())) == 3
+    drive.close()
+    for name in ("number 3", "number 4"):
+        clone = Layered(tmp_path / name, base=drive.folder, snapshot=name)
+        assert clone.model == drive.snapshots[name]
+        clone.close()
