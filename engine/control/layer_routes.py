@@ -24,6 +24,9 @@ class LayerRoutes:
 
     def routes(self) -> list[Route]:
         """All of them."""
+        return [*self._snapshot_routes(), *self._merge_routes()]
+
+    def _snapshot_routes(self) -> list[Route]:
         return [
             Route(
                 method="GET",
@@ -65,6 +68,18 @@ class LayerRoutes:
                 handler=self._delete,
             ),
             Route(
+                method="GET",
+                path="/drives/{id}/changed",
+                summary="What has changed since a snapshot, as extents",
+                handler=self._changed,
+                answer_type=ChangedAnswer,
+                query=("since",),
+            ),
+        ]
+
+    def _merge_routes(self) -> list[Route]:
+        return [
+            Route(
                 method="POST",
                 path="/drives/{id}/commit",
                 summary="Have the newest snapshot be as the drive is now",
@@ -91,14 +106,6 @@ class LayerRoutes:
                 path="/drives/{id}/job",
                 summary="Stop merging layers; what is not flat yet stays so",
                 handler=self._cancel,
-            ),
-            Route(
-                method="GET",
-                path="/drives/{id}/changed",
-                summary="What has changed since a snapshot, as extents",
-                handler=self._changed,
-                answer_type=ChangedAnswer,
-                query=("since",),
             ),
         ]
 

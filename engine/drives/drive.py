@@ -20,7 +20,7 @@ from ringblk.engine.drives.changes import DriveChanges
 from ringblk.engine.drives.drive_keeper import DriveKeeper
 from ringblk.engine.drives.facts import drive_facts, first_line
 from ringblk.engine.drives.inflight_changes import InflightChanges
-from ringblk.engine.drives.layers import DriveLayers
+from ringblk.engine.drives.layers import layers_of
 from ringblk.engine.drives.limits import DriveLimits
 from ringblk.engine.drives.log_changes import LogChanges
 from ringblk.engine.drives.memory_advice import MemoryAdvice
@@ -104,12 +104,7 @@ class Drive:
         self.changes = DriveChanges(
             plan, self.state, limits, self._model, self.processes, self.settings, self.publication
         )
-        layered = plan.backend.layered
-        self.layers = (
-            None
-            if layered is None
-            else DriveLayers(layered, self.config.direct, self.processes, self.changes)
-        )
+        self.layers = layers_of(plan, self.processes, self.changes)
         """None: it is no copy-on-write drive."""
         self.started_ns = time.monotonic_ns()
         self._listener = plan.inherited

@@ -18,6 +18,7 @@ from ringblk.engine.devices.device import DeviceError
 from ringblk.engine.drives.changed_blocks import Extent, changed_extents
 from ringblk.engine.drives.changes import ChangeRefused, DriveChanges
 from ringblk.engine.drives.layer_jobs import LayerJobs
+from ringblk.engine.drives.plan import DrivePlan
 from ringblk.engine.supervisor.drive_processes import DriveProcesses, ProcessesFailed
 from ringblk.engine.supervisor.kept_parts import AdoptionFailed
 from ringblk.shm.sync.process import crash_point
@@ -335,6 +336,12 @@ class DriveLayers:
             raise ChangeRefused("", str(error)) from error
         except OSError as error:
             raise ChangeRefused("", f"{self._backend.folder}: {error.strerror or error}") from error
+
+
+def layers_of(plan: DrivePlan, processes: DriveProcesses, changes: DriveChanges) -> DriveLayers | None:
+    """A drive's layers; None: it is no copy-on-write drive."""
+    layered = plan.backend.layered
+    return None if layered is None else DriveLayers(layered, plan.config.direct, processes, changes)
 
 
 async def take_snapshots(drives: Sequence[DriveLayers], name: str) -> None:

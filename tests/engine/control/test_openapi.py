@@ -111,10 +111,35 @@ def test_what_an_engine_with_a_list_of_drives_answers(document: dict[str, Any], 
         body = {"count": 1} if target == "/workers" else {}
         assert checked.ask(method, target, body) == 409
     assert checked.ask("POST", "/resume") == 409
+    ask_of_layers(checked, many)
     operations = {
         (method, pattern) for pattern, each in document["paths"].items() for method in each.keys() & METHODS
     }
     assert checked.asked == operations
+
+
+def ask_of_layers(checked: Checked, many: ManyDrives) -> None:
+    base = many.image("base")
+    base.write_bytes(bytes(DISK_BYTES))
+    vm3 = many.settings("vm3", base=str(base), overlay=str(base.with_name("layers")))
+    assert checked.ask("PUT", "/drives/vm3", vm3) == 201
+    assert checked.ask("POST", "/drives/vm3/snapshots", {"name": "a"}) == 201
+    assert checked.ask("POST", "/drives/vm3/snapshots", {"name": "a"}) == 400
+    assert checked.ask("POST", "/drives/vm3/snapshots", {"name": "a/b"}) == 400
+    assert checked.ask("POST", "/drives/vm1/snapshots", {"name": "a"}) == 400
+    assert checked.ask("POST", "/snapshots", {"name": "b", "drives": ["vm3"]}) == 201
+    assert checked.ask("POST", "/snapshots", {"name": "b", "drives": []}) == 400
+    assert checked.ask("GET", "/drives/vm3/snapshots") == 200
+    assert checked.ask("GET", "/drives/vm3/changed?since=a") == 200
+    assert checked.ask("GET", "/drives/vm3/changed") == 400
+    assert checked.ask("PATCH", "/drives/vm3/job", {"bps": 1 << 20}) == 200
+    assert checked.ask("POST", "/drives/vm3/commit") == 200
+    assert checked.ask("POST", "/drives/vm3/flatten") == 200
+    assert checked.ask("DELETE", "/drives/vm3/job") == 204
+    assert checked.ask("DELETE", "/drives/vm3/snapshots/c") == 404
+    assert checked.ask("DELETE", "/drives/vm3/snapshots/a") == 204
+    assert checked.ask("POST", "/drives/vm3/reset", {}) == 200
+    assert checked.ask("GET", "/drives") == 200
 
 
 def test_the_document_holds_together(document: dict[str, Any]) -> None:
