@@ -197,7 +197,7 @@ class Dispatcher:
             case ChangeStorage():
                 change_storage(self._setup.backend, message, fds)
                 self._memory.skip(message.epoch)
-                crash_point("dispatcher: other storage")
+                crash_point("layers: in use by the dispatcher")
                 self._send(Answer(message.request_id))
             case StopQueue():
                 self._stop_queue(message)

@@ -177,7 +177,7 @@ class DriveProcesses:
             worker.tell(message, tuple(packed))
             for fd in parcels:
                 os.close(fd)
-        crash_point("storage: workers told")
+        crash_point("layers: workers told")
         packed, parcels = pack_fds(list(fds.values()))
         try:
             await self.ask(lambda request_id: msgspec.structs.replace(message, request_id=request_id), packed)

@@ -34,6 +34,7 @@ class KeptRig:
         self.socket_path = folder / "socket"
         self.plan = CrashPlan(folder / "plan")
         self._seed = seed
+        self._writes_image = "overlay" not in settings
         self._load: VerifiedLoad | None = None
         self.deaths = 0
         """Of control planes, as who kills them counts."""
@@ -125,7 +126,23 @@ class KeptRig:
         load.begin_sweep()
         while load.sweep():
             pass
-        load.check_image(self.image)
+        if self._writes_image:
+            load.check_image(self.image)
+
+    @property
+    def load(self) -> VerifiedLoad:
+        """What has run; `run` comes first."""
+        assert self._load is not None
+        return self._load
+
+    @property
+    def control(self) -> ControlClient:
+        """Its control API."""
+        return self._control
+
+    def kill_all(self) -> None:
+        """End all of its processes at one moment, as good as."""
+        kill_all_with(f"RINGBLK_CRASH_FILE={self.plan.path}")
 
     def close(self) -> None:
         """End it all; nothing may be left."""

@@ -43,6 +43,8 @@ LAYER_POINTS = [name for name in POINTS if name.startswith("layer:")]
 """Reached where a drive has an overlay: tests/crash/test_overlay_deaths.py."""
 WORKERS_POINTS = [name for name in POINTS if name.startswith("workers:")]
 """Reached where workers come and go: tests/crash/test_walk_workers.py."""
+CHAIN_POINTS = [name for name in POINTS if name.startswith(("chain:", "layers:"))]
+"""Reached where layers are sealed and merged: tests/crash/test_walk_layers.py."""
 PENDING_POINTS = [name for name in POINTS if name.startswith("pending:")]
 """Reached where requests wait for somebody else, which those of a block device do not."""
 KEPT_POINTS = [name for name in POINTS if name.startswith(("reply:", "channel:"))]
@@ -65,6 +67,7 @@ CHILD_POINTS = [
     + UNPOP_POINTS
     + OVERLAP_POINTS
     + LAYER_POINTS
+    + CHAIN_POINTS
     + WORKERS_POINTS
     + PENDING_POINTS
     + CUSTODY_POINTS

@@ -154,6 +154,19 @@ class VerifiedLoad:
         """Requests that were not answered yet."""
         return sum(len(requests) for requests in self._open)
 
+    def begin_look(self) -> list[Read]:
+        """Somebody else begins to look at all blocks, be it for a moment."""
+        return [self._model.begin_read(block) for block in range(self._num_blocks)]
+
+    def end_look(self, looks: list[Read]) -> None:
+        """It has looked: `allowed` of each is final."""
+        for look in looks:
+            self._model.end_read(look)
+
+    def check_bytes(self, data: bytes) -> None:
+        """What somebody reads of all blocks is as it may be now, whatever is in flight."""
+        self._check_range(0, data, "all blocks")
+
     def begin_sweep(self) -> None:
         """Nothing is in flight, and no more writes are to come: read everything once."""
         assert not self.inflight_count

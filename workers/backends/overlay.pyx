@@ -281,7 +281,7 @@ cdef class OverlayBackend(LayeredBackend):
             return 0
         copied_bytes[0] += range.iov_len
         result = self.writev_at(&range, 1, first << BLOCK_SHIFT, range.iov_len, False)
-        crash_point("merge: blocks copied")
+        crash_point("layers: blocks copied")
         return result
 
     cdef bint is_aligned(self, const iovec *ranges, int range_count, uint64_t offset_bytes) noexcept nogil:

@@ -190,7 +190,7 @@ def settle_layer(folder_fd: int, chain: Chain, layer: ChainLayer) -> Chain:
         finally:
             os.close(data_fd)
             files.close()
-    crash_point("chain: layer on the disk")
+    crash_point("chain: left layer on the disk")
     return note_settled(folder_fd, chain, layer)
 
 

@@ -78,7 +78,7 @@ def _read_channel(
     for message, fds in waiting:
         if isinstance(message, ChangeStorage):
             change_storage(backend, message, fds)
-            crash_point("worker: other storage")
+            crash_point("layers: in use by a worker")
     regions.take(waiting)
     for _, fds in waiting:
         for fd in fds:
