@@ -1,8 +1,8 @@
 """Layers are sealed and merged under a load, and a process dies at each step: nothing is lost.
 
-Fault model: SIGKILL of the supervisor, the dispatcher or a worker at a crash point; of the whole engine, when one
-of them has died there. The disk keeps what was written to it. What was asked for when a process died was done or
-was not. A snapshot looks at each block at some time between the request and its answer.
+Fault model: SIGKILL of the supervisor, the dispatcher or a worker at a crash point; of the whole engine,
+when one of them has died there. The disk keeps what was written to it. What was asked for when a process
+died was done or was not. A snapshot looks at each block at some time between the request and its answer.
 """
 
 import contextlib
