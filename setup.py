@@ -15,6 +15,8 @@ from distutils.command.install_data import install_data
 FLOORS = ("shm", "workers", "engine")
 """From the ground up: a floor imports from those before it."""
 PACKAGE = Path("src", "ringblk")
+OF_LINUX_ALONE = ("workers/fs/", "shm/platform/handles.pyx")
+"""What is not built elsewhere: shared folders."""
 COMPILE_FLAGS = ["-O3", "-Wall", "-g0"]  # -g0: debug information is six sevenths of a module
 
 
@@ -24,6 +26,8 @@ def compiled_modules(root: Path) -> dict[str, Path]:
     for floor in FLOORS:  # links in the tree, which a glob of the whole would not follow; folders in an sdist
         for source in sorted((root / PACKAGE / floor).rglob("*.pyx")):
             path = source.relative_to(root)
+            if sys.platform != "linux" and path.relative_to(PACKAGE).as_posix().startswith(OF_LINUX_ALONE):
+                continue
             modules[".".join(path.relative_to("src").with_suffix("").parts)] = path
     return modules
 

@@ -12,7 +12,7 @@ from importlib.metadata import metadata
 from pathlib import Path, PurePosixPath
 
 DESCRIPTOR = "share/qemu/vhost-user/50-ringblk.json"
-PROGRAMS = ("ringblk", "vhost-user-ringblk")
+PROGRAMS = ("ringblk", "vhost-user-ringblk", "vhost-user-ringblk-fs")
 UNITS = {f"lib/systemd/system/ringblk{unit}" for unit in (".service", "@.service", "@.socket")}
 DRIVE = """
 from ringblk import Frontend, engine_command

@@ -27,6 +27,7 @@ ROOMS = (
     "workers.backends",
     "workers.requests",
     "workers.block",
+    "workers.fs",
     "workers.process",
     "engine.base",
     "engine.options",
@@ -235,7 +236,7 @@ def test_a_block_device_that_is_named_is_found(tmp_path: Path) -> None:
     source.write_text("from ringblk.workers.block.executor cimport BlockExecutor\n")
     assert named_block_modules(imported_modules(source)) != set()
     assert BLOCK_CLASS.search(source.read_text())
-    source.write_text("from ringblk.engine.devices.block_kind import BLOCK\n")
+    source.write_text("from ringblk.engine.devices.block_kind import KIND\n")
     assert named_block_modules(imported_modules(source)) != set()
     source.write_text("from ringblk.engine.devices.kinds import DEFAULT_KIND\n")
     assert named_block_modules(imported_modules(source)) == set()

@@ -58,7 +58,7 @@ def device_config(config: DriveConfig, backend: NativeBackend) -> BlockDeviceCon
     )
 
 
-BLOCK = DeviceKind(
+KIND = DeviceKind(
     name="block",
     operations=OPERATION_NAMES,
     make_device=make_device,

@@ -29,5 +29,9 @@ class DeviceKind(msgspec.Struct, frozen=True, kw_only=True):
     """In each process of the drive, before it is in its sandbox."""
     read_capacity_bytes: Callable[[StateSegment], int] = lambda state: 0
     """The drive's size, from its state segment."""
+    kept_capabilities: int = 0
+    """Those that its processes cannot do without, a bit each (capabilities(7))."""
+    opens_handles: bool = False
+    """Whether its processes open files by their handles; and make devices where they make files."""
     system_calls: str = ""
     """What its processes call beyond what all do (`workers/sandbox/syscall_filter.py`), as in syscalls(2)."""

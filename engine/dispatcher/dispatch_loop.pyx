@@ -35,7 +35,7 @@ from ringblk.shm.layout.slot cimport NO_WORKER, SLOT_HANDED, SLOT_PREPARED, Requ
 from ringblk.shm.state.segment cimport QUEUE_LIMIT, QueueState, StateSegment
 from ringblk.shm.queues.virtqueue cimport BROKEN_MEMORY, Virtqueue
 from ringblk.workers.requests.request cimport (
-    OPERATION_COMPLETE, OUTCOME_PENDING, SLOT_ADMITTED, SLOT_PARTIAL, RequestExecutor, RequestParser,
+    OPERATION_COMPLETE, OUTCOME_PENDING, SLOT_ADMITTED, SLOT_IN_PLACE, SLOT_PARTIAL, RequestExecutor, RequestParser,
 )
 
 cdef enum:
@@ -359,7 +359,7 @@ cdef class DispatchLoop:
     cdef void _begin(self, uint32_t slot_index) noexcept nogil:
         """Finish what needs no I/O, begin it or carry it out here, or give it to a worker."""
         cdef RequestSlot *slot = &self.state.slots[slot_index]
-        if slot.operation != OPERATION_COMPLETE:
+        if slot.operation != OPERATION_COMPLETE and not slot.flags & SLOT_IN_PLACE:
             if self.ring.begin(slot_index, False):
                 return
             if not self.gate.allows(slot):
@@ -378,7 +378,7 @@ cdef class DispatchLoop:
             return
         self.executor.finish(slot_index)
         slot.done_ns = monotonic_ns()
-        if slot.operation != OPERATION_COMPLETE:
+        if slot.operation != OPERATION_COMPLETE and not slot.flags & SLOT_IN_PLACE:
             self.gate.note(slot)
         crash_point("dispatcher: inline request done")
         self.handover.batch[self.handover.batch_count] = slot_index

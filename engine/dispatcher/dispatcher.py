@@ -381,5 +381,7 @@ def run_dispatcher(setup: DispatcherSetup, channel: Channel[ToDispatcher]) -> No
     setup.confinement.privileges.drop()
     if setup.inline_limit_ns:
         setup.backend.start_dispatcher()
+    if setup.confinement.privileges.confines:
+        setup.backend.confine_process()
     setup.confinement.confine(setup.ruleset_fd)
     Dispatcher(setup, channel).run()

@@ -30,6 +30,9 @@ cdef void publish_batch(StateSegment state, GuestMemory memory, QueueTable table
     cdef uint32_t place, count = handover.batch_count
     cdef uint64_t touched = 0
     cdef RequestSlot *slot
+    if recorder.parser.concludes:
+        for place in range(count):
+            recorder.parser.conclude(handover.batch[place])
     if memory.is_logged:
         log_batch(state, memory, handover)
     for place in range(count):

@@ -12,7 +12,7 @@ from ringblk.engine.base.number_text import size_text
 from ringblk.engine.base.open_files import MAX_MEM_SLOTS, OPEN_FILES_MEND, OpenFiles
 from ringblk.engine.base.program_error import ProgramError
 from ringblk.engine.devices.io_plan import LOCKED_MEMORY_MEND, uring_problem
-from ringblk.engine.devices.kinds import DEFAULT_KIND
+from ringblk.engine.devices.kinds import DEFAULT_KIND, kind_named
 from ringblk.engine.doctor.check import CheckResult, failure, ok, warning
 from ringblk.engine.drives.making import slot_count
 from ringblk.engine.drives.segments import named_segments, segments_of_others
@@ -82,7 +82,7 @@ def check_open_files(need: Need) -> CheckResult:
 
 def check_shared_memory(need: Need) -> CheckResult:
     """A segment as a drive has one, and room for as many as there are to be."""
-    kind, queue_size = DEFAULT_KIND, need.drive.queue_size
+    kind, queue_size = kind_named(DEFAULT_KIND), need.drive.queue_size
     name = f"ringblk-doctor-{os.getpid()}"
     try:
         state = StateSegment.create(name, slot_count(need.drive), queue_size, kind.name, kind.operations)

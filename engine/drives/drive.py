@@ -131,7 +131,7 @@ class Drive:
         """Start its processes. Raises `OSError`."""
         self.started_ns = time.monotonic_ns()
         self.state.set_engine(
-            self.name, self.config.storage_name, os.getpid(), self.config.num_queues, self.started_ns
+            self.name, self.config.storage_name, os.getpid(), self.config.virtqueue_count, self.started_ns
         )
         self.state.set_paused(self.settings.is_paused)
         if self._adopted is not None:

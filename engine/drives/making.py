@@ -105,7 +105,7 @@ def _make_segment(plan: DrivePlan) -> StateSegment:
 
 def slot_count(config: DriveConfig) -> int:
     """Request slots: enough for all queues up to a limit, fewer where each must hold a very long chain."""
-    wanted = min(MAX_SLOTS, config.queue_size * config.num_queues, MAX_RANGES // config.queue_size)
+    wanted = min(MAX_SLOTS, config.queue_size * config.virtqueue_count, MAX_RANGES // config.queue_size)
     return 1 << max(6, (wanted - 1).bit_length())
 
 

@@ -76,7 +76,7 @@ def plan_drive(
         backend=backend,
         storage_fds=opened.fds,
         device=kind.make_device(config, backend),
-        sandbox=plan_sandbox(config, backend, user, kind.system_calls),
+        sandbox=plan_sandbox(config, backend, user, kind),
         io=opened.io,
         inherited=Listener.from_fd(config.fd) if config.fd is not None else None,
         identity=identify(config, backend),

@@ -4,6 +4,7 @@ import logging
 
 from ringblk.engine.base.exit_status import ExitStatus
 from ringblk.engine.base.program_error import ProgramError
+from ringblk.engine.devices.device_kind import DeviceKind
 from ringblk.engine.options.drive_config import DriveConfig
 from ringblk.workers.backends.native import NativeBackend
 from ringblk.workers.sandbox.process_user import ProcessUser, UnknownUser
@@ -23,9 +24,9 @@ def plan_user(config: DriveConfig) -> ProcessUser | None:
 
 
 def plan_sandbox(
-    config: DriveConfig, backend: NativeBackend, user: ProcessUser | None, system_calls: str
+    config: DriveConfig, backend: NativeBackend, user: ProcessUser | None, kind: DeviceKind
 ) -> Sandbox:
-    """Make it, for children that make these system calls, too.
+    """Make it, for children of this kind's drives.
 
     Raises `ProgramError` where it cannot be had as asked for.
     """
@@ -39,7 +40,9 @@ def plan_sandbox(
             storage_calls=backend.system_calls,
             allowed_paths=(*config.sandbox_allow, *backend.reachable_paths),
             user=user,
-            system_calls=system_calls,
+            system_calls=kind.system_calls,
+            kept_capabilities=kind.kept_capabilities,
+            opens_handles=kind.opens_handles,
         )
     except OSError as error:
         where = f"--sandbox-allow {error.filename}" if error.filename else "--sandbox"

@@ -10,7 +10,12 @@ from ringblk.engine.options.drive_config import DriveConfig
 from ringblk.engine.supervisor.own_forks import open_fds
 from ringblk.workers.backends.interface import BackendError, BaseImageError
 from ringblk.workers.backends.native import NativeBackend
-from ringblk.workers.backends.opening import open_image_backend, open_named_backend, open_overlay_backend
+from ringblk.workers.backends.opening import (
+    open_folder_backend,
+    open_image_backend,
+    open_named_backend,
+    open_overlay_backend,
+)
 
 
 class OpenedStorage(NamedTuple):
@@ -51,6 +56,8 @@ def _open_backend(config: DriveConfig) -> NativeBackend:
     if config.backend is not None:
         return open_named_backend(config.backend, config.backend_arg)
     try:
+        if config.shared_dir is not None:
+            return open_folder_backend(config.shared_dir)
         if config.overlay is not None:
             return open_overlay_backend(
                 config.base,

@@ -59,7 +59,7 @@ def _workers_problem(plan: DrivePlan, count: int) -> str:
     if not plan.io.uses_workers:
         return "this engine has none"
     try:
-        plan.open_files.reserve(plan.name, count, plan.config.num_queues)
+        plan.open_files.reserve(plan.name, count, plan.config.virtqueue_count)
     except ProgramError as error:
         return str(error)
     return ""

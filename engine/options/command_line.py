@@ -6,7 +6,7 @@ Conventions: QEMU, docs/interop/vhost-user.rst, "Backend program conventions".
 import argparse
 import os
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal, get_args, get_origin
 
 import msgspec
@@ -39,6 +39,12 @@ _LOGICAL_SIZES, _PHYSICAL_SIZES = (f"{SECTOR_BYTES} to {most_bytes}" for most_by
 _HELP = {
     "socket_path": "listen on this unix socket",
     "fd": "serve this inherited socket, connected or listening",
+    "kind": "block: a disk; fs: a shared folder",
+    "shared_dir": "share this folder with the guest; needs --kind fs, as the next four do",
+    "tag": "what the guest mounts the folder by",
+    "guest_cache": "how long the guest goes by what it knows of the folder: auto, always, never, metadata",
+    "xattr": "let the guest see and set extended attributes",
+    "posix_acl": "let the guest see and set access control lists; needs --xattr",
     "blk_file": "the image: a regular file or block device",
     "base": "read from this image what the overlay has not; any number of drives may have it",
     "base_snapshot": "where the base is the folder of another drive's overlay: which snapshot of it",
@@ -125,18 +131,20 @@ def add_engine_options(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def add_options(parser: argparse.ArgumentParser, options: Sequence[FieldInfo]) -> None:
-    """One option for each of these fields."""
+def add_options(
+    parser: argparse.ArgumentParser, options: Sequence[FieldInfo], other_names: Mapping[str, str] = {}
+) -> None:
+    """One option for each of these fields; `other_names` are names that some have besides."""
     for field in options:
-        option = option_of(field.name)
+        names = [option_of(field.name), *filter(None, [other_names.get(field.name)])]
         if field.type is bool:
-            parser.add_argument(option, action="store_true", default=None, help=_HELP[field.name])
+            parser.add_argument(*names, action="store_true", default=None, help=_HELP[field.name])
         elif field.name in _REPEATED_OPTIONS:
             metavar = _REPEATED_OPTIONS[field.name]
-            parser.add_argument(option, action="append", metavar=metavar, help=_HELP[field.name])
+            parser.add_argument(*names, action="append", metavar=metavar, help=_HELP[field.name])
         else:
             default = "" if field.default in (None, msgspec.NODEFAULT) else f" (default: {field.default})"
-            parser.add_argument(option, metavar="VALUE", help=_HELP[field.name] + default)
+            parser.add_argument(*names, metavar="VALUE", help=_HELP[field.name] + default)
 
 
 def option_fields() -> list[FieldInfo]:

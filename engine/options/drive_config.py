@@ -34,6 +34,11 @@ PartitionId = Annotated[str, Meta(pattern=r"^[!-~]{1,64}\Z")]
 CacheMode = Literal["writeback", "writethrough", "unsafe"]
 """What becomes of a write before it is done: `DeviceFace.set_cache`."""
 
+GuestCache = Literal["auto", "always", "never", "metadata"]
+"""How long a guest goes by what it knows of a shared folder: virtiofsd's `--cache`."""
+MAX_TAG_BYTES = 36
+"""Virtio 1.2, 5.11.4."""
+
 MAX_PATH_BYTES = 4095
 """Linux's limit (PATH_MAX)."""
 MAX_FD = (1 << 31) - 1
@@ -56,6 +61,17 @@ class DriveConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     """Listen here; or"""
     fd: Annotated[int, Meta(ge=0, le=MAX_FD)] | None = None
     """an inherited socket, connected or listening."""
+    kind: Literal["block", "fs"] = "block"
+    """What its guest gets: a disk, or a shared folder."""
+    shared_dir: str | None = None
+    """The folder that is shared,"""
+    tag: str | None = None
+    """and what the guest mounts it by."""
+    guest_cache: GuestCache = "auto"
+    xattr: bool = False
+    """Whether the guest may see and set extended attributes,"""
+    posix_acl: bool = False
+    """and access control lists, which are some."""
     blk_file: str | None = None
     """The image: a regular file or block device; or"""
     format: Literal["probe", "raw"] = "probe"
@@ -109,9 +125,8 @@ class DriveConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
             raise ProgramError("give one of --socket-path and --fd")
         if self.socket_path == "":  # Linux would listen on a name of its own choice
             raise ProgramError("--socket-path is empty")
-        paths = {
-            name: getattr(self, name) for name in ("socket_path", "blk_file", "base", "overlay", "cgroup")
-        }
+        names = ("socket_path", "blk_file", "base", "overlay", "cgroup", "shared_dir")
+        paths = {name: getattr(self, name) for name in names}
         for name, path in (*paths.items(), *(("sandbox_allow", path) for path in self.sandbox_allow)):
             check_path(name, path)
         self._check_storage()
@@ -135,7 +150,17 @@ class DriveConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
             raise ProgramError(f"--rate-group {self.rate_group!r}: {fault}")
         self.rate_limits()
 
+    @property
+    def virtqueue_count(self) -> int:
+        """Those of the device: a shared folder has one for what must not wait, besides."""
+        return self.num_queues + (self.kind == "fs")
+
     def _check_storage(self) -> None:
+        if self.kind == "fs":
+            self._check_share()
+            return
+        if self.shared_dir is not None or self.tag is not None:
+            raise ProgramError("--shared-dir and --tag need --kind fs")
         if [self.blk_file, self.overlay, self.backend].count(None) != 2:
             raise ProgramError("give one of --blk-file, --overlay and --backend")
         if (self.base is None) != (self.overlay is None):
@@ -155,9 +180,24 @@ class DriveConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
         if self.overlay_size is not None and self.overlay_size % SECTOR_BYTES:
             raise ProgramError(f"--overlay-size {self.overlay_size} is no multiple of {SECTOR_BYTES}")
 
+    def _check_share(self) -> None:
+        if self.shared_dir is None or self.tag is None:
+            raise ProgramError("give --shared-dir and --tag")
+        for name in ("blk_file", "base", "overlay", "backend"):
+            if getattr(self, name) is not None:
+                raise ProgramError(f"{option_of(name)}: not with --kind fs")
+        if not 0 < len(self.tag.encode()) <= MAX_TAG_BYTES or "\0" in self.tag:
+            raise ProgramError(f"--tag {printable(self.tag)}: not 1 to {MAX_TAG_BYTES} bytes, or one is NUL")
+        if self.virtqueue_count > MAX_QUEUES:
+            raise ProgramError(f"--num-queues {self.num_queues}: a folder has at most {MAX_QUEUES - 1}")
+        if self.posix_acl and not self.xattr:
+            raise ProgramError("--posix-acl needs --xattr")
+
     @property
     def storage_option(self) -> str:
         """The option that names the storage, and what it says."""
+        if self.shared_dir is not None:
+            return f"--shared-dir {self.shared_dir}"
         if self.blk_file is not None:
             return f"--blk-file {self.blk_file}"
         return f"--overlay {self.overlay}" if self.overlay is not None else f"--backend {self.backend}"
@@ -165,7 +205,7 @@ class DriveConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     @property
     def storage_name(self) -> str:
         """What the storage is called in statistics: the path of image or overlay, or the backend's name."""
-        path = self.overlay if self.blk_file is None else self.blk_file
+        path = self.shared_dir or (self.overlay if self.blk_file is None else self.blk_file)
         if path is None:
             return self.backend or ""
         if (given := descriptor_of(path)) is not None:

@@ -1,33 +1,44 @@
 """The programs: `vhost-user-ringblk`, and `ringblk` with its subcommands."""
 
+import argparse
 import contextlib
 import os
 import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from ringblk.engine.base.exit_status import ExitStatus
 from ringblk.engine.base.printable_text import printable
 from ringblk.engine.base.program_error import ProgramError
 from ringblk.engine.base.program_start import ADOPT_VARIABLE, ProgramStart
-from ringblk.engine.base.service_manager import ServiceManager, take_handed_sockets
+from ringblk.engine.base.service_manager import HandedSocket, ServiceManager, take_handed_sockets
 from ringblk.engine.base.standard_streams import open_standard_streams
-from ringblk.engine.options.command_line import config_from
+from ringblk.engine.options.command_line import OptionParser, config_from
+from ringblk.engine.options.config import EngineConfig
+from ringblk.engine.options.share_options import share_config_from
 from ringblk.engine.program.parsers import (
     BACKEND_PROGRAM,
     PROGRAM,
     SERVE,
+    SHARE_PROGRAM,
     make_parser,
     make_serve_parser,
+    make_share_parser,
 )
 
 CAPABILITIES = '{"type": "block", "features": ["read-only", "blk-file"]}'
+SHARE_CAPABILITIES = '{"type": "fs"}'
 """What --print-capabilities prints (QEMU, vhost-user "Backend program conventions")."""
 
 
 def backend_program() -> None:
     """`vhost-user-ringblk`: one engine, with the conventions' options."""
     _exit_with(BACKEND_PROGRAM, lambda: _serve(BACKEND_PROGRAM, sys.argv[1:]))
+
+
+def share_program() -> None:
+    """`vhost-user-ringblk-fs`: the same for a shared folder."""
+    _exit_with(SHARE_PROGRAM, lambda: _serve_share(sys.argv[1:]))
 
 
 def main() -> None:
@@ -47,11 +58,26 @@ def _serve(program: str, arguments: list[str]) -> int:
     if "--print-capabilities" in arguments:  # whatever else is said, as the conventions have it
         print(CAPABILITIES)
         return 0
-    parsed = make_serve_parser(program).parse_args(arguments)
+    return _start(make_serve_parser(program), arguments, config_from)
+
+
+def _serve_share(arguments: list[str]) -> int:
+    if "--print-capabilities" in arguments:
+        print(SHARE_CAPABILITIES)
+        return 0
+    return _start(make_share_parser(), arguments, share_config_from)
+
+
+def _start(
+    parser: OptionParser,
+    arguments: list[str],
+    make_config: Callable[[argparse.Namespace, Sequence[HandedSocket]], EngineConfig],
+) -> int:
+    parsed = parser.parse_args(arguments)
     start = ProgramStart.of_this_process()
     manager = ServiceManager.from_environment(os.environ)
     is_again = ADOPT_VARIABLE in os.environ
-    config = None if is_again else config_from(parsed, take_handed_sockets(os.environ))
+    config = None if is_again else make_config(parsed, take_handed_sockets(os.environ))
     from ringblk.engine.program.start import (  # what an engine is made of: not for --help
         start_again,
         start_engine,

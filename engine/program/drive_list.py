@@ -11,7 +11,6 @@ from ringblk.engine.base.exit_status import ExitStatus
 from ringblk.engine.base.log_format import drive_in_log
 from ringblk.engine.base.open_files import OpenFiles
 from ringblk.engine.base.program_error import ProgramError
-from ringblk.engine.devices.device_kind import DeviceKind
 from ringblk.engine.drives.drives import DriveBusy, DriveConflict, DriveRefused, NoSuchDrive
 from ringblk.engine.drives.list_record import ListRecord
 from ringblk.engine.drives.record import clear_records
@@ -33,7 +32,6 @@ class DriveList:
     def __init__(
         self,
         config: EngineConfig,
-        kind: DeviceKind,
         zygote: Zygote,
         on_end: Callable[[ServedDrive], None],
         on_change: Callable[[], None],
@@ -46,7 +44,6 @@ class DriveList:
         served at the start fails alone, be it of the configuration file or not.
         """
         self._each_alone = each_alone
-        self._kind = kind
         self._zygote = zygote
         self._on_end = on_end
         self._on_change = on_change
@@ -141,13 +138,13 @@ class DriveList:
     def _open(self, served: ServedDrive, orphan: Orphan | None = None) -> None:
         check_sockets_apart(served, self, self._config.control)
         if orphan is None or not self._adopt(served, orphan):
-            served.open(self._config, self._kind, self._open_files)
+            served.open(self._config, self._open_files)
         check_images_apart(served, self)
 
     def _adopt(self, served: ServedDrive, orphan: Orphan) -> bool:
         """Whether it goes on with what another control plane has left; else nothing of that is left."""
         try:
-            served.adopt(orphan, self._zygote, self._config, self._kind, self._open_files)
+            served.adopt(orphan, self._zygote, self._config, self._open_files)
         except ProgramError as error:
             with drive_in_log(served.name):
                 _log.warning("%s; its processes are ended, and it begins anew", error)
@@ -220,7 +217,7 @@ class DriveList:
             raise DriveBusy("the engine ends")
         self._opening.add(served.name)
         try:
-            await served.open_later(options, self._kind, self._open_files, self._openers)
+            await served.open_later(options, self._open_files, self._openers)
             check_images_apart(served, self)
             await served.claim_later()
         finally:

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING
 from ringblk.engine.base.exit_status import ExitStatus
 from ringblk.engine.base.program_error import ProgramError
 from ringblk.engine.base.service_manager import ServiceManager
-from ringblk.engine.devices.device_kind import DeviceKind
 from ringblk.engine.drives.plan import DrivePlan
 from ringblk.engine.options.config import EngineConfig
 from ringblk.engine.program.adoption import as_begun, keep_config
@@ -44,7 +43,6 @@ class Engine:
     def __init__(
         self,
         config: EngineConfig,
-        kind: DeviceKind,
         zygote: Zygote,
         manager: ServiceManager,
         *,
@@ -55,7 +53,7 @@ class Engine:
         self._zygote = zygote
         self._report = StatusReport(manager)
         self.drives = DriveList(
-            config, kind, zygote, self._note_ended, self._report.note_change, each_alone=is_again
+            config, zygote, self._note_ended, self._report.note_change, each_alone=is_again
         )
         self._is_to_end = asyncio.Event()
         self._has_given_up = False

@@ -4,9 +4,11 @@ import argparse
 from functools import partial
 
 from ringblk.engine.options.command_line import OptionParser, add_engine_options, print_help
+from ringblk.engine.options.share_options import add_share_options
 
 PROGRAM = "ringblk"
 BACKEND_PROGRAM = "vhost-user-ringblk"
+SHARE_PROGRAM = "vhost-user-ringblk-fs"
 SERVE = "serve"
 SERVE_SUMMARY = "serve a drive to a hypervisor (vhost-user)"
 
@@ -17,6 +19,16 @@ def make_serve_parser(program: str) -> OptionParser:
         prog=program, description="Serve a virtio block device over vhost-user.", allow_abbrev=False
     )
     add_engine_options(parser)
+    parser.add_argument("--print-capabilities", action="store_true", help="print what this program can do")
+    return parser
+
+
+def make_share_parser() -> OptionParser:
+    """That of `vhost-user-ringblk-fs`."""
+    parser = OptionParser(
+        prog=SHARE_PROGRAM, description="Share a folder over vhost-user (virtio-fs).", allow_abbrev=False
+    )
+    add_share_options(parser)
     parser.add_argument("--print-capabilities", action="store_true", help="print what this program can do")
     return parser
 

@@ -4,8 +4,6 @@ import asyncio
 
 from ringblk.engine.base.exit_status import ExitStatus
 from ringblk.engine.base.service_manager import ServiceManager
-from ringblk.engine.devices.device_kind import DeviceKind
-from ringblk.engine.devices.kinds import DEFAULT_KIND
 from ringblk.engine.options.config import EngineConfig
 from ringblk.engine.program.engine import Engine
 from ringblk.engine.supervisor.zygote_process import Zygote
@@ -15,7 +13,6 @@ from ringblk.engine.zygote.zygote import ZygoteEnd
 
 def serve(
     config: EngineConfig,
-    kind: DeviceKind = DEFAULT_KIND,
     manager: ServiceManager | None = None,
     zygote_end: ZygoteEnd | None = None,
     restart: Restart | None = None,
@@ -29,7 +26,7 @@ def serve(
     """
     zygote = Zygote(zygote_end, restart)
     try:
-        return _run(Engine(config, kind, zygote, manager or ServiceManager(None), is_again=is_again))
+        return _run(Engine(config, zygote, manager or ServiceManager(None), is_again=is_again))
     finally:
         zygote.close()
 

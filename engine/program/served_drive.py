@@ -9,7 +9,7 @@ from ringblk.engine.base.exit_status import ExitStatus
 from ringblk.engine.base.log_format import drive_in_log
 from ringblk.engine.base.open_files import OpenFiles
 from ringblk.engine.base.program_error import ProgramError
-from ringblk.engine.devices.device_kind import DeviceKind
+from ringblk.engine.devices.kinds import kind_named
 from ringblk.engine.drives.adopted_drive import AdoptedDrive
 from ringblk.engine.drives.drive import Drive
 from ringblk.engine.drives.drives import DriveState
@@ -70,39 +70,45 @@ class ServedDrive:
             except ProgramError as error:
                 raise of_drive(self.name, error) from error
 
-    def open(self, options: EngineOptions, kind: DeviceKind, open_files: OpenFiles) -> None:
+    def open(self, options: EngineOptions, open_files: OpenFiles) -> None:
         """Open its storage, and see what can be made of it. Raises `ProgramError`."""
         with self._named():
             user = self._reserve(open_files)
-            self._plan(options, kind, open_files, open_here(self.config, is_sole=self.is_sole), user)
+            self._plan(options, open_files, open_here(self.config, is_sole=self.is_sole), user)
 
     async def open_later(
-        self, options: EngineOptions, kind: DeviceKind, open_files: OpenFiles, openers: StorageOpeners
+        self, options: EngineOptions, open_files: OpenFiles, openers: StorageOpeners
     ) -> None:
         """The same, while others are served. Raises `OSError`, too."""
         with self._named():
             user = self._reserve(open_files)
-            self._plan(options, kind, open_files, await openers.open(self.config), user)
+            self._plan(options, open_files, await openers.open(self.config), user)
 
     def _reserve(self, open_files: OpenFiles) -> ProcessUser | None:
         user = plan_user(self.config)
         if self.config.cgroup is not None:
             self._cgroup = DriveCgroup(self.config.cgroup)
-        open_files.reserve(self.name, self.config.workers, self.config.num_queues)
+        open_files.reserve(self.name, self.config.workers, self.config.virtqueue_count)
         self._open_files = open_files
         return user
 
     def _plan(
         self,
         options: EngineOptions,
-        kind: DeviceKind,
         open_files: OpenFiles,
         opened: OpenedStorage,
         user: ProcessUser | None,
     ) -> None:
         try:
             self.plan = plan_drive(
-                self.name, self.config, options, open_files, kind, opened, user, self._cgroup
+                self.name,
+                self.config,
+                options,
+                open_files,
+                kind_named(self.config.kind),
+                opened,
+                user,
+                self._cgroup,
             )
         except BaseException:
             close_storage(opened.backend)
@@ -113,7 +119,6 @@ class ServedDrive:
         orphan: Orphan,
         zygote: Zygote,
         options: EngineOptions,
-        kind: DeviceKind,
         open_files: OpenFiles,
     ) -> None:
         """Go on with its processes, which another control plane has left; in place of `open` and `claim`.
@@ -124,7 +129,7 @@ class ServedDrive:
             adopted = orphan.adopt(zygote)
             try:
                 user = self._reserve(open_files)
-                self._plan(options, kind, open_files, orphan.storage(), user)
+                self._plan(options, open_files, orphan.storage(), user)
             except BaseException:
                 orphan.end()
                 adopted.state.close()

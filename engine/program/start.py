@@ -12,6 +12,7 @@ from ringblk.engine.base.exit_status import ExitStatus
 from ringblk.engine.base.log_format import start_logging
 from ringblk.engine.base.program_start import ProgramStart
 from ringblk.engine.base.service_manager import ServiceManager
+from ringblk.engine.devices.kinds import kind_named
 from ringblk.engine.options.config import EngineConfig
 from ringblk.engine.program.adoption import keep_config, take_adoption
 from ringblk.engine.program.told_to_end import held_back, told_by_exception
@@ -72,8 +73,9 @@ def _fork_zygote(config: EngineConfig, restart: Restart | None) -> ZygoteEnd | N
     if not HAS_ZYGOTE:
         return None
     for drive in config.drives.values():
+        kind_named(drive.kind)
         if not drive.runs_user_code:
-            import_backend(drive.backend)
+            import_backend(drive.backend, is_folder=drive.shared_dir is not None)
     if not config.is_sole and config.control is not None:  # any may come
         import_backend(None)
         import_backend("memory")

@@ -55,7 +55,7 @@ class ProcessSetup(msgspec.Struct, frozen=True, kw_only=True):
 
     def done_count(self) -> int:
         """Requests that the drive has completed."""
-        return sum(self.state.used_count(index) for index in range(self.config.num_queues))
+        return sum(self.state.used_count(index) for index in range(self.config.virtqueue_count))
 
     def start(
         self,

@@ -21,6 +21,7 @@ cdef extern from * nogil:
     #include <linux/capability.h>
     #include <linux/filter.h>
     #include <linux/seccomp.h>
+    #include <linux/securebits.h>
     #include <signal.h>
     #include <stdint.h>
     #include <string.h>
@@ -90,6 +91,16 @@ cdef extern from * nogil:
     #define __NR_fstat RINGBLK_NO_CALL
     #endif
 
+    #ifndef __NR_fchmodat2
+    #define __NR_fchmodat2 452
+    #endif
+    #ifndef __NR_setxattrat
+    #define __NR_setxattrat 463
+    #define __NR_getxattrat 464
+    #define __NR_listxattrat 465
+    #define __NR_removexattrat 466
+    #endif
+
     struct ringblk_call { const char *name; int number; };
     #define CALL(name) { #name, __NR_##name }
     static const struct ringblk_call ringblk_calls[] = {
@@ -116,6 +127,9 @@ cdef extern from * nogil:
         CALL(mincore), CALL(sendto), CALL(recvfrom), CALL(sendmmsg), CALL(recvmmsg), CALL(shutdown),
         CALL(getsockopt), CALL(setsockopt), CALL(getsockname), CALL(getpeername), CALL(clone), CALL(clone3),
         CALL(prctl), CALL(sched_getparam), CALL(sched_getscheduler), CALL(close_range),
+        CALL(open_by_handle_at), CALL(name_to_handle_at), CALL(fchmodat2), CALL(fsetxattr), CALL(fgetxattr), CALL(flistxattr),
+        CALL(fremovexattr), CALL(setxattrat), CALL(getxattrat), CALL(listxattrat), CALL(removexattrat), CALL(syncfs),
+        CALL(setfsuid), CALL(setfsgid), CALL(capget),
         /* Allowed to nobody; here to be called by their names in a log line. */
         CALL(socket), CALL(socketpair), CALL(connect), CALL(bind), CALL(listen), CALL(accept), CALL(accept4),
         CALL(execve), CALL(execveat), CALL(fork), CALL(vfork), CALL(ptrace), CALL(process_vm_readv),
@@ -191,12 +205,25 @@ cdef extern from * nogil:
             prctl(PR_CAPBSET_DROP, capability, 0, 0, 0);
     }
 
-    static int ringblk_drop_capabilities(void) {
+    static int ringblk_drop_capabilities(uint64_t kept) {
         struct __user_cap_header_struct header = { _LINUX_CAPABILITY_VERSION_3, 0 };
-        struct __user_cap_data_struct none[2];
-        memset(none, 0, sizeof none);
+        struct __user_cap_data_struct data[2];
+        memset(data, 0, sizeof data);
         prctl(PR_CAP_AMBIENT, PR_CAP_AMBIENT_CLEAR_ALL, 0, 0, 0);
-        return syscall(__NR_capset, &header, none) < 0 ? -errno : 0;
+        if (kept && syscall(__NR_capget, &header, data) < 0)
+            return -errno;
+        for (int word = 0; word < 2; word++) {
+            data[word].permitted &= (uint32_t)(kept >> 32 * word);
+            data[word].effective = data[word].permitted;
+            data[word].inheritable = 0;
+        }
+        return syscall(__NR_capset, &header, data) < 0 ? -errno : 0;
+    }
+    static int ringblk_keep_capabilities(void) {
+        int bits = prctl(PR_GET_SECUREBITS);
+        if (bits < 0 || bits & SECBIT_NO_SETUID_FIXUP)
+            return bits < 0 ? -errno : 0;
+        return prctl(PR_SET_SECUREBITS, bits | SECBIT_NO_SETUID_FIXUP) < 0 ? -errno : 0;
     }
 
     static int ringblk_landlock_create(const void *attributes, size_t size_bytes, uint32_t flags) {
@@ -213,6 +240,11 @@ cdef extern from * nogil:
         return syscall(__NR_landlock_restrict_self, ruleset_fd, 0) < 0 ? -errno : 0;
     }
 
+    static int ringblk_enter_root(int folder_fd) {
+        if (fchdir(folder_fd) < 0 || chroot(".") < 0)
+            return -errno;
+        return ringblk_drop_capabilities(~(UINT64_C(1) << CAP_SYS_CHROOT));
+    }
     static int ringblk_set_no_new_privs(void) { return prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) < 0 ? -errno : 0; }
     static int ringblk_parent_death_signal(void) { int number = 0; prctl(PR_GET_PDEATHSIG, &number); return number; }
     static int ringblk_set_parent_death_signal(int number) { return prctl(PR_SET_PDEATHSIG, number) < 0 ? -errno : 0; }
@@ -230,7 +262,9 @@ cdef extern from * nogil:
     static int ringblk_load_filter(const void *program, size_t size_bytes) { (void)program; (void)size_bytes; return -ENOSYS; }
     static int ringblk_seccomp_problem(void) { return -ENOSYS; }
     static void ringblk_drop_bounding_set(void) {}
-    static int ringblk_drop_capabilities(void) { return 0; }  /* there are none */
+    static int ringblk_drop_capabilities(uint64_t kept) { (void)kept; return 0; }  /* there are none */
+    static int ringblk_keep_capabilities(void) { return 0; }
+    static int ringblk_enter_root(int folder_fd) { (void)folder_fd; return -ENOSYS; }
     static int ringblk_landlock_create(const void *attributes, size_t size_bytes, uint32_t flags)
         { (void)attributes; (void)size_bytes; (void)flags; return -ENOSYS; }
     static int ringblk_landlock_allow(int ruleset_fd, uint64_t access, int path_fd)
@@ -254,7 +288,9 @@ cdef extern from * nogil:
     int ringblk_load_filter(const void *program, size_t size_bytes)
     int ringblk_seccomp_problem()
     void ringblk_drop_bounding_set()
-    int ringblk_drop_capabilities()
+    int ringblk_drop_capabilities(uint64_t kept)
+    int ringblk_keep_capabilities()
+    int ringblk_enter_root(int folder_fd)
     int ringblk_landlock_create(const void *attributes, size_t size_bytes, uint32_t flags)
     int ringblk_landlock_allow(int ruleset_fd, uint64_t access, int path_fd)
     int ringblk_landlock_enter(int ruleset_fd)
@@ -286,9 +322,19 @@ def drop_bounding_set():
     ringblk_drop_bounding_set()
 
 
-def drop_capabilities():
-    """Give up all capabilities: effective, permitted, inheritable and ambient."""
-    return ringblk_drop_capabilities()
+def drop_capabilities(uint64_t kept=0):
+    """Give up all capabilities but these (a bit each): effective, permitted, inheritable and ambient."""
+    return ringblk_drop_capabilities(kept)
+
+
+def enter_root(int folder_fd):
+    """Have this folder for root and working directory, and give up the right to have another (chroot(2))."""
+    return ringblk_enter_root(folder_fd)
+
+
+def keep_capabilities():
+    """Have no change of user take capabilities from now on (capabilities(7), SECBIT_NO_SETUID_FIXUP)."""
+    return ringblk_keep_capabilities()
 
 
 def parent_death_signal():

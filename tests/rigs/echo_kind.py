@@ -12,6 +12,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import msgspec
+
 from ringblk.engine.base.log_format import start_logging
 from ringblk.engine.devices.device import ConfigRefused
 from ringblk.engine.devices.device_kind import DeviceKind
@@ -159,7 +161,8 @@ def main() -> int:
     start_logging(config.log_format)
     kind = make_echo_kind(Path(os.environ[GATE_VARIABLE]))
     register_kind(kind)
-    return serve(config, kind)
+    drives = {name: msgspec.structs.replace(drive, kind="echo") for name, drive in config.drives.items()}
+    return serve(msgspec.structs.replace(config, drives=drives))
 
 
 if __name__ == "__main__":

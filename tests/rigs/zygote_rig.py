@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from types import TracebackType
 from typing import Any
 
-from ringblk.engine.devices.block_kind import BLOCK
+from ringblk.engine.devices.kinds import DEFAULT_KIND
 from ringblk.engine.zygote.messages import (
     DispatcherRole,
     Ended,
@@ -89,7 +89,7 @@ def fork_message(
         drive_in_log="",
         role=role,
         fd_names=fd_names,
-        kind=BLOCK.name,
+        kind=DEFAULT_KIND,
         request_settings=b"id",
         storage=backend.hand_over()[0],
         ring_layout=Uring(ring_entries).layout if 0 < ring_entries <= MOST_RING_ENTRIES else b"",

@@ -34,6 +34,14 @@ def file_waiting(fd: int, size_bytes: int, *, is_direct: bool) -> Waiting:
     )
 
 
+def folder_waiting(fd: int) -> Waiting:
+    """How long requests on a folder take, by the file system that it is on."""
+    file_system = file_system_of(fd)
+    if file_system in _MEMORY_FILE_SYSTEMS:
+        return Waiting(may_block=False, reason="the folder is in memory")
+    return Waiting(reason=f"who asks {file_system or 'the file system'} may wait for it")
+
+
 def is_network_file_system(fd: int) -> bool:
     """Whether other hosts may have the file open too, as far as its file system's type tells."""
     return file_system_of(fd).split(".")[0] in _NETWORK_FILE_SYSTEMS

@@ -250,6 +250,9 @@ cdef class NativeBackend:
     def start_dispatcher(self):
         """The same in a dispatcher that is to carry out requests itself."""
 
+    def confine_process(self):
+        """Keep this process to the storage, beyond what a sandbox does that knows no storage; it is in that then."""
+
     def resize(self, uint64_t size_bytes):
         """Make the drive larger or smaller, where the backend can; nothing is in flight beyond a new end.
 

@@ -89,4 +89,10 @@ class OpenOverlay(msgspec.Struct, frozen=True, kw_only=True, tag=True):
         return names + [f"data {layer.number}" for layer in self.below]
 
 
-OpenStorage = OpenFile | OpenMemory | OpenNull | OpenOverlay
+class OpenFolder(msgspec.Struct, frozen=True, kw_only=True, tag=True):
+    """A shared folder (`FolderBackend`); its descriptor and that of its memory come along."""
+
+    path: str
+
+
+OpenStorage = OpenFolder | OpenFile | OpenMemory | OpenNull | OpenOverlay

@@ -5,7 +5,14 @@ from collections.abc import Mapping, Sequence
 from ringblk.shm.sync.parcel import unpack_fds
 from ringblk.workers.backends.direct_io import DirectMode
 from ringblk.workers.backends.native import NativeBackend
-from ringblk.workers.backends.open_storage import OpenFile, OpenMemory, OpenNull, OpenOverlay, OpenStorage
+from ringblk.workers.backends.open_storage import (
+    OpenFile,
+    OpenFolder,
+    OpenMemory,
+    OpenNull,
+    OpenOverlay,
+    OpenStorage,
+)
 
 
 def open_image_backend(path: str, *, read_only: bool, direct: DirectMode) -> NativeBackend:
@@ -24,6 +31,13 @@ def open_overlay_backend(
     return OverlayBackend(base, overlay, size_bytes=size_bytes, direct=direct, snapshot=snapshot)
 
 
+def open_folder_backend(path: str) -> NativeBackend:
+    """A folder to be shared (`FolderBackend`). Raises `BackendError` and `OSError`."""
+    from ringblk.workers.backends.folder import FolderBackend
+
+    return FolderBackend(path)
+
+
 def open_named_backend(name: str, arguments: Mapping[str, str]) -> NativeBackend:
     """`memory`, `null`, or a class (`package.module:Class`) with these arguments. Raises `BackendError`."""
     from ringblk.workers.backends.loader import load_backend
@@ -31,9 +45,11 @@ def open_named_backend(name: str, arguments: Mapping[str, str]) -> NativeBackend
     return load_backend(name, arguments)
 
 
-def import_backend(name: str | None) -> None:
-    """Import what opens an image (None) or that backend: here, and so in all that is forked from here."""
-    if name is None:
+def import_backend(name: str | None, *, is_folder: bool = False) -> None:
+    """Import what opens an image (None), that backend, a folder: here, and for what is forked from here."""
+    if is_folder:
+        import ringblk.workers.backends.folder
+    elif name is None:
         import ringblk.workers.backends.file
     else:
         import ringblk.workers.backends.loader  # noqa: F401
@@ -59,6 +75,11 @@ def take_backend(storage: OpenStorage, fds: Sequence[int]) -> NativeBackend:
             from ringblk.workers.backends.overlay import OverlayBackend
 
             return OverlayBackend.take(storage, unpack_fds(fds, len(storage.fd_names)))
+        case OpenFolder():
+            from ringblk.workers.backends.folder import FolderBackend
+
+            folder_fd, memory_fd = fds
+            return FolderBackend.take(storage, folder_fd, memory_fd)
         case OpenNull():
             from ringblk.workers.backends.null import NullBackend
 

@@ -45,6 +45,8 @@ def run_worker(setup: WorkerSetup, channel: Channel[ToWorker]) -> None:
     who = f"worker {setup.worker_index}"
     setup.confinement.privileges.drop()
     setup.backend.start_worker()  # a user's own code may open and import here; it has seen no guest yet
+    if setup.confinement.privileges.confines:
+        setup.backend.confine_process()
     setup.confinement.confine(setup.ruleset_fd)
     memory = GuestMemory(setup.state)
     regions = WorkerRegions(memory)

@@ -17,12 +17,15 @@ cdef enum SlotFlags:
     SLOT_PARTIAL = 2          # it changes a part of a block (engine/dispatcher/overlap_list.pyx)
     SLOT_BRIEF = 4            # as quick as the backend is: the dispatcher may carry it out itself
     SLOT_CHANGES = 8          # it changes what is stored
+    SLOT_IN_PLACE = 32        # it takes no time: the dispatcher carries it out itself, whoever does the others
     SLOT_ADMITTED = 16        # set by the dispatcher: no request stands in its way any more
 
 
 cdef class RequestParser:
+    cdef bint concludes                   # whether `conclude` is to be called
     cdef void prepare(self, uint32_t slot_index, int chain_flags) noexcept nogil
     cdef uint64_t affected_bytes(self, RequestSlot *slot) noexcept nogil
+    cdef void conclude(self, uint32_t slot_index) noexcept nogil
     cdef bint overlaps(self, uint32_t slot_index, uint32_t other_index) noexcept nogil
 
 

@@ -22,6 +22,9 @@ cdef class RequestParser:
         """How many bytes of the drive the request is about; here, the length of its data."""
         return slot.length_bytes
 
+    cdef void conclude(self, uint32_t slot_index) noexcept nogil:
+        """Take note of an outcome, before the driver can see it; where `concludes` is set. After a death, maybe again."""
+
     cdef bint overlaps(self, uint32_t slot_index, uint32_t other_index) noexcept nogil:
         """Whether two requests must not be under way together, because one changes a part of what the other does."""
         return False

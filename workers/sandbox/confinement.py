@@ -25,18 +25,22 @@ class Privileges(msgspec.Struct, frozen=True):
     """What a process gives up for good, as plain data."""
 
     confines: bool
-    """Whether it gives up all capabilities, and every way to new ones."""
+    """Whether it gives up capabilities, and every way to new ones."""
     user: ProcessUser | None
     """Whom it is to run as, where that is asked for."""
+    kept_capabilities: int = 0
+    """Those that its work needs, a bit each (capabilities(7)), as far as it has them."""
 
     def drop(self) -> None:
         """Take on the user, and give the rest up. Raises `OSError`."""
         if self.confines:
             sandbox_calls.drop_bounding_set()
+        if self.kept_capabilities and os.geteuid() == 0:
+            check_call("prctl(PR_SET_SECUREBITS)", sandbox_calls.keep_capabilities())
         if self.user is not None:
             self.user.take_on()
         if self.confines:
-            check_call("capset", sandbox_calls.drop_capabilities())
+            check_call("capset", sandbox_calls.drop_capabilities(self.kept_capabilities))
             check_call("prctl(PR_SET_NO_NEW_PRIVS)", sandbox_calls.set_no_new_privs())
 
 

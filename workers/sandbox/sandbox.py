@@ -33,6 +33,7 @@ _FOLDER_RIGHTS = (
     | _MAKE_SYM
     | _REFER
 )
+_NODE_RIGHTS = _MAKE_CHAR | _MAKE_SOCK | _MAKE_BLOCK
 _NET_RIGHTS = 3  # bind and connect of TCP, version 4
 _SCOPES = 3  # abstract unix sockets and signals of processes outside, version 6
 _ATTRIBUTES = struct.Struct(
@@ -45,7 +46,9 @@ class Sandbox:
 
     `storage_calls` are the system calls that requests on the storage need (`NativeBackend.system_calls`).
     `user` is whom to run as, where that is asked for. What this kernel lacks is `missing`, in words, and is
-    left out. `system_calls` are those of the device kind. `confines` is False where nothing was asked for but
+    left out. `system_calls` are those of the device kind, and `kept_capabilities` what it cannot do without
+    (a bit each). `opens_handles`: it opens files by their handles, which have no paths for Landlock.
+    `confines` is False where nothing was asked for but
     the user. Raises `OSError` for a path of `allowed_paths` that cannot be opened.
     """
 
@@ -58,12 +61,15 @@ class Sandbox:
         allowed_paths: Iterable[str] = (),
         user: ProcessUser | None = None,
         system_calls: str = "",
+        kept_capabilities: int = 0,
+        opens_handles: bool = False,
     ) -> None:
         self._confines = confines
         self.user = user
         self._storage_calls = storage_calls
         self._runs_user_code = runs_user_code
         self._system_calls = system_calls
+        self._kept_capabilities = kept_capabilities
         self.ruleset_fd = -1
         """Landlock's rules, for a child to be held to; -1: there are none."""
         self._has_filters = False
@@ -75,7 +81,7 @@ class Sandbox:
         if version < 0:
             self.missing.append(f"Landlock ({os.strerror(-version)})")
         else:
-            self.ruleset_fd = _make_ruleset(version, allowed_paths)
+            self.ruleset_fd = _make_ruleset(version, allowed_paths, opens_handles=opens_handles)
         problem = sandbox_calls.seccomp_problem()
         if problem:
             self.missing.append(f"seccomp filters ({os.strerror(-problem)})")
@@ -85,7 +91,7 @@ class Sandbox:
     @property
     def privileges(self) -> Privileges:
         """What its processes give up, and the supervisor of a single drive too."""
-        return Privileges(self._confines, self.user)
+        return Privileges(self._confines, self.user, self._kept_capabilities)
 
     def close(self) -> None:
         """No more children are held to it."""
@@ -110,10 +116,14 @@ class Sandbox:
         return self._programs[groups]
 
 
-def _make_ruleset(version: int, allowed_paths: Iterable[str]) -> int:
+def _make_ruleset(version: int, allowed_paths: Iterable[str], *, opens_handles: bool) -> int:
     """Rules that allow nothing but what is below `allowed_paths`, as far as this version of Landlock goes."""
     newest = {1: _REFER, 2: _TRUNCATE, 4: _IOCTL_DEV}  # by the last version without
-    handled = _EXECUTE | _FOLDER_RIGHTS | _MAKE_CHAR | _MAKE_SOCK | _MAKE_BLOCK
+    handled = _EXECUTE | _FOLDER_RIGHTS | _NODE_RIGHTS
+    folder_rights = _FOLDER_RIGHTS
+    if opens_handles:
+        handled &= ~_FILE_RIGHTS
+        folder_rights |= _NODE_RIGHTS
     for last_version, right in newest.items():
         if version <= last_version:
             handled &= ~right
@@ -124,7 +134,7 @@ def _make_ruleset(version: int, allowed_paths: Iterable[str]) -> int:
         path_fd = os.open(path, os.O_PATH | os.O_CLOEXEC)
         try:
             is_folder = stat.S_ISDIR(os.fstat(path_fd).st_mode)
-            rights = handled & (_FOLDER_RIGHTS if is_folder else _FILE_RIGHTS)
+            rights = handled & (folder_rights if is_folder else _FILE_RIGHTS)
             check_call("landlock_add_rule", sandbox_calls.landlock_allow(ruleset_fd, rights, path_fd))
         finally:
             os.close(path_fd)

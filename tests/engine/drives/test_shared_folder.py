@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from ringblk.engine.devices.kinds import DEFAULT_KIND
+from ringblk.engine.devices.kinds import DEFAULT_KIND, kind_named
 from ringblk.engine.drives.image_users import engines_on, is_engine, is_running
 from ringblk.engine.drives.segments import all_segments, create_segment, segments_of, user_ids
 from ringblk.engine.program.image_claim import remove_dead_engines
@@ -227,7 +227,7 @@ def test_an_engine_takes_another_name_where_its_own_is_taken(image: Path) -> Non
 
 
 def test_own_segments_have_names_that_nobody_can_guess_where_the_first_is_taken() -> None:
-    first, second = (create_segment("", 64, 128, DEFAULT_KIND) for _ in range(2))
+    first, second = (create_segment("", 64, 128, kind_named(DEFAULT_KIND)) for _ in range(2))
     try:
         assert first.name == f"{SEGMENT_PREFIX}{os.getpid()}"
         assert second.name.removeprefix(f"{first.name}-").isalnum()
@@ -259,7 +259,7 @@ def test_an_engine_whose_segment_lost_its_name_is_found_and_taken_over(image: Pa
 
 
 def test_a_segment_without_a_name_is_looked_at_once() -> None:
-    state = create_segment("", 64, 128, DEFAULT_KIND)
+    state = create_segment("", 64, 128, kind_named(DEFAULT_KIND))
     (FOLDER / state.name).unlink()
     found = [segment for segment in all_segments() if segment.pid == os.getpid()]
     assert [segment.name for segment in found] == [state.name]

@@ -1,0 +1,3 @@
+LONGEST_HANDLE_BYTES: int
+
+def handle_fault(folder_fd: int) -> str | None: ...

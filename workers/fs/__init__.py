@@ -1,0 +1,1 @@
+"""File system requests: FUSE over virtio (virtio 1.2, 5.11)."""

@@ -1,0 +1,28 @@
+"""The requests of one shared folder."""
+
+from ringblk.shm.memory.guest_memory import GuestMemory
+from ringblk.shm.state.segment import StateSegment
+from ringblk.workers.backends.folder import FolderBackend
+from ringblk.workers.fs.executor import FolderExecutor
+from ringblk.workers.fs.inode_table import InodeTable
+from ringblk.workers.fs.parser import FolderParser
+from ringblk.workers.fs.settings import ShareSettings
+from ringblk.workers.fs.share import Share, ShareMemory
+
+
+class FolderRequests:
+    """`DriveRequests` of a shared folder."""
+
+    def __init__(self, backend: FolderBackend, settings: ShareSettings) -> None:
+        self._backend = backend
+        self._settings = settings
+        self._shared = ShareMemory(backend.memory_fd, backend.folder_fd)
+
+    def make_parser(self, state: StateSegment, memory: GuestMemory) -> FolderParser:
+        """The parser of a dispatcher, which alone knows what inodes the guest knows."""
+        table = InodeTable(self._shared)
+        return FolderParser(state, memory, self._shared, table, self._settings.is_read_only)
+
+    def make_executor(self, state: StateSegment, memory: GuestMemory) -> FolderExecutor:
+        """The executor of a worker or dispatcher."""
+        return FolderExecutor(Share(state, memory, self._shared, self._backend.folder_fd, self._settings))

@@ -1,0 +1,5 @@
+BASE_FLAGS: int
+AUTO_FLAGS: int
+ACL_FLAGS: int
+DIRECT_OPEN: int
+KEEP_OPEN: int

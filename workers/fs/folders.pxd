@@ -1,0 +1,5 @@
+from ringblk.shm.layout.slot cimport RequestSlot
+from ringblk.workers.fs.request cimport FolderRequest
+from ringblk.workers.fs.share cimport Share
+
+cdef int do_readdir(Share share, RequestSlot *slot, FolderRequest *request, bint is_plus) noexcept nogil

@@ -1,0 +1,2 @@
+OPERATION_NAMES: tuple[str, ...]
+OPCODES: dict[str, int]

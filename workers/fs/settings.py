@@ -1,0 +1,22 @@
+"""What a share was set up as, for the processes that carry out its requests."""
+
+import msgspec
+
+
+class ShareSettings(msgspec.Struct, frozen=True, kw_only=True, array_like=True):
+    """Plain data; FUSE's flags as in `protocol.pxd`."""
+
+    is_read_only: bool
+    has_xattr: bool
+    is_stateless: bool
+    """OPEN and OPENDIR are answered with ENOSYS, which a guest takes for "not needed"."""
+    entry_valid_s: int
+    """How long a guest may go by what it knows of a name,"""
+    attr_valid_s: int
+    """and of an inode."""
+    open_flags: int
+    init_flags: int
+    """What is agreed to of what a guest offers in INIT."""
+    init_flags2: int
+    open_limit: int
+    """Inodes that a process has open at once."""
