@@ -1,9 +1,8 @@
-"""Power failures under a load on an overlay, many of them: `python -m tests.crash.power_failures --help`.
+"""Power failures under a load on an overlay, many of them.
 
 The fault model is in engine/crashes/history.py.
 """
 
-import argparse
 import contextlib
 import os
 import random
@@ -76,32 +75,3 @@ def power_failures(
             remove_folder(folder / "overlay")
             os.rename(folder / "after", folder / "overlay")
             before = found
-
-
-def main() -> None:
-    """Make states of one load after the other, each from a seed that is said first."""
-    parser = argparse.ArgumentParser(description="power failures under a load on an overlay")
-    parser.add_argument("--seed", type=int, default=1, help="of the first load (default: 1)")
-    parser.add_argument(
-        "--loads", type=int, default=20, help="how many loads, each with the next seed (default: 20)"
-    )
-    parser.add_argument(
-        "--states", type=int, default=100, help="states of each life of a load (default: 100)"
-    )
-    arguments = parser.parse_args()
-    for seed in range(arguments.seed, arguments.seed + arguments.loads):
-        chance = random.Random(seed)
-        process_count = chance.choice([1, 1, 3])
-        wide = chance.choice([0.0, 0.0, 0.1]) if process_count == 1 else 0.0
-        size_bytes = 8192 * MIB if wide else chance.randrange(1, 140 * MIB // SECTOR_BYTES) * SECTOR_BYTES
-        base_bytes = max(
-            SECTOR_BYTES, min(size_bytes, chance.choice([size_bytes, size_bytes // 3])) // 512 * 512
-        )
-        load = Load("", "", seed, chance.randrange(50, 600), process_count, chance.uniform(0.02, 0.6), wide)
-        print(f"seed {seed}: {size_bytes} bytes on {base_bytes}, {process_count} processes", flush=True)
-        power_failures(load, size_bytes, base_bytes, arguments.states, lives=3)
-    print(f"{arguments.loads * arguments.states * 3} states, all as they may be")
-
-
-if __name__ == "__main__":
-    main()
