@@ -24,6 +24,7 @@ ROOMS = (
     "workers.sandbox",
     "workers.files",
     "workers.layers",
+    "workers.changes",
     "workers.backends",
     "workers.requests",
     "workers.block",

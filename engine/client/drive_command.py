@@ -27,7 +27,7 @@ from ringblk.engine.options.rate_limiter_config import BYTE_LIMITS, LIMIT_NAMES
 
 NOTHING = ("none", "0")
 """How a limit is written that is to be taken away."""
-_PATHS = ("socket_path", "blk_file", "base", "overlay", "cgroup")
+_PATHS = ("socket_path", "blk_file", "track_changes", "base", "overlay", "cgroup")
 
 
 def list_drives(arguments: argparse.Namespace) -> int:

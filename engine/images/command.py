@@ -18,7 +18,7 @@ import msgspec
 from ringblk.engine.base.exit_status import ExitStatus
 from ringblk.engine.base.number_text import parse_size
 from ringblk.engine.base.printable_text import printable, utf8_text
-from ringblk.engine.images import overlay_command
+from ringblk.engine.images import changes_command, overlay_command
 from ringblk.engine.images.copy import CopyResult, copy_spans, copy_to_file
 from ringblk.engine.images.error import ContainerFound, ImageError
 from ringblk.engine.images.file_access import FileAccess, read_access
@@ -102,7 +102,14 @@ def add_parser(subparsers: Any) -> argparse.ArgumentParser:
     info.add_argument("image", type=Path)
     info.add_argument("--format", choices=FORMATS, help="of the image (told from its content)")
     info.add_argument("--json", action="store_true", help="print JSON")
-    for command in (create, into, out, info, *overlay_command.add_parsers(commands)):
+    for command in (
+        create,
+        into,
+        out,
+        info,
+        *overlay_command.add_parsers(commands),
+        *changes_command.add_parsers(commands),
+    ):
         command.set_defaults(run=run)
     return image
 
@@ -124,7 +131,8 @@ def run(arguments: argparse.Namespace) -> int:
         "import": _import,
         "export": _export,
         "info": _info,
-        "diff": _on_overlay(overlay_command.diff),
+        "diff": _diff,
+        "point": _set_point,
         "check": _on_overlay(overlay_command.check),
         "commit": _on_overlay(overlay_command.commit_changes),
         "rebase": _on_overlay(overlay_command.change_base),
@@ -189,6 +197,19 @@ def _on_overlay(command: Callable[[argparse.Namespace], None]) -> Callable[[argp
         command(arguments)
 
     return run_named
+
+
+def _diff(arguments: argparse.Namespace) -> None:
+    if changes_command.is_tracker(arguments.image):
+        changes_command.diff(arguments)
+    else:
+        _on_overlay(overlay_command.diff)(arguments)
+
+
+def _set_point(arguments: argparse.Namespace) -> None:
+    if not changes_command.is_tracker(arguments.image):
+        raise ImageError(f"{arguments.image}: tracks no changes: an engine with --track-changes makes it")
+    changes_command.set_point(arguments)
 
 
 def _create(arguments: argparse.Namespace) -> None:
@@ -314,6 +335,9 @@ def _export_to_pipe(arguments: argparse.Namespace, source: ImageSource, progress
 
 
 def _info(arguments: argparse.Namespace) -> None:
+    if changes_command.is_tracker(arguments.image):
+        changes_command.info(arguments)
+        return
     if is_overlay(arguments.image):
         overlay_command.info(arguments)
         return

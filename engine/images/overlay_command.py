@@ -8,6 +8,7 @@ from typing import Any
 import msgspec
 
 from ringblk.engine.base.printable_text import printable
+from ringblk.engine.images.changes_command import print_extents
 from ringblk.engine.images.delta_export import export_delta
 from ringblk.engine.images.delta_form import MAGIC, is_delta
 from ringblk.engine.images.delta_import import import_delta
@@ -25,7 +26,9 @@ from ringblk.engine.images.qcow2_chain import export_chain, import_chain
 
 def add_parsers(commands: Any) -> list[argparse.ArgumentParser]:
     """Add the commands that are for overlays alone; the parsers."""
-    diff = commands.add_parser("diff", help="say what has changed in an overlay since a snapshot or its base")
+    diff = commands.add_parser(
+        "diff", help="say what has changed in an overlay since a snapshot or its base, or in an image"
+    )
     diff.add_argument("image", metavar="OVERLAY")
     add_states(diff)
     diff.add_argument("--json", action="store_true", help="print JSON")
@@ -73,11 +76,7 @@ def diff(arguments: argparse.Namespace) -> None:
     """`diff`: the extents that have changed."""
     with OverlayImage(arguments.image, arguments.snapshot) as image:
         extents = extents_of(changed_blocks(image, arguments.since or "base"), image.size_bytes)
-    if arguments.json:
-        print(msgspec.json.encode(extents).decode())
-        return
-    for extent in extents:
-        print(f"{extent.offset} {extent.length}")
+    print_extents(extents, is_json=arguments.json)
 
 
 def check(arguments: argparse.Namespace) -> None:

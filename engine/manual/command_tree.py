@@ -11,7 +11,16 @@ from ringblk.engine.options.command_line import option_fields
 
 Completes = Literal["nothing", "words", "files", "users"]
 
-_PATH_OPTIONS = {"socket_path", "blk_file", "base", "overlay", "control", "sandbox_allow", "cgroup"}
+_PATH_OPTIONS = {
+    "socket_path",
+    "blk_file",
+    "track_changes",
+    "base",
+    "overlay",
+    "control",
+    "sandbox_allow",
+    "cgroup",
+}
 _PATH_WORDS = {"FILE", "PATH"}
 _PATH_ARGUMENTS = {"image", "source", "target", "path", "engine", "folder", "record", "program"}
 _FEW_CHARACTERS = 50

@@ -46,6 +46,7 @@ _HELP = {
     "xattr": "let the guest see and set extended attributes",
     "posix_acl": "let the guest see and set access control lists; needs --xattr",
     "blk_file": "the image: a regular file or block device",
+    "track_changes": "keep in this folder what has changed since a point, for backups (ringblk image point)",
     "base": "read from this image what the overlay has not; any number of drives may have it",
     "base_snapshot": "where the base is the folder of another drive's overlay: which snapshot of it",
     "overlay": "keep what is written in this folder, which is made where it isn't there; needs --base",

@@ -76,6 +76,8 @@ class DriveConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     """The image: a regular file or block device; or"""
     format: Literal["probe", "raw"] = "probe"
     """What image or base is taken for: raw whatever it looks like, or refused if it is in another format."""
+    track_changes: str | None = None
+    """A folder that keeps what has changed of the image since a point, made where it isn't there."""
     overlay: str | None = None
     """a folder that keeps what is written, made where it isn't there, on"""
     base: str | None = None
@@ -125,7 +127,7 @@ class DriveConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
             raise ProgramError("give one of --socket-path and --fd")
         if self.socket_path == "":  # Linux would listen on a name of its own choice
             raise ProgramError("--socket-path is empty")
-        names = ("socket_path", "blk_file", "base", "overlay", "cgroup", "shared_dir")
+        names = ("socket_path", "blk_file", "track_changes", "base", "overlay", "cgroup", "shared_dir")
         paths = {name: getattr(self, name) for name in names}
         for name, path in (*paths.items(), *(("sandbox_allow", path) for path in self.sandbox_allow)):
             check_path(name, path)
@@ -155,6 +157,16 @@ class DriveConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
         """Those of the device: a shared folder has one for what must not wait, besides."""
         return self.num_queues + (self.kind == "fs")
 
+    def _check_tracking(self) -> None:
+        if self.blk_file is None:
+            raise ProgramError("--track-changes: only for --blk-file; an overlay tells it by its snapshots")
+        if self.read_only:
+            raise ProgramError("--track-changes: not with --read-only, of which nothing changes")
+        if self.lock == "running":
+            raise ProgramError("--lock running: not with --track-changes, which one engine does for good")
+        if self.track_changes == "":
+            raise ProgramError("--track-changes is empty")
+
     def _check_storage(self) -> None:
         if self.kind == "fs":
             self._check_share()
@@ -165,6 +177,8 @@ class DriveConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
             raise ProgramError("give one of --blk-file, --overlay and --backend")
         if (self.base is None) != (self.overlay is None):
             raise ProgramError("--base and --overlay go together")
+        if self.track_changes is not None:
+            self._check_tracking()
         if self.overlay is None:
             if self.overlay_size is not None:
                 raise ProgramError("--overlay-size needs --overlay")

@@ -95,4 +95,10 @@ class OpenFolder(msgspec.Struct, frozen=True, kw_only=True, tag=True):
     path: str
 
 
-OpenStorage = OpenFolder | OpenFile | OpenMemory | OpenNull | OpenOverlay
+class OpenTracked(msgspec.Struct, frozen=True, kw_only=True, tag=True):
+    """An image whose changes are tracked (`TrackedBackend`); its descriptor and the map's come along."""
+
+    data: OpenFile
+
+
+OpenStorage = OpenFolder | OpenTracked | OpenFile | OpenMemory | OpenNull | OpenOverlay

@@ -12,6 +12,7 @@ from ringblk.workers.backends.open_storage import (
     OpenNull,
     OpenOverlay,
     OpenStorage,
+    OpenTracked,
 )
 
 
@@ -20,6 +21,16 @@ def open_image_backend(path: str, *, read_only: bool, direct: DirectMode) -> Nat
     from ringblk.workers.backends.file import FileBackend  # each engine imports the backends that it uses
 
     return FileBackend(path, read_only=read_only, direct=direct)
+
+
+def open_tracked_backend(path: str, folder: str, *, direct: DirectMode) -> NativeBackend:
+    """An image whose changes are tracked in a folder (`TrackedBackend`).
+
+    Raises `BackendError` and `OSError`.
+    """
+    from ringblk.workers.backends.tracked import TrackedBackend
+
+    return TrackedBackend(path, folder, direct=direct)
 
 
 def open_overlay_backend(
@@ -80,6 +91,10 @@ def take_backend(storage: OpenStorage, fds: Sequence[int]) -> NativeBackend:
 
             folder_fd, memory_fd = fds
             return FolderBackend.take(storage, folder_fd, memory_fd)
+        case OpenTracked():
+            from ringblk.workers.backends.tracked import TrackedBackend
+
+            return TrackedBackend.take(storage, fds)
         case OpenNull():
             from ringblk.workers.backends.null import NullBackend
 

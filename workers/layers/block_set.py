@@ -4,6 +4,10 @@ import re
 from collections.abc import Iterator
 
 EACH = 0b01010101
+_SPREAD = [
+    sum((byte >> step & 1) << 2 * step for step in range(8)).to_bytes(2, "little") for byte in range(256)
+]
+"""Each byte of a bitmap with a bit for each block, as two with two bits for each."""
 _STRETCH = re.compile(rb"\x55+|[^\x00\x55]")
 
 
@@ -20,6 +24,11 @@ class BlockSet:
             return BlockSet()
         each = int.from_bytes(bytes([EACH]) * (-(-(end - first) // 4)), "little")
         return BlockSet((each & ((1 << 2 * (end - first)) - 1)) << 2 * first)
+
+    @staticmethod
+    def of_bitmap(bitmap: bytes) -> "BlockSet":
+        """The blocks whose bits are set in a bitmap of a bit for each."""
+        return BlockSet(int.from_bytes(b"".join([_SPREAD[byte] for byte in bitmap]), "little"))
 
     def __or__(self, other: "BlockSet") -> "BlockSet":
         return BlockSet(self._bits | other._bits)

@@ -17,7 +17,7 @@ def attach(map_fd: int, live_fd: int, data_fd: int, superblock: Superblock) -> t
     A live map of this boot has all that any process has set, whatever became of that process. Of one of an
     earlier boot, any part may have reached the disk: the map on the disk and its journal count then.
     """
-    boot_id = _boot_id()
+    boot_id = this_boot()
     if _counts(live_fd, superblock, boot_id):
         live_map = LayerMap(live_fd, superblock.size_bytes)
         journal = LayerJournal(map_fd, live_map, superblock.size_bytes, superblock.layer_id)
@@ -39,7 +39,7 @@ def attach(map_fd: int, live_fd: int, data_fd: int, superblock: Superblock) -> t
 
 def counts_in_this_boot(live_fd: int, superblock: Superblock) -> bool:
     """Whether a live map has all that was set: of this boot, of this layer, whole. Raises `OSError`."""
-    return _counts(live_fd, superblock, _boot_id())
+    return _counts(live_fd, superblock, this_boot())
 
 
 def _counts(live_fd: int, superblock: Superblock, boot_id: bytes) -> bool:
@@ -50,7 +50,7 @@ def _counts(live_fd: int, superblock: Superblock, boot_id: bytes) -> bool:
     return found == (LIVE_MAGIC, VERSION, 1, boot_id, superblock.layer_id, superblock.size_bytes)
 
 
-def _boot_id() -> bytes:
+def this_boot() -> bytes:
     """What tells this boot of the host from all others. Raises `OSError`."""
     with open(_BOOT_ID) as file:
         return bytes.fromhex(file.read().strip().replace("-", ""))

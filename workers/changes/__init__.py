@@ -1,0 +1,1 @@
+"""Which blocks of a drive have changed: a map for backups."""
