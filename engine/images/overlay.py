@@ -21,6 +21,7 @@ from ringblk.workers.layers.folder import DATA, MAP, base_change, base_identity,
 from ringblk.workers.layers.form import BLOCK_BYTES, LAYER_BASE, BaseIdentity, LayerDamaged, block_count
 from ringblk.workers.layers.layer_states import LayerStates, read_states
 from ringblk.workers.layers.overlay_folder import check_layer, locked_overlay, opened_layer, read_chain
+from ringblk.workers.layers.snapshot_lock import use_snapshot
 
 BASE = "base"
 """What lies below all snapshots, as a name of it."""
@@ -121,15 +122,15 @@ class OverlayImage:
     def _open_layer(self, folder: str, folder_fd: int, layer: ChainLayer) -> OpenLayer:
         with opened_layer(folder_fd, layer) as layer_fd:
             map_fd = os.open(MAP, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW, dir_fd=layer_fd)
-            try:
-                superblock = read_superblock(map_fd, layer_fd)
-            finally:
-                os.close(map_fd)
+            self._closing.callback(os.close, map_fd)
+            superblock = read_superblock(map_fd, layer_fd)
             check_layer(superblock, layer)
             opened = open_direct(Path(folder, layer.folder, DATA), os.O_RDONLY, "auto")
             self._closing.callback(os.close, opened.fd)
-            if self._locks:
-                self._lock(opened.fd, folder)
+            if self._locks and layer.is_sealed:
+                use_snapshot(map_fd)
+            elif self._locks:
+                self._lock_overlay(folder, folder_fd)
             states = read_states(layer_fd, superblock, is_settled=layer.is_settled)
             names = os.listdir(layer_fd) if not layer.is_first else [DATA, MAP, "live"]
             disk_bytes = 0
@@ -137,6 +138,12 @@ class OverlayImage:
                 with suppress(FileNotFoundError):
                     disk_bytes += os.stat(name, dir_fd=layer_fd, follow_symlinks=False).st_blocks * 512
         return OpenLayer(layer, folder, opened.fd, states, disk_bytes)
+
+    def _lock_overlay(self, folder: str, folder_fd: int) -> None:
+        """Keep off who would write to it: the file that who has an overlay has locked."""
+        lock_fd = os.open(DATA, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW, dir_fd=folder_fd)
+        self._closing.callback(os.close, lock_fd)
+        self._lock(lock_fd, folder)
 
     @staticmethod
     def _lock(fd: int, folder: str) -> None:

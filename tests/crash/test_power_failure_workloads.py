@@ -20,6 +20,7 @@ from ringblk.workers.backends.open_storage import OpenOverlay
 from ringblk.workers.backends.overlay import OverlayBackend
 from ringblk.workers.layers.folder import LIVE
 from tests.crash.power_failures import leave_live_map, opened
+from tests.rigs.killed_overlay import let_go
 from tests.rigs.power_load import BORDERS, Expectation, Operation, carry_out, make_base, watched_blocks
 from tests.rigs.recorded_folder import Record
 
@@ -64,14 +65,6 @@ def another(backend: OverlayBackend) -> OverlayBackend:
     return OverlayBackend.take(storage, [os.dup(fd) for fd in fds])
 
 
-def let_go(*backends: OverlayBackend) -> None:
-    """As if their processes were killed."""
-    for backend in backends:
-        fds = backend.fds
-        for fd in fds:
-            os.close(fd)
-
-
 @given(OPERATIONS, st.integers(0, 1 << 16))
 @settings(max_examples=EXAMPLES, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_each_block_is_old_or_new(
@@ -98,8 +91,9 @@ def test_each_block_is_old_or_new(
                 carry_out(processes[process], each)
                 each.ended = recorded.now
                 done.append(each)
-            let_go(*processes)
-            del first, processes
+            while processes:
+                let_go(processes.pop())
+            del first
         before = dict.fromkeys(range(BASE_BYTES // SECTOR_BYTES, SIZE_BYTES // SECTOR_BYTES), 0)
         expectation = Expectation(SIZE_BYTES, [done], before, 0)
         recording = Recording.read(recorded.record)

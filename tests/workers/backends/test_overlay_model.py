@@ -14,6 +14,7 @@ from ringblk.workers.backends.open_storage import OpenOverlay
 from ringblk.workers.backends.overlay import OverlayBackend
 from ringblk.workers.backends.topology import SECTOR_BYTES
 from ringblk.workers.layers.folder import LIVE
+from tests.rigs.killed_overlay import let_go
 
 MAX_BYTES = 80 * 4096
 SIZES = st.integers(1, MAX_BYTES // SECTOR_BYTES).map(lambda count: count * SECTOR_BYTES)
@@ -140,10 +141,7 @@ class OverlayMachine(RuleBasedStateMachine):
     def let_go_of(backends: list[OverlayBackend]) -> None:
         """As if their processes were killed: the other descriptors are closed with their backends."""
         while backends:
-            backend = backends.pop()
-            closed = {"base", f"data {backend.found.top.number}"}
-            for name in set(backend.found.fd_names) - closed:
-                os.close(backend.fd_of(name))
+            let_go(backends.pop())
 
     @precondition(lambda self: hasattr(self, "backend"))
     @invariant()
