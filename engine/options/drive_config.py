@@ -197,7 +197,7 @@ class DriveConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     def _check_share(self) -> None:
         if self.shared_dir is None or self.tag is None:
             raise ProgramError("give --shared-dir and --tag")
-        for name in ("blk_file", "base", "overlay", "backend"):
+        for name in ("blk_file", "track_changes", "base", "overlay", "backend"):
             if getattr(self, name) is not None:
                 raise ProgramError(f"{option_of(name)}: not with --kind fs")
         if not 0 < len(self.tag.encode()) <= MAX_TAG_BYTES or "\0" in self.tag:
