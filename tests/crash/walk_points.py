@@ -41,6 +41,8 @@ UNPOP_POINTS = [name for name in POINTS if name.startswith("unpop:")]
 """Reached where requests wait for tokens: tests/crash/test_unpop.py."""
 LAYER_POINTS = [name for name in POINTS if name.startswith("layer:")]
 """Reached where a drive has an overlay: tests/crash/test_overlay_deaths.py."""
+CHANGES_POINTS = [name for name in POINTS if name.startswith("changes:")]
+"""Reached where changes are tracked: tests/crash/test_tracking_deaths.py."""
 WORKERS_POINTS = [name for name in POINTS if name.startswith("workers:")]
 """Reached where workers come and go: tests/crash/test_walk_workers.py."""
 CHAIN_POINTS = [name for name in POINTS if name.startswith(("chain:", "layers:"))]
@@ -68,6 +70,7 @@ CHILD_POINTS = [
     + OVERLAP_POINTS
     + LAYER_POINTS
     + CHAIN_POINTS
+    + CHANGES_POINTS
     + WORKERS_POINTS
     + PENDING_POINTS
     + CUSTODY_POINTS
