@@ -30,6 +30,8 @@ _QUEUE_COUNT = 6
 """Kick, call and error, and a copy of each on its way to the dispatcher."""
 _REGION_COUNT = 3
 """Its own, that of one that has gone while requests still use it, and a copy on its way to a child."""
+_STORAGE_COUNT = 2
+"""Of each descriptor of the storage: itself, and a copy on its way to a child; a third if they are kept."""
 _KEPT_COUNT = 3
 """More of a worker and of a queue where processes outlive the supervisor: copies of what they keep for it."""
 _KEPT_REGION_COUNT = 1
@@ -44,10 +46,13 @@ class _Need(msgspec.Struct, frozen=True):
     is_kept: bool
     """Whether its processes outlive the supervisor."""
     mem_slot_count: int = LEAST_MEM_SLOTS
+    storage_count: int = 0
+    """Descriptors of its storage: with many layers there are many."""
 
     @property
     def file_count(self) -> int:
-        counts = _DRIVE_COUNT + _WORKER_COUNT * self.worker_count + _QUEUE_COUNT * self.num_queues
+        counts = _DRIVE_COUNT + (_STORAGE_COUNT + self.is_kept) * self.storage_count
+        counts += _WORKER_COUNT * self.worker_count + _QUEUE_COUNT * self.num_queues
         kept_count = self.is_kept * _KEPT_COUNT * (self.worker_count + self.num_queues)
         return counts + kept_count + self.region_count * self.mem_slot_count
 
@@ -65,8 +70,12 @@ class OpenFiles:
         self._is_sole = is_sole
         self._needs: dict[str, _Need] = {}
 
-    def reserve(self, drive: str, worker_count: int, num_queues: int) -> None:
+    def reserve(
+        self, drive: str, worker_count: int, num_queues: int, storage_count: int | None = None
+    ) -> None:
         """Set apart what a drive with so many workers and queues can need, and raise the soft limit to that.
+
+        `storage_count` is of descriptors of its storage, as before where it is not given.
 
         Raises `ProgramError` where the hard limit is too low even for few memory slots; nothing has changed
         then.
@@ -74,7 +83,9 @@ class OpenFiles:
         former = self._needs.get(drive)
         others = sum(need.file_count for name, need in self._needs.items() if name != drive)
         mem_slot_count = former.mem_slot_count if former else LEAST_MEM_SLOTS
-        need = _Need(worker_count, num_queues, not self._is_sole, mem_slot_count)
+        if storage_count is None:
+            storage_count = former.storage_count if former else 0
+        need = _Need(worker_count, num_queues, not self._is_sole, mem_slot_count, storage_count)
         soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
         least = _ENGINE_COUNT + others + need.file_count
         if hard != resource.RLIM_INFINITY and hard < least:

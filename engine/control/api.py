@@ -15,7 +15,7 @@ from ringblk.engine.control.sole_routes import SoleRoutes
 from ringblk.engine.devices.device import DeviceError
 from ringblk.engine.drives.changes import ChangeRefused
 from ringblk.engine.drives.drives import DriveBusy, DriveConflict, DriveRefused, NoSuchDrive, OtherEngine
-from ringblk.engine.drives.layers import NoSuchSnapshot
+from ringblk.engine.drives.layer_reports import NoSuchSnapshot
 from ringblk.engine.statistics.metrics import CONTENT_TYPE, Exposition
 from ringblk.engine.statistics.statistics import StatisticsSnapshot, encode_json
 from ringblk.shm.rates.group import RateGroupBusy

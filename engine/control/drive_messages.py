@@ -7,7 +7,7 @@ from msgspec import UNSET, UnsetType
 
 from ringblk.engine.control.messages import DriveBody
 from ringblk.engine.drives.drives import DriveState
-from ringblk.engine.drives.layer_jobs import JobStatus
+from ringblk.engine.drives.layer_reports import JobStatus
 from ringblk.engine.options.drive_config import DriveConfig
 from ringblk.engine.statistics.statistics import StatisticsSnapshot
 from ringblk.shm.state.segment import MAX_WORKERS

@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
 import msgspec
 from msgspec import UNSET, UnsetType
@@ -27,9 +28,11 @@ from ringblk.engine.drives.drives import (
     NoSuchDrive,
     OtherEngine,
 )
-from ringblk.engine.drives.layers import DriveLayers
 from ringblk.engine.options.config import check_drive
 from ringblk.engine.statistics.statistics import StatisticsSnapshot, take_snapshot
+
+if TYPE_CHECKING:
+    from ringblk.engine.drives.layers import DriveLayers
 
 
 class DrivesControl:
@@ -154,7 +157,7 @@ async def _change(
             await drive.changes.resume()
 
 
-async def _grow(layers: DriveLayers, size: int | str) -> None:
+async def _grow(layers: "DriveLayers", size: int | str) -> None:
     if not isinstance(size, int):
         raise ChangeRefused(
             "size_bytes", "a copy-on-write drive has no image that somebody else makes larger"

@@ -4,8 +4,7 @@ from typing import Annotated
 
 import msgspec
 
-from ringblk.engine.drives.changed_blocks import Extent
-from ringblk.engine.drives.layers import Snapshot
+from ringblk.engine.drives.layer_reports import Extent, Snapshot
 
 
 class SnapshotBody(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

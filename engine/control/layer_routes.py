@@ -12,7 +12,7 @@ from ringblk.engine.control.layer_messages import (
 )
 from ringblk.engine.control.layers_control import LayersControl
 from ringblk.engine.control.routes import Call, Created, Route
-from ringblk.engine.drives.layers import Snapshot
+from ringblk.engine.drives.layer_reports import Snapshot
 
 
 class LayerRoutes:
@@ -110,7 +110,7 @@ class LayerRoutes:
         ]
 
     async def _list(self, call: Call) -> SnapshotsAnswer:
-        return SnapshotsAnswer(self._control.snapshots(call.values["id"]))
+        return SnapshotsAnswer(await self._control.snapshots(call.values["id"]))
 
     async def _take(self, call: Call) -> Created:
         (snapshot,) = await self._control.take([call.values["id"]], call.body.name)

@@ -2,21 +2,13 @@
 
 import os
 
-import msgspec
-
+from ringblk.engine.drives.layer_reports import Extent
 from ringblk.workers.layers.block_set import BlockSet
 from ringblk.workers.layers.chain_form import Chain, ChainLayer
 from ringblk.workers.layers.folder import MAP, read_superblock
 from ringblk.workers.layers.form import BLOCK_BYTES, block_count
 from ringblk.workers.layers.layer_states import LayerStates, read_states
 from ringblk.workers.layers.overlay_folder import opened_layer
-
-
-class Extent(msgspec.Struct, frozen=True):
-    """A stretch of a drive, in bytes."""
-
-    offset: int
-    length: int
 
 
 def changed_extents(folder: str, chain: Chain, since: ChainLayer) -> list[Extent]:

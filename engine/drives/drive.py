@@ -20,7 +20,7 @@ from ringblk.engine.drives.changes import DriveChanges
 from ringblk.engine.drives.drive_keeper import DriveKeeper
 from ringblk.engine.drives.facts import drive_facts, first_line
 from ringblk.engine.drives.inflight_changes import InflightChanges
-from ringblk.engine.drives.layers import layers_of
+from ringblk.engine.drives.layered_drive import layers_of
 from ringblk.engine.drives.limits import DriveLimits
 from ringblk.engine.drives.log_changes import LogChanges
 from ringblk.engine.drives.memory_advice import MemoryAdvice

@@ -9,11 +9,10 @@ import logging
 from functools import partial
 from typing import Literal, Protocol
 
-import msgspec
-
 from ringblk.engine.base.in_thread import in_thread
 from ringblk.engine.devices.device import DeviceError
 from ringblk.engine.drives.changes import ChangeRefused
+from ringblk.engine.drives.layer_reports import JobStatus
 from ringblk.workers.backends.direct_io import DirectMode
 from ringblk.workers.backends.interface import BackendError
 from ringblk.workers.backends.overlay_merge import MergeProgress, MergeStopped, merge
@@ -24,22 +23,6 @@ STOP_S = 5.0
 """How long the drive's end waits for a copy that hangs in its disk."""
 
 _log = logging.getLogger(__name__)
-
-
-class JobStatus(msgspec.Struct, frozen=True, kw_only=True):
-    """A merge that is under way, or has failed."""
-
-    kind: Literal["merge", "flatten"]
-    snapshot: str
-    """The one that gets the blocks; empty: a layer that is none."""
-    done_bytes: int
-    """Of the drive, that were looked at."""
-    total_bytes: int
-    copied_bytes: int
-    bps: int
-    """Bytes a second that it may copy; 0: as many as it can."""
-    error: str = ""
-    """Why it has failed. It is tried again with the next change of layers, and at the next start."""
 
 
 class LayerOwner(Protocol):

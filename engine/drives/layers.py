@@ -6,19 +6,20 @@ the processes hear of it, and whoever comes after a death goes by it.
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 from functools import partial
 from typing import TypeVar
 
 import msgspec
 
 from ringblk.engine.base.in_thread import in_thread
+from ringblk.engine.base.program_error import ProgramError
 from ringblk.engine.devices.device import DeviceError
-from ringblk.engine.drives.changed_blocks import Extent, changed_extents
+from ringblk.engine.drives.changed_blocks import changed_extents
 from ringblk.engine.drives.changes import ChangeRefused, DriveChanges
 from ringblk.engine.drives.layer_jobs import LayerJobs
-from ringblk.engine.drives.plan import DrivePlan
+from ringblk.engine.drives.layer_reports import Extent, NoSuchSnapshot, Snapshot
 from ringblk.engine.supervisor.drive_processes import DriveProcesses, ProcessesFailed
 from ringblk.engine.supervisor.kept_parts import AdoptionFailed
 from ringblk.shm.sync.process import crash_point
@@ -29,26 +30,11 @@ from ringblk.workers.backends.overlay_changes import OverlayChange, OverlayChang
 from ringblk.workers.layers.chain_form import MAX_NAME_BYTES, NO_LAYER, Chain, ChainLayer
 from ringblk.workers.layers.form import LayerDamaged
 
+_FILES_OF_A_CHANGE = 5
 LAYERS = "layers"
 """The holder of the pause in which layers change."""
 
 Result = TypeVar("Result")
-
-
-class Snapshot(msgspec.Struct, frozen=True, kw_only=True):
-    """A snapshot of a drive."""
-
-    name: str
-    made_ns: int
-    """In nanoseconds since 1970."""
-    size_bytes: int
-    """Of the drive, then."""
-    is_below: bool
-    """Whether the drive lies on it; it does not after it was reset to an earlier one."""
-
-
-class NoSuchSnapshot(Exception):  # noqa: N818
-    """The drive has no snapshot of this name."""
 
 
 class DriveLayers:
@@ -60,12 +46,17 @@ class DriveLayers:
         direct: DirectMode,
         processes: DriveProcesses,
         changes: DriveChanges,
+        reserve_files: Callable[[int], None],
     ) -> None:
+        """`reserve_files`: have so many files open for the storage, or raise `ProgramError`."""
         self._backend = backend
+        self._reserve_files = reserve_files
         self._changer = OverlayChanger(backend, direct)
         self._processes = processes
         self._changes = changes
         self._lock = asyncio.Lock()
+        self._is_told = asyncio.Event()  # all processes use what the chain says
+        self._is_told.set()
         self.jobs = LayerJobs(backend.folder, direct, self)
 
     @property
@@ -87,6 +78,10 @@ class DriveLayers:
             for layer in sorted(named, key=lambda layer: layer.sealed_ns)
         ]
 
+    async def wait_told(self) -> None:
+        """Return once all processes use what the chain says: snapshots change no more then."""
+        await self._is_told.wait()
+
     def snapshot(self, name: str) -> Snapshot:
         """One of them. Raises `NoSuchSnapshot`."""
         found = [each for each in self.snapshots() if each.name == name]
@@ -97,6 +92,7 @@ class DriveLayers:
     @asynccontextmanager
     async def changing(self) -> AsyncIterator[None]:
         """Nobody else changes the layers meanwhile, and what was sealed before is on the disk."""
+        await self.wait_told()
         async with self._lock:
             await self._in_thread(self._changer.settle)
             yield
@@ -267,6 +263,7 @@ class DriveLayers:
 
     def resume(self) -> None:
         """Know the layers of an overlay that another control plane has opened. Raises `AdoptionFailed`."""
+        self._is_told.clear()
         try:
             self._changer.resume()
         except BackendError as error:
@@ -288,6 +285,8 @@ class DriveLayers:
                 await self.remove_strays()
             except (ChangeRefused, DeviceError) as error:
                 raise ProcessesFailed(f"its layers cannot be gone on with: {error}") from error
+            finally:
+                self._is_told.set()
 
     # How a change is made
 
@@ -325,6 +324,10 @@ class DriveLayers:
         await self._changes.release(LAYERS)
 
     async def _prepare(self, prepare: Callable[[], OverlayChange]) -> OverlayChange:
+        try:
+            self._reserve_files(len(self._backend.fds) + _FILES_OF_A_CHANGE)
+        except ProgramError as error:
+            raise ChangeRefused("", str(error)) from error
         change = await self._in_thread(prepare)
         crash_point("layers: prepared")
         return change
@@ -336,40 +339,3 @@ class DriveLayers:
             raise ChangeRefused("", str(error)) from error
         except OSError as error:
             raise ChangeRefused("", f"{self._backend.folder}: {error.strerror or error}") from error
-
-
-def layers_of(plan: DrivePlan, processes: DriveProcesses, changes: DriveChanges) -> DriveLayers | None:
-    """A drive's layers; None: it is no copy-on-write drive."""
-    layered = plan.backend.layered
-    return None if layered is None else DriveLayers(layered, plan.config.direct, processes, changes)
-
-
-async def take_snapshots(drives: Sequence[DriveLayers], name: str) -> None:
-    """Seal all of these drives at one instant: none of them has anything in flight then.
-
-    Raises `ChangeRefused` and `DeviceError`. One of several that was killed meanwhile may have it, or not.
-    """
-    async with AsyncExitStack() as held:
-        for each in drives:
-            await held.enter_async_context(each.changing())
-            each.check_name(name)
-        former = [each.chain for each in drives]
-        changes: list[OverlayChange] = []
-        try:
-            for each in drives:
-                changes.append(await each.prepare_seal(name))
-            for each, change in zip(drives, changes, strict=True):
-                await each.commit(change)
-        except BaseException:
-            for each, chain in zip(drives, former, strict=True):
-                if each.chain is not chain:
-                    await each.undo(chain)
-            for change in changes:
-                change.abandon()
-            raise
-        try:
-            await asyncio.gather(*(each.pause() for each in drives))
-            await asyncio.gather(*(each.use(change) for each, change in zip(drives, changes, strict=True)))
-        finally:
-            await asyncio.gather(*(each.go_on() for each in drives))
-        await asyncio.gather(*(each.settle() for each in drives))

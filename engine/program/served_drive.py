@@ -100,6 +100,9 @@ class ServedDrive:
         user: ProcessUser | None,
     ) -> None:
         try:
+            open_files.reserve(
+                self.name, self.config.workers, self.config.num_queues, len(opened.backend.fds)
+            )
             self.plan = plan_drive(
                 self.name,
                 self.config,

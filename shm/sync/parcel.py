@@ -1,7 +1,6 @@
 """More descriptors than one message carries, as one: a socket that has them waiting to be read."""
 
 import array
-import os
 import socket
 from collections.abc import Sequence
 
@@ -29,12 +28,11 @@ def unpack_fds(fds: Sequence[int], count: int) -> list[int]:
     if len(fds) == count or len(fds) != 1:
         return list(fds)
     unpacked: list[int] = []
-    with socket.socket(fileno=fds[0]) as receiver:
+    # All is said of the socket: who is asked for it is in a sandbox.
+    with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET, 0, fds[0]) as receiver:
         while len(unpacked) < count:
-            data, few, _, _ = socket.recv_fds(receiver, 1, MAX_FDS)
+            data, few, _, _ = socket.recv_fds(receiver, 1, MAX_FDS, socket.MSG_CMSG_CLOEXEC)
             if not data:
                 break
             unpacked += few
-    for fd in unpacked:
-        os.set_inheritable(fd, False)
     return unpacked

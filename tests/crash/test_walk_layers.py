@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 
 from ringblk.engine.base.restart_limit import MAX_DEATHS
+from ringblk.workers.backends.image_lock import is_image_locked
 from ringblk.workers.backends.overlay import OverlayBackend
 from tests.crash.crash_build import crash_environment
 from tests.crash.kept_rig import NUM_BLOCKS, KeptRig
@@ -88,9 +89,16 @@ class LayeredRig:
         while thread.is_alive():
             self.rig.load.step()
         if found[0] == 0:
-            while self.state() is None:
+            while self.snapshot_names() is None:
                 self.rig.load.step()
         return found[0]
+
+    def snapshot_names(self) -> list[str] | None:
+        """The snapshots, which are fixed by then; None where no control plane serves the drive now."""
+        try:
+            return [each["name"] for each in self.rig.control.get("/drives/kept/snapshots")["snapshots"]]
+        except (OSError, ValueError, AssertionError):
+            return None
 
     def state(self) -> Any:
         """The drive's state; None where no control plane serves it now."""
@@ -165,6 +173,12 @@ def read(base: Path, overlay: Path, snapshot: str | None) -> bytes | None:
             backend.close()
 
 
+def is_free(overlay: Path) -> bool:
+    """Whether nobody has it: a process that was killed has its files for a moment yet."""
+    with (overlay / "data").open("r+b") as file:
+        return not is_image_locked(file.fileno())
+
+
 class SharedRig:
     """One engine for as many deaths as it bears."""
 
@@ -192,6 +206,7 @@ def finish(rig: LayeredRig) -> None:
     rig.rig.plan.disarm()
     rig.rig.kill_all()
     try:
+        rig.rig.wait(lambda: is_free(rig.overlay), "the last of its processes' end")
         data = read(rig.base, rig.overlay, None)
         assert data is not None
         rig.rig.load.check_bytes(data)

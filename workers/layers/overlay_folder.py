@@ -4,7 +4,6 @@ import contextlib
 import errno
 import fcntl
 import os
-import secrets
 import time
 from collections.abc import Iterator
 
@@ -31,6 +30,7 @@ _NEW_CHAIN = "chain.new"
 _LAYER_PREFIX = "layer-"
 _NOT_IN_THE_WAY = {DATA, LIVE, NEW_MAP, _NEW_CHAIN, "lost+found"}
 _FOLDER_MODE = 0o700
+_ID_BYTES = 16
 _LOCK_WAIT_S = 1.0
 """Who opens an overlay, or changes its chain, has it locked for milliseconds."""
 _LOOK_AGAIN_S = 0.002
@@ -101,7 +101,7 @@ def write_chain(folder_fd: int, chain: Chain) -> None:
 
 def new_overlay(folder: str, folder_fd: int, size_bytes: int, base: BaseIdentity) -> Chain:
     """Make an overlay of one layer in an empty folder. Raises `OSError`."""
-    superblock = Superblock(layer_id=secrets.token_bytes(16), size_bytes=size_bytes, base=base)
+    superblock = Superblock(layer_id=os.urandom(_ID_BYTES), size_bytes=size_bytes, base=base)
     make_layer(folder_fd, superblock)
     above_fd = os.open(os.path.dirname(os.path.abspath(folder)), _FOLDER_FLAGS)
     try:
@@ -122,7 +122,7 @@ def new_layer(folder_fd: int, chain: Chain, below: bytes, size_bytes: int) -> Ch
         base = BaseIdentity(
             kind=LAYER_BASE, path=b"", size_bytes=chain.layers[below].size_bytes, layer_id=below
         )
-    superblock = Superblock(layer_id=secrets.token_bytes(16), size_bytes=size_bytes, base=base)
+    superblock = Superblock(layer_id=os.urandom(_ID_BYTES), size_bytes=size_bytes, base=base)
     layer = ChainLayer(layer_id=superblock.layer_id, below=below, size_bytes=size_bytes)
     os.mkdir(layer.folder, _FOLDER_MODE, dir_fd=folder_fd)
     with opened_layer(folder_fd, layer) as layer_fd:
