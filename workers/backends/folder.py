@@ -1,6 +1,8 @@
 """A folder that is shared with a guest: what all processes of its drive have open for it."""
 
+import contextlib
 import os
+import socket
 
 from ringblk.shm.platform import sandbox_calls
 from ringblk.workers.backends.answers import Waiting
@@ -13,6 +15,10 @@ from ringblk.workers.sandbox.confinement import check_call
 MEMORY_BYTES = 1 << 30
 """Addresses for what its processes know of it (`workers/fs/request.pxd`); memory comes as it is touched."""
 
+QUEUE_BYTES = 64 << 20
+"""Of the kernel's memory, for descriptors that are kept: about 70,000."""
+_SO_SNDBUFFORCE = 32  # asm-generic/socket.h
+
 
 class FolderBackend(NativeBackend):
     """The folder at `path`, which is not of blocks. Raises `BackendError` and `OSError`."""
@@ -20,22 +26,26 @@ class FolderBackend(NativeBackend):
     def __init__(self, path: str) -> None:
         self._path = os.path.realpath(path)
         self.folder_fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        self.memory_fd = -1
+        self.memory_fd = self.put_fd = self.take_fd = -1
         try:
             _check_handles(path, self.folder_fd)
             self.memory_fd = os.memfd_create("ringblk-share", os.MFD_CLOEXEC)
             os.ftruncate(self.memory_fd, MEMORY_BYTES)
+            self.put_fd, self.take_fd = _make_queue()
         except BaseException:
             self.close()
             raise
 
     @classmethod
-    def take(cls, storage: OpenFolder, folder_fd: int, memory_fd: int) -> "FolderBackend":
+    def take(
+        cls, storage: OpenFolder, folder_fd: int, memory_fd: int, put_fd: int, take_fd: int
+    ) -> "FolderBackend":
         """The same of what another process has handed over: the descriptors are this one's from now on."""
         backend = cls.__new__(cls)
         backend._path = storage.path
         backend.folder_fd = folder_fd
         backend.memory_fd = memory_fd
+        backend.put_fd, backend.take_fd = put_fd, take_fd
         return backend
 
     def waiting(self) -> Waiting:
@@ -44,8 +54,8 @@ class FolderBackend(NativeBackend):
 
     @property
     def fds(self) -> tuple[int, ...]:
-        """The folder, and what is known of it."""
-        return self.folder_fd, self.memory_fd
+        """The folder, what is known of it, and the queue of its files without names."""
+        return self.folder_fd, self.memory_fd, self.put_fd, self.take_fd
 
     @property
     def reachable_paths(self) -> tuple[str, ...]:
@@ -61,11 +71,19 @@ class FolderBackend(NativeBackend):
         return OpenFolder(path=self._path), self.fds
 
     def close(self) -> None:
-        """Close both."""
+        """Close them."""
         for fd in self.fds:
             if fd >= 0:
                 os.close(fd)
-        self.folder_fd = self.memory_fd = -1
+        self.folder_fd = self.memory_fd = self.put_fd = self.take_fd = -1
+
+
+def _make_queue() -> tuple[int, int]:
+    """A queue for descriptors (`workers/fs/nameless.pyx`): the end to put into, and the one to take from."""
+    put, take = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    with contextlib.suppress(OSError):  # only root may have it so long
+        put.setsockopt(socket.SOL_SOCKET, _SO_SNDBUFFORCE, QUEUE_BYTES)
+    return put.detach(), take.detach()
 
 
 def _check_handles(path: str, folder_fd: int) -> None:

@@ -89,8 +89,7 @@ def take_backend(storage: OpenStorage, fds: Sequence[int]) -> NativeBackend:
         case OpenFolder():
             from ringblk.workers.backends.folder import FolderBackend
 
-            folder_fd, memory_fd = fds
-            return FolderBackend.take(storage, folder_fd, memory_fd)
+            return FolderBackend.take(storage, *fds)
         case OpenTracked():
             from ringblk.workers.backends.tracked import TrackedBackend
 

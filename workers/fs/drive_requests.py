@@ -5,6 +5,7 @@ from ringblk.shm.state.segment import StateSegment
 from ringblk.workers.backends.folder import FolderBackend
 from ringblk.workers.fs.executor import FolderExecutor
 from ringblk.workers.fs.inode_table import InodeTable
+from ringblk.workers.fs.nameless import NamelessInodes
 from ringblk.workers.fs.parser import FolderParser
 from ringblk.workers.fs.settings import ShareSettings
 from ringblk.workers.fs.share import Share, ShareMemory
@@ -21,8 +22,12 @@ class FolderRequests:
     def make_parser(self, state: StateSegment, memory: GuestMemory) -> FolderParser:
         """The parser of a dispatcher, which alone knows what inodes the guest knows."""
         table = InodeTable(self._shared)
-        return FolderParser(state, memory, self._shared, table, self._settings.is_read_only)
+        backend = self._backend
+        nameless = NamelessInodes(table, backend.put_fd, backend.take_fd, backend.memory_fd)
+        return FolderParser(state, memory, self._shared, table, nameless, self._settings.is_read_only)
 
     def make_executor(self, state: StateSegment, memory: GuestMemory) -> FolderExecutor:
         """The executor of a worker or dispatcher."""
-        return FolderExecutor(Share(state, memory, self._shared, self._backend.folder_fd, self._settings))
+        backend = self._backend
+        share = Share(state, memory, self._shared, backend.folder_fd, backend.put_fd, self._settings)
+        return FolderExecutor(share)

@@ -16,6 +16,7 @@ from ringblk.shm.platform.folder_calls cimport (
     S_IFDIR, S_IFLNK, S_IFMT, S_IFREG, STATX_BTIME, close, linkat, makedev, mkdirat, mknodat, open_name,
     outcome, read_name_statx, readlinkat, rename_name, statx, symlinkat, umask, unlinkat,
 )
+from ringblk.workers.fs.nameless cimport hold_inode, hold_name
 from ringblk.workers.fs.open_inodes cimport ACCESS_PATH, ACCESS_READ, ACCESS_WRITE
 from ringblk.workers.fs.protocol cimport FUSE_DONT_MASK
 from ringblk.workers.fs.request cimport FoundInode
@@ -167,19 +168,26 @@ cdef int do_create(Share share, RequestSlot *slot, FolderRequest *request) noexc
 cdef int do_tmpfile(Share share, RequestSlot *slot, FolderRequest *request) noexcept nogil:
     """A file without a name. One that a process had made that has died since is nowhere, so there is no other."""
     cdef const fuse_create_in *argument = <const fuse_create_in *>request.argument
-    cdef int fd, folder_fd = share.fd_of(request, ACCESS_READ)
+    cdef int fd, error, folder_fd = share.fd_of(request, ACCESS_READ)
     if folder_fd < 0:
         return folder_fd
     begin_making(share, request, argument.umask)
     fd = open_name(folder_fd, ".", <uint64_t>(O_TMPFILE | O_RDWR | (argument.flags & O_EXCL)), argument.mode & 0o7777)
     end_making(share)
-    return fd if fd < 0 else give_created(share, slot, request, fd)
+    if fd < 0:
+        return fd
+    error = give_created(share, slot, request, fd)
+    if error == 0:
+        hold_inode(share, request.one_found.node_id, fd)
+    return error
 
 
 cdef int do_unlink(Share share, RequestSlot *slot, FolderRequest *request, int flags) noexcept nogil:
     cdef int error, folder_fd = share.fd_of(request, ACCESS_PATH)
     if folder_fd < 0:
         return folder_fd
+    if flags == 0:
+        hold_name(share, folder_fd, name_of(request))
     error = <int>outcome(unlinkat(folder_fd, name_of(request), flags))
     crash_point("folder: name removed")
     if error == -ENOENT and share.was_begun:   # the guest knew it
@@ -193,6 +201,8 @@ cdef int do_rename(Share share, RequestSlot *slot, FolderRequest *request, unsig
     cdef int error = share.fds_of(request, ACCESS_PATH, ACCESS_PATH, &folder_fd, &other_fd)
     if error:
         return error
+    if flags == 0:   # else nothing is replaced
+        hold_name(share, other_fd, other_name_of(request))
     error = rename_name(folder_fd, name_of(request), other_fd, other_name_of(request), flags)
     crash_point("folder: renamed")
     if error == -ENOENT and share.was_begun and read_name_statx(other_fd, other_name_of(request), &found) == 0:

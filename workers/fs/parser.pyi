@@ -1,6 +1,7 @@
 from ringblk.shm.memory.guest_memory import GuestMemory
 from ringblk.shm.state.segment import StateSegment
 from ringblk.workers.fs.inode_table import InodeTable
+from ringblk.workers.fs.nameless import NamelessInodes
 from ringblk.workers.fs.share import ShareMemory
 from ringblk.workers.requests.request import RequestParser
 
@@ -11,5 +12,6 @@ class FolderParser(RequestParser):
         memory: GuestMemory,
         shared: ShareMemory,
         table: InodeTable,
+        nameless: NamelessInodes,
         is_read_only: bool,
     ) -> None: ...

@@ -16,6 +16,7 @@ from ringblk.shm.layout.slot cimport Range, RequestSlot
 from ringblk.shm.state.segment cimport StateSegment
 from ringblk.shm.platform.folder_calls cimport read_file_clock
 from ringblk.workers.fs.inode_table cimport InodeTable
+from ringblk.workers.fs.nameless cimport NamelessInodes
 from ringblk.workers.fs.protocol cimport (
     FUSE_BATCH_FORGET, FUSE_COPY_FILE_RANGE, FUSE_DESTROY, FUSE_FORGET, FUSE_INIT, FUSE_LINK, FUSE_READ,
     FUSE_READDIR, FUSE_READDIRPLUS, FUSE_RENAME, FUSE_RENAME2, FUSE_SETXATTR, FUSE_SETXATTR_EXT, FUSE_TMPFILE,
@@ -49,14 +50,17 @@ cdef class FolderParser(RequestParser):
     cdef FolderHeader *header
     cdef FolderRequest *requests
     cdef InodeTable table
+    cdef NamelessInodes nameless
     cdef bint is_read_only
 
-    def __init__(self, StateSegment state, GuestMemory memory, ShareMemory shared, InodeTable table, bint is_read_only):
+    def __init__(self, StateSegment state, GuestMemory memory, ShareMemory shared, InodeTable table,
+                 NamelessInodes nameless, bint is_read_only):
         self.state = state
         self.memory = memory
         self.header = shared.header
         self.requests = folder_requests(self.header)
         self.table = table
+        self.nameless = nameless
         self.is_read_only = is_read_only
         self.concludes = True
 
@@ -281,6 +285,7 @@ cdef class FolderParser(RequestParser):
             self.table.forget_all()
             self.header.minor = 0
         request.is_concluded = 1
+        self.nameless.note_forgotten()
 
     cdef void _forget_batch(self, uint32_t slot_index, RequestSlot *slot, FolderRequest *request) noexcept nogil:
         """The list stands in guest memory; whatever it says now, it is the guest's own loss."""

@@ -80,7 +80,7 @@ cdef struct CountChange:
 
 cdef struct FolderHeader:
     uint32_t layout_version
-    uint32_t root_is_set
+    uint32_t has_nameless      # set by who has put something into the queue (nameless.pyx), cleared by the dispatcher
     # What the guest has agreed to in its INIT; written by the dispatcher.
     uint32_t minor             # 0: no INIT yet
     uint32_t flags

@@ -27,6 +27,7 @@ cdef class Share:
     cdef FolderRequest *requests
     cdef OpenInodes inodes
     cdef int mount_fd
+    cdef int put_fd                  # the queue of files without names (nameless.pyx)
     cdef uint64_t entry_valid_s
     cdef uint64_t attr_valid_s
     cdef uint32_t open_flags         # of the answer to OPEN

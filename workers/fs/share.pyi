@@ -14,6 +14,7 @@ class Share:
         memory: GuestMemory,
         shared: ShareMemory,
         mount_fd: int,
+        put_fd: int,
         settings: ShareSettings,
     ) -> None: ...
     def close(self) -> None: ...

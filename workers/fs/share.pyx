@@ -8,7 +8,7 @@ here a guest that looks a name up again gets the same id again.
 import mmap
 import os
 
-from libc.errno cimport EIO, EMFILE, EOVERFLOW
+from libc.errno cimport EINVAL, EIO, EMFILE, EOVERFLOW
 from libc.stdlib cimport free, malloc
 from libc.string cimport memcmp, memcpy, memset
 
@@ -80,13 +80,14 @@ cdef class ShareMemory:
 cdef class Share:
     """Made in each process that carries out requests. `settings` is a `ShareSettings`."""
 
-    def __init__(self, StateSegment state, GuestMemory memory, ShareMemory shared, int mount_fd, settings):
+    def __init__(self, StateSegment state, GuestMemory memory, ShareMemory shared, int mount_fd, int put_fd, settings):
         self.state = state
         self.memory = memory
         self.shared = shared
         self.header = shared.header
         self.requests = folder_requests(self.header)
         self.mount_fd = mount_fd
+        self.put_fd = put_fd
         self.inodes = OpenInodes(mount_fd, settings.open_limit)
         self.entry_valid_s = settings.entry_valid_s
         self.attr_valid_s = settings.attr_valid_s
@@ -215,15 +216,17 @@ cdef class Share:
 
     cdef int give(self, RequestSlot *slot, const FolderRequest *request, const void *payload,
                   uint32_t size_bytes) noexcept nogil:
-        """Answer with this; 0 or -EIO: there is no room for it."""
-        if size_bytes > request.reply_bytes:
-            return -EIO
+        """Answer with this; 0, or -EINVAL: there is no room for it."""
+        if size_bytes > request.reply_bytes or not request.can_reply:
+            return -EINVAL
         self.put(slot, sizeof(fuse_out_header), payload, size_bytes)
         return self.give_read(slot, request, size_bytes)
 
     cdef int give_read(self, RequestSlot *slot, const FolderRequest *request, uint32_t size_bytes) noexcept nogil:
         """Answer with what stands behind the header's place already."""
         cdef fuse_out_header header
+        if not request.can_reply:
+            return -EINVAL
         header.len = <uint32_t>sizeof(header) + size_bytes
         header.error = 0
         header.unique = request.header.unique
