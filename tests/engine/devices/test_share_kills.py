@@ -1,6 +1,6 @@
 """Processes of a shared folder die, and the guest's file system goes on.
 
-Fault model: SIGKILL of a worker or the dispatcher between any two instructions; the front end stays connected.
+Fault model: SIGKILL of a worker or the dispatcher at any instruction; the front end stays connected.
 """
 
 import os
@@ -123,7 +123,7 @@ def carry_out(share: ShareFrontend, operation: str, node_id: int) -> None:
 def test_what_cannot_be_done_twice_is_done_once(
     shm_path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, point: str, operation: str
 ) -> None:
-    """A dispatcher that carries requests out itself dies in the middle of one; the guest sees it succeed, once."""
+    """A dispatcher dies in the middle of a request; the guest sees it succeed, once."""
     plan = CrashPlan(tmp_path / "plan")
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(crash_build()), str(PROJECT)]))
     monkeypatch.setenv("RINGBLK_CRASH_FILE", str(plan.path))
