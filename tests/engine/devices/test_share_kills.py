@@ -98,7 +98,7 @@ POINTS = [
     ("folder: name made", "symlink"),
     ("folder: count about to change", "mkdir"),
     ("folder: count changed", "create"),
-    ("folder: inode added", "link"),
+    ("folder: inode added", "mkdir"),
     ("folder: held", "unlink"),
 ]
 
