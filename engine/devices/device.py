@@ -82,8 +82,11 @@ class Device(Protocol):
     async def set_queue_log(self, vring: Vring) -> None:
         """The `log_gpa` of a running ring is another."""
 
-    async def stop_queue(self, queue_index: int) -> int:
-        """Stop a running ring, wait for what is in flight, and give back `next_avail`."""
+    async def stop_queue(self, queue_index: int, *, is_suspended: bool = False) -> int:
+        """Stop a running ring, wait for what is in flight, and give back `next_avail`.
+
+        `is_suspended`: what is in flight may be left to whoever is given the in-flight region next.
+        """
 
     async def get_inflight(self, num_queues: int, queue_size: int) -> tuple[int, int, int]:
         """Make an in-flight region: an fd, which the caller closes, its mmap size and its mmap offset."""

@@ -19,6 +19,7 @@ from ringblk.engine.dispatcher.idle_poll import IdlePoll
 from ringblk.engine.dispatcher.inline_gate import InlineGate
 from ringblk.engine.dispatcher.messages import (
     Answer,
+    AwaitLetGo,
     CallUnheard,
     ChangeRegions,
     EnableQueue,
@@ -48,6 +49,7 @@ from ringblk.engine.dispatcher.messages import (
 from ringblk.engine.dispatcher.queue_table import QueueTable
 from ringblk.engine.dispatcher.recovery import Recovery
 from ringblk.engine.dispatcher.ring import DispatcherRing
+from ringblk.engine.dispatcher.suspension import Suspension
 from ringblk.engine.dispatcher.throttle import Throttle
 from ringblk.shm.memory.dirty_log import DirtyLog
 from ringblk.shm.memory.guard import INFLIGHT, LOG, GuardedPart
@@ -108,6 +110,7 @@ class Dispatcher:
         self._stopping: dict[int, list[int]] = {}  # queue_index -> request_ids
         self._retiring: dict[int, int] = {}  # worker_index -> request_id
         self._pausing: list[int] = []  # request_ids
+        self._suspension = Suspension(self._loop)
         self._dropping: set[int] = set()  # indexes of regions that requests in flight may still use
         self._worker_eventfds: dict[int, int] = {}
 
@@ -122,9 +125,8 @@ class Dispatcher:
             while True:
                 self._read_channel()
                 self._settle_waiting()
-                self._loop.reports_progress = bool(
-                    self._stopping or self._dropping or self._retiring or self._pausing
-                )
+                waiting = (self._stopping, self._dropping, self._retiring, self._pausing)
+                self._loop.reports_progress = any(waiting) or bool(self._suspension.waiting)
                 event = self._loop.run()
                 if event == BROKEN:
                     for queue_index, reason in self._loop.take_broken():
@@ -201,6 +203,8 @@ class Dispatcher:
                 self._send(Answer(message.request_id))
             case StopQueue():
                 self._stop_queue(message)
+            case AwaitLetGo():
+                self._suspension.waiting.append(message.request_id)
             case WorkerRetire():
                 self._retire_worker(message)
             case WishAnswered():
@@ -341,25 +345,33 @@ class Dispatcher:
         if not self._table.is_served(message.queue_index):  # its start was refused
             self._send(Answer(message.request_id))
             return
-        self._loop.drain_queue(message.queue_index)
         self._stopping.setdefault(message.queue_index, []).append(message.request_id)
+        if message.is_suspended:
+            self._suspension.suspend(message.queue_index)
+            self._remove_queue(message.queue_index)
+        else:
+            self._loop.drain_queue(message.queue_index)
+
+    def _remove_queue(self, queue_index: int) -> None:
+        next_avail = self._table.remove_queue(queue_index)
+        for fd in self._queue_fds.pop(queue_index).present():
+            os.close(fd)
+        for request_id in self._stopping.pop(queue_index):
+            self._send(Answer(request_id, value=next_avail))
 
     def _settle_waiting(self) -> None:
         """Answer for all that was waited for: queues drained, workers idle, regions unused."""
-        for queue_index, request_ids in list(self._stopping.items()):
+        for queue_index in list(self._stopping):
             if self._table.is_paused:  # nothing is begun: what an earlier engine left is for the next start
                 self._loop.resubmissions.drop(queue_index)
             if self._loop.unfinished_count(queue_index) == 0:
-                del self._stopping[queue_index]
-                next_avail = self._table.remove_queue(queue_index)
-                for fd in self._queue_fds.pop(queue_index).present():
-                    os.close(fd)
-                for request_id in request_ids:
-                    self._send(Answer(request_id, value=next_avail))
+                self._remove_queue(queue_index)
         for worker_index, request_id in list(self._retiring.items()):
             if self._handover.held_count(worker_index) == 0:
                 del self._retiring[worker_index]
                 self._send(Answer(request_id))
+        for request_id in self._suspension.take_answerable():
+            self._send(Answer(request_id))
         if self._pausing and not any(map(self._table.inflight_count, self._queue_fds)):
             for request_id in self._pausing:
                 self._send(Answer(request_id))

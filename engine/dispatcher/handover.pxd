@@ -56,5 +56,7 @@ cdef class Handover:
     cdef void release(self) noexcept nogil
     cdef void add_free(self, uint32_t slot_index) noexcept nogil
     cdef void give_backlog(self) noexcept nogil
+    cdef void end(self, uint32_t slot_index) noexcept nogil
+    cdef void end_backlog(self) noexcept nogil
     cdef bint _is_held(self, uint32_t slot_index, uint32_t worker_index) noexcept nogil
     cdef bint _is_given(self, uint32_t slot_index) noexcept nogil

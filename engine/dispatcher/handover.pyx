@@ -17,9 +17,10 @@ from ringblk.shm.platform.wakeup_fd cimport signal_wakeup
 from ringblk.shm.sync.atomic cimport load_acquire_32, load_relaxed_32, store_relaxed_32, store_release_32
 from ringblk.shm.sync.crash_point cimport crash_point
 from ringblk.shm.sync.invariant cimport invariant
-from ringblk.shm.layout.slot cimport SLOT_FREE, SLOT_HANDED, SLOT_PREPARED, RequestSlot
+from ringblk.shm.layout.slot cimport NO_WORKER, SLOT_FREE, SLOT_HANDED, SLOT_PREPARED, RequestSlot
 from ringblk.shm.state.segment cimport WORKER_LIMIT, StateSegment, WorkerState
 from ringblk.shm.sync.wakeup cimport wake
+from ringblk.workers.requests.request cimport SLOT_LET_GO
 
 cdef enum:
     # What waking a sleeping worker costs, against which its queue of work is weighed (docs/performance.md).
@@ -315,6 +316,26 @@ cdef class Handover:
             invariant(self.free_list_count < self.state.long_list_count, "no more long lists are free than there are")
             self.free_lists[self.free_list_count] = long_list
             self.free_list_count += 1
+
+    cdef void end(self, uint32_t slot_index) noexcept nogil:
+        """Put a prepared slot that was let go into the batch: nobody carries it out."""
+        cdef RequestSlot *slot = &self.state.slots[slot_index]
+        slot.worker_index = NO_WORKER
+        store_release_32(&slot.state, SLOT_HANDED)
+        crash_point("suspend: slot ended")
+        self.batch[self.batch_count] = slot_index
+        self.batch_count += 1
+
+    cdef void end_backlog(self) noexcept nogil:
+        """End what waits for a worker and was let go."""
+        cdef uint32_t place, kept = 0
+        for place in range(self.backlog_count):
+            if self.state.slots[self.backlog[place]].flags & SLOT_LET_GO:
+                self.end(self.backlog[place])
+            else:
+                self.backlog[kept] = self.backlog[place]
+                kept += 1
+        self.backlog_count = kept
 
     cdef void give_backlog(self) noexcept nogil:
         """Try again to hand over what waits for a worker."""

@@ -93,10 +93,20 @@ class SetQueueLog(msgspec.Struct, tag=True, frozen=True):
 
 
 class StopQueue(msgspec.Struct, tag=True, frozen=True):
-    """Stop popping; answered with next_avail when nothing of the queue is in flight."""
+    """Stop popping; answered with next_avail when nothing of the queue is in flight.
+
+    `is_suspended`: at once, and what is in flight is another back end's to do.
+    """
 
     request_id: int
     queue_index: int
+    is_suspended: bool = False
+
+
+class AwaitLetGo(msgspec.Struct, tag=True, frozen=True):
+    """Answered when nothing is under way any more of queues that were stopped so."""
+
+    request_id: int
 
 
 class FlushStorage(msgspec.Struct, tag=True, frozen=True):
@@ -259,6 +269,7 @@ ToDispatcher = (
     | StopLog
     | SetQueueLog
     | StopQueue
+    | AwaitLetGo
     | FlushStorage
     | ChangeStorage
     | WorkerUp

@@ -19,7 +19,7 @@ from ringblk.engine.dispatcher.handover cimport Handover
 from ringblk.shm.sync.crash_point cimport crash_point
 from ringblk.shm.layout.slot cimport SLOT_FREE, SLOT_HANDED, RequestSlot
 from ringblk.shm.state.segment cimport StateSegment
-from ringblk.workers.requests.request cimport SLOT_ADMITTED, SLOT_CHANGES, SLOT_PARTIAL, RequestParser
+from ringblk.workers.requests.request cimport SLOT_ADMITTED, SLOT_CHANGES, SLOT_LET_GO, SLOT_PARTIAL, RequestParser
 
 cdef enum:
     NOBODY = -1
@@ -112,6 +112,9 @@ cdef class OverlapList:
                     # Under way from now on: those behind it find it so.
                     self._note_begun(slot_index)
                     crash_point("overlap: request let go")
+                    if self.state.slots[slot_index].flags & SLOT_LET_GO:
+                        self.handover.end(slot_index)
+                        continue
                     self.ready[count] = slot_index
                     count += 1
                     continue

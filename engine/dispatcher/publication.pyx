@@ -11,6 +11,7 @@ from ringblk.shm.layout.slot cimport RequestSlot
 from ringblk.shm.memory.guest_memory cimport GuestMemory
 from ringblk.shm.state.segment cimport QUEUE_LIMIT
 from ringblk.shm.queues.virtqueue cimport Virtqueue
+from ringblk.workers.requests.request cimport SLOT_LET_GO
 
 
 cdef void log_batch(StateSegment state, GuestMemory memory, Handover handover) noexcept nogil:
@@ -37,6 +38,8 @@ cdef void publish_batch(StateSegment state, GuestMemory memory, QueueTable table
         log_batch(state, memory, handover)
     for place in range(count):
         slot = &state.slots[handover.batch[place]]
+        if slot.flags & SLOT_LET_GO:
+            continue
         (<Virtqueue>table.queues[slot.queue_index].virtqueue).give_back(slot.head_index, slot.used_length_bytes)
         recorder.record(slot)   # before the driver can know: whoever asks then finds it counted
         touched |= (<uint64_t>1) << slot.queue_index
@@ -48,7 +51,8 @@ cdef void publish_batch(StateSegment state, GuestMemory memory, QueueTable table
             table.call_if_needed(place)
     for place in range(count):
         slot = &state.slots[handover.batch[place]]
-        (<Virtqueue>table.queues[slot.queue_index].virtqueue).forget(slot.head_index)
+        if not slot.flags & SLOT_LET_GO:
+            (<Virtqueue>table.queues[slot.queue_index].virtqueue).forget(slot.head_index)
     for place in range(<uint32_t>QUEUE_LIMIT):
         if touched >> place == 0:
             break

@@ -17,7 +17,7 @@ from ringblk.shm.sync.invariant cimport invariant
 from ringblk.shm.queues.virtqueue cimport Virtqueue
 from ringblk.shm.layout.slot cimport DISPATCHER_PENDING, SLOT_FREE, SLOT_HANDED, SLOT_PREPARED, RequestSlot
 from ringblk.shm.state.segment cimport QUEUE_LIMIT
-from ringblk.workers.requests.request cimport OPERATION_COMPLETE, SLOT_ADMITTED
+from ringblk.workers.requests.request cimport OPERATION_COMPLETE, SLOT_ADMITTED, SLOT_LET_GO
 
 cdef enum:
     DEATH_LIMIT = 3        # processes that one request may kill
@@ -54,10 +54,14 @@ cdef class Recovery:
         for index in range(self.loop.state.open_slot_count()):
             slot = &self.loop.state.slots[<uint32_t>index]
             virtqueue = self.loop.table.owners[slot.queue_index]
+            if slot.flags & SLOT_LET_GO and index in under_way and virtqueue is None:
+                live.append(index)
+                continue
             # Whatever the front end has written to the record, what is under way is in flight: its slot is in use.
             if virtqueue is not None and (index in under_way or slot.state in (SLOT_PREPARED, SLOT_HANDED)
                                           and virtqueue.is_inflight_as(slot.head_index, slot.counter)):
                 virtqueue.adopt(slot.head_index, slot.counter)
+                slot.flags &= ~<uint32_t>SLOT_LET_GO   # a stop that was not answered is asked for again
                 found[slot.queue_index, slot.head_index] = index
                 live.append(index)
         self.loop.handover.free_all_but(live)
@@ -120,7 +124,7 @@ cdef class Recovery:
         suspect = self.loop.handover.worker_down(worker_index)
         held = self.loop.handover.held_by(worker_index)
         given_up = []
-        if suspect < 0:
+        if suspect < 0 or self.loop.state.slots[<uint32_t>suspect].flags & SLOT_LET_GO:
             self.quick_kills = 0
         elif self._count_death(&self.loop.state.slots[<uint32_t>suspect], own_fault):
             given_up.append(suspect)
@@ -131,7 +135,10 @@ cdef class Recovery:
             crash_point("recovery: dead worker's slot taken back")
         self.loop.handover.reset_rings(worker_index)
         for index in held:
-            self.loop.submit(index)
+            if self.loop.state.slots[<uint32_t>index].flags & SLOT_LET_GO:
+                self.loop.handover.end(index)
+            else:
+                self.loop.submit(index)
         self.loop.handover.publish()
         self.loop.complete()
         return given_up

@@ -20,7 +20,7 @@ from ringblk.shm.sync.invariant cimport invariant
 from ringblk.shm.layout.slot cimport DISPATCHER_PENDING, SLOT_HANDED, SLOT_PREPARED, RequestSlot
 from ringblk.shm.state.segment cimport StateSegment
 from ringblk.workers.backends.asynchronous cimport AsyncForm, StorageOutcome
-from ringblk.workers.requests.request cimport RequestExecutor
+from ringblk.workers.requests.request cimport SLOT_LET_GO, RequestExecutor
 
 cdef enum:
     BUSY_NS = 1000000     # without a moment of nothing to do in this time, the dispatcher is the bottleneck
@@ -88,7 +88,8 @@ cdef class DispatcherRing:
         while slot_index >= 0:
             crash_point("pending: reaped by the dispatcher")
             self.pending_count -= 1
-            self.executor.finish(<uint32_t>slot_index)
+            if not self.state.slots[slot_index].flags & SLOT_LET_GO:   # else its status byte is not ours any more
+                self.executor.finish(<uint32_t>slot_index)
             self.state.slots[slot_index].done_ns = monotonic_ns()
             handover.batch[handover.batch_count] = <uint32_t>slot_index
             handover.batch_count += 1
@@ -96,15 +97,17 @@ cdef class DispatcherRing:
 
     cdef void _reap_form(self, Handover handover) noexcept nogil:
         cdef StorageOutcome outcome
-        cdef uint32_t slot_index
+        cdef uint32_t slot_index, is_let_go
         cdef uint64_t now_ns = monotonic_ns()
         while self.form.reap(&outcome):
             crash_point("dispatcher ring: completion taken")
             slot_index = <uint32_t>outcome.tag
-            if not self.executor.end(slot_index, outcome.result):
+            is_let_go = self.state.slots[slot_index].flags & SLOT_LET_GO
+            if not self.executor.end(slot_index, outcome.result) and not is_let_go:
                 self._give_away(slot_index, handover)
                 continue
-            self.executor.finish(slot_index)
+            if not is_let_go:
+                self.executor.finish(slot_index)
             self.state.slots[slot_index].done_ns = now_ns
             handover.batch[handover.batch_count] = slot_index
             handover.batch_count += 1

@@ -55,6 +55,7 @@ cdef class Throttle:
     cdef uint32_t count_up_to(self, uint32_t queue_index, uint32_t lane_index, const RegionSet *regions) noexcept nogil
     cdef int take_first(self, uint32_t queue_index, uint64_t now_ns) noexcept nogil
     cdef uint32_t take_from(self, uint32_t queue_index, uint32_t lane_index, uint64_t now_ns) noexcept nogil
+    cdef int drop_first(self, uint32_t queue_index) noexcept nogil
     cdef int take_back(self, uint32_t queue_index, uint64_t position) noexcept nogil
     cdef inline bint is_in_debt(self) noexcept nogil:
         """Whether nothing may be popped yet, for what went before its time."""

@@ -263,6 +263,16 @@ cdef class Throttle:
                 best = <int>lane_index
         return -1 if best < 0 else <int>self.take_from(queue_index, <uint32_t>best, now_ns)
 
+    cdef int drop_first(self, uint32_t queue_index) noexcept nogil:
+        """A queue's waiting slot that nobody is charged for: it will not be carried out here. Or -1."""
+        cdef uint32_t lane_index, slot_index
+        for lane_index in range(<uint32_t>LANE_COUNT):
+            if self.queues[queue_index].lanes[lane_index].count:
+                slot_index = self.queues[queue_index].lanes[lane_index].first
+                self._remove(slot_index, queue_index, lane_index)
+                return <int>slot_index
+        return -1
+
     cdef int take_back(self, uint32_t queue_index, uint64_t position) noexcept nogil:
         """The waiting slot that was this one of its queue's pops, which is the last that is left, or -1."""
         cdef Lane *lane

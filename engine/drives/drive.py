@@ -19,6 +19,7 @@ from ringblk.engine.drives.adopted_drive import AdoptedDrive
 from ringblk.engine.drives.changes import DriveChanges
 from ringblk.engine.drives.drive_keeper import DriveKeeper
 from ringblk.engine.drives.facts import drive_facts, first_line
+from ringblk.engine.drives.image_turns import ImageTurns
 from ringblk.engine.drives.inflight_changes import InflightChanges
 from ringblk.engine.drives.layered_drive import layers_of
 from ringblk.engine.drives.limits import DriveLimits
@@ -79,7 +80,7 @@ class Drive:
             self.state, self._model, self.processes, self._requests, self._end_session
         )
         self._inflight = InflightChanges(self._model, self._requests)
-        self._hold = plan.hold
+        self._turns = ImageTurns(plan.hold, self._model, self.processes, self._end_session)
         self._log = LogChanges(self._model, self._requests)
         self._keeper = DriveKeeper(plan, self._model, self._inflight, self._requests, self.processes)
         self._reports = GuestReports(self._model, self._end_session)
@@ -100,6 +101,7 @@ class Drive:
             self._keeper,
             self.publication,
             self._memory_advice,
+            self._turns,
         )
         self.changes = DriveChanges(
             plan, self.state, limits, self._model, self.processes, self.settings, self.publication
@@ -147,6 +149,7 @@ class Drive:
         self._keeper.resume(kept, adopted.parts)
         self._resumed = adopted.resume_session(self, self._keeper)
         self._keeper.resume_queues(kept, self._resumed[0].vring)
+        self._turns.resume()
         if self.layers is not None:
             self.layers.resume()
         self.publication.publish()
@@ -341,9 +344,9 @@ class Drive:
         """Where writes to a running ring are marked has changed."""
         await self._log.set_queue_log(vring)
 
-    async def stop_queue(self, queue_index: int) -> int:
-        """Stop a ring, wait for what is in flight, and give back `next_avail`."""
-        return await self._queues.stop(queue_index)
+    async def stop_queue(self, queue_index: int, *, is_suspended: bool = False) -> int:
+        """Stop a ring, and give back `next_avail`: now, or when nothing of it is in flight any more."""
+        return await self._queues.stop(queue_index, is_suspended=is_suspended)
 
     async def get_inflight(self, num_queues: int, queue_size: int) -> tuple[int, int, int]:
         """Make an in-flight region; returns an fd for the caller, its size and its offset."""
@@ -363,7 +366,7 @@ class Drive:
             await self.replace_regions([])
             await self._regions.wait_unused()
             await self._log.forget()
-            await self._hold.front_end_gone(self._queues.flush)
+            await self._turns.front_end_gone()
         except DispatcherGone:
             return
         self._inflight.forget()

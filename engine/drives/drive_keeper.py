@@ -82,7 +82,9 @@ class DriveKeeper:
                 for index, queue in model.queues.items()
             ],
             hold=self._hold.state,
+            has_let_go=model.has_let_go,
             inflight=self._entry("in-flight region", model.inflight),
+            is_inflight_shared=self._inflight.is_shared,
             was_inflight_used=self._inflight.was_used,
             log=self._entry("log", model.log),
             is_logging=model.is_logging,
@@ -108,6 +110,8 @@ class DriveKeeper:
         self._requests.next_id = kept.next_request_id
         self._device.resume(kept.device)
         self._inflight.was_used = kept.was_inflight_used
+        self._inflight.is_shared = kept.is_inflight_shared
+        model.has_let_go = kept.has_let_go
         for region in kept.regions:
             index = region.message.region_index
             mapped = SharedRegion(region.message, adopted.take(region.fd), region.is_current)

@@ -131,28 +131,32 @@ class ImageHold:
 
     # While front ends are served
 
-    async def take(self) -> None:
-        """A queue is about to start: wait until nobody else has the image, however long that takes."""
+    def try_take(self) -> bool:
+        """Have the image, unless another engine has it. Raises `DeviceError`."""
         if self._is_held:
-            return
+            return True
         assert self._lock is not None, "what can be given up is locked"
-        loop = asyncio.get_running_loop()
-        told_s: float | None = loop.time() + PATIENCE_S
-        while True:
-            try:
-                self._lock.hold()
-                break
-            except ImageLocked:
-                if told_s is not None and loop.time() > told_s:
-                    told_s = None
-                    holders = living(engines_on(self._storage.subject)) if self._storage is not None else []
-                    _log.warning("the queues wait for the image: in use by %s", holder_name(holders))
-            except OSError as error:
-                raise DeviceError(f"the image cannot be locked: {error.strerror or error}") from error
-            await asyncio.sleep(LOOK_AGAIN_S)
+        try:
+            self._lock.hold()
+        except ImageLocked:
+            return False
+        except OSError as error:
+            raise DeviceError(f"the image cannot be locked: {error.strerror or error}") from error
         self._is_held = True
         self._is_from_start = False
-        _tell_soon("the image is held%s", ", after a wait" if told_s is None else "")
+        _tell_soon("the image is held")
+        return True
+
+    async def take(self) -> None:
+        """Wait until nobody else has the image, however long that takes. Raises `DeviceError`."""
+        loop = asyncio.get_running_loop()
+        told_s: float | None = loop.time() + PATIENCE_S
+        while not self.try_take():
+            if told_s is not None and loop.time() > told_s:
+                told_s = None
+                holders = living(engines_on(self._storage.subject)) if self._storage is not None else []
+                _log.warning("the queues wait for the image: in use by %s", holder_name(holders))
+            await asyncio.sleep(LOOK_AGAIN_S)
 
     async def queues_stopped(self, flush: Callable[[], Awaitable[object]], *, is_moving: bool) -> None:
         """The last queue has stopped, and nothing is in flight; `is_moving`: its writes were logged."""
@@ -194,7 +198,16 @@ class ImageHold:
         try:
             yield
         finally:
-            self._lock.give_up()
+            if not self._is_held:  # by a queue that has waited for it, meanwhile
+                self._lock.give_up()
+
+    @property
+    def keeps_others_off(self) -> bool:
+        """Whether any other engine waits for this one to give the image up, wherever it runs.
+
+        A block device's lock does not reach other hosts.
+        """
+        return self.can_be_given_up and self._storage is not None and self._storage.kind == "image"
 
     @property
     def is_held(self) -> bool:
@@ -212,6 +225,6 @@ class ImageHold:
         return None if self._storage is None else self._storage.subject
 
 
-def _tell_soon(text: str, *words: str) -> None:
+def _tell_soon(text: str) -> None:
     """Log this when nobody waits for what was done: a line takes as long as the lock itself."""
-    asyncio.get_running_loop().call_soon(_log.info, text, *words)
+    asyncio.get_running_loop().call_soon(_log.info, text)

@@ -19,10 +19,13 @@ class InflightChanges:
         self._requests = requests
         self.was_used = False
         """Whether an earlier back end has left requests in it, so that its driver goes on with this one."""
+        self.is_shared = False
+        """Whether the front end has it, for another back end."""
 
     async def get(self, num_queues: int, queue_size: int) -> tuple[int, int, int]:
         """Make one; returns an fd for the caller, its size and its offset."""
         fd, size_bytes = make_inflight_region(num_queues, queue_size)
+        self.is_shared = True
         await self._use(fd, size_bytes, 0, queue_size)
         return os.dup(fd), size_bytes, 0
 
@@ -31,6 +34,7 @@ class InflightChanges:
     ) -> None:
         """Use one from an earlier back end; `fd` is ours. Raises `DeviceError`."""
         admit_inflight(fd, mmap_size_bytes, mmap_offset_bytes, queue_region_bytes(queue_size) * num_queues)
+        self.is_shared = True
         self.was_used = was_inflight_used(fd, mmap_offset_bytes, queue_size, num_queues)
         await self._use(fd, mmap_size_bytes, mmap_offset_bytes, queue_size)
 
@@ -40,6 +44,7 @@ class InflightChanges:
         Raises `DeviceError` where it cannot be passed on.
         """
         fd, size_bytes = make_inflight_region(num_queues, MAX_QUEUE_SIZE)
+        self.is_shared = False
         self._request(fd, size_bytes, 0, MAX_QUEUE_SIZE)
 
     async def _use(self, fd: int, size_bytes: int, offset_bytes: int, queue_size: int) -> None:
@@ -57,4 +62,4 @@ class InflightChanges:
     def forget(self) -> None:
         """The front end is gone."""
         self._model.forget_inflight()
-        self.was_used = False
+        self.was_used = self.is_shared = False

@@ -38,7 +38,9 @@ class KeptDrive(msgspec.Struct, frozen=True, kw_only=True):
     epoch: int
     queues: list[KeptQueue]
     hold: HoldState
+    has_let_go: bool
     inflight: tuple[SetInflight, int] | None
+    is_inflight_shared: bool
     was_inflight_used: bool
     log: tuple[SetLog, int] | None
     is_logging: bool

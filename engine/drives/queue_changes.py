@@ -6,8 +6,9 @@ import logging
 from ringblk.engine.devices.device import DeviceError
 from ringblk.engine.devices.features import F_EVENT_IDX
 from ringblk.engine.devices.vring import Vring
-from ringblk.engine.dispatcher.messages import EnableQueue, FlushStorage, SetQueueFds, StopQueue
+from ringblk.engine.dispatcher.messages import EnableQueue, SetQueueFds, StopQueue
 from ringblk.engine.drives.drive_keeper import DriveKeeper
+from ringblk.engine.drives.image_turns import ImageTurns
 from ringblk.engine.drives.inflight_changes import InflightChanges
 from ringblk.engine.drives.memory_advice import MemoryAdvice
 from ringblk.engine.drives.numbered_requests import NumberedRequests
@@ -37,9 +38,10 @@ class QueueChanges:
         keeper: DriveKeeper,
         publication: Publication,
         memory_advice: MemoryAdvice,
+        turns: ImageTurns,
     ) -> None:
         self._device = plan.device
-        self._hold = plan.hold
+        self._turns = turns
         self._state = state
         self._model = model
         self._processes = processes
@@ -55,7 +57,7 @@ class QueueChanges:
             self._inflight.use_own(self._device.num_queues)
             await self._keeper.commit_again()
         self._model.check_ring(vring)
-        await self._hold.take()
+        await self._turns.begin()
         self._open_slots()  # as long as there was no room for them when the front end came
         self._memory_advice.check(vring, [region for region, _ in self._model.current_regions()])
         if not self._device.begin_ring(is_in_use=vring.base != 0 or self._inflight.was_used):
@@ -105,14 +107,20 @@ class QueueChanges:
         self._model.queues[queue_index].is_enabled = enabled
         await self._requests.ask(lambda request_id: EnableQueue(request_id, queue_index, enabled))
 
-    async def stop(self, queue_index: int) -> int:
-        """Stop a ring, wait for what is in flight, and give back `next_avail`."""
+    async def stop(self, queue_index: int, *, is_suspended: bool) -> int:
+        """Stop a ring, and give back `next_avail` once nothing is in flight any more.
+
+        `is_suspended`: at once. What is in flight is for whoever has the in-flight region next; where nobody
+        has it, or nothing keeps that one waiting until all has ended here, it is waited for as well.
+        """
+        suspends = is_suspended and self._inflight.is_shared and self._turns.can_suspend()
+        self._model.has_let_go |= suspends
         next_avail = await self._requests.ask(
-            lambda request_id: StopQueue(request_id, queue_index),
+            lambda request_id: StopQueue(request_id, queue_index, suspends),
             settle=lambda is_done: self._settle_stop(queue_index, is_done),
         )
         if not self._model.queues:
-            await self._hold.queues_stopped(self.flush, is_moving=self._model.log_in_use is not None)
+            await self._turns.end(is_moving=self._model.log_in_use is not None)
         return next_avail
 
     def _settle_stop(self, queue_index: int, is_done: bool) -> None:
@@ -120,7 +128,3 @@ class QueueChanges:
         if not self._model.queues:
             self._device.end_rings()
             self._inflight.was_used = False
-
-    async def flush(self) -> None:
-        """Have all that was written be on the disk."""
-        await self._requests.ask(FlushStorage)

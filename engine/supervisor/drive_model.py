@@ -83,6 +83,8 @@ class DriveModel:
         self.is_logging = False
         self.pause_holders: set[str] = set()
         """Whoever wants nothing to be popped now."""
+        self.has_let_go = False
+        """Queues were stopped with requests in flight, which may be under way still."""
         self.epoch = 0
         """Counts regions that were added, and changes of the storage."""
         self.has_changed_storage = False

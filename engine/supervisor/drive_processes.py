@@ -79,7 +79,7 @@ class DriveProcesses:
         for index, worker in adopted.workers.items():
             self._workers.adopt(index, worker)
         # What held it may have died, or have been just about to.
-        self._dispatcher.link.tell(Pause(0) if self._model.pause_holders else Resume(0))
+        self.tell_dispatcher(Pause(0) if self._model.pause_holders else Resume(0))
 
     @property
     def are_kept(self) -> bool:
@@ -148,6 +148,10 @@ class DriveProcesses:
     async def wait(self, answer: "asyncio.Future[int]") -> int:
         """As `DispatcherLink.wait`."""
         return await self._dispatcher.link.wait(answer)
+
+    def tell_dispatcher(self, message: ToDispatcher) -> None:
+        """Send without an answer (see `DispatcherLink.tell`)."""
+        self._dispatcher.link.tell(message)
 
     def wake_dispatcher(self) -> None:
         """Make the dispatcher look around, at its limits for example."""

@@ -43,6 +43,7 @@ class FrontendRequest(enum.IntEnum):
     REM_MEM_REG = 38
     SET_STATUS = 39
     GET_STATUS = 40
+    GET_VRING_BASE_SKIP_DRAIN = 45
 
 
 class BackendRequest(enum.IntEnum):
@@ -67,3 +68,5 @@ class ProtocolFeature(enum.IntFlag):
     RESET_DEVICE = 1 << 13
     CONFIGURE_MEM_SLOTS = 1 << 15
     STATUS = 1 << 16
+    GET_VRING_BASE_INFLIGHT = 1 << 20
+    GET_VRING_BASE_SKIP_DRAIN = 1 << 23

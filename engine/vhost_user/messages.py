@@ -323,6 +323,7 @@ _REQUEST_DECODERS: dict[FrontendRequest, Callable[[bytes], Payload]] = {
     FrontendRequest.SET_VRING_ADDR: decode_vring_address,
     FrontendRequest.SET_VRING_BASE: decode_vring_state,
     FrontendRequest.GET_VRING_BASE: decode_vring_state,
+    FrontendRequest.GET_VRING_BASE_SKIP_DRAIN: decode_vring_state,
     FrontendRequest.SET_VRING_KICK: decode_vring_fd,
     FrontendRequest.SET_VRING_CALL: decode_vring_fd,
     FrontendRequest.SET_VRING_ERR: decode_vring_fd,
@@ -346,6 +347,7 @@ _REQUEST_DECODERS: dict[FrontendRequest, Callable[[bytes], Payload]] = {
 # Every other reply is a single 64-bit integer.
 _REPLY_DECODERS: dict[int, Callable[[bytes], Payload]] = {
     FrontendRequest.GET_VRING_BASE: decode_vring_state,
+    FrontendRequest.GET_VRING_BASE_SKIP_DRAIN: decode_vring_state,
     FrontendRequest.GET_CONFIG: decode_config,
     FrontendRequest.GET_INFLIGHT_FD: decode_inflight,
 }

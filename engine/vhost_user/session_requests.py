@@ -41,6 +41,8 @@ PROTOCOL_FEATURES = (
     | ProtocolFeature.RESET_DEVICE
     | ProtocolFeature.CONFIGURE_MEM_SLOTS
     | ProtocolFeature.STATUS
+    | ProtocolFeature.GET_VRING_BASE_INFLIGHT
+    | ProtocolFeature.GET_VRING_BASE_SKIP_DRAIN
 )
 """What a session offers of the protocol."""
 SESSION_FEATURES = F_PROTOCOL_FEATURES | F_LOG_ALL
@@ -171,6 +173,10 @@ class SessionRequests:
         """Stop a ring and say where it stands."""
         return Reply(encode_vring_state(await self.rings.get_base(state)))
 
+    async def suspend_vring(self, state: VringState) -> Reply:
+        """Stop a ring whose requests in flight are another back end's to do, and say where it stands."""
+        return Reply(encode_vring_state(await self.rings.get_base(state, is_suspended=True)))
+
     async def get_config(self, wanted: ConfigSpace) -> Reply:
         """Part of the config space, or an empty reply where it cannot be had."""
         try:
@@ -278,6 +284,7 @@ _HANDLERS: dict[FrontendRequest, _Handler] = {
     FrontendRequest.SET_VRING_ADDR: lambda requests, payload, fds: requests.rings.set_address(payload),
     FrontendRequest.SET_VRING_BASE: lambda requests, payload, fds: requests.rings.set_base(payload),
     FrontendRequest.GET_VRING_BASE: lambda requests, payload, fds: requests.get_vring_base(payload),
+    FrontendRequest.GET_VRING_BASE_SKIP_DRAIN: lambda requests, payload, fds: requests.suspend_vring(payload),
     FrontendRequest.SET_VRING_KICK: lambda requests, payload, fds: requests.rings.set_fd(
         "kick", payload, fds
     ),

@@ -72,12 +72,12 @@ class VringTable:
             raise DeviceError(f"base {state.num} of a split ring, at most {_MAX_BASE} possible")
         ring.base = state.num
 
-    async def get_base(self, state: VringState) -> VringState:
-        """GET_VRING_BASE: stop the ring, wait for what is in flight, say where it stands."""
+    async def get_base(self, state: VringState, *, is_suspended: bool = False) -> VringState:
+        """GET_VRING_BASE and GET_VRING_BASE_SKIP_DRAIN: stop the ring, and say where it stands."""
         ring = self._ring(state.queue_index)
         next_avail = ring.base
         if ring.running:
-            next_avail = await self._device.stop_queue(ring.queue_index)
+            next_avail = await self._device.stop_queue(ring.queue_index, is_suspended=is_suspended)
         ring.mark_stopped(next_avail)
         return VringState(ring.queue_index, next_avail)
 

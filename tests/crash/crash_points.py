@@ -12,6 +12,7 @@ PROTOCOL_FILES = (
     "engine/dispatcher/handover.pyx",
     "engine/dispatcher/queue_table.pyx",
     "engine/dispatcher/recovery.pyx",
+    "engine/dispatcher/suspension.pyx",
     "engine/zygote/fork_server.pyx",
     "shm/queues/split/inflight.pxd",
     "shm/queues/split/inflight.pyx",

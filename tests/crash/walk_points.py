@@ -39,6 +39,8 @@ FAILED_DISK_POINTS = ["dispatcher ring: given away"]
 """Reached where a disk fails: tests/crash/test_slow_disk.py."""
 UNPOP_POINTS = [name for name in POINTS if name.startswith("unpop:")]
 """Reached where requests wait for tokens: tests/crash/test_unpop.py."""
+SUSPEND_POINTS = [name for name in POINTS if name.startswith(("suspend:", "image:"))]
+"""Reached where a guest moves with requests in flight: tests/crash/test_suspended_deaths.py."""
 LAYER_POINTS = [name for name in POINTS if name.startswith("layer:")]
 """Reached where a drive has an overlay: tests/crash/test_overlay_deaths.py."""
 CHANGES_POINTS = [name for name in POINTS if name.startswith("changes:")]
@@ -71,6 +73,7 @@ CHILD_POINTS = [
     + LAYER_POINTS
     + CHAIN_POINTS
     + CHANGES_POINTS
+    + SUSPEND_POINTS
     + WORKERS_POINTS
     + PENDING_POINTS
     + CUSTODY_POINTS

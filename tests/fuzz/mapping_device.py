@@ -152,7 +152,7 @@ class MappingDevice:
     async def set_enabled(self, queue_index: int, enabled: bool) -> None:
         assert queue_index in self.queues
 
-    async def stop_queue(self, queue_index: int) -> int:
+    async def stop_queue(self, queue_index: int, *, is_suspended: bool = False) -> int:
         queue = self.queues.pop(queue_index)
         self.model.forget_queue(queue_index, True)
         return queue.next_avail

@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, Self
 
 from ringblk.engine.devices.features import F_EVENT_IDX
 from ringblk.engine.drives.record import record_of_process
@@ -331,7 +331,7 @@ class RawFrontend:
             queue.close()
         self.ram.close()
 
-    def __enter__(self) -> "RawFrontend":
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(

@@ -78,7 +78,7 @@ class FakeDevice:
     async def set_queue_log(self, vring: Vring) -> None:
         self._note("set_queue_log", vring.queue_index, vring.log_gpa)
 
-    async def stop_queue(self, queue_index: int) -> int:
+    async def stop_queue(self, queue_index: int, *, is_suspended: bool = False) -> int:
         self.stopping.set()
         try:
             await self.drained.wait()

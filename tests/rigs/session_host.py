@@ -114,7 +114,7 @@ class KeptDevice:
     async def set_logging(self, enabled: bool) -> None:
         await self._ask("set_logging", enabled)
 
-    async def stop_queue(self, queue_index: int) -> int:
+    async def stop_queue(self, queue_index: int, *, is_suspended: bool = False) -> int:
         return await self._ask("stop_queue", queue_index)
 
     async def get_inflight(self, num_queues: int, queue_size: int) -> tuple[int, int, int]:

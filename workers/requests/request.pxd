@@ -19,6 +19,7 @@ cdef enum SlotFlags:
     SLOT_CHANGES = 8          # it changes what is stored
     SLOT_IN_PLACE = 32        # it takes no time: the dispatcher carries it out itself, whoever does the others
     SLOT_ADMITTED = 16        # set by the dispatcher: no request stands in its way any more
+    SLOT_LET_GO = 32          # set by the dispatcher: whatever becomes of it, nobody is told (suspension.pyx)
 
 
 cdef class RequestParser:

@@ -7,15 +7,12 @@ moves are cancelled, a flush fails.
 import asyncio
 import os
 import signal
-import socket
-import threading
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
-from ringblk import BackendGone
 from ringblk.engine.base.program_error import ProgramError
 from ringblk.engine.devices.device import DeviceError
 from ringblk.engine.drives.image_hold import ImageHold
@@ -55,30 +52,20 @@ def is_held(image: Path) -> bool:
         return lock.is_held_by_another()
 
 
-@contextmanager
-def starting(frontend: RawFrontend) -> Iterator[threading.Thread]:
-    """A front end starts its queue; with the block at last that is done, or the engine has gone."""
-    frontend.negotiate()
-    frontend.add_memory()
-
-    def start() -> None:
-        with suppress(BackendGone):
-            frontend.start_queue(0)
-
-    thread = threading.Thread(target=start)
-    thread.start()
-    yield thread
-    thread.join(DEADLINE_S)
-    assert not thread.is_alive()
+def wait_for_image(engine: Engine, frontend: RawFrontend) -> None:
+    """Start a queue where another engine has the image: the front end is answered, the queue rests."""
+    frontend.set_up()
+    frontend.queues[0].offer(IN, read_bytes=512)
+    eventually(lambda: WAITS in engine.log(), "the queue waits")
+    assert frontend.connection.get_queue_num() == 1
+    assert frontend.queues[0].driver.used() == []
 
 
-@contextmanager
-def waiting(engine: Engine, frontend: RawFrontend) -> Iterator[threading.Thread]:
-    """The same, where another engine has the image."""
-    with starting(frontend) as thread:
-        eventually(lambda: WAITS in engine.log(), "the queue waits")
-        assert thread.is_alive()
-        yield thread
+def read_waited_for(frontend: RawFrontend) -> bytes:
+    """What the read found that has waited."""
+    queue = frontend.queues[0]
+    queue.wait_used(1)
+    return queue.request(IN, read_bytes=512)[1]
 
 
 def test_a_queue_that_stops_for_a_pause_keeps_the_image(image: Path) -> None:
@@ -134,11 +121,11 @@ def test_the_target_waits_for_the_source(image: Path) -> None:
         RawFrontend(target) as arriving,
     ):
         assert f"the image is in use by another engine (process {source.process.pid})" in target.log()
-        with waiting(target, arriving):
-            assert leaving.queues[0].request(OUT, data=DATA) == (OK, b"")
-            with logged(leaving):
-                leaving.connection.get_vring_base(0)
-        assert arriving.queues[0].request(IN, read_bytes=512) == (OK, DATA)
+        wait_for_image(target, arriving)
+        assert leaving.queues[0].request(OUT, data=DATA) == (OK, b"")
+        with logged(leaving):
+            leaving.connection.get_vring_base(0)
+        assert read_waited_for(arriving) == DATA
         arriving.connection.close()  # the guest is to go on at the source after all
         leaving.start_queue(0)
         assert leaving.queues[0].request(IN, read_bytes=512) == (OK, DATA)
@@ -167,8 +154,8 @@ def test_a_front_end_that_hangs_up_waits_no_more(image: Path) -> None:
         raw_frontend(source) as staying,
         Engine(f"--blk-file={image}", "--lock=running") as target,
     ):
-        with RawFrontend(target) as cancelled, waiting(target, cancelled):
-            cancelled.connection.socket.shutdown(socket.SHUT_RDWR)
+        with RawFrontend(target) as cancelled:
+            wait_for_image(target, cancelled)
         target.say_hello()
         assert staying.queues[0].request(OUT, data=DATA) == (OK, b"")
         assert target.end() == 0
@@ -183,9 +170,9 @@ def test_the_target_goes_on_when_the_source_has_ended(image: Path, number: int) 
         RawFrontend(target) as arriving,
     ):
         assert leaving.queues[0].request(OUT, data=DATA) == (OK, b"")
-        with waiting(target, arriving):
-            source.end(number)
-        assert arriving.queues[0].request(IN, read_bytes=512) == (OK, DATA)
+        wait_for_image(target, arriving)
+        source.end(number)
+        assert read_waited_for(arriving) == DATA
 
 
 def test_a_target_that_waits_ends_when_told_to(image: Path) -> None:
@@ -194,8 +181,8 @@ def test_a_target_that_waits_ends_when_told_to(image: Path) -> None:
         raw_frontend(source),
         Engine(f"--blk-file={image}", "--lock=running") as target,
         RawFrontend(target) as arriving,
-        waiting(target, arriving),
     ):
+        wait_for_image(target, arriving)
         assert target.end() == 0
 
 

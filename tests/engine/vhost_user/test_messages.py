@@ -64,6 +64,7 @@ PAYLOADS = {
     FrontendRequest.REM_MEM_REG: regions,
     FrontendRequest.SET_STATUS: u64,
     FrontendRequest.GET_STATUS: st.none(),
+    FrontendRequest.GET_VRING_BASE_SKIP_DRAIN: states,
 }
 
 
@@ -90,10 +91,13 @@ def test_numbers_are_the_specification_s() -> None:
         *range(1, 19),
         *(21, 24, 25, 31, 32, 34),
         *range(36, 41),
+        45,
     }
     assert ProtocolFeature.STATUS == 1 << 16
     assert ProtocolFeature.CONFIGURE_MEM_SLOTS == 1 << 15
     assert ProtocolFeature.INFLIGHT_SHMFD == 1 << 12
+    assert ProtocolFeature.GET_VRING_BASE_INFLIGHT == 1 << 20
+    assert ProtocolFeature.GET_VRING_BASE_SKIP_DRAIN == 1 << 23
 
 
 def test_messages_have_the_bytes_that_the_specification_says() -> None:
