@@ -11,6 +11,8 @@ from pathlib import Path
 import pytest
 
 from ringblk.engine.crashes.fixture import recorded_folder as recorded_folder
+from ringblk.shm.platform.form import LINUX
+from tests.rigs.portable_tests import what_is_lacking
 
 # Who is started by nohup, or by a shell's &, ignores a signal; the suite runs the same under those.
 signal.signal(signal.SIGHUP, signal.SIG_DFL)
@@ -18,7 +20,14 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """What may take longest, as its own time limit says, begins first: nobody waits for it in the end."""
+    """What may take longest, as its own time limit says, begins first: nobody waits for it in the end.
+
+    On a build of the portable forms, what it lacks is not tested.
+    """
+    if not LINUX:
+        for item in items:
+            if what := what_is_lacking(item):
+                item.add_marker(pytest.mark.skip(reason=f"the portable form has {what}"))
     items.sort(key=lambda item: item.get_closest_marker("timeout") is None)
 
 

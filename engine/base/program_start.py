@@ -7,6 +7,8 @@ from collections.abc import Collection, Iterable, Mapping
 
 import msgspec
 
+from ringblk.shm.platform.process_table import own_name
+
 ADOPT_VARIABLE = "RINGBLK_ADOPT"
 """Names the descriptor by which a program that is started again learns what it is to go on with."""
 _OF_ONE_PROCESS = (ADOPT_VARIABLE, "LISTEN_PID", "LISTEN_FDS", "LISTEN_FDNAMES")
@@ -30,13 +32,11 @@ class ProgramStart(msgspec.Struct, frozen=True, kw_only=True):
     @classmethod
     def of_this_process(cls) -> "ProgramStart":
         """To be asked before anything of that is changed."""
-        with open("/proc/self/comm", errors="surrogateescape") as name_file:
-            name = name_file.read().rstrip("\n")
         return cls(
             executable=sys.executable or sys.orig_argv[0],
             arguments=tuple(sys.orig_argv),
             environment={key: value for key, value in os.environ.items() if key not in _OF_ONE_PROCESS},
-            name=name,
+            name=own_name(),
             ignored_signals=frozenset(
                 number for number in _DISPOSED_SIGNALS if signal.getsignal(number) == signal.SIG_IGN
             ),

@@ -5,8 +5,9 @@ import errno
 import msgspec
 
 from ringblk.engine.base.exit_status import ExitStatus
-from ringblk.engine.base.kernel_text import first_word
 from ringblk.engine.base.program_error import ProgramError
+from ringblk.shm.platform.kernel_files import sysctl
+from ringblk.shm.platform.process_table import own_seccomp_mode
 from ringblk.workers.backends.native import NativeBackend
 from ringblk.workers.uring.ring import Uring
 
@@ -16,8 +17,6 @@ INLINE_LIMIT_NS = 20_000
 
 LOCKED_MEMORY_MEND = "raise the limit on locked memory: ulimit -l, LimitMEMLOCK="
 """Before Linux 5.12 rings count against it."""
-
-_URING_SYSCTL = "/proc/sys/kernel/io_uring_disabled"
 
 
 class UringProblem(msgspec.Struct, frozen=True):
@@ -86,15 +85,15 @@ def uring_problem() -> UringProblem | None:
     try:
         Uring(2)
     except OSError as error:
-        return _uring_refusal(error, first_word(_URING_SYSCTL), _seccomp_mode())
+        return _uring_refusal(error, sysctl("kernel/io_uring_disabled"), own_seccomp_mode())
     return None
 
 
-def _uring_refusal(error: OSError, sysctl: str, seccomp_mode: str) -> UringProblem:
+def _uring_refusal(error: OSError, disabled: str, seccomp_mode: str) -> UringProblem:
     """What to change: the sysctl (Linux 6.6: 1 leaves it to a group, 2 to nobody), or a seccomp filter."""
     text = str(error.strerror or error)
-    if error.errno == errno.EPERM and sysctl in ("1", "2"):
-        what = f"{text}: sysctl kernel.io_uring_disabled is {sysctl}"
+    if error.errno == errno.EPERM and disabled in ("1", "2"):
+        what = f"{text}: sysctl kernel.io_uring_disabled is {disabled}"
         return UringProblem(what, "sysctl -w kernel.io_uring_disabled=0")
     if error.errno in (errno.EPERM, errno.EACCES, errno.ENOSYS) and seccomp_mode == "2":
         what = f"{text}: by a seccomp filter, such as a container's"
@@ -104,12 +103,3 @@ def _uring_refusal(error: OSError, sysctl: str, seccomp_mode: str) -> UringProbl
     if error.errno == errno.EINVAL:
         return UringProblem(f"{text}: this kernel's is too old", "Linux 5.19 or later")
     return UringProblem(text, LOCKED_MEMORY_MEND if error.errno == errno.ENOMEM else "see dmesg")
-
-
-def _seccomp_mode() -> str:
-    """Of this process (proc(5)): 2 where a filter holds it."""
-    try:
-        with open("/proc/self/status", errors="replace") as status_file:
-            return next((line.split()[1] for line in status_file if line.startswith("Seccomp:")), "")
-    except OSError:
-        return ""

@@ -31,6 +31,7 @@ from ringblk.engine.dispatcher.messages import (
     WishAnswered,
     WorkersWanted,
 )
+from ringblk.shm.platform.message_end import message_socket
 from ringblk.shm.platform.peer import peer_user_id
 from ringblk.shm.sync.channel import Channel, ChannelClosed
 from ringblk.shm.sync.process import crash_point
@@ -76,7 +77,7 @@ class ControlLine:
         self._place = place
         self._listening = None
         if place is not None:
-            self._listening = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET, 0, place.listening_fd)
+            self._listening = message_socket(place.listening_fd)
             watch.watch_control(place.listening_fd)
         self._coming: list[Channel[ToDispatcher]] = []  # who has come and not said anything yet
         self._custody = Custody()

@@ -55,6 +55,7 @@ from ringblk.shm.memory.dirty_log import DirtyLog
 from ringblk.shm.memory.guard import INFLIGHT, LOG, GuardedPart
 from ringblk.shm.memory.guest_memory import GuestMemory
 from ringblk.shm.memory.region import RegionError
+from ringblk.shm.platform.kernel_files import usable_cpus
 from ringblk.shm.queues.errors import InflightError, RingError
 from ringblk.shm.queues.inflight_region import queue_region_bytes
 from ringblk.shm.queues.split.virtqueue import SplitVirtqueue
@@ -99,7 +100,7 @@ class Dispatcher:
             InlineGate(setup.inline_limit_ns),
             DispatcherRing(setup.state, self._executor, form),
             IdlePoll(setup.poll_ns),
-            CpuPlacement(os.sched_getaffinity(0)),
+            CpuPlacement(usable_cpus()),
         )
         self._recovery = Recovery(self._loop)
         self._has_taken_over = False

@@ -7,7 +7,6 @@ from collections.abc import Callable
 
 import msgspec
 
-from ringblk.engine.base.kernel_text import first_word
 from ringblk.engine.base.number_text import size_text
 from ringblk.engine.base.open_files import MAX_MEM_SLOTS, OPEN_FILES_MEND, OpenFiles
 from ringblk.engine.base.program_error import ProgramError
@@ -19,6 +18,7 @@ from ringblk.engine.drives.segments import named_segments, segments_of_others
 from ringblk.engine.options.drive_config import DriveConfig
 from ringblk.engine.supervisor.process_parent import open_pidfd
 from ringblk.engine.supervisor.process_setup import DISPATCHER_ENTRIES, WORKER_ENTRIES
+from ringblk.shm.platform.kernel_files import memory_lines, sysctl, usable_cpus
 from ringblk.shm.queues.inflight_region import make_inflight_region
 from ringblk.shm.segments.segment import SegmentError
 from ringblk.shm.segments.shared_folder import FOLDER
@@ -27,7 +27,6 @@ from ringblk.workers.backends.file_waiting import file_system_of
 from ringblk.workers.uring.ring import Uring
 
 _SYSCALLS_MEND = "allow {} in the container's seccomp profile"
-_MEMFD_SYSCTL = "/proc/sys/vm/memfd_noexec"
 _MOST_NAMED = 10
 _GUEST_BYTES = 1 << 30
 
@@ -149,7 +148,7 @@ def check_memfd(_: Need) -> CheckResult:
         os.close(make_inflight_region(1, 128)[0])
     except OSError as error:
         what = f"no in-flight record can be made: {error.strerror or error}"
-        if error.errno == errno.EACCES and first_word(_MEMFD_SYSCTL) == "2":
+        if error.errno == errno.EACCES and sysctl("vm/memfd_noexec") == "2":
             what += ": sysctl vm.memfd_noexec is 2"
             return failure("sealed memory", what, "sysctl -w vm.memfd_noexec=1")
         return failure("sealed memory", what, _SYSCALLS_MEND.format("memfd_create and fcntl"))
@@ -169,18 +168,15 @@ def check_huge_pages(_: Need) -> CheckResult:
 
 
 def _memory_info() -> dict[str, int]:
-    """/proc/meminfo, in KiB or pages; empty where it cannot be read."""
-    try:
-        with open("/proc/meminfo") as file:
-            lines = [line.replace(":", "").split() for line in file]
-    except OSError:
-        return {}
+    """In KiB or pages; empty where it cannot be read."""
+    lines = [line.replace(":", "").split() for line in memory_lines()]
     return {words[0]: int(words[1]) for words in lines}
 
 
 def check_cores(_: Need) -> CheckResult:
     """Those that this process may run on."""
-    count, total = len(os.sched_getaffinity(0)), os.cpu_count() or 1
+    total = os.cpu_count() or 1
+    count = len(usable_cpus()) or total
     if count == 1:
         mend = "give engine and guest two or more (taskset, AllowedCPUs=, a container's cpuset)"
         return warning("cores", "one: guest, dispatcher and workers take turns", mend)

@@ -14,8 +14,8 @@ from ringblk.engine.devices.io_plan import plan_io
 from ringblk.engine.doctor.check import CheckResult, failure, ok, warning
 from ringblk.engine.drives.image_users import engines_on, holder_name, living
 from ringblk.engine.images.served_format import format_refusal
+from ringblk.shm.platform.block_device import is_read_only
 from ringblk.workers.backends.file_waiting import file_system_of
-from ringblk.workers.backends.host_device import is_read_only
 from ringblk.workers.backends.image_lock import ImageLock
 from ringblk.workers.backends.interface import BackendError
 from ringblk.workers.backends.native import NativeBackend

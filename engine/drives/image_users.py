@@ -1,23 +1,13 @@
 """Who uses an image: engines as their segments tell, be they alive or not."""
 
-import os
-import select
-import signal
-import time
-
 from ringblk.engine.drives.segments import (
     DriveSegment,
     all_segments,
     named_segments,
     segments_of,
-    user_ids,
 )
-from ringblk.shm.platform.process import watch_process
+from ringblk.shm.platform.process_table import is_running, user_ids
 from ringblk.shm.segments.segment import SegmentError
-
-_PF_EXITING = 0x4  # linux/sched.h
-_SIGKILL_BIT = 1 << (signal.SIGKILL - 1)
-_FLAGS, _STARTTIME = 6, 19  # fields behind the process's name
 
 
 def engines_on(image: tuple[int, int]) -> list[int]:
@@ -59,62 +49,3 @@ def image_of(segment: DriveSegment) -> tuple[int, int] | None:
         return segment.image()
     except SegmentError:
         return (0, 0)
-
-
-def is_running(pid: int) -> bool:
-    """Whether the process lives and is not about to end.
-
-    One that was killed may hang in the kernel for as long as the disk does; it does nothing any more.
-    """
-    try:
-        watch_fd = watch_process(pid)
-    except ProcessLookupError:
-        return False
-    except OSError:  # refused, or not to be had of who is no child: the state tells (proc(5))
-        return _state_of(pid) not in ("", "Z", "X") and not _is_ending(pid)
-    try:
-        return not select.select([watch_fd], [], [], 0)[0] and not _is_ending(pid)
-    finally:
-        os.close(watch_fd)
-
-
-def began_ns(pid: int) -> int:
-    """A time of the monotonic clock before which the process did nothing; 0 if it is gone.
-
-    The kernel counts ticks of the clock that goes on while the machine is suspended (proc(5)). What that
-    clock is ahead by now is at least what it was ahead by when the process began.
-    """
-    fields = _stat_fields(pid)
-    if not fields:
-        return 0
-    ahead_s = -time.monotonic()  # first: what passes between the two makes the answer earlier, never later
-    ahead_s += time.clock_gettime(time.CLOCK_BOOTTIME)
-    return int((int(fields[_STARTTIME]) / os.sysconf("SC_CLK_TCK") - ahead_s) * 1e9)
-
-
-def _state_of(pid: int) -> str:
-    """The process's state as a letter; nothing if it is gone."""
-    return next(iter(_stat_fields(pid)), "")
-
-
-def _is_ending(pid: int) -> bool:
-    """Whether SIGKILL waits to be seen, or the process is in its exit already (proc(5))."""
-    try:
-        with open(f"/proc/{pid}/status", errors="replace") as status_file:
-            status = status_file.read()
-    except OSError:
-        return False
-    fields = _stat_fields(pid)
-    if not fields:
-        return False
-    pending = [line.split()[1] for line in status.splitlines() if line.startswith(("SigPnd:", "ShdPnd:"))]
-    return bool(int(fields[_FLAGS]) & _PF_EXITING) or any(int(mask, 16) & _SIGKILL_BIT for mask in pending)
-
-
-def _stat_fields(pid: int) -> list[str]:
-    """What stands behind the process's name, which may be any bytes; nothing if it is gone (proc(5))."""
-    try:
-        with open(f"/proc/{pid}/stat", errors="replace") as stat_file:
-            return stat_file.read().rpartition(")")[2].split()
-    except OSError:
-        return []

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from ringblk.engine.devices.device import DeviceError
 from ringblk.engine.devices.vring import Vring
 from ringblk.shm.memory.region import MemoryRegion
+from ringblk.shm.platform.process_table import private_mappings
 
 _SHARED = "-object memory-backend-memfd,id=mem,size=SIZE,share=on -machine memory-backend=mem"
 
@@ -70,21 +71,6 @@ class MemoryAdvice:
         error.is_told = reason in self._told
         self._told.add(reason)
         return error
-
-
-def private_mappings(pid: int) -> list[tuple[range, int]]:
-    """Where a process has private mappings of files, and the inodes of these. Raises `OSError` (proc(5)).
-
-    The files' names may be any bytes.
-    """
-    found = []
-    with open(f"/proc/{pid}/maps", "rb") as maps:
-        for line in maps:
-            place, permissions, _, _, inode, *_ = line.split()
-            if permissions.endswith(b"p") and inode != b"0":
-                start, end = (int(word, 16) for word in place.split(b"-"))
-                found.append((range(start, end), int(inode)))
-    return found
 
 
 def is_mapped_at(mappings: list[tuple[range, int]], address: int, fd: int) -> bool:

@@ -16,10 +16,10 @@ from collections.abc import Collection
 import msgspec
 
 from ringblk.engine.base.digest import short_digest
-from ringblk.engine.drives.image_users import began_ns
 from ringblk.engine.drives.names import own_record_prefix, record_prefix, supervisor_of
 from ringblk.engine.drives.running_settings import DriveIdentity, DriveRecord
 from ringblk.engine.options.drive_config import DriveConfig
+from ringblk.shm.platform.process_table import began_ns
 from ringblk.shm.segments.record_file import RecordFile, read_record, remove_empty_records, remove_record
 from ringblk.shm.segments.shared_folder import shared_names
 from ringblk.workers.backends.native import NativeBackend

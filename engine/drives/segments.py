@@ -15,6 +15,8 @@ import msgspec
 from ringblk.engine.devices.device_kind import DeviceKind
 from ringblk.engine.drives.names import SEGMENT_PATTERN, other_segment_name, segment_name, supervisor_of
 from ringblk.engine.options.drive_names import SOLE_DRIVE
+from ringblk.shm.platform.kernel_files import locked_inodes
+from ringblk.shm.platform.process_table import open_descriptors, process_ids
 from ringblk.shm.segments.segment import (
     SegmentError,
     SegmentTaken,
@@ -26,7 +28,6 @@ from ringblk.shm.segments.segment import (
 )
 from ringblk.shm.segments.shared_folder import FOLDER, shared_names
 from ringblk.shm.state.segment import SEGMENT_KIND, SEGMENT_PREFIX, StateSegment
-from ringblk.workers.backends.image_lock import locked_inodes
 
 _LINK = re.compile(rf"{re.escape(FOLDER)}/(?P<name>{SEGMENT_PATTERN}) \(deleted\)", re.ASCII)
 _NAME_TRIES = 16
@@ -137,26 +138,12 @@ def named_segments() -> list[DriveSegment]:
 
 def all_segments() -> list[DriveSegment]:
     """All of them, also those whose names are gone."""
-    pids = [int(entry) for entry in os.listdir("/proc") if entry.isdecimal()]
-    return [*named_segments(), *(segment for pid in pids for segment in _nameless(pid))]
+    return [*named_segments(), *(segment for pid in process_ids() for segment in _nameless(pid))]
 
 
 def segments_of(pid: int) -> list[DriveSegment]:
     """Those that name this process as their engine's supervisor; anybody may have made some of them."""
     return [*(segment for segment in named_segments() if segment.pid == pid), *_nameless(pid)]
-
-
-def user_ids(pid: int) -> set[int]:
-    """The process's real, effective, saved and file system user (proc(5)); none if it is gone.
-
-    Its name, which stands there as well, may be any bytes.
-    """
-    try:
-        with open(f"/proc/{pid}/status", errors="replace") as status_file:
-            words = next(line.split() for line in status_file if line.startswith("Uid:"))
-    except OSError:
-        return set()
-    return {int(word) for word in words[1:]}
 
 
 def segments_of_others() -> dict[str, int]:
@@ -176,17 +163,9 @@ def _believed_owners() -> set[int] | None:
 
 def _nameless(pid: int) -> Iterator[DriveSegment]:
     """The process's own segments whose names are gone."""
-    folder = f"/proc/{pid}/fd"
-    try:
-        entries = os.listdir(folder)
-    except OSError:
-        return  # it is gone, or another user's
     seen = set()
-    for entry in entries:
-        try:
-            match = _LINK.fullmatch(os.readlink(f"{folder}/{entry}"))
-        except OSError:
-            continue
+    for descriptor in open_descriptors(pid):
+        match = _LINK.fullmatch(descriptor.target)
         if match and int(match["pid"]) == pid and match["name"] not in seen:
             seen.add(match["name"])
-            yield DriveSegment(match["name"], pid, f"{folder}/{entry}")
+            yield DriveSegment(match["name"], pid, descriptor.path)

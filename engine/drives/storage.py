@@ -7,7 +7,7 @@ from ringblk.engine.base.exit_status import ExitStatus
 from ringblk.engine.base.program_error import ProgramError
 from ringblk.engine.devices.io_plan import IoPlan
 from ringblk.engine.options.drive_config import DriveConfig
-from ringblk.engine.supervisor.own_forks import open_fds
+from ringblk.shm.platform.descriptors import open_descriptors
 from ringblk.workers.backends.interface import BackendError, BaseImageError
 from ringblk.workers.backends.native import NativeBackend
 from ringblk.workers.backends.opening import (
@@ -38,11 +38,11 @@ def open_storage(config: DriveConfig, *, is_sole: bool) -> tuple[NativeBackend, 
     In an engine that is for the drive alone, that is all that is open but the front end's socket: a user's
     class may use what the engine was given. Raises `ProgramError`.
     """
-    former_fds = {config.fd} if is_sole else open_fds() if config.runs_user_code else set()
+    former_fds = {config.fd} if is_sole else open_descriptors() if config.runs_user_code else set()
     try:
         backend = _open_backend(config)
         if config.runs_user_code or is_sole:
-            return backend, frozenset(open_fds() - former_fds)
+            return backend, frozenset(open_descriptors() - former_fds)
         return backend, frozenset(backend.fds)
     except (BackendError, ValueError) as error:
         raise ProgramError(str(error), ExitStatus.FAILED) from error

@@ -38,6 +38,7 @@ from ringblk.engine.vhost_user.messages import (
     encode_vring_state,
 )
 from ringblk.shm.memory.region import MemoryRegion
+from ringblk.shm.platform.socket_options import CLOSE_ON_EXEC, NO_SIGNAL, close_on_exec
 
 _FD_BYTES = array.array("i").itemsize
 
@@ -224,7 +225,7 @@ class FrontendConnection:
         rights = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", fds))] if fds else []
         try:
             self._limit_wait()
-            sent_bytes = self.socket.sendmsg([message], rights, socket.MSG_NOSIGNAL)
+            sent_bytes = self.socket.sendmsg([message], rights, NO_SIGNAL)
             self.socket.sendall(message[sent_bytes:])
         except OSError as error:
             self._raise_if_late()
@@ -258,7 +259,7 @@ class FrontendConnection:
                 fragment, ancillary, _, _ = self.socket.recvmsg(
                     size_bytes - len(data),
                     socket.CMSG_SPACE(MAX_FD_COUNT * _FD_BYTES),
-                    socket.MSG_CMSG_CLOEXEC,
+                    CLOSE_ON_EXEC,
                 )
             except OSError as error:
                 self._raise_if_late()
@@ -266,6 +267,7 @@ class FrontendConnection:
             for level, kind, rights in ancillary:
                 if (level, kind) == (socket.SOL_SOCKET, socket.SCM_RIGHTS):
                     fds.extend(array.array("i", rights[: len(rights) // _FD_BYTES * _FD_BYTES]))
+            close_on_exec(fds)
             if not fragment:
                 raise BackendGone("the back end closed the connection in place of a reply")
             data += fragment

@@ -38,6 +38,7 @@ from ringblk.engine.images.progress import CopyProgress, format_bytes
 from ringblk.engine.images.sink import PipeSink
 from ringblk.engine.images.source import ImageSource, open_raw_source, open_source
 from ringblk.engine.options.command_line import print_help
+from ringblk.shm.platform.shared_memory import reserve
 from ringblk.workers.backends.image_lock import ImageLocked
 from ringblk.workers.backends.topology import SECTOR_BYTES
 
@@ -225,7 +226,7 @@ def _create(arguments: argparse.Namespace) -> None:
         partial = PartialFile(target, replace=arguments.force)
         try:
             if arguments.preallocate:
-                os.posix_fallocate(partial.fileno(), 0, arguments.size)
+                reserve(partial.fileno(), 0, arguments.size)
             else:
                 os.ftruncate(partial.fileno(), arguments.size)
             os.fsync(partial.fileno())

@@ -4,13 +4,12 @@ An access control list is kept as the kernel gives it (acl(5), the `system.posix
 a file has one, the mode's group bits are its mask and not what the owning group may do.
 """
 
-import errno
 import os
 import stat
 from typing import NamedTuple
 
-_ACL = "system.posix_acl_access"
-_NO_ACL = (errno.ENODATA, errno.EOPNOTSUPP, errno.ENOSYS)
+from ringblk.shm.platform.access_list import read_access_list, remove_access_list, write_access_list
+
 NEW_MODE = 0o666
 """Of a new file, less the umask."""
 
@@ -37,7 +36,7 @@ class FileAccess(NamedTuple):
 def read_access(file: int | str | os.PathLike[str]) -> FileAccess:
     """Read it from a path or descriptor. Raises OSError."""
     found = os.stat(file)
-    return FileAccess(found.st_uid, found.st_gid, stat.S_IMODE(found.st_mode), _read_acl(file))
+    return FileAccess(found.st_uid, found.st_gid, stat.S_IMODE(found.st_mode), read_access_list(file))
 
 
 def check_owner_can_be_kept(fd: int, access: FileAccess) -> None:
@@ -54,11 +53,11 @@ def keep_access(fd: int, access: FileAccess) -> None:
     if (own.st_uid, own.st_gid) != (access.user, access.group):
         os.fchown(fd, access.user, access.group)  # first: it clears bits of the mode
     if access.acl is None:
-        _remove_acl(fd)
+        remove_access_list(fd)
         os.fchmod(fd, access.mode)
     else:
         os.fchmod(fd, access.mode)
-        os.setxattr(fd, _ACL, access.acl)
+        write_access_list(fd, access.acl)
 
 
 def set_new_access(fd: int, source: FileAccess | None) -> None:
@@ -66,29 +65,8 @@ def set_new_access(fd: int, source: FileAccess | None) -> None:
     mode = NEW_MODE & ~_umask()
     if source is not None:
         mode = source.no_more_than(mode, os.fstat(fd).st_gid)
-        _remove_acl(fd)  # one that the directory hands on may name more people than the source does
+        remove_access_list(fd)  # one that the directory hands on may name more people than the source does
     os.fchmod(fd, mode)
-
-
-def _read_acl(file: int | str | os.PathLike[str]) -> bytes | None:
-    if not hasattr(os, "getxattr"):
-        return None
-    try:
-        return os.getxattr(file, _ACL)
-    except OSError as error:
-        if error.errno in _NO_ACL:
-            return None
-        raise
-
-
-def _remove_acl(fd: int) -> None:
-    if not hasattr(os, "removexattr"):
-        return
-    try:
-        os.removexattr(fd, _ACL)
-    except OSError as error:
-        if error.errno not in _NO_ACL:
-            raise
 
 
 def _umask() -> int:

@@ -26,6 +26,7 @@ from ringblk.engine.images.nbd_client import CMD_READ, NbdError
 from ringblk.engine.images.probe import ContentProbe, check_is_image, read_ends, refuse_container, tell_format
 from ringblk.engine.images.qemu_image import QemuNbd, describe_image, map_extents
 from ringblk.engine.images.stream import CompressedReader, StreamError
+from ringblk.shm.platform.descriptors import path_of
 from ringblk.workers.backends.direct_open import LARGE_BUFFER_BYTES
 from ringblk.workers.backends.image_lock import check_not_written, lock_image
 
@@ -268,7 +269,7 @@ def _standard_input_file() -> str | None:
     opened = os.fstat(fd)
     if not (stat.S_ISREG(opened.st_mode) or stat.S_ISBLK(opened.st_mode)) or os.lseek(fd, 0, os.SEEK_CUR):
         return None
-    name = os.path.realpath(f"/proc/self/fd/{fd}")
+    name = path_of(fd)
     return name if os.path.exists(name) and os.path.samestat(os.stat(name), opened) else None
 
 

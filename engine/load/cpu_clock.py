@@ -1,15 +1,17 @@
-"""CPU time of processes and of the whole machine, read from /proc (Linux)."""
+"""CPU time of processes and of the whole machine."""
 
 import os
 import time
 from collections.abc import Sequence
-from pathlib import Path
 
 import msgspec
 
+from ringblk.shm.platform.kernel_files import cpu_ticks
+from ringblk.shm.platform.process_table import cpu_s
+
 _TICKS_PER_S = os.sysconf("SC_CLK_TCK")
-_BUSY_FIELDS = (1, 2, 3, 6, 7, 8)
-"""Of the `cpu` line of /proc/stat: user, nice, system, irq, softirq, steal (proc(5))."""
+_BUSY_FIELDS = (0, 1, 2, 5, 6, 7)
+"""Of `cpu_ticks`: user, nice, system, irq, softirq, steal."""
 
 
 class CpuTimes(msgspec.Struct, frozen=True):
@@ -22,22 +24,11 @@ class CpuTimes(msgspec.Struct, frozen=True):
 
 
 def cpu_times(backend_pids: Sequence[int] = ()) -> CpuTimes:
-    """The times now. A process that has gone, or a system without /proc, counts zero."""
-    backend_s = sum(_process_s(pid) for pid in backend_pids)
+    """The times now. A process that has gone, or a system that does not say, counts zero."""
+    backend_s = sum(cpu_s(pid) for pid in backend_pids)
     return CpuTimes(time.monotonic(), time.process_time(), backend_s, _machine_s())
 
 
-def _process_s(pid: int) -> float:
-    try:
-        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    except OSError:
-        return 0.0
-    return (int(fields[11]) + int(fields[12])) / _TICKS_PER_S  # utime and stime, counted after the name
-
-
 def _machine_s() -> float:
-    try:
-        fields = Path("/proc/stat").read_text().split("\n", 1)[0].split()
-    except OSError:
-        return 0.0
-    return sum(int(fields[place]) for place in _BUSY_FIELDS) / _TICKS_PER_S
+    ticks = cpu_ticks()
+    return sum(ticks[place] for place in _BUSY_FIELDS) / _TICKS_PER_S if ticks else 0.0

@@ -1,6 +1,5 @@
 """What one drive is to be: every setting that it is begun with."""
 
-import contextlib
 import os
 from typing import Annotated, Literal
 
@@ -22,6 +21,7 @@ from ringblk.engine.options.rate_limiter_config import (
     with_limits,
 )
 from ringblk.shm.layout.sizes import MAX_QUEUE_SIZE, MIN_QUEUE_SIZE, power_of_two_fault, queue_size_fault
+from ringblk.shm.platform.descriptors import kind_of
 from ringblk.shm.rates.group import group_name_fault
 from ringblk.shm.rates.limit_settings import RateLimitSettings
 from ringblk.shm.state.segment import MAX_QUEUES, MAX_WORKERS
@@ -222,9 +222,8 @@ class DriveConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
         path = self.shared_dir or (self.overlay if self.blk_file is None else self.blk_file)
         if path is None:
             return self.backend or ""
-        if (given := descriptor_of(path)) is not None:
-            with contextlib.suppress(OSError):
-                return os.readlink(f"/proc/self/fd/{given}")
+        if (given := descriptor_of(path)) is not None and (kind := kind_of(given)):
+            return kind
         try:
             return os.path.join(os.getcwd(), path)
         except FileNotFoundError:  # the folder that it was started in has been removed

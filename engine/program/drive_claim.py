@@ -16,7 +16,6 @@ from ringblk.engine.drives.record import (
     records_of_process,
     socket_digest,
 )
-from ringblk.engine.drives.segments import user_ids
 from ringblk.engine.options.config import EngineConfig, of_drive
 from ringblk.engine.program.image_claim import (
     LOOK_S,
@@ -30,6 +29,7 @@ from ringblk.engine.program.takeover import (
     check_takeover,
     take_over_socket,
 )
+from ringblk.shm.platform.process_table import user_ids
 
 _log = logging.getLogger(__name__)
 

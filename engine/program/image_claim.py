@@ -19,10 +19,11 @@ from ringblk.engine.drives.image_hold import ImageHold
 from ringblk.engine.drives.image_users import engines_on, holder_name, image_of, living
 from ringblk.engine.drives.segments import DriveSegment
 from ringblk.engine.program.takeover import Takeover
+from ringblk.shm.platform.kernel_files import device_node, locked_inodes
 from ringblk.shm.segments.segment import remove_orphan
 from ringblk.shm.segments.shared_folder import shared_names
 from ringblk.shm.state.segment import SEGMENT_PREFIX
-from ringblk.workers.backends.image_lock import ImageLocked, locked_inodes
+from ringblk.workers.backends.image_lock import ImageLocked
 from ringblk.workers.backends.interface import BackendError
 
 REFUSAL_S = 1.0
@@ -119,7 +120,7 @@ def remove_dead_engines(*own_images: tuple[int, int]) -> list[str]:
         return []  # as nearly always: nothing else needs to be looked at
     images = {name: image_of(segment) for name, segment in segments.items()}
     in_use = {images[name] for name in held} | {*own_images}
-    locked = locked_inodes()
+    locked = locked_inodes("OFDLCK")
     # An image that cannot be told may be any that is locked, and that no engine here is known to use.
     is_unknown_locked = bool(locked - {_inode_of(image) for image in in_use if image is not None})
 
@@ -135,5 +136,5 @@ def _inode_of(image: tuple[int, int]) -> int:
     device, inode = image
     if inode == 0 and device != 0:
         with contextlib.suppress(OSError):
-            return os.stat(f"/dev/block/{os.major(device)}:{os.minor(device)}").st_ino
+            return os.stat(device_node(device)).st_ino
     return inode

@@ -14,7 +14,6 @@ from ringblk.engine.base.log_format import drive_in_log
 from ringblk.engine.base.program_error import ProgramError
 from ringblk.engine.dispatcher.messages import PROCESSES_PART, SESSION_PART
 from ringblk.engine.drives.adopted_drive import AdoptedDrive
-from ringblk.engine.drives.image_users import is_running
 from ringblk.engine.drives.kept_drive import KeptDrive
 from ringblk.engine.drives.segments import DriveSegment, adopt_segment, named_segments
 from ringblk.engine.drives.storage import OpenedStorage
@@ -28,6 +27,7 @@ from ringblk.engine.supervisor.kept_parts import (
 from ringblk.engine.supervisor.kept_processes import KeptProcesses, adopt_processes
 from ringblk.engine.supervisor.zygote_process import Zygote
 from ringblk.shm.platform.process import signal_process
+from ringblk.shm.platform.process_table import is_running
 from ringblk.shm.segments.segment import SegmentError
 from ringblk.workers.backends.opening import take_backend
 

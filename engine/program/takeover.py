@@ -14,11 +14,11 @@ from ringblk.engine.base.program_error import ProgramError
 from ringblk.engine.drives.image_users import is_engine
 from ringblk.engine.drives.record import record_of_process, records_of_process
 from ringblk.engine.drives.running_settings import DriveIdentity
-from ringblk.engine.drives.segments import user_ids
 from ringblk.engine.options.config import EngineConfig, of_drive
 from ringblk.engine.options.drive_config import DriveConfig
 from ringblk.engine.vhost_user.listener import check_listening_at
 from ringblk.shm.platform.peer import peer_process_id
+from ringblk.shm.platform.process_table import open_descriptors, user_ids
 from ringblk.workers.backends.file_identity import subject_of
 
 CONTROL_PACKAGES = ("h11",)
@@ -147,12 +147,10 @@ def check_same_drive(
 
 def _has_open(pid: int, image: tuple[int, int]) -> bool:
     """Whether a process has the same file or device open; no where it cannot be told."""
-    folder = f"/proc/{pid}/fd"
-    with contextlib.suppress(OSError):
-        for name in os.listdir(folder):
-            with contextlib.suppress(OSError):  # closed meanwhile
-                if subject_of(os.stat(f"{folder}/{name}")) == image:
-                    return True
+    for descriptor in open_descriptors(pid):
+        with contextlib.suppress(OSError):  # closed meanwhile
+            if subject_of(os.stat(descriptor.path)) == image:
+                return True
     return False
 
 

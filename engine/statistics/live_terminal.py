@@ -60,7 +60,9 @@ class LiveTerminal:
         self._wake_read = self._wake_write = -1
 
     def __enter__(self) -> "LiveTerminal":
-        self._wake_read, self._wake_write = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+        self._wake_read, self._wake_write = os.pipe()
+        for fd in (self._wake_read, self._wake_write):
+            os.set_blocking(fd, False)
         signal.set_wakeup_fd(self._wake_write, warn_on_full_buffer=False)
         for number in (signal.SIGWINCH, signal.SIGTSTP, *_ENDING):
             self._handlers[number] = signal.signal(number, self._note)

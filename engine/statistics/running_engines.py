@@ -8,8 +8,9 @@ from ringblk.engine.base.exit_status import ExitStatus
 from ringblk.engine.base.printable_text import utf8_text
 from ringblk.engine.base.program_error import ProgramError
 from ringblk.engine.drives.names import spoken_names, supervisor_of
-from ringblk.engine.drives.segments import DriveSegment, all_segments, segments_of_others, user_ids
+from ringblk.engine.drives.segments import DriveSegment, all_segments, segments_of_others
 from ringblk.engine.statistics.statistics import StatisticsSnapshot, take_snapshot
+from ringblk.shm.platform.process_table import user_ids
 from ringblk.shm.segments.segment import SegmentError
 
 

@@ -20,6 +20,7 @@ from ringblk.engine.dispatcher.messages import (
 )
 from ringblk.engine.supervisor.dispatcher_link import DispatcherLink
 from ringblk.engine.supervisor.drive_model import Sent
+from ringblk.shm.platform.message_end import new_message_socket
 from ringblk.shm.platform.peer import peer_user_id
 from ringblk.shm.segments.segment import SegmentError
 from ringblk.shm.state.segment import StateSegment
@@ -141,7 +142,7 @@ def adoption_name(segment_fd: int) -> str:
 
 def listen_for_adoption(segment_fd: int) -> socket.socket:
     """The socket that a dispatcher is to wait at. Raises `OSError`."""
-    listening = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    listening = new_message_socket()
     try:
         listening.bind(adoption_name(segment_fd))
         listening.listen(_MOST_WAITING)
@@ -157,7 +158,7 @@ def connect_to_orphan(segment_fd: int, zygote_pid: int) -> socket.socket | None:
 
     Anybody can listen at a name that is free, with a segment made for it: only this user's own is called.
     """
-    end = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    end = new_message_socket()
     end.settimeout(ANSWER_TIMEOUT_S)  # one that hangs takes nobody in
     try:
         end.connect(adoption_name(segment_fd))

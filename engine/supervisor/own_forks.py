@@ -3,7 +3,6 @@
 import gc
 import os
 import signal
-import sys
 from collections.abc import Callable, Collection, Sequence
 from functools import partial
 
@@ -14,8 +13,6 @@ from ringblk.engine.zygote.zygote import flush_standard_streams, leave_parent
 from ringblk.shm.platform.process import die_with_parent, set_process_name
 from ringblk.workers.backends.native import NativeBackend
 from ringblk.workers.uring.ring import Uring
-
-_FD_FOLDER = "/proc/self/fd" if sys.platform == "linux" else "/dev/fd"
 
 
 class OwnProcess:
@@ -85,16 +82,3 @@ def _begin(name: str, body: Callable[[], None], keep_fds: set[int], parent_pid: 
             body()
     finally:
         os._exit(1)
-
-
-def open_fds() -> set[int]:
-    """The descriptors that this process has open."""
-    return {int(name) for name in os.listdir(_FD_FOLDER) if _is_open(int(name))}
-
-
-def _is_open(fd: int) -> bool:
-    try:
-        os.fstat(fd)
-    except OSError:
-        return False  # the descriptor of the listing itself
-    return True

@@ -5,7 +5,8 @@ watched while a message is carried out would be told all the time.
 """
 
 import asyncio
-import select
+
+from ringblk.shm.platform.news_set import NewsSet
 
 
 class Arrivals:
@@ -13,15 +14,15 @@ class Arrivals:
 
     def __init__(self, fd: int) -> None:
         """Watches `fd`, which is the caller's and outlives this. Raises `OSError`."""
-        self._poll = select.epoll()
-        self._poll.register(fd, select.EPOLLIN | select.EPOLLET)
+        self._news = NewsSet()
+        self._news.add(fd)
         self._loop = asyncio.get_running_loop()
         self._waiter: asyncio.Future[None] | None = None
         self._has_news = False
-        self._loop.add_reader(self._poll.fileno(), self._look)
+        self._loop.add_reader(self._news.fileno(), self._look)
 
     def _look(self) -> None:
-        self._poll.poll(0)
+        self._news.look()
         self._has_news = True
         if self._waiter is not None and not self._waiter.done():
             self._waiter.set_result(None)
@@ -38,6 +39,6 @@ class Arrivals:
 
     def close(self) -> None:
         """Watch no more. May be called again."""
-        if not self._poll.closed:
-            self._loop.remove_reader(self._poll.fileno())
-            self._poll.close()
+        if not self._news.is_closed:
+            self._loop.remove_reader(self._news.fileno())
+            self._news.close()

@@ -19,8 +19,9 @@ import socket
 import stat
 
 from ringblk.engine.vhost_user.messages import BadMessage
+from ringblk.shm.platform.descriptors import kind_of
+from ringblk.shm.platform.socket_options import CAN_LOOK_AHEAD, CLOSE_ON_EXEC, NO_SIGNAL, look_from
 
-_SO_PEEK_OFF = getattr(socket, "SO_PEEK_OFF", 42)  # asm-generic/socket.h
 _MAX_FD_COUNT = 253  # SCM_MAX_FD, of one message (unix(7))
 _PIECE_BYTES = 1 << 16
 _IO_URING = "anon_inode:[io_uring]"
@@ -32,7 +33,7 @@ def seal(fd: int) -> bool:
     Raises `BadMessage` where it can't be kept from it.
     """
     if not stat.S_ISSOCK(os.fstat(fd).st_mode):
-        if os.readlink(f"/proc/self/fd/{fd}") == _IO_URING:
+        if kind_of(fd) == _IO_URING:
             raise BadMessage("an io_uring is handed over, which may hold other descriptors")
         return False
     try:
@@ -57,7 +58,7 @@ def seal(fd: int) -> bool:
 def is_read_by_peer(connected: socket.socket) -> bool:
     """Whether the other end of a unix stream socket can still be written to: it is there, and not sealed."""
     try:
-        connected.send(b"", socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL)
+        connected.send(b"", socket.MSG_DONTWAIT | NO_SIGNAL)
     except BlockingIOError:
         return True
     except OSError:
@@ -75,15 +76,18 @@ def has_hung_up(connected: socket.socket) -> bool:
 def seal_unread(connected: socket.socket) -> bool:
     """Seal the descriptors in messages that are still to be read; whether there was a socket among them.
 
-    To be called again when more has come, which alone is looked at then. Raises `BadMessage`, `OSError`.
+    To be called again when more has come, which alone is looked at then. Where the system has no look ahead
+    they are sealed when they are read. Raises `BadMessage`, `OSError`.
     """
     is_changed = False
+    if not CAN_LOOK_AHEAD:
+        return is_changed
     with contextlib.suppress(BlockingIOError):
         while True:
             data, ancillary, flags, _ = connected.recvmsg(
                 _PIECE_BYTES,
                 socket.CMSG_SPACE(_MAX_FD_COUNT * array.array("i").itemsize),
-                socket.MSG_PEEK | socket.MSG_DONTWAIT | socket.MSG_CMSG_CLOEXEC,
+                socket.MSG_PEEK | socket.MSG_DONTWAIT | CLOSE_ON_EXEC,
             )
             fds = received_fds(ancillary)
             try:
@@ -102,16 +106,6 @@ def seal_unread(connected: socket.socket) -> bool:
 def look_ahead(connected: socket.socket, *, begin: bool) -> None:
     """Have `seal_unread` go on where it ended, or no longer. What is read in the end is all of it."""
     look_from(connected, 0 if begin else -1)
-
-
-def look_from(connected: socket.socket, offset_bytes: int) -> None:
-    """Have the next look ahead begin after so many bytes."""
-    connected.setsockopt(socket.SOL_SOCKET, _SO_PEEK_OFF, offset_bytes)
-
-
-def peeked_bytes(connected: socket.socket) -> int:
-    """How many bytes have been looked at, and not read since, in a look ahead that goes on."""
-    return connected.getsockopt(socket.SOL_SOCKET, _SO_PEEK_OFF)
 
 
 def take_inline(connected: socket.socket) -> None:

@@ -8,7 +8,7 @@ import termios
 from collections.abc import Callable
 from functools import partial
 
-from ringblk.engine.vhost_user.descriptor_seal import look_ahead, look_from, peeked_bytes
+from ringblk.engine.vhost_user.descriptor_seal import look_ahead
 from ringblk.engine.vhost_user.fd_set import FdSet
 from ringblk.engine.vhost_user.message_socket import (
     ReceivedMessage,
@@ -18,6 +18,7 @@ from ringblk.engine.vhost_user.message_socket import (
 )
 from ringblk.engine.vhost_user.messages import HEADER_BYTES, BadMessage, Header
 from ringblk.engine.vhost_user.peek import peek_parts
+from ringblk.shm.platform.socket_options import look_from, looked_at_bytes
 
 READ_BY_ANOTHER = "somebody else has read from the connection"
 
@@ -97,7 +98,7 @@ class KeptSocket(VhostUserSocket):
 
     def _peek_beginning(self, fds: list[int], size_bytes: int) -> bytes:
         """The beginning of a part that goes on after so many bytes."""
-        offset_bytes = peeked_bytes(self._socket)
+        offset_bytes = looked_at_bytes(self._socket)
         unread_bytes = array.array("i", [0])
         fcntl.ioctl(self.fileno(), termios.FIONREAD, unread_bytes)
         found = peek_parts(self.fileno(), unread_bytes[0] - offset_bytes)
@@ -118,7 +119,7 @@ class KeptSocket(VhostUserSocket):
 
     def take_rest(self) -> None:
         """Take out what is left of a message that a process before has begun to take. Raises `BadMessage`."""
-        self._take(peeked_bytes(self._socket))
+        self._take(looked_at_bytes(self._socket))
 
     def _take(self, size_bytes: int) -> None:
         """The fds go with the bytes: the kernel closes those that nobody makes room for."""

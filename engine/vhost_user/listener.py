@@ -12,6 +12,7 @@ from ringblk.engine.base.program_error import ProgramError
 from ringblk.engine.vhost_user.descriptor_seal import take_inline
 from ringblk.engine.vhost_user.folder_lock import folder_lock
 from ringblk.engine.vhost_user.waiting_frontends import WaitingFrontends
+from ringblk.shm.platform.descriptors import PATH_ONLY, bind_in
 
 MAX_PATH_BYTES = 107
 """sun_path of struct sockaddr_un, without the zero at its end (unix(7))."""
@@ -136,11 +137,11 @@ def check_listening_at(option: str, socket_path: str) -> None:
 
 def _try_binding_in(folder: str) -> None:
     """Bind a socket there by a name of its own, through a descriptor: the path may be as long as it likes."""
-    folder_fd = os.open(folder, os.O_PATH | os.O_DIRECTORY)
+    folder_fd = os.open(folder, PATH_ONLY | os.O_DIRECTORY)
     try:
         with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as end:
             name = f".ringblk-{os.urandom(8).hex()}"  # in a folder of everybody's nobody may guess it
-            end.bind(f"/proc/self/fd/{folder_fd}/{name}")
+            bind_in(end, folder_fd, name)
             os.unlink(name, dir_fd=folder_fd)
     finally:
         os.close(folder_fd)

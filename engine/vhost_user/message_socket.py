@@ -32,11 +32,13 @@ from ringblk.engine.vhost_user.messages import (
     Header,
     decode_header,
 )
+from ringblk.shm.platform.news_set import NewsSet
+from ringblk.shm.platform.socket_options import CLOSE_ON_EXEC, NO_SIGNAL, close_on_exec
 
 _FD_BYTES = array.array("i").itemsize
 # The peer may hold the same socket and take its O_NONBLOCK away.
-_SEND_FLAGS = socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL
-_RECEIVE_FLAGS = socket.MSG_DONTWAIT | socket.MSG_CMSG_CLOEXEC
+_SEND_FLAGS = socket.MSG_DONTWAIT | NO_SIGNAL
+_RECEIVE_FLAGS = socket.MSG_DONTWAIT | CLOSE_ON_EXEC
 
 
 class ReceivedMessage(msgspec.Struct, frozen=True):
@@ -100,10 +102,12 @@ class VhostUserSocket:
 
     async def wait_hang_up(self) -> None:
         """Return once the peer has closed its end, whatever may still wait to be read."""
-        # "Readable" cannot tell a hang-up while unread messages wait; an epoll set for nothing else can.
-        with select.epoll() as poll:
-            poll.register(self._socket, select.EPOLLHUP)
-            await wait_readable(poll.fileno())
+        # "Readable" cannot tell a hang-up while unread messages wait; a set for nothing else can.
+        with NewsSet() as news:
+            news.add_hang_up(self._socket.fileno())
+            await wait_readable(news.fileno())
+            while not any(each.has_hung_up for each in news.look()):
+                await wait_readable(news.fileno())
 
     def take(self, message: ReceivedMessage) -> None:
         """Have a message out of the connection, which it is in this one since it was received."""
@@ -159,6 +163,7 @@ class VhostUserSocket:
             size_bytes, socket.CMSG_SPACE(MAX_FD_COUNT * _FD_BYTES), _RECEIVE_FLAGS
         )
         new_fds = received_fds(ancillary)
+        close_on_exec(new_fds)
         fds += new_fds
         self._admit_fds(fds, len(new_fds), is_cut=bool(flags & socket.MSG_CTRUNC))
         return fragment
@@ -180,11 +185,11 @@ class VhostUserSocket:
 
     async def _wait_writable(self) -> None:
         """Return once the peer has read; what it sends meanwhile is kept from holding its own end open."""
-        with select.epoll() as poll:
-            poll.register(self._socket, select.EPOLLOUT | select.EPOLLIN | select.EPOLLET)
+        with NewsSet() as news:
+            news.add(self._socket.fileno(), with_writable=True)
             while True:
-                await wait_readable(poll.fileno())
-                if any(events & select.EPOLLOUT for _, events in poll.poll(0)):
+                await wait_readable(news.fileno())
+                if any(each.is_writable for each in news.look()):
                     return
                 self._seal_unread()
 

@@ -9,12 +9,12 @@ import asyncio
 import collections
 import contextlib
 import logging
-import select
 import socket
 from collections.abc import Callable
 
 from ringblk.engine.vhost_user.descriptor_seal import is_read_by_peer, look_ahead, seal_unread, take_inline
 from ringblk.engine.vhost_user.messages import BadMessage
+from ringblk.shm.platform.news_set import NewsSet
 
 MAX_WAITING = 8
 """More are turned away."""
@@ -33,10 +33,10 @@ class WaitingFrontends:
         self._listening = listening
         self._ends: collections.OrderedDict[int, socket.socket] = collections.OrderedDict()
         self._arrived = asyncio.Event()
-        self._poll = select.epoll()
+        self._news = NewsSet()
         self._loop = asyncio.get_running_loop()
         self._retry: asyncio.TimerHandle | None = None
-        self._loop.add_reader(self._poll.fileno(), self._look)
+        self._loop.add_reader(self._news.fileno(), self._look)
         self._loop.add_reader(listening.fileno(), self._accept)
 
     async def next(self) -> socket.socket:
@@ -44,7 +44,7 @@ class WaitingFrontends:
         while not self._ends:
             await self.wait()
         fd, connected = self._ends.popitem(last=False)
-        self._poll.unregister(fd)
+        self._news.remove(fd)
         look_ahead(connected, begin=False)
         return connected
 
@@ -59,8 +59,8 @@ class WaitingFrontends:
         if self._retry is not None:
             self._retry.cancel()
         self._loop.remove_reader(self._listening.fileno())
-        self._loop.remove_reader(self._poll.fileno())
-        self._poll.close()
+        self._loop.remove_reader(self._news.fileno())
+        self._news.close()
         while self._ends:
             self._ends.popitem()[1].close()
 
@@ -86,16 +86,16 @@ class WaitingFrontends:
             connected.setblocking(False)
             self._ends[connected.fileno()] = connected
             # Each arrival is an event of its own: what came before stays unread.
-            self._poll.register(connected, select.EPOLLIN | select.EPOLLET)
+            self._news.add(connected.fileno())
             self._arrived.set()
 
     def _look(self) -> None:
         """Something was sent by those who wait, or they have gone."""
         is_changed = False
-        for fd, events in self._poll.poll(0):
+        for fd, has_hung_up, _ in self._news.look():
             if fd not in self._ends:
                 continue
-            if events & select.EPOLLHUP:
+            if has_hung_up:
                 self._drop(fd)
                 continue
             try:
@@ -113,5 +113,5 @@ class WaitingFrontends:
     def _drop(self, fd: int) -> None:
         connected = self._ends.pop(fd)
         with contextlib.suppress(OSError):
-            self._poll.unregister(fd)
+            self._news.remove(fd)
         connected.close()

@@ -13,8 +13,8 @@ import termios
 from collections.abc import Sequence
 
 from ringblk.shm.platform.form import LINUX
+from ringblk.shm.platform.socket_options import CLOSE_ON_EXEC, close_on_exec
 
-_CLOSE_ON_EXEC = getattr(socket, "MSG_CMSG_CLOEXEC", 0)
 _SO_NWRITE = 0x1024  # macOS, sys/socket.h: bytes that the other end has not read
 _FD_BYTES = array.array("i").itemsize
 _LENGTH = struct.Struct("=I")
@@ -29,6 +29,11 @@ def message_pair() -> tuple[socket.socket, socket.socket]:
 def message_socket(fd: int) -> socket.socket:
     """The end that a process was given as a descriptor, without asking the kernel what it is."""
     return socket.socket(socket.AF_UNIX, _KIND, fileno=fd)
+
+
+def new_message_socket() -> socket.socket:
+    """One that is not connected. Raises `OSError`."""
+    return socket.socket(socket.AF_UNIX, _KIND)
 
 
 class MessageEnd:
@@ -100,7 +105,7 @@ class MessageEnd:
         try:
             # Not socket.recv_fds: before Python 3.12 it ignores its flags.
             data, ancillary, _, _ = self._socket.recvmsg(
-                max_bytes, self._ancillary_bytes, _CLOSE_ON_EXEC | socket.MSG_DONTWAIT
+                max_bytes, self._ancillary_bytes, CLOSE_ON_EXEC | socket.MSG_DONTWAIT
             )
         except BlockingIOError:
             return None
@@ -108,9 +113,7 @@ class MessageEnd:
         for level, kind, rights in ancillary:
             if (level, kind) == (socket.SOL_SOCKET, socket.SCM_RIGHTS):
                 fds.frombytes(rights[: len(rights) // _FD_BYTES * _FD_BYTES])
-        if not _CLOSE_ON_EXEC:
-            for fd in fds:
-                fcntl.fcntl(fd, fcntl.F_SETFD, fcntl.FD_CLOEXEC)
+        close_on_exec(fds)
         return data, fds.tolist()
 
     @property

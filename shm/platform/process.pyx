@@ -27,8 +27,17 @@ cdef extern from * nogil:
     #include <string.h>
     #include <sys/wait.h>
     #include <unistd.h>
-    #if RINGBLK_LINUX
+    /* What listings show; no part of the forms, as nothing but people depends on it. */
+    #ifdef __linux__
     #include <sys/prctl.h>
+    static void ringblk_name_process(const char *name) { prctl(PR_SET_NAME, name); }
+    #elif defined(__APPLE__)
+    #include <pthread.h>
+    static void ringblk_name_process(const char *name) { pthread_setname_np(name); }
+    #else
+    static void ringblk_name_process(const char *name) { (void)name; }
+    #endif
+    #if RINGBLK_LINUX
     #include <sys/syscall.h>
     #ifndef __NR_pidfd_send_signal
     #define __NR_pidfd_send_signal 424
@@ -61,14 +70,12 @@ cdef extern from * nogil:
     static int ringblk_copy_fd(int watch_fd, int fd) { return (int)syscall(__NR_pidfd_getfd, watch_fd, fd, 0); }
     static int ringblk_end_with_parent(int number) { return prctl(PR_SET_PDEATHSIG, number); }
     static int ringblk_ends_with_parent(void) { int number = 0; prctl(PR_GET_PDEATHSIG, &number); return number; }
-    static void ringblk_name_process(const char *name) { prctl(PR_SET_NAME, name); }
     #else
     static int ringblk_open_child_news(sigset_t *former_mask) { (void)former_mask; errno = ENOSYS; return -1; }
     static void ringblk_drain_child_news(int news_fd) { (void)news_fd; }
     static int ringblk_copy_fd(int watch_fd, int fd) { (void)watch_fd; (void)fd; errno = ENOSYS; return -1; }
     static int ringblk_end_with_parent(int number) { (void)number; errno = ENOSYS; return -1; }
     static int ringblk_ends_with_parent(void) { return 0; }
-    static void ringblk_name_process(const char *name) { (void)name; }
     static int ringblk_send_signal(int watch_fd, pid_t pid, int number) {
         struct pollfd watch = { watch_fd, POLLIN, 0 };
         if (poll(&watch, 1, 0) != 0) {

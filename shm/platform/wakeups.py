@@ -5,6 +5,7 @@ import os
 import stat
 import tempfile
 
+from ringblk.shm.platform.descriptors import kind_of
 from ringblk.shm.platform.form import LINUX
 
 _EVENTFD = "anon_inode:[eventfd]"  # proc(5); a path of a file's own begins with a slash
@@ -35,10 +36,7 @@ def wakeup_fault(fd: int) -> str | None:
     """What a descriptor is that is no wake-up descriptor, in words; None: it is one. Raises `OSError`."""
     if not LINUX and stat.S_ISFIFO(os.fstat(fd).st_mode):
         return None
-    try:
-        kind = os.readlink(f"/proc/self/fd/{fd}")
-    except FileNotFoundError:  # no such folder here, or no such descriptor
-        kind = stat.filemode(os.fstat(fd).st_mode)
+    kind = kind_of(fd) or stat.filemode(os.fstat(fd).st_mode)
     if kind == _EVENTFD:
         return None
     return f"no {'eventfd' if LINUX else 'pipe'}, but {kind.partition(':')[0]}"

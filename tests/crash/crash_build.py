@@ -9,6 +9,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+from ringblk.shm.platform.form import LINUX
+from tests.rigs.portable_build import PORTABLE, modules_with_forms
 from tests.rigs.separate_build import ROOT, SeparateBuild, module_name, package_files
 
 _USE = re.compile(r"\b(crash_point|invariant)\(")
@@ -21,8 +23,12 @@ __all__ = ["BREAKER", "ROOT", "crash_build", "crash_environment", "modules_with_
 
 def crash_build() -> Path:
     """The folder to put into PYTHONPATH; built where that has not been done for these very sources."""
-    flags = ("-O0", "-g0", "-Wall", "-DRINGBLK_CRASH_POINTS", "-DRINGBLK_INVARIANTS")
-    return SeparateBuild("crash-build", flags, modules_with_points(), extra=[BREAKER]).make()
+    flags = ["-O0", "-g0", "-Wall", "-DRINGBLK_CRASH_POINTS", "-DRINGBLK_INVARIANTS"]
+    if LINUX:
+        return SeparateBuild("crash-build", flags, modules_with_points(), extra=[BREAKER]).make()
+    modules = sorted({*modules_with_points(), *modules_with_forms()})
+    flags.append(PORTABLE)
+    return SeparateBuild("portable-crash-build", flags, modules, extra=[BREAKER]).make()
 
 
 def crash_environment(plan: Path | None) -> dict[str, str]:

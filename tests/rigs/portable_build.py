@@ -13,7 +13,8 @@ from pathlib import Path
 from tests.rigs.separate_build import ROOT, SeparateBuild, module_name, package_files
 
 FORM = "RINGBLK_LINUX"
-FLAGS = ("-O1", "-g0", "-Wall", "-DRINGBLK_PORTABLE")
+PORTABLE = "-DRINGBLK_PORTABLE"
+FLAGS = ("-O1", "-g0", "-Wall", PORTABLE)
 TESTS = ("tests/shm", "tests/workers", "tests/engine", "tests/crash", "tests/racing", "tests/stress")
 
 

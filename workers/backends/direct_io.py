@@ -10,9 +10,9 @@ import os
 import stat
 from typing import Literal, NamedTuple
 
+from ringblk.shm.platform import block_device
 from ringblk.shm.platform.statx import DIO_ALIGN, read_statx
 from ringblk.shm.platform.uncached import NEEDS_ALIGNMENT, set_uncached, unset_uncached
-from ringblk.workers.backends import host_device
 from ringblk.workers.backends.topology import SECTOR_BYTES
 
 DirectMode = Literal["auto", "on", "off"]
@@ -55,7 +55,7 @@ def find_alignment(fd: int) -> Alignment:
     """What direct I/O on `fd`, which has it turned on, asks for; OSError if it doesn't work after all."""
     stated = read_statx_alignment(fd)
     if stat.S_ISBLK(os.fstat(fd).st_mode):
-        block_bytes = host_device.logical_block_bytes(fd)
+        block_bytes = block_device.logical_block_bytes(fd)
         return Alignment(block_bytes, stated.memory_bytes if stated else block_bytes)
     if stated is None:
         return try_alignments(fd)

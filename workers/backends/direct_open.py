@@ -8,7 +8,8 @@ import re
 import stat
 from typing import NamedTuple
 
-from ringblk.workers.backends import host_device
+from ringblk.shm.platform import block_device
+from ringblk.shm.platform.descriptors import reopen
 from ringblk.workers.backends.direct_io import DirectMode, set_direct, unset_direct
 
 CREATED_MODE = 0o666  # less the umask, as any program that writes a file for its user
@@ -120,7 +121,7 @@ def open_again(fd: int, access: int) -> int:
         has = "reading" if flags & os.O_ACCMODE == os.O_RDONLY else "writing"
         raise OSError(errno.EBADF, f"it is open for {has} only", name)
     try:
-        return os.open(f"/proc/self/fd/{fd}", access | os.O_CLOEXEC | os.O_NONBLOCK)
+        return reopen(fd, access | os.O_NONBLOCK)
     except OSError as error:
         if error.errno not in (errno.EACCES, errno.EPERM, errno.ENOENT):
             raise
@@ -135,7 +136,7 @@ def open_again(fd: int, access: int) -> int:
 def size_of(fd: int) -> int:
     """Return the length of a regular file or block device, whose position stays. Raises OSError."""
     found = os.fstat(fd)
-    return host_device.device_size_bytes(fd) if stat.S_ISBLK(found.st_mode) else found.st_size
+    return block_device.device_size_bytes(fd) if stat.S_ISBLK(found.st_mode) else found.st_size
 
 
 def descriptor_of(path: str | os.PathLike[str]) -> int | None:

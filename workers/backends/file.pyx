@@ -24,7 +24,8 @@ from ringblk.workers.files.file_calls cimport (
 from ringblk.workers.backends.native cimport NativeBackend
 from ringblk.workers.backends.range_cursor cimport Cursor, copy, skip
 
-from ringblk.workers.backends import direct_io, host_device
+from ringblk.shm.platform import block_device
+from ringblk.workers.backends import direct_io
 from ringblk.workers.backends.answers import DirectIo
 from ringblk.workers.backends.direct_open import size_of
 from ringblk.workers.backends.file_identity import file_identity
@@ -78,7 +79,7 @@ cdef class FileBackend(NativeBackend):
             if self.is_block_device:
                 self.topology = device_topology(self.fd)
                 self.block_size_bytes = self.topology.logical_block_bytes
-                if not self.read_only and host_device.is_read_only(self.fd):
+                if not self.read_only and block_device.is_read_only(self.fd):
                     raise BackendError(f"{path}: is a read-only device")
             size_bytes = size_of(self.fd)
             self.size_bytes = self.measure()

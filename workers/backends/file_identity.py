@@ -1,9 +1,9 @@
 """Which file or block device a descriptor is open on, whatever path it was opened by."""
 
-import contextlib
 import os
 import stat
 
+from ringblk.shm.platform.kernel_files import device_file
 from ringblk.shm.platform.statx import BIRTH_TIME, read_statx
 from ringblk.workers.backends.answers import StorageIdentity
 
@@ -30,8 +30,5 @@ def _birth_ns(fd: int) -> int:
 
 def _disk_sequence(device: int) -> int:
     """A number that no other disk has had since the host started (Linux 5.15); 0 where it cannot be told."""
-    folder = f"/sys/dev/block/{os.major(device)}:{os.minor(device)}"
-    for path in (f"{folder}/diskseq", f"{folder}/../diskseq"):  # the latter is a partition's
-        with contextlib.suppress(OSError, ValueError), open(path) as file:
-            return int(file.read())
-    return 0
+    number = device_file(device, "diskseq", "../diskseq")  # the latter is a partition's
+    return int(number) if number.strip().isdecimal() else 0

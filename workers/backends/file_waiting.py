@@ -4,6 +4,7 @@ import mmap
 import os
 import time
 
+from ringblk.shm.platform.kernel_files import mounts
 from ringblk.workers.backends.answers import Waiting
 
 _MEMORY_FILE_SYSTEMS = {"tmpfs", "ramfs", "hugetlbfs"}
@@ -50,20 +51,19 @@ def is_network_file_system(fd: int) -> bool:
 def file_system_of(fd: int) -> str:
     """The type of the file system that a file is on; empty where it cannot be told."""
     try:
-        with open("/proc/self/mountinfo", "rb") as file:
-            return file_system_type(os.fstat(fd).st_dev, file.read())
+        return file_system_type(os.fstat(fd).st_dev, mounts())
     except OSError:
         return ""
 
 
-def file_system_type(device: int, mounts: bytes) -> str:
-    """What `mounts` (/proc/self/mountinfo) says of a device; empty where it says nothing.
+def file_system_type(device: int, mounted: bytes) -> str:
+    """What `mounted` (`mounts`) says of a device; empty where it says nothing.
 
     Who may mount something may call the place anything: its path may be no text, and have line ends in it
     that are none to the kernel.
     """
     number = f"{os.major(device)}:{os.minor(device)}".encode()
-    for fields in (line.split(b" ") for line in mounts.split(b"\n") if line):
+    for fields in (line.split(b" ") for line in mounted.split(b"\n") if line):
         if fields[2] == number:  # proc(5): field 3 the device, then "-" and the type
             return os.fsdecode(fields[fields.index(b"-") + 1])
     return ""

@@ -143,20 +143,6 @@ class ImageLock:
             raise
 
 
-def locked_inodes(kind: str = "OFDLCK") -> set[int]:
-    """The inodes of all files locked in this way on this host (proc_locks(5)); none where it cannot be told.
-
-    With "FLOCK" those that flock(2) has locked.
-
-    Without their devices: those are other ones there than stat(2)'s, on btrfs for example.
-    """
-    try:
-        with open("/proc/locks") as locks:
-            return {int(line.split()[-3].rpartition(":")[2]) for line in locks if f" {kind} " in line} - {0}
-    except OSError:
-        return set()
-
-
 def is_image_locked(fd: int, read_only: bool = False) -> bool:
     """Whether a lock that `lock_image` would run into is held; takes none. Raises OSError as that does.
 

@@ -4,7 +4,7 @@ import os
 
 import msgspec
 
-from ringblk.workers.backends import host_device
+from ringblk.shm.platform import block_device
 
 SECTOR_BYTES = 512
 """The unit of requests and of a drive's size, whatever its blocks (virtio 1.2, 5.2.6)."""
@@ -57,13 +57,13 @@ def file_topology(fd: int, direct_alignment_bytes: int) -> BlockTopology:
 
 def device_topology(fd: int) -> BlockTopology:
     """A block device's own. Raises `OSError`."""
-    logical_bytes = host_device.logical_block_bytes(fd)
-    physical_bytes = max(logical_bytes, host_device.physical_block_bytes(fd))
+    logical_bytes = block_device.logical_block_bytes(fd)
+    physical_bytes = max(logical_bytes, block_device.physical_block_bytes(fd))
     return BlockTopology(
         logical_block_bytes=logical_bytes,
         physical_block_bytes=physical_bytes,
-        alignment_offset_bytes=host_device.alignment_offset_bytes(fd),
-        minimum_io_bytes=max(physical_bytes, host_device.minimum_io_bytes(fd)),
-        optimal_io_bytes=host_device.optimal_io_bytes(fd),
-        discard_granularity_bytes=host_device.discard_granularity_bytes(fd) or physical_bytes,
+        alignment_offset_bytes=block_device.alignment_offset_bytes(fd),
+        minimum_io_bytes=max(physical_bytes, block_device.minimum_io_bytes(fd)),
+        optimal_io_bytes=block_device.optimal_io_bytes(fd),
+        discard_granularity_bytes=block_device.discard_granularity_bytes(fd) or physical_bytes,
     )

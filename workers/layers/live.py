@@ -1,14 +1,15 @@
 """Opening a layer that nobody else has: its live map as it stands, or made anew of what the disk has."""
 
+import errno
 import os
 import struct
 
+from ringblk.shm.platform.kernel_files import boot_id
 from ringblk.workers.layers.form import LIVE_MAGIC, VERSION, LiveLayout, Superblock
 from ringblk.workers.layers.journal import LayerJournal
 from ringblk.workers.layers.map import LayerMap, can_give_space
 
 _HEAD = struct.Struct("<8sII16s16sQ")
-_BOOT_ID = "/proc/sys/kernel/random/boot_id"
 
 
 def attach(map_fd: int, live_fd: int, data_fd: int, superblock: Superblock) -> tuple[LayerMap, LayerJournal]:
@@ -52,8 +53,10 @@ def _counts(live_fd: int, superblock: Superblock, boot_id: bytes) -> bool:
 
 def this_boot() -> bytes:
     """What tells this boot of the host from all others. Raises `OSError`."""
-    with open(_BOOT_ID) as file:
-        return bytes.fromhex(file.read().strip().replace("-", ""))
+    found = boot_id()
+    if not found:
+        raise OSError(errno.ENOENT, "this system does not tell one boot from another")
+    return found
 
 
 def _fill(fd: int, size_bytes: int) -> None:

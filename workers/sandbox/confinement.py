@@ -4,13 +4,13 @@ It does so in two steps, both before it has mapped any guest memory: `Privileges
 backend has had its `start_worker`, `confine`. Nothing leads out again.
 """
 
-import contextlib
 import logging
 import os
 
 import msgspec
 
 from ringblk.shm.platform import sandbox_calls
+from ringblk.shm.platform.process_table import own_thread_count
 from ringblk.workers.sandbox.process_user import ProcessUser
 from ringblk.workers.sandbox.syscall_filter import call_name, own_program
 
@@ -71,12 +71,11 @@ class Confinement(msgspec.Struct, frozen=True, kw_only=True):
 
 def _check_threads() -> None:
     """Landlock and seccomp are of threads: one that runs already would stay outside."""
-    with contextlib.suppress(FileNotFoundError):  # no /proc
-        if len(os.listdir("/proc/self/task")) > 1:
-            raise SandboxError(
-                "the backend's start_worker has started threads, which would stay outside of the sandbox:"
-                " start them with the first request, or use --sandbox=off"
-            )
+    if own_thread_count() > 1:
+        raise SandboxError(
+            "the backend's start_worker has started threads, which would stay outside of the sandbox:"
+            " start them with the first request, or use --sandbox=off"
+        )
 
 
 def report_refused(who: str) -> None:

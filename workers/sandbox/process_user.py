@@ -1,12 +1,12 @@
 """The user that processes run as when they were started as root."""
 
-import errno
 import os
-import stat
 
 import msgspec
 
 from ringblk.shm.platform import sandbox_calls
+from ringblk.shm.platform.descriptors import own_socket_path
+from ringblk.shm.platform.user_ids import become, is_all
 
 
 class UnknownUser(Exception):  # noqa: N818
@@ -43,20 +43,11 @@ class ProcessUser(msgspec.Struct, frozen=True):
         return cls(user.pw_uid, gid, tuple(sorted(os.getgrouplist(user.pw_name, gid))))
 
     def own(self, place: str | int) -> None:
-        """Make this user the owner of a socket's path, or of what a descriptor is of. Raises `OSError`.
-
-        The folder may be the user's, who could put a link to something of root's in the socket's place.
-        """
+        """Make this user the owner of a socket's path, or of what a descriptor is of. Raises `OSError`."""
         if isinstance(place, int):
             os.chown(place, self.uid, self.gid)
             return
-        fd = os.open(place, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC)
-        try:
-            if not stat.S_ISSOCK(os.fstat(fd).st_mode):
-                raise FileExistsError(errno.EEXIST, "something else has taken the socket's place", place)
-            os.chown(f"/proc/self/fd/{fd}", self.uid, self.gid)
-        finally:
-            os.close(fd)
+        own_socket_path(place, self.uid, self.gid)
 
     def take_on(self) -> None:
         """Run as this user from now on, for good. Raises `OSError`.
@@ -67,12 +58,10 @@ class ProcessUser(msgspec.Struct, frozen=True):
             return
         death_signal, parent_pid = sandbox_calls.parent_death_signal(), os.getppid()
         os.setgroups(self.groups)
-        os.setresgid(self.gid, self.gid, self.gid)
-        os.setresuid(self.uid, self.uid, self.uid)
+        become(self.uid, self.gid)
         sandbox_calls.set_parent_death_signal(death_signal)
         if death_signal and os.getppid() != parent_pid:
             os.kill(os.getpid(), death_signal)  # it ended meanwhile
 
     def _is_taken_on(self) -> bool:
-        ids = {*os.getresuid()} == {self.uid} and {*os.getresgid()} == {self.gid}
-        return ids and {*os.getgroups()} == {*self.groups}
+        return is_all(self.uid, self.gid) and {*os.getgroups()} == {*self.groups}

@@ -12,6 +12,7 @@ import struct
 from collections.abc import Iterable
 
 from ringblk.shm.platform import sandbox_calls
+from ringblk.shm.platform.descriptors import PATH_ONLY
 from ringblk.workers.sandbox.confinement import Confinement, Privileges, check_call
 from ringblk.workers.sandbox.process_user import ProcessUser
 from ringblk.workers.sandbox.syscall_filter import COMMON, USER_CODE_CALLS, filter_program
@@ -131,7 +132,7 @@ def _make_ruleset(version: int, allowed_paths: Iterable[str], *, opens_handles: 
     size_bytes = 8 if version < 4 else 16 if version < 6 else 24
     ruleset_fd = check_call("landlock_create_ruleset", sandbox_calls.landlock_create(attributes[:size_bytes]))
     for path in allowed_paths:
-        path_fd = os.open(path, os.O_PATH | os.O_CLOEXEC)
+        path_fd = os.open(path, PATH_ONLY | os.O_CLOEXEC)
         try:
             is_folder = stat.S_ISDIR(os.fstat(path_fd).st_mode)
             rights = handled & (folder_rights if is_folder else _FILE_RIGHTS)

@@ -34,7 +34,7 @@ from ringblk.engine.dispatcher.messages import (
     WorkersWanted,
 )
 from ringblk.engine.supervisor.kept_parts import AdoptedParts, AdoptionFailed, take_parts
-from ringblk.engine.supervisor.own_forks import open_fds
+from ringblk.shm.platform.descriptors import open_descriptors
 from ringblk.shm.sync.channel import Channel, ChannelClosed, encode_message
 from tests.rigs.engine_rig import NOBODY
 
@@ -111,11 +111,11 @@ class Line:
 
 @pytest.fixture
 def line() -> Iterator[Line]:
-    before = open_fds()
+    before = open_descriptors()
     made = Line(f"\0ringblk-test-{os.getpid()}-{os.urandom(4).hex()}")
     yield made
     made.close()
-    assert open_fds() <= before  # what an earlier test has left may have gone meanwhile
+    assert open_descriptors() <= before  # what an earlier test has left may have gone meanwhile
 
 
 def content(fd: int) -> bytes:

@@ -10,10 +10,11 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from ringblk.engine.drives.memory_advice import MemoryAdvice, is_mapped_at, private_mappings
+from ringblk.engine.drives.memory_advice import MemoryAdvice, is_mapped_at
 from ringblk.engine.frontend.request import BackendGone, BackendRefused
 from ringblk.engine.vhost_user.codes import F_PROTOCOL_FEATURES, ProtocolFeature
 from ringblk.shm.memory.region import MemoryRegion
+from ringblk.shm.platform.process_table import private_mappings
 from tests.rigs.child_process import ends_with_tests
 from tests.rigs.engine_rig import MEMORY, Engine, RawFrontend, eventually
 

@@ -11,7 +11,6 @@ import pytest
 
 from ringblk.engine.drives import names
 from ringblk.engine.drives import record as drive_record
-from ringblk.engine.drives.image_users import began_ns
 from ringblk.engine.drives.record import RecordKeeper, clear_records, records_of_process, socket_digest
 from ringblk.engine.drives.running_settings import (
     DriveIdentity,
@@ -20,6 +19,7 @@ from ringblk.engine.drives.running_settings import (
 )
 from ringblk.engine.options.drive_config import DriveConfig
 from ringblk.engine.options.rate_limiter_config import RATE_OF_BUCKET
+from ringblk.shm.platform.process_table import began_ns
 from ringblk.shm.rates.bucket_settings import BucketSettings
 from ringblk.shm.segments.shared_folder import FOLDER, shared_names
 from ringblk.shm.segments.two_slots import MAX_PAYLOAD_BYTES

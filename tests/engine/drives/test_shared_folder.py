@@ -15,9 +15,10 @@ from pathlib import Path
 import pytest
 
 from ringblk.engine.devices.kinds import DEFAULT_KIND, kind_named
-from ringblk.engine.drives.image_users import engines_on, is_engine, is_running
-from ringblk.engine.drives.segments import all_segments, create_segment, segments_of, user_ids
+from ringblk.engine.drives.image_users import engines_on, is_engine
+from ringblk.engine.drives.segments import all_segments, create_segment, segments_of
 from ringblk.engine.program.image_claim import remove_dead_engines
+from ringblk.shm.platform.process_table import is_running, user_ids
 from ringblk.shm.rates.group import RateGroup, RateGroupError
 from ringblk.shm.rates.limit_settings import RateLimitSettings
 from ringblk.shm.segments.shared_folder import shared_names

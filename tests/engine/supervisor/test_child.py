@@ -11,7 +11,8 @@ import pytest
 
 from ringblk.engine.supervisor import process_parent
 from ringblk.engine.supervisor.child import Child
-from ringblk.engine.supervisor.own_forks import OwnProcess, fork_from_here, open_fds
+from ringblk.engine.supervisor.own_forks import OwnProcess, fork_from_here
+from ringblk.shm.platform.descriptors import open_descriptors
 from ringblk.shm.sync.channel import Channel
 from tests.rigs.engine_rig import DEADLINE_S
 
@@ -72,10 +73,10 @@ def test_a_child_that_cannot_be_watched_is_ended(monkeypatch: pytest.MonkeyPatch
         raise OSError(errno.ENFILE, os.strerror(errno.ENFILE))
 
     monkeypatch.setattr(process_parent, "watch_process", no_more)
-    before = open_fds()
+    before = open_descriptors()
     with pytest.raises(OSError, match="Too many open files in system"):
         forked(lambda channel: signal.pause())
-    assert open_fds() == before
+    assert open_descriptors() == before
     with pytest.raises(ProcessLookupError):
         os.kill(pids[0], 0)
 

@@ -11,10 +11,10 @@ from collections.abc import Iterator
 import pytest
 
 from ringblk.engine.vhost_user.codes import FrontendRequest
-from ringblk.engine.vhost_user.descriptor_seal import peeked_bytes
 from ringblk.engine.vhost_user.kept_socket import KeptSocket
 from ringblk.engine.vhost_user.message_socket import VhostUserSocket
 from ringblk.engine.vhost_user.messages import BadMessage, encode_message
+from ringblk.shm.platform.socket_options import looked_at_bytes
 from tests.rigs.vhost_user_client import REGION, WAIT_SECONDS, encode, no_fd_left
 
 MESSAGE = encode_message(FrontendRequest.ADD_MEM_REG, encode(REGION))
@@ -90,13 +90,13 @@ def test_a_message_stays_until_it_is_taken() -> None:
                 with message.fds:
                     assert message.data == MESSAGE
                     assert os.path.samestat(os.fstat(message.fds.fds[0]), os.fstat(fd))
-                assert peeked_bytes(theirs) == len(MESSAGE)
+                assert looked_at_bytes(theirs) == len(MESSAGE)
             # The first is killed when it has taken some of it.
             taken = len(theirs.recv(30))
             first.close()
-            assert 0 < peeked_bytes(theirs) == len(MESSAGE) - taken
+            assert 0 < looked_at_bytes(theirs) == len(MESSAGE) - taken
             second.take_rest()
-            assert peeked_bytes(theirs) == 0
+            assert looked_at_bytes(theirs) == 0
             message = await second.receive()
             assert message is not None
             assert len(message.fds) == 0

@@ -1,8 +1,15 @@
-"""What Linux says of a block device of the host; OSError for a descriptor that isn't one."""
+"""What Linux says of a block device of the host; OSError for a descriptor that isn't one.
 
+Other systems ask in other ways, which are not here: a block device is an OSError there, too.
+"""
+
+import errno
 import fcntl
 import os
 import struct
+import sys
+
+from ringblk.shm.platform.kernel_files import device_file
 
 BLKROGET = 0x125E
 BLKSSZGET = 0x1268
@@ -15,8 +22,7 @@ BLKGETSIZE64 = 0x80081272
 
 def is_read_only(fd: int) -> bool:
     """Whether the device takes no writes; opening it for writing succeeds all the same."""
-    (read_only,) = struct.unpack("=i", fcntl.ioctl(fd, BLKROGET, bytes(4)))
-    return bool(read_only)
+    return bool(_ask(fd, BLKROGET))
 
 
 def logical_block_bytes(fd: int) -> int:
@@ -46,24 +52,24 @@ def alignment_offset_bytes(fd: int) -> int:
 
 def discard_granularity_bytes(fd: int) -> int:
     """The unit that the device gives space back in; 0 where it doesn't, or doesn't say. (No ioctl tells.)"""
-    device = os.fstat(fd).st_rdev
-    folder = os.path.realpath(f"/sys/dev/block/{os.major(device)}:{os.minor(device)}")
-    for disk in (folder, os.path.dirname(folder)):  # a partition has the queue of its disk
-        try:
-            with open(f"{disk}/queue/discard_granularity") as file:
-                return int(file.read())
-        except (OSError, ValueError):
-            continue
-    return 0
-
-
-def _ask(fd: int, request: int) -> int:
-    """What an ioctl says that gives an int."""
-    (value,) = struct.unpack("=i", fcntl.ioctl(fd, request, bytes(4)))
-    return int(value)
+    name = "queue/discard_granularity"
+    found = device_file(os.fstat(fd).st_rdev, name, f"../{name}")  # a partition has the queue of its disk
+    return int(found) if found.strip().isdecimal() else 0
 
 
 def device_size_bytes(fd: int) -> int:
     """The size of the device."""
-    (size_bytes,) = struct.unpack("=Q", fcntl.ioctl(fd, BLKGETSIZE64, bytes(8)))
+    (size_bytes,) = struct.unpack("=Q", _request(fd, BLKGETSIZE64, 8))
     return int(size_bytes)
+
+
+def _ask(fd: int, request: int) -> int:
+    """What an ioctl says that gives an int."""
+    (value,) = struct.unpack("=i", _request(fd, request, 4))
+    return int(value)
+
+
+def _request(fd: int, request: int, size_bytes: int) -> bytes:
+    if sys.platform != "linux":
+        raise OSError(errno.EOPNOTSUPP, "block devices can be asked on Linux only")
+    return fcntl.ioctl(fd, request, bytes(size_bytes))

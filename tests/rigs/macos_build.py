@@ -1,0 +1,75 @@
+"""The compiled modules compiled for macOS by `zig cc`, which has that system's headers; nothing of it runs here.
+
+Python's own headers are those of this host: they are the same for 64 bits, but for what a system has besides.
+"""
+
+import os
+import subprocess
+import sys
+import sysconfig
+from collections.abc import Collection, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+from Cython.Build import cythonize
+from setuptools import Extension
+
+from tests.rigs.portable_build import FORM, modules_with_forms
+from tests.rigs.separate_build import ROOT, compiled_modules
+
+TARGETS = ("aarch64-macos", "x86_64-macos")
+FLAGS = ("-c", "-O0", "-g0", "-fno-sanitize=all", "-Wall", "-Werror=implicit", "-Wno-unused")
+_HOME = ROOT / ".cache" / "macos-build"
+
+
+class NotCompiled(Exception):  # noqa: N818
+    """A module that a target's compiler does not take. The message has what it says."""
+
+
+def compile_for_macos(modules: Sequence[str], targets: Sequence[str] = TARGETS, jobs: int = 2) -> int:
+    """Compile these modules for each target; how many objects that made. Raises `NotCompiled`."""
+    sources = _c_files(modules)
+    with ThreadPoolExecutor(jobs) as pool:
+        return sum(pool.map(lambda pair: _compile(*pair), [(c, t) for t in targets for c in sources]))
+
+
+def modules_of_the_room() -> list[str]:
+    """The modules whose own code has forms, and one of each kind of those that take them from a .pxd."""
+    own = [name for name, source in _sources(modules_with_forms()).items() if FORM in source.read_text()]
+    return [*own, "ringblk.engine.dispatcher.queue_table", "ringblk.workers.backends.file"]
+
+
+def _sources(modules: Collection[str]) -> dict[str, Path]:
+    return {name: ROOT / "src" / f"{name.replace('.', '/')}.pyx" for name in modules}
+
+
+def _c_files(modules: Sequence[str]) -> list[Path]:
+    """What Cython makes of them; below .cache, and only where a source is newer."""
+    _HOME.mkdir(parents=True, exist_ok=True)
+    former = Path.cwd()
+    os.chdir(ROOT)
+    try:
+        extensions = [
+            Extension(name, [str(path.relative_to(ROOT))]) for name, path in _sources(modules).items()
+        ]
+        made = cythonize(extensions, build_dir=str(_HOME), include_path=["src"], quiet=True)
+    finally:
+        os.chdir(former)
+    return [ROOT / extension.sources[0] for extension in made]
+
+
+def _compile(source: Path, target: str) -> int:
+    made = _HOME / target / source.relative_to(_HOME).with_suffix(".o")
+    made.parent.mkdir(parents=True, exist_ok=True)
+    include = sysconfig.get_path("include")
+    command = [sys.executable, "-m", "ziglang", "cc", f"--target={target}", *FLAGS, f"-I{include}"]
+    done = subprocess.run(
+        [*command, str(source), "-o", str(made)], capture_output=True, text=True, check=False
+    )
+    if done.returncode:
+        raise NotCompiled(f"{source.stem} for {target}:\n{done.stderr}")
+    return 1
+
+
+if __name__ == "__main__":
+    print(f"{compile_for_macos(sys.argv[1:] or compiled_modules())} objects for {', '.join(TARGETS)}")

@@ -1,0 +1,62 @@
+"""What a build of the portable forms lacks, and which tests are about that (docs/portability.md)."""
+
+import pytest
+
+_NO_DIRECT = "no I/O past the page cache"
+_NO_HOLES = "no holes, and gives no shared memory back"
+_NO_SANDBOX = "no sandbox"
+_NO_URING = "no io_uring"
+_NO_ZYGOTE = "no zygote: processes end with the control plane"
+LACKING = {
+    "tests/workers/sandbox/": _NO_SANDBOX,
+    "tests/engine/program/test_sandbox.py": _NO_SANDBOX,
+    "tests/engine/doctor/": "checks of a Linux host",
+    "tests/workers/uring/": _NO_URING,
+    "tests/engine/zygote/": _NO_ZYGOTE,
+    "tests/engine/supervisor/test_zygote_process.py": _NO_ZYGOTE,
+    "tests/engine/supervisor/test_kept_parts.py": _NO_ZYGOTE,
+    "tests/engine/dispatcher/test_control_line.py": _NO_ZYGOTE,
+    "tests/engine/control/test_drives_outlive.py": _NO_ZYGOTE,
+    "tests/engine/program/test_control_plane_dies.py": _NO_ZYGOTE,
+    "tests/engine/program/test_not_adopted.py": _NO_ZYGOTE,
+    "tests/engine/vhost_user/test_kept_socket.py": _NO_ZYGOTE,
+    "tests/engine/vhost_user/test_session_marks.py": _NO_ZYGOTE,
+    "tests/engine/vhost_user/test_session_machine.py": _NO_ZYGOTE,
+    "tests/crash/test_kept_session.py": _NO_ZYGOTE,
+    "tests/crash/test_walk_kept.py": _NO_ZYGOTE,
+    "tests/crash/test_walk_control_plane.py": _NO_ZYGOTE,
+    "tests/workers/backends/test_file.py::test_file_system_that_refuses_direct_io": _NO_DIRECT,
+    "tests/workers/backends/test_file.py::TestAlignment": _NO_DIRECT,
+    "tests/workers/backends/test_file_sizes.py::test_size_that_direct_io": _NO_DIRECT,
+    "tests/workers/backends/test_file_sizes.py::test_what_is_no_whole_block": _NO_DIRECT,
+    "tests/workers/backends/test_file_sizes.py::test_blocks_of_a_file_whose": _NO_DIRECT,
+    "tests/workers/backends/test_backends.py::test_loop_device": _NO_DIRECT,
+    "tests/workers/block/test_requests.py::test_direct_io": _NO_DIRECT,
+    "tests/workers/backends/test_file.py::test_file_system_that_is_full": _NO_HOLES,
+    "tests/workers/backends/test_file.py::test_discard_gives_space_back": _NO_HOLES,
+    "tests/workers/backends/test_overlay.py::test_blocks_that_are_in_no_layer": _NO_HOLES,
+    "tests/shm/state/test_segment.py::test_memory_comes": _NO_HOLES,
+    "tests/shm/state/test_segment.py::test_statistics_outlive": _NO_HOLES,
+}
+"""The beginning of tests' ids: what they are about."""
+_LACKING_PARAMETERS = {"io_uring": _NO_URING, "io_uring_inline": _NO_URING}
+
+
+def what_is_lacking(item: pytest.Item) -> str | None:
+    """What a test is about that is not there; None: it has all that it needs."""
+    for beginning, what in LACKING.items():
+        if item.nodeid.startswith(beginning):
+            return what
+    parameters = (
+        item.callspec.params.values()
+        if isinstance(item, pytest.Function) and hasattr(item, "callspec")
+        else ()
+    )
+    return next(
+        (
+            _LACKING_PARAMETERS[value]
+            for value in parameters
+            if isinstance(value, str) and value in _LACKING_PARAMETERS
+        ),
+        None,
+    )
