@@ -1,4 +1,4 @@
-"""The compiled modules compiled for macOS by `zig cc`, which has that system's headers; nothing of it runs here.
+"""The compiled modules, compiled for macOS by `zig cc`, which has its headers; nothing of that runs here.
 
 Python's own headers are those of this host: they are the same for 64 bits, but for what a system has besides.
 """
@@ -12,7 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from Cython.Build import cythonize
-from setuptools import Extension
+from setuptools import Extension  # type: ignore[import-untyped]
 
 from tests.rigs.portable_build import FORM, modules_with_forms
 from tests.rigs.separate_build import ROOT, compiled_modules
@@ -52,7 +52,9 @@ def _c_files(modules: Sequence[str]) -> list[Path]:
         extensions = [
             Extension(name, [str(path.relative_to(ROOT))]) for name, path in _sources(modules).items()
         ]
-        made = cythonize(extensions, build_dir=str(_HOME), include_path=["src"], quiet=True)
+        made = cythonize(  # type: ignore[no-untyped-call]
+            extensions, build_dir=str(_HOME), include_path=["src"], quiet=True
+        )
     finally:
         os.chdir(former)
     return [ROOT / extension.sources[0] for extension in made]

@@ -39,7 +39,6 @@ LACKING = {
     "tests/shm/state/test_segment.py::test_statistics_outlive": _NO_HOLES,
 }
 """The beginning of tests' ids: what they are about."""
-_LACKING_PARAMETERS = {"io_uring": _NO_URING, "io_uring_inline": _NO_URING}
 
 
 def what_is_lacking(item: pytest.Item) -> str | None:
@@ -47,16 +46,6 @@ def what_is_lacking(item: pytest.Item) -> str | None:
     for beginning, what in LACKING.items():
         if item.nodeid.startswith(beginning):
             return what
-    parameters = (
-        item.callspec.params.values()
-        if isinstance(item, pytest.Function) and hasattr(item, "callspec")
-        else ()
-    )
-    return next(
-        (
-            _LACKING_PARAMETERS[value]
-            for value in parameters
-            if isinstance(value, str) and value in _LACKING_PARAMETERS
-        ),
-        None,
-    )
+    callspec = getattr(item, "callspec", None)
+    parameters = () if callspec is None else callspec.params.values()
+    return _NO_URING if {"io_uring", "io_uring_inline"} & {str(value) for value in parameters} else None

@@ -3,8 +3,7 @@
 
 No lock is taken: every call says where it reads or writes. With direct I/O an aligned request goes straight between
 guest memory and the file. Any other goes through a bounce buffer, of which each process has its own, and a write that
-begins or ends within a block reads that block first (see NativeBackend on what must not run beside it). The
-descriptor's O_DIRECT belongs to the open file description, so it is the same in all workers.
+begins or ends within a block reads that block first (see NativeBackend on what must not run beside it).
 """
 
 import logging
@@ -24,7 +23,7 @@ from ringblk.workers.files.file_calls cimport (
 from ringblk.workers.backends.native cimport NativeBackend
 from ringblk.workers.backends.range_cursor cimport Cursor, copy, skip
 
-from ringblk.shm.platform import block_device
+from ringblk.shm.platform.block_device import is_read_only
 from ringblk.workers.backends import direct_io
 from ringblk.workers.backends.answers import DirectIo
 from ringblk.workers.backends.direct_open import size_of
@@ -79,7 +78,7 @@ cdef class FileBackend(NativeBackend):
             if self.is_block_device:
                 self.topology = device_topology(self.fd)
                 self.block_size_bytes = self.topology.logical_block_bytes
-                if not self.read_only and block_device.is_read_only(self.fd):
+                if not self.read_only and is_read_only(self.fd):
                     raise BackendError(f"{path}: is a read-only device")
             size_bytes = size_of(self.fd)
             self.size_bytes = self.measure()
