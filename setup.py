@@ -1,6 +1,8 @@
 """What pyproject.toml cannot say: every .pyx is a compiled module, man pages are made of the parsers."""
 
+import functools
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -19,16 +21,36 @@ OF_LINUX_ALONE = ("workers/fs/", "shm/platform/handles.pyx")
 """What is not built elsewhere: shared folders."""
 COMPILE_FLAGS = ["-O3", "-Wall", "-g0"]  # -g0: debug information is six sevenths of a module
 
+HEADERS = {"nbd": "libnbd.h"}
+"""Of the libraries that a module may name in its first line: it is built where the header is."""
+LIBRARY = re.compile(r"# distutils: libraries = (\w+)\n")
+
+
+@functools.cache
+def has_header(name: str) -> bool:
+    """Whether the compiler finds it."""
+    compiler = os.environ.get("CC", "cc").split()
+    command = [*compiler, "-E", "-x", "c", "-o", os.devnull, "-"]
+    return subprocess.run(command, input=f"#include <{name}>", text=True, capture_output=True).returncode == 0
+
+
+def can_be_built(source: Path) -> bool:
+    """Whether what it is linked with is here."""
+    with source.open() as file:
+        library = LIBRARY.match(file.readline())
+    return library is None or has_header(HEADERS[library[1]])
+
 
 def compiled_modules(root: Path) -> dict[str, Path]:
-    """All compiled modules by dotted names, with sources as paths below `root`, the project's folder."""
+    """The compiled modules by dotted names, with sources as paths below `root`, the project's folder."""
     modules = {}
     for floor in FLOORS:  # links in the tree, which a glob of the whole would not follow; folders in an sdist
         for source in sorted((root / PACKAGE / floor).rglob("*.pyx")):
             path = source.relative_to(root)
             if sys.platform != "linux" and path.relative_to(PACKAGE).as_posix().startswith(OF_LINUX_ALONE):
                 continue
-            modules[".".join(path.relative_to("src").with_suffix("").parts)] = path
+            if can_be_built(source):
+                modules[".".join(path.relative_to("src").with_suffix("").parts)] = path
     return modules
 
 

@@ -25,6 +25,7 @@ ROOMS = (
     "workers.files",
     "workers.layers",
     "workers.changes",
+    "workers.nbd",
     "workers.backends",
     "workers.requests",
     "workers.block",
@@ -320,6 +321,7 @@ def test_a_compiled_module_says_its_types(path: Path) -> None:
 
 
 C_ONLY = {
+    "nbd_close",
     "free",
     "close",
     "close_fd",

@@ -58,6 +58,8 @@ def plan_io(io_engine: str, backend: NativeBackend) -> IoPlan:
             _check_uring(io_engine, backend)
             return IoPlan(name=io_engine, uses_worker_uring=True, uses_dispatcher_uring=True)
     waiting = backend.waiting()
+    if waiting.is_asynchronous:
+        return IoPlan(name="sync", reason=waiting.reason, uses_workers=False, inline_limit_ns=EVERYTHING_NS)
     if not waiting.may_block:
         return IoPlan(name="inline", reason=waiting.reason, inline_limit_ns=INLINE_LIMIT_NS)
     if waiting.sample_ns is not None and waiting.sample_ns < INLINE_LIMIT_NS:

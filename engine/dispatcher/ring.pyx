@@ -77,8 +77,11 @@ cdef class DispatcherRing:
         return self.form is not None and self.form.has_outcomes()
 
     cdef void reap(self, Handover handover) noexcept nogil:
-        """Put what has completed into the batch, and have done elsewhere what failed here."""
-        if self.pending_count:
+        """Put what has completed into the batch, and have done elsewhere what failed here.
+
+        A form is asked even where nothing is pending: it may have connections to see to.
+        """
+        if self.executor.outcome_fd >= 0:
             self._reap_pending(handover)
         if self.form is not None and self.form.has_outcomes():
             self._reap_form(handover)

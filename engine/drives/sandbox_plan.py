@@ -39,6 +39,7 @@ def plan_sandbox(
             runs_user_code=runs_user_code,
             storage_calls=backend.system_calls,
             allowed_paths=(*config.sandbox_allow, *backend.reachable_paths),
+            allowed_ports=backend.reachable_ports,
             user=user,
             system_calls=kind.system_calls,
             kept_capabilities=kind.kept_capabilities,

@@ -15,6 +15,7 @@ from ringblk.workers.backends.opening import (
     open_image_backend,
     open_named_backend,
     open_overlay_backend,
+    open_remote_backend,
     open_tracked_backend,
 )
 
@@ -67,7 +68,9 @@ def _open_backend(config: DriveConfig) -> NativeBackend:
                 direct=config.direct,
                 snapshot=config.base_snapshot,
             )
-        assert config.blk_file is not None, "DriveConfig.check: one of the three is given"
+        if config.uri is not None:
+            return open_remote_backend(config.uri, read_only=config.read_only, reconnect_s=config.reconnect_s)
+        assert config.blk_file is not None, "DriveConfig.check: one of them is given"
         if config.track_changes is not None:
             return open_tracked_backend(config.blk_file, config.track_changes, direct=config.direct)
         return open_image_backend(config.blk_file, read_only=config.read_only, direct=config.direct)

@@ -51,6 +51,8 @@ _HELP = {
     "base_snapshot": "where the base is the folder of another drive's overlay: which snapshot of it",
     "overlay": "keep what is written in this folder, which is made where it isn't there; needs --base",
     "overlay_size": "size of a new overlay in bytes (default: the base's)",
+    "uri": "storage elsewhere: nbd://HOST[:PORT]/EXPORT, nbd+unix:///EXPORT?socket=PATH",
+    "reconnect_s": "seconds without the server of --uri after which requests fail (default: they wait)",
     "format": "raw: serve the image as it is; probe: not if it is in another format, qcow2 for one",
     "backend": "memory, null or package.module:Class instead of an image",
     "backend_arg": "key=value for the backend's constructor; may be repeated",
@@ -191,6 +193,8 @@ def given_values(arguments: argparse.Namespace, options: Iterable[FieldInfo]) ->
             value = _json("rate_limiter", value)
         elif field.name in _INTEGER_OPTIONS:
             value = _integer(field.name, value)
+        elif field.name == "reconnect_s":
+            value = _seconds(field.name, value)
         elif field.name in _SIZE_OPTIONS:
             value = _size(field.name, value)
         elif get_origin(field.type) is Literal and value not in get_args(field.type):
@@ -205,6 +209,13 @@ def _integer(name: str, text: str) -> int:
         return int(text, 0)
     except ValueError:
         raise ProgramError(f"{option_of(name)}: {text} is not a whole number") from None
+
+
+def _seconds(name: str, text: str) -> float:
+    try:
+        return float(text)
+    except ValueError:
+        raise ProgramError(f"{option_of(name)}: {text} is not a number of seconds") from None
 
 
 def _size(name: str, text: str) -> int:

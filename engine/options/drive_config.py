@@ -44,6 +44,9 @@ MAX_PATH_BYTES = 4095
 MAX_FD = (1 << 31) - 1
 """Of a C int."""
 
+MAX_RECONNECT_S = 1e9
+"""Seconds: longer than anybody waits."""
+
 BLOCK_SIZES = {
     "logical_block_size": MAX_LOGICAL_BLOCK_BYTES,
     "physical_block_size": MAX_PHYSICAL_BLOCK_BYTES,
@@ -86,6 +89,10 @@ class DriveConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     """Which snapshot, where the base is the folder of another drive's overlay."""
     overlay_size: Annotated[int, Meta(ge=SECTOR_BYTES)] | None = None
     """How large a new overlay is; None: as its base."""
+    uri: str | None = None
+    """storage elsewhere, `nbd://HOST/EXPORT` for one; or"""
+    reconnect_s: Annotated[float, Meta(ge=0, le=MAX_RECONNECT_S)] | None = None
+    """After how long without its server requests fail; None: they wait."""
     backend: str | None = None
     """a backend by name: `memory`, `null`, or `package.module:Class`."""
     backend_arg: dict[str, str] = msgspec.field(default_factory=dict)
@@ -136,7 +143,7 @@ class DriveConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
             raise ProgramError("--backend-arg needs --backend")
         if self.sandbox_allow and self.sandbox == "off":
             raise ProgramError("--sandbox-allow needs a sandbox, and --sandbox is off")
-        if self.direct == "on" and self.backend is not None:
+        if self.direct == "on" and (self.backend is not None or self.uri is not None):
             raise ProgramError("--direct on: only for --blk-file and --overlay")
         if not self.drive_id.isprintable():
             raise ProgramError(f"--drive-id {printable(self.drive_id)}: not of printable characters")
@@ -173,8 +180,12 @@ class DriveConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
             return
         if self.shared_dir is not None or self.tag is not None:
             raise ProgramError("--shared-dir and --tag need --kind fs")
-        if [self.blk_file, self.overlay, self.backend].count(None) != 2:
-            raise ProgramError("give one of --blk-file, --overlay and --backend")
+        if [self.blk_file, self.overlay, self.uri, self.backend].count(None) != 3:
+            raise ProgramError("give one of --blk-file, --overlay, --uri and --backend")
+        if self.uri is not None and not self.uri.isprintable():
+            raise ProgramError(f"--uri {printable(self.uri)}: not of printable characters")
+        if self.reconnect_s is not None and self.uri is None:
+            raise ProgramError("--reconnect-s needs --uri")
         if (self.base is None) != (self.overlay is None):
             raise ProgramError("--base and --overlay go together")
         if self.track_changes is not None:
@@ -197,7 +208,7 @@ class DriveConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     def _check_share(self) -> None:
         if self.shared_dir is None or self.tag is None:
             raise ProgramError("give --shared-dir and --tag")
-        for name in ("blk_file", "track_changes", "base", "overlay", "backend"):
+        for name in ("blk_file", "track_changes", "base", "overlay", "uri", "backend"):
             if getattr(self, name) is not None:
                 raise ProgramError(f"{option_of(name)}: not with --kind fs")
         if not 0 < len(self.tag.encode()) <= MAX_TAG_BYTES or "\0" in self.tag:
@@ -214,14 +225,16 @@ class DriveConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
             return f"--shared-dir {self.shared_dir}"
         if self.blk_file is not None:
             return f"--blk-file {self.blk_file}"
-        return f"--overlay {self.overlay}" if self.overlay is not None else f"--backend {self.backend}"
+        if self.overlay is not None:
+            return f"--overlay {self.overlay}"
+        return f"--uri {self.uri}" if self.uri is not None else f"--backend {self.backend}"
 
     @property
     def storage_name(self) -> str:
-        """What the storage is called in statistics: the path of image or overlay, or the backend's name."""
+        """What statistics call the storage: the path of image or overlay, the URI, or the backend's name."""
         path = self.shared_dir or (self.overlay if self.blk_file is None else self.blk_file)
         if path is None:
-            return self.backend or ""
+            return self.uri or self.backend or ""
         if (given := descriptor_of(path)) is not None and (kind := kind_of(given)):
             return kind
         try:

@@ -76,45 +76,46 @@ class StorageOpeners:
         self._waited_for: set[int] = set()
         """The processes whose answer somebody waits for."""
         self._hanging: dict[str, int] = {}
-        """Those that were given up and have not ended, by their images."""
+        """Those that were given up and have not ended, by what they were to open."""
 
     async def open(self, config: DriveConfig) -> OpenedStorage:
         """Open it, beside all else.
 
         Raises `ProgramError`, `DriveBusy`, and `OSError` where there is no process for it.
         """
-        if config.blk_file is None:  # a user's class, or a drive without a disk
+        if config.blk_file is None and config.uri is None:  # a user's class, or a drive without a disk
             return open_here(config, is_sole=False)
-        if config.blk_file in self._hanging:
-            text = f"process {self._hanging[config.blk_file]}, which was to open it, hangs still"
-            raise ProgramError(f"--blk-file {config.blk_file}: {text}", ExitStatus.FAILED)
+        option = config.storage_option
+        if option in self._hanging:
+            text = f"process {self._hanging[option]}, which was to open it, hangs still"
+            raise ProgramError(f"{option}: {text}", ExitStatus.FAILED)
         if len(self._waited_for) >= OPENER_LIMIT:
             raise DriveBusy(f"{OPENER_LIMIT} drives are being opened: try again when they are")
         our_end, its_end = Channel.socketpair()
         channel: Channel[_Opened | _NotOpened] = Channel(our_end, _Opened | _NotOpened)
         with contextlib.closing(channel):
-            given = descriptor_of(config.blk_file)
+            given = None if config.blk_file is None else descriptor_of(config.blk_file)
             kept_fds = {its_end.fileno()} | (set() if given is None else {given})
             with contextlib.closing(its_end):
                 opener = fork_from_here("rb-opener", partial(_open_and_tell, config, its_end), kept_fds)
-            return await self._receive(config.blk_file, opener, channel)
+            return await self._receive(option, opener, channel)
 
     async def _receive(
-        self, path: str, opener: OwnProcess, channel: Channel[_Opened | _NotOpened]
+        self, option: str, opener: OwnProcess, channel: Channel[_Opened | _NotOpened]
     ) -> OpenedStorage:
         self._waited_for.add(opener.pid)
-        ended = self._watch(path, opener)
+        ended = self._watch(option, opener)
         try:
             async with asyncio.timeout(self._open_s):
                 await wait_readable(channel.socket.fileno())
         except BaseException as error:
             if not ended.done():
-                self._hanging[path] = opener.pid
+                self._hanging[option] = opener.pid
                 signal_process(opener.pidfd, opener.pid, signal.SIGKILL)
             if not isinstance(error, TimeoutError):
                 raise
             text = f"cannot be opened within {self._open_s:g} s: what it is on does not answer"
-            raise ProgramError(f"--blk-file {path}: {text}", ExitStatus.FAILED) from None
+            raise ProgramError(f"{option}: {text}", ExitStatus.FAILED) from None
         finally:
             self._waited_for.discard(opener.pid)
         try:
@@ -128,7 +129,7 @@ class StorageOpeners:
             raise ProgramError(answer.reason, answer.exit_status)
         return OpenedStorage(take_backend(answer.storage, fds), frozenset(fds), answer.io)
 
-    def _watch(self, path: str, opener: OwnProcess) -> asyncio.Future[int | None]:
+    def _watch(self, option: str, opener: OwnProcess) -> asyncio.Future[int | None]:
         """Reap it, whenever it ends; the future has its wait status then."""
         loop = asyncio.get_running_loop()
         ended: asyncio.Future[int | None] = loop.create_future()
@@ -137,8 +138,8 @@ class StorageOpeners:
             loop.remove_reader(opener.pidfd)
             opener.when_reaped(ended.set_result)
             os.close(opener.pidfd)
-            if self._hanging.get(path) == opener.pid:
-                del self._hanging[path]
+            if self._hanging.get(option) == opener.pid:
+                del self._hanging[option]
 
         loop.add_reader(opener.pidfd, see_end)
         return ended

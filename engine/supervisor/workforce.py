@@ -54,8 +54,8 @@ class Workforce:
         self._look_timer: asyncio.TimerHandle | None = None
         self._is_ending = False
         self.limit = limit
-        """Workers that there may be: those with indexes below it."""
-        setup.state.set_worker_limit(limit)
+        """Workers that the drive may have."""
+        setup.state.set_worker_limit(self._most_count)
 
     @property
     def children(self) -> dict[int, Child[None]]:
@@ -84,13 +84,19 @@ class Workforce:
             self._start_missing()
 
     @property
+    def _most_count(self) -> int:
+        """Workers that there may be: those with indexes below it."""
+        most_count = self._setup.backend.worker_limit
+        return self.limit if most_count is None else min(self.limit, most_count)
+
+    @property
     def _least_count(self) -> int:
         """Workers that the backend wants to be there whatever there is to do."""
-        return min(self.limit, 1) if self._setup.backend.keeps_worker and self._model.queues else 0
+        return min(self._most_count, 1) if self._setup.backend.keeps_worker and self._model.queues else 0
 
     @property
     def _missing_count(self) -> int:
-        wanted_count = min(max(self._wanted_count, self._least_count), self.limit)
+        wanted_count = min(max(self._wanted_count, self._least_count), self._most_count)
         return wanted_count - sum(worker.is_up for worker in self._workers.values())
 
     def _start_missing(self) -> None:
@@ -108,7 +114,7 @@ class Workforce:
 
     def _start_one(self) -> bool:
         """Start a worker in a vacant place; False: there is none now, or the host refuses."""
-        vacant = (index for index in range(self.limit) if self._is_vacant(index))
+        vacant = (index for index in range(self._most_count) if self._is_vacant(index))
         if (worker_index := next(vacant, None)) is None:
             return False
         try:
@@ -187,7 +193,7 @@ class Workforce:
         """Have at most so many; returns when others have ended."""
         async with self._limit_lock:
             self.limit = count
-            self._setup.state.set_worker_limit(count)
+            self._setup.state.set_worker_limit(self._most_count)
             leaving = [worker for index, worker in self._workers.items() if index >= count]
             await asyncio.gather(*(worker.retire() for worker in leaving))
 

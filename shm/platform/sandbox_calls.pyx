@@ -231,9 +231,8 @@ cdef extern from * nogil:
         return result < 0 ? -errno : (int)result;
     }
 
-    static int ringblk_landlock_allow(int ruleset_fd, uint64_t access, int path_fd) {
-        struct { uint64_t access; int32_t path_fd; } __attribute__((packed)) rule = { access, path_fd };
-        return syscall(__NR_landlock_add_rule, ruleset_fd, 1 /* PATH_BENEATH */, &rule, 0) < 0 ? -errno : 0;
+    static int ringblk_landlock_allow(int ruleset_fd, int kind, const void *rule) {
+        return syscall(__NR_landlock_add_rule, ruleset_fd, kind, rule, 0) < 0 ? -errno : 0;
     }
 
     static int ringblk_landlock_enter(int ruleset_fd) {
@@ -267,8 +266,8 @@ cdef extern from * nogil:
     static int ringblk_enter_root(int folder_fd) { (void)folder_fd; return -ENOSYS; }
     static int ringblk_landlock_create(const void *attributes, size_t size_bytes, uint32_t flags)
         { (void)attributes; (void)size_bytes; (void)flags; return -ENOSYS; }
-    static int ringblk_landlock_allow(int ruleset_fd, uint64_t access, int path_fd)
-        { (void)ruleset_fd; (void)access; (void)path_fd; return -ENOSYS; }
+    static int ringblk_landlock_allow(int ruleset_fd, int kind, const void *rule)
+        { (void)ruleset_fd; (void)kind; (void)rule; return -ENOSYS; }
     static int ringblk_landlock_enter(int ruleset_fd) { (void)ruleset_fd; return -ENOSYS; }
     static int ringblk_set_no_new_privs(void) { return 0; }
     static int ringblk_parent_death_signal(void) { return 0; }
@@ -292,7 +291,7 @@ cdef extern from * nogil:
     int ringblk_keep_capabilities()
     int ringblk_enter_root(int folder_fd)
     int ringblk_landlock_create(const void *attributes, size_t size_bytes, uint32_t flags)
-    int ringblk_landlock_allow(int ruleset_fd, uint64_t access, int path_fd)
+    int ringblk_landlock_allow(int ruleset_fd, int kind, const void *rule)
     int ringblk_landlock_enter(int ruleset_fd)
     int ringblk_set_no_new_privs()
     int ringblk_parent_death_signal()
@@ -357,9 +356,9 @@ def landlock_create(bytes attributes):
     return ringblk_landlock_create(<const char *>attributes, len(attributes), 0)
 
 
-def landlock_allow(int ruleset_fd, uint64_t access, int path_fd):
-    """Allow these ways of access to a file, or to all below a folder."""
-    return ringblk_landlock_allow(ruleset_fd, access, path_fd)
+def landlock_allow(int ruleset_fd, int kind, bytes rule):
+    """Add what a `struct landlock_path_beneath_attr` (kind 1) or `landlock_net_port_attr` (2) allows."""
+    return ringblk_landlock_allow(ruleset_fd, kind, <const char *>rule)
 
 
 def landlock_enter(int ruleset_fd):

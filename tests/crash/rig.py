@@ -30,9 +30,10 @@ class Rig:
         seed: int = 1,
         first_death: tuple[str, int] | None = None,
         image: Path | None = None,
+        uri: str | None = None,
         program: Sequence[str] = PROGRAM,
     ) -> None:
-        """`program` takes the place of the engine's."""
+        """`program` takes the place of the engine's, `uri` that of the image, which lies behind it then."""
         self._program = program
         # On a disk: who reads a file in memory may see half of a sector that is being written.
         self._disk_folder = tempfile.TemporaryDirectory(dir="/var/tmp", prefix="ringblk-test-")
@@ -42,7 +43,7 @@ class Rig:
         self.socket_path = folder / "socket"
         self.plan = CrashPlan(folder / "plan") if has_crash_points else None
         self.options = [
-            f"--blk-file={self.image}",
+            f"--blk-file={self.image}" if uri is None else f"--uri={uri}",
             "--io-engine=psync",
             "--workers=2",
             f"--num-queues={NUM_QUEUES}",

@@ -45,6 +45,8 @@ LAYER_POINTS = [name for name in POINTS if name.startswith("layer:")]
 """Reached where a drive has an overlay: tests/crash/test_overlay_deaths.py."""
 CHANGES_POINTS = [name for name in POINTS if name.startswith("changes:")]
 """Reached where changes are tracked: tests/crash/test_tracking_deaths.py."""
+NBD_POINTS = [name for name in POINTS if name.startswith("nbd:")]
+"""Reached where an NBD server keeps the bytes: tests/crash/test_nbd_deaths.py."""
 WORKERS_POINTS = [name for name in POINTS if name.startswith("workers:")]
 """Reached where workers come and go: tests/crash/test_walk_workers.py."""
 CHAIN_POINTS = [name for name in POINTS if name.startswith(("chain:", "layers:"))]
@@ -74,6 +76,7 @@ CHILD_POINTS = [
     + CHAIN_POINTS
     + CHANGES_POINTS
     + SUSPEND_POINTS
+    + NBD_POINTS
     + WORKERS_POINTS
     + PENDING_POINTS
     + CUSTODY_POINTS

@@ -14,6 +14,8 @@ class Waiting(msgspec.Struct, frozen=True, kw_only=True):
     """False: a request is done as quickly as memory is."""
     begins_at_once: bool = False
     """Whether beginning a request through `fd` does not block, whatever carrying it out takes."""
+    is_asynchronous: bool = False
+    """Whether it has an asynchronous form that takes every request: who begins them waits for nothing."""
     sample_ns: int | None = None
     """What a read of a few KiB took; None: nothing can be told from one."""
 

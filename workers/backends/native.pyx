@@ -241,6 +241,16 @@ cdef class NativeBackend:
         """Whether a worker is to be there whenever a guest is: a backend whose workers take long to start."""
         return False
 
+    @property
+    def worker_limit(self):
+        """How many workers it can have, whatever the drive may; None: any number."""
+        return None
+
+    @property
+    def reachable_ports(self):
+        """Ports of TCP that its processes connect to while they serve."""
+        return ()
+
     def start_worker(self):
         """Called once in each worker after the fork, before its first request and before it is in its sandbox.
 

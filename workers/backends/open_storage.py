@@ -4,6 +4,7 @@ import msgspec
 
 from ringblk.workers.backends.answers import StorageIdentity
 from ringblk.workers.backends.topology import BlockTopology
+from ringblk.workers.nbd.export import NbdExport
 
 
 class OpenFile(msgspec.Struct, frozen=True, kw_only=True, tag=True):
@@ -101,4 +102,12 @@ class OpenTracked(msgspec.Struct, frozen=True, kw_only=True, tag=True):
     data: OpenFile
 
 
-OpenStorage = OpenFolder | OpenTracked | OpenFile | OpenMemory | OpenNull | OpenOverlay
+class OpenNbd(msgspec.Struct, frozen=True, kw_only=True, tag=True):
+    """An export of an NBD server (`NbdBackend`); the descriptors of ledger and mailboxes come along."""
+
+    export: NbdExport
+    read_only: bool
+    reconnect_s: float | None
+
+
+OpenStorage = OpenFolder | OpenTracked | OpenFile | OpenMemory | OpenNull | OpenOverlay | OpenNbd

@@ -4,11 +4,13 @@ from collections.abc import Mapping, Sequence
 
 from ringblk.shm.sync.parcel import unpack_fds
 from ringblk.workers.backends.direct_io import DirectMode
+from ringblk.workers.backends.interface import BackendError
 from ringblk.workers.backends.native import NativeBackend
 from ringblk.workers.backends.open_storage import (
     OpenFile,
     OpenFolder,
     OpenMemory,
+    OpenNbd,
     OpenNull,
     OpenOverlay,
     OpenStorage,
@@ -47,6 +49,19 @@ def open_folder_backend(path: str) -> NativeBackend:
     from ringblk.workers.backends.folder import FolderBackend
 
     return FolderBackend(path)
+
+
+def open_remote_backend(uri: str, *, read_only: bool, reconnect_s: float | None) -> NativeBackend:
+    """What another host keeps: an NBD export (`NbdBackend`). Raises `BackendError`."""
+    if not uri.startswith("nbd"):
+        raise BackendError(f"{uri}: is no nbd: URI")
+    try:
+        from ringblk.workers.backends.nbd import NbdBackend
+    except ImportError:
+        raise BackendError(
+            f"{uri}: this ringblk was built without libnbd: install libnbd-dev and build it again"
+        ) from None
+    return NbdBackend(uri, read_only=read_only, reconnect_s=reconnect_s)
 
 
 def open_named_backend(name: str, arguments: Mapping[str, str]) -> NativeBackend:
@@ -94,6 +109,10 @@ def take_backend(storage: OpenStorage, fds: Sequence[int]) -> NativeBackend:
             from ringblk.workers.backends.tracked import TrackedBackend
 
             return TrackedBackend.take(storage, fds)
+        case OpenNbd():
+            from ringblk.workers.backends.nbd import NbdBackend
+
+            return NbdBackend.take(storage, fds)
         case OpenNull():
             from ringblk.workers.backends.null import NullBackend
 

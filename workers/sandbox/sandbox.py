@@ -35,8 +35,11 @@ _FOLDER_RIGHTS = (
     | _REFER
 )
 _NODE_RIGHTS = _MAKE_CHAR | _MAKE_SOCK | _MAKE_BLOCK
-_NET_RIGHTS = 3  # bind and connect of TCP, version 4
+_CONNECT_TCP = 2
+_NET_RIGHTS = 1 | _CONNECT_TCP  # bind and connect of TCP, version 4
 _SCOPES = 3  # abstract unix sockets and signals of processes outside, version 6
+_PATH_BENEATH, _NET_PORT = 1, 2
+_PATH_RULE, _PORT_RULE = struct.Struct("=Qi"), struct.Struct("=QQ")  # allowed access, and a descriptor or port
 _ATTRIBUTES = struct.Struct(
     "=QQQ"
 )  # struct landlock_ruleset_attr: handled_access_fs, handled_access_net, scoped
@@ -60,6 +63,7 @@ class Sandbox:
         storage_calls: str = "",
         runs_user_code: bool = False,
         allowed_paths: Iterable[str] = (),
+        allowed_ports: Iterable[int] = (),
         user: ProcessUser | None = None,
         system_calls: str = "",
         kept_capabilities: int = 0,
@@ -82,7 +86,9 @@ class Sandbox:
         if version < 0:
             self.missing.append(f"Landlock ({os.strerror(-version)})")
         else:
-            self.ruleset_fd = _make_ruleset(version, allowed_paths, opens_handles=opens_handles)
+            self.ruleset_fd = _make_ruleset(
+                version, allowed_paths, allowed_ports, opens_handles=opens_handles
+            )
         problem = sandbox_calls.seccomp_problem()
         if problem:
             self.missing.append(f"seccomp filters ({os.strerror(-problem)})")
@@ -117,8 +123,13 @@ class Sandbox:
         return self._programs[groups]
 
 
-def _make_ruleset(version: int, allowed_paths: Iterable[str], *, opens_handles: bool) -> int:
-    """Rules that allow nothing but what is below `allowed_paths`, as far as this version of Landlock goes."""
+def _make_ruleset(
+    version: int, allowed_paths: Iterable[str], allowed_ports: Iterable[int], *, opens_handles: bool
+) -> int:
+    """Rules that allow nothing but what is below `allowed_paths`, and to connect to these ports of TCP.
+
+    As far as this version of Landlock goes: before the fourth all ports can be connected to.
+    """
     newest = {1: _REFER, 2: _TRUNCATE, 4: _IOCTL_DEV}  # by the last version without
     handled = _EXECUTE | _FOLDER_RIGHTS | _NODE_RIGHTS
     folder_rights = _FOLDER_RIGHTS
@@ -136,7 +147,11 @@ def _make_ruleset(version: int, allowed_paths: Iterable[str], *, opens_handles: 
         try:
             is_folder = stat.S_ISDIR(os.fstat(path_fd).st_mode)
             rights = handled & (folder_rights if is_folder else _FILE_RIGHTS)
-            check_call("landlock_add_rule", sandbox_calls.landlock_allow(ruleset_fd, rights, path_fd))
+            rule = _PATH_RULE.pack(rights, path_fd)
+            check_call("landlock_add_rule", sandbox_calls.landlock_allow(ruleset_fd, _PATH_BENEATH, rule))
         finally:
             os.close(path_fd)
+    for port in allowed_ports if version >= 4 else ():
+        rule = _PORT_RULE.pack(_CONNECT_TCP, port)
+        check_call("landlock_add_rule", sandbox_calls.landlock_allow(ruleset_fd, _NET_PORT, rule))
     return ruleset_fd

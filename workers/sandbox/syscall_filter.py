@@ -7,6 +7,7 @@ request or a convenience and not the drive, and a user's own backend gets an exc
 
 import fcntl
 import os
+import socket
 import struct
 import sys
 
@@ -38,6 +39,9 @@ FILE_CALLS = "pread64 pwrite64 preadv pwritev preadv2 pwritev2 fdatasync fsync f
 
 LOCK_CALLS = "fcntl(F_SETLKW)"
 """Locks that end with their process: for a backend whose processes take turns at something."""
+
+FLAG_CALLS = "fcntl(F_SETFL)"
+"""Changing a descriptor's flags: for a backend that has sockets and no file."""
 
 DISPATCHER_CALLS = "epoll_create1 epoll_ctl epoll_wait epoll_pwait epoll_pwait2 sched_setaffinity"
 
@@ -107,7 +111,7 @@ def _allow_if_masked(index: int, mask: int, value: int) -> list[Instruction]:
     return checks + _answer(_ALLOW) + _answer(_TRAP)
 
 
-def _own_checks(runs_user_code: bool, has_locks: bool) -> dict[str, list[Instruction]]:
+def _own_checks(names: list[str], runs_user_code: bool) -> dict[str, list[Instruction]]:
     """Calls that are allowed with some arguments only, or answered in another way."""
     checks = {
         "kill": _allow_if_one_of(0, [_OWN_PID]),
@@ -127,7 +131,10 @@ def _own_checks(runs_user_code: bool, has_locks: bool) -> dict[str, list[Instruc
         return checks
     # Not F_SETFL: O_DIRECT belongs to all. Not the image's lock, of an open file description: so does that.
     allowed = [fcntl.F_GETFD, fcntl.F_SETFD, fcntl.F_GETFL, fcntl.F_DUPFD_CLOEXEC]
-    checks["fcntl"] = _allow_if_one_of(1, [*allowed, fcntl.F_SETLKW] if has_locks else allowed)
+    allowed += [fcntl.F_SETLKW] if LOCK_CALLS in names else []
+    allowed += [fcntl.F_SETFL] if FLAG_CALLS in names else []
+    checks["fcntl"] = _allow_if_one_of(1, allowed)
+    checks["socket"] = _allow_if_one_of(0, [socket.AF_UNIX, socket.AF_INET, socket.AF_INET6])
     checks["mmap"] = checks["mprotect"] = _allow_if_masked(2, PROT_EXEC, 0)
     return checks
 
@@ -135,7 +142,7 @@ def _own_checks(runs_user_code: bool, has_locks: bool) -> dict[str, list[Instruc
 def filter_program(names: str, *, runs_user_code: bool) -> bytes:
     """The filter that allows these system calls, but for the pid of the process that it is for."""
     numbers = sandbox_calls.call_numbers()
-    checks = _own_checks(runs_user_code, LOCK_CALLS in names.split())
+    checks = _own_checks(names.split(), runs_user_code)
     program: list[Instruction] = [
         (_LOAD, 0, 0, _ARCH_AT),
         (_JUMP_IF_EQUAL, 1, 0, sandbox_calls.AUDIT_ARCH),

@@ -110,7 +110,7 @@ WRONG: dict[str, tuple[dict[str, object], str]] = {
     "no socket": ({"drives": {"vm1": NULL}}, "drive vm1: give one of socket_path and fd"),
     "no storage": (
         {"drives": {"vm1": {"socket_path": "/s"}}},
-        "drive vm1: give one of blk_file, overlay and backend",
+        "drive vm1: give one of blk_file, overlay, uri and backend",
     ),
     "queue size": ({"drives": {"vm1": {**GOOD, "queue_size": 100}}}, "drive vm1: queue_size 100"),
     "limits": (

@@ -96,10 +96,10 @@ def test_who_would_write_to_a_base_is_refused(drives: ManyDrives, base: Path) ->
 
 WRONG: dict[str, tuple[list[str], str]] = {
     "no base": (["--overlay=o"], "--base and --overlay go together"),
-    "no overlay": (["--base=b"], "give one of --blk-file, --overlay and --backend"),
+    "no overlay": (["--base=b"], "give one of --blk-file, --overlay, --uri and --backend"),
     "two storages": (
         ["--base=b", "--overlay=o", "--blk-file=b"],
-        "give one of --blk-file, --overlay and --backend",
+        "give one of --blk-file, --overlay, --uri and --backend",
     ),
     "read-only": (["--base=b", "--overlay=o", "--read-only"], "--read-only: not with --overlay"),
     "half a sector": (["--base=b", "--overlay=o", "--overlay-size=1000"], "1000 is no multiple of 512"),

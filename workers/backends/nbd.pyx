@@ -1,0 +1,147 @@
+# cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True
+"""A drive whose bytes an NBD server keeps.
+
+One process of the drive has the connections: its dispatcher, or its one worker. Should that die, its requests may
+still be with the server; the supervisor takes the replies to them (`is_fenced`) before another process goes on.
+"""
+
+from libc.stdint cimport uint64_t
+from libc.string cimport memcpy
+from posix.uio cimport iovec
+
+from ringblk.workers.backends.native cimport NativeBackend
+from ringblk.workers.backends.nbd_form cimport NbdForm
+from ringblk.workers.nbd.ledger cimport Ledger
+
+from ringblk.workers.backends.answers import DirectIo, Waiting
+from ringblk.workers.backends.nbd_open import export_topology, open_export, read_export
+from ringblk.workers.backends.open_storage import OpenNbd
+from ringblk.workers.nbd.fence import ConnectionFence
+from ringblk.workers.nbd.mailbox import Mailbox
+
+_WORKER, _DISPATCHER = 1, 2
+SYSTEM_CALLS = """
+    socket connect getsockopt setsockopt shutdown fcntl(F_SETFL) getsockname getpeername
+    sendto recvfrom sendmmsg recvmmsg epoll_create1 epoll_ctl epoll_wait timerfd_create timerfd_settime
+"""
+"""libnbd's for the handshake, the transmission's and the timer's."""
+
+cdef class NbdBackend(NativeBackend):
+    """The export that `uri` names. After `reconnect_s` without a connection requests fail; None: they wait.
+
+    Raises BackendError.
+    """
+
+    cdef readonly object export
+    cdef object reconnect_s
+    cdef Ledger ledgers
+    cdef list mailboxes, fences
+
+    def __init__(self, uri, *, read_only=False, reconnect_s=None):
+        export, connection_count = open_export(uri)
+        self.set_up(export, read_only, reconnect_s)
+        self.ledgers = Ledger()
+        self.mailboxes = [Mailbox() for _ in range(connection_count)]
+
+    @staticmethod
+    def take(found, fds):
+        """The same of what another process has handed over; the descriptors are this backend's from now on."""
+        cdef NbdBackend backend = NbdBackend.__new__(NbdBackend)
+        backend.set_up(found.export, found.read_only, found.reconnect_s)
+        backend.ledgers = Ledger(fds[0])
+        backend.mailboxes = [Mailbox(fds[place : place + 2]) for place in range(1, len(fds), 2)]
+        return backend
+
+    def set_up(self, export, read_only, reconnect_s):
+        """What follows from what the server has said."""
+        self.export = export
+        self.reconnect_s = reconnect_s
+        self.size_bytes = export.size_bytes
+        self.read_only = read_only or export.found.is_read_only
+        self.topology = export_topology(export.found)
+        self.fences = []
+
+    def hand_over(self):
+        """The export, and where its connections are kept."""
+        storage = OpenNbd(export=self.export, read_only=self.read_only, reconnect_s=self.reconnect_s)
+        return storage, self.fds
+
+    @property
+    def fds(self):
+        """Of the ledger and the mailboxes."""
+        return (self.ledgers.fd, *(fd for mailbox in self.mailboxes for fd in mailbox.fds))
+
+    def waiting(self):
+        """Nobody waits: requests are begun, and answered later."""
+        return Waiting(is_asynchronous=True, reason="requests are begun and answered later")
+
+    def direct_io(self):
+        """There is no page cache on this host."""
+        return DirectIo(True, "the server has the bytes")
+
+    @property
+    def is_image(self):
+        """Whoever has filled the export may have put an image of another format there."""
+        return True
+
+    @property
+    def worker_limit(self):
+        """One process has the connections."""
+        return 1
+
+    @property
+    def system_calls(self):
+        """What a connection is made of."""
+        return SYSTEM_CALLS
+
+    @property
+    def reachable_ports(self):
+        """The server's."""
+        return self.export.ports
+
+    def is_fenced(self, name):
+        """Take the replies that are owed to the process that was reaped, if it had the connections."""
+        if self.ledgers.user != (_DISPATCHER if name == "dispatcher" else _WORKER):
+            return True
+        if not self.fences:
+            self.fences = [ConnectionFence(self.ledgers, index, mailbox) for index, mailbox in enumerate(self.mailboxes)]
+        if not all([fence.look() for fence in self.fences]):
+            return False
+        self.fences = []
+        self.ledgers.user = 0
+        return True
+
+    def start_worker(self):
+        """Begin to connect."""
+        self.begin(_WORKER)
+
+    def start_dispatcher(self):
+        """The same."""
+        self.begin(_DISPATCHER)
+
+    def begin(self, user):
+        """Be the process that has the connections."""
+        self.ledgers.user = user
+        self.form = NbdForm(self.export, self.ledgers, self.mailboxes, self.reconnect_s)
+
+    cdef int readv_at(self, const iovec *ranges, int range_count, uint64_t offset_bytes,
+                      uint64_t length_bytes) noexcept nogil:
+        """Through a connection of its own: for a look at the export before it is served."""
+        cdef const char *place
+        cdef int index
+        with gil:
+            try:
+                data = read_export(self.export, offset_bytes, length_bytes)
+            except OSError as error:
+                return -error.errno
+            place = data
+            for index in range(range_count):
+                memcpy(ranges[index].iov_base, place, ranges[index].iov_len)
+                place += ranges[index].iov_len
+            return 0
+
+    def close(self):
+        """Let go of ledger and mailboxes; what lies in those is closed."""
+        self.ledgers.close()
+        for mailbox in self.mailboxes:
+            mailbox.close()

@@ -1,0 +1,16 @@
+from collections.abc import Iterable
+
+from ringblk.workers.backends.asynchronous import AsyncForm
+from ringblk.workers.nbd.connection import Connection
+from ringblk.workers.nbd.export import NbdExport
+from ringblk.workers.nbd.ledger import Ledger
+from ringblk.workers.nbd.mailbox import Mailbox
+
+class NbdForm(AsyncForm):
+    """The asynchronous form of an NBD export."""
+
+    def __init__(
+        self, export: NbdExport, ledgers: Ledger, mailboxes: Iterable[Mailbox], reconnect_s: float | None
+    ) -> None: ...
+    @property
+    def connections(self) -> list[Connection]: ...
