@@ -39,7 +39,8 @@ _CONNECT_TCP = 2
 _NET_RIGHTS = 1 | _CONNECT_TCP  # bind and connect of TCP, version 4
 _SCOPES = 3  # abstract unix sockets and signals of processes outside, version 6
 _PATH_BENEATH, _NET_PORT = 1, 2
-_PATH_RULE, _PORT_RULE = struct.Struct("=Qi"), struct.Struct("=QQ")  # allowed access, and a descriptor or port
+# What is allowed, and below which descriptor's folder or on which port.
+_PATH_RULE, _PORT_RULE = struct.Struct("=Qi"), struct.Struct("=QQ")
 _ATTRIBUTES = struct.Struct(
     "=QQQ"
 )  # struct landlock_ruleset_attr: handled_access_fs, handled_access_net, scoped
