@@ -8,6 +8,7 @@ from pathlib import Path
 from ringblk.crashes import RecordedFolder
 from ringblk.engine.crashes.history import SECTOR_BYTES
 from tests.crash.engine_power_failures import engine_power_failures
+from tests.crash.layers_power_failures import layers_power_failures
 from tests.crash.power_failures import MIB, power_failures
 from tests.rigs.power_load import Load
 
@@ -23,6 +24,14 @@ def engine_states(seed: int, states: int) -> None:
         engine_power_failures(lambda folder: RecordedFolder(folder, record), io_engine, seed, 60, states)
 
 
+def layers_states(seed: int, states: int) -> None:
+    """Those of a drive whose layers are sealed and merged."""
+    print(f"seed {seed}: an engine whose layers change", flush=True)
+    with tempfile.TemporaryDirectory(dir="/dev/shm", prefix="ringblk-test-") as name:
+        record = Path(name) / "record"
+        layers_power_failures(lambda folder: RecordedFolder(folder, record), seed, 40, states)
+
+
 def main() -> None:
     """Make states of one engine or load after the other, each from a seed that is said first."""
     parser = argparse.ArgumentParser(description="power failures under a load on an overlay")
@@ -36,7 +45,12 @@ def main() -> None:
     parser.add_argument(
         "--engines", type=int, default=0, help="whole engines besides, each with another seed (default: 0)"
     )
+    parser.add_argument(
+        "--layers", type=int, default=0, help="engines whose layers change besides (default: 0)"
+    )
     arguments = parser.parse_args()
+    for seed in range(arguments.seed, arguments.seed + arguments.layers):
+        layers_states(seed, arguments.states)
     for seed in range(arguments.seed, arguments.seed + arguments.engines):
         engine_states(seed, arguments.states)
     for seed in range(arguments.seed, arguments.seed + arguments.loads):
@@ -50,7 +64,7 @@ def main() -> None:
         load = Load("", "", seed, chance.randrange(50, 600), process_count, chance.uniform(0.02, 0.6), wide)
         print(f"seed {seed}: {size_bytes} bytes on {base_bytes}, {process_count} processes", flush=True)
         power_failures(load, size_bytes, base_bytes, arguments.states, lives=3)
-    count = arguments.loads * 3 + arguments.engines
+    count = arguments.loads * 3 + arguments.engines + arguments.layers
     print(f"{count * arguments.states} states, all as they may be")
 
 
