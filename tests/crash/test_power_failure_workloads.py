@@ -27,7 +27,7 @@ from tests.rigs.recorded_folder import Record
 SIZE_BYTES = 65 * (1 << 20) + 512
 BASE_BYTES = SIZE_BYTES // 2 // 512 * 512
 STATES = int(os.environ.get("RINGBLK_STATES", "12"))
-EXAMPLES = int(os.environ.get("RINGBLK_EXAMPLES", "25"))
+EXAMPLES = int(os.environ.get("RINGBLK_EXAMPLES", "15"))
 BLOCKS = watched_blocks(SIZE_BYTES, 0)
 
 OPERATIONS = st.lists(

@@ -24,7 +24,7 @@ pytestmark = pytest.mark.guest
 DISK_BYTES = 48 * MIB
 FILES = 12
 FILE_BYTES = 20000
-STATES = int(os.environ.get("RINGBLK_STATES", "40"))
+STATES = int(os.environ.get("RINGBLK_STATES", "30"))
 
 
 def content_of(number: int) -> bytes:

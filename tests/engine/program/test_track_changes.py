@@ -10,6 +10,7 @@ from ringblk import Frontend
 from ringblk.engine.frontend.request import BackendGone
 from tests.rigs.engine_process import EngineProcess
 from tests.rigs.image_command import run_image
+from tests.rigs.stalling_file import stalling_file
 
 MIB = 1 << 20
 SIZE_BYTES = 65 * MIB
@@ -130,3 +131,29 @@ def test_a_point_needs_a_name_of_its_own(shm_path: Path, capsys: pytest.CaptureF
     finally:
         drive.close()
     assert os.path.exists(drive.changes / "point-00000001")
+
+
+@pytest.mark.parametrize("io_engine", ["psync", "io_uring"])
+def test_a_write_that_is_under_way_when_a_point_is_set(
+    tmp_path: Path, io_engine: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """It may reach the image after the point: so it counts since then, too."""
+    with stalling_file(tmp_path, MIB) as file:
+        changes = tmp_path / "changes"
+        options = [f"--blk-file={file.path}", f"--track-changes={changes}", f"--io-engine={io_engine}"]
+        with (
+            EngineProcess(tmp_path / "socket", options) as engine,
+            Frontend(str(engine.socket_path), request_timeout_s=30.0) as disk,
+        ):
+            disk.write(8192, b"a" * 4096)
+            file.stall()
+            buffer = disk.allocate(4096, 4096)
+            buffer.view[:] = b"b" * 4096
+            token = disk.submit_write(65536, buffer)
+            disk.submit()
+            file.wait_for(lambda: file.held_offsets == [65536])
+            assert run_image("point", changes, "monday") == 0
+            file.go_on()
+            assert disk.wait(token, 30.0).status == 0
+            assert run_image("diff", changes, "--since=monday") == 0
+            assert capsys.readouterr().out == "65536 4096\n"
