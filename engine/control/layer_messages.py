@@ -4,7 +4,8 @@ from typing import Annotated
 
 import msgspec
 
-from ringblk.engine.drives.layer_reports import Extent, Snapshot
+from ringblk.engine.drives.layer_reports import Snapshot
+from ringblk.workers.layers.extent import Extent
 
 
 class SnapshotBody(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

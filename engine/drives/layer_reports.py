@@ -21,13 +21,6 @@ class NoSuchSnapshot(Exception):  # noqa: N818
     """The drive has no snapshot of this name."""
 
 
-class Extent(msgspec.Struct, frozen=True):
-    """A stretch of a drive, in bytes."""
-
-    offset: int
-    length: int
-
-
 class JobStatus(msgspec.Struct, frozen=True, kw_only=True):
     """A merge that is under way, or has failed."""
 

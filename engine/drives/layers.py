@@ -19,7 +19,7 @@ from ringblk.engine.devices.device import DeviceError
 from ringblk.engine.drives.changed_blocks import changed_extents
 from ringblk.engine.drives.changes import ChangeRefused, DriveChanges
 from ringblk.engine.drives.layer_jobs import LayerJobs
-from ringblk.engine.drives.layer_reports import Extent, NoSuchSnapshot, Snapshot
+from ringblk.engine.drives.layer_reports import NoSuchSnapshot, Snapshot
 from ringblk.engine.supervisor.drive_processes import DriveProcesses, ProcessesFailed
 from ringblk.engine.supervisor.kept_parts import AdoptionFailed
 from ringblk.shm.sync.process import crash_point
@@ -28,6 +28,7 @@ from ringblk.workers.backends.interface import BackendError
 from ringblk.workers.backends.layered import LayeredBackend
 from ringblk.workers.backends.overlay_changes import OverlayChange, OverlayChanger
 from ringblk.workers.layers.chain_form import MAX_NAME_BYTES, NO_LAYER, Chain, ChainLayer
+from ringblk.workers.layers.extent import Extent
 from ringblk.workers.layers.form import LayerDamaged
 
 _FILES_OF_A_CHANGE = 5

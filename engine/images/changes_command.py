@@ -10,10 +10,11 @@ import msgspec
 
 from ringblk.engine.base.printable_text import printable, utf8_text
 from ringblk.engine.images.error import ImageError
-from ringblk.engine.images.overlay_diff import Extent, extents_of
 from ringblk.workers.changes.tracker_folder import REGIONS, START, TrackerFolder
 from ringblk.workers.changes.tracker_form import TrackerDamaged
 from ringblk.workers.layers.block_set import BlockSet
+from ringblk.workers.layers.changed_blocks import extents_of
+from ringblk.workers.layers.extent import Extent
 
 MAX_NAME_BYTES = 192
 

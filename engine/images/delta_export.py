@@ -15,7 +15,7 @@ from ringblk.engine.images.delta_form import (
 from ringblk.engine.images.direct_io_file import DirectIoFile
 from ringblk.engine.images.file_access import FileAccess, read_access
 from ringblk.engine.images.overlay import ImagePiece, OverlayImage
-from ringblk.engine.images.overlay_diff import changed_blocks, layers_since
+from ringblk.engine.images.overlay_diff import changed_since, layers_since
 from ringblk.engine.images.partial import PartialFile
 from ringblk.engine.images.sink import compressed_stream
 from ringblk.workers.layers.chain_form import ChainLayer
@@ -31,7 +31,7 @@ def export_delta(image: OverlayImage, since: str, target: Path, watch: Watch, *,
 
     It is there whole or not at all. Raises `ImageError`, `ImageLocked`, `OSError`.
     """
-    pieces = image.pieces(changed_blocks(image, since))
+    pieces = image.pieces(changed_since(image, since))
     total_bytes = sum(piece.length for piece in pieces)
     description = _description(image, since)
     partial = PartialFile(target, replace=replace, source=_access(image))

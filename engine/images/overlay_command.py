@@ -18,10 +18,11 @@ from ringblk.engine.images.overlay_base import rebase
 from ringblk.engine.images.overlay_check import check_overlay
 from ringblk.engine.images.overlay_commit import commit
 from ringblk.engine.images.overlay_create import create_overlay
-from ringblk.engine.images.overlay_diff import changed_blocks, extents_of
+from ringblk.engine.images.overlay_diff import changed_since
 from ringblk.engine.images.overlay_info import overlay_lines, read_overlay_info
 from ringblk.engine.images.progress import CopyProgress, format_bytes
 from ringblk.engine.images.qcow2_chain import export_chain, import_chain
+from ringblk.workers.layers.changed_blocks import extents_of
 
 
 def add_parsers(commands: Any) -> list[argparse.ArgumentParser]:
@@ -75,7 +76,7 @@ def info(arguments: argparse.Namespace) -> None:
 def diff(arguments: argparse.Namespace) -> None:
     """`diff`: the extents that have changed."""
     with OverlayImage(arguments.image, arguments.snapshot) as image:
-        extents = extents_of(changed_blocks(image, arguments.since or "base"), image.size_bytes)
+        extents = extents_of(changed_since(image, arguments.since or "base"), image.size_bytes)
     print_extents(extents, is_json=arguments.json)
 
 

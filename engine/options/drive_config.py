@@ -186,15 +186,15 @@ class DriveConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
             raise ProgramError(f"--uri {printable(self.uri)}: not of printable characters")
         if self.reconnect_s is not None and self.uri is None:
             raise ProgramError("--reconnect-s needs --uri")
-        if (self.base is None) != (self.overlay is None):
-            raise ProgramError("--base and --overlay go together")
+        if self.base is not None and self.overlay is None:
+            raise ProgramError("--base needs --overlay")
+        if self.base is None and self.base_snapshot is not None:
+            raise ProgramError("--base-snapshot needs --base")
         if self.track_changes is not None:
             self._check_tracking()
         if self.overlay is None:
             if self.overlay_size is not None:
                 raise ProgramError("--overlay-size needs --overlay")
-            if self.base_snapshot is not None:
-                raise ProgramError("--base-snapshot needs --base")
             return
         if self.overlay == "":
             raise ProgramError("--overlay is empty")

@@ -14,7 +14,9 @@ from ringblk.engine.images.delta_export import export_delta
 from ringblk.engine.images.delta_import import import_delta
 from ringblk.engine.images.error import ImageError
 from ringblk.engine.images.overlay import OverlayImage
-from ringblk.engine.images.overlay_diff import Extent, changed_blocks, extents_of
+from ringblk.engine.images.overlay_diff import changed_since
+from ringblk.workers.layers.changed_blocks import extents_of
+from ringblk.workers.layers.extent import Extent
 from tests.rigs.image_command import run_image
 from tests.rigs.overlay_chain import KnownOverlay, Write, content_at
 
@@ -46,7 +48,7 @@ def no_watch(_: int, __: int) -> None:
 
 def changes(overlay: KnownOverlay, since: str, to: str) -> list[Extent]:
     with OverlayImage(str(overlay.folder), to) as image:
-        return extents_of(changed_blocks(image, since), image.size_bytes)
+        return extents_of(changed_since(image, since), image.size_bytes)
 
 
 def export(overlay: KnownOverlay, since: str, to: str, target: Path) -> Path:

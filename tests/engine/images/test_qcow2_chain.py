@@ -97,3 +97,11 @@ def test_what_is_refused_leaves_nothing(
     assert run_image("import", top, shm_path / "again", "--chain", f"--base={overlay.base}") == 1
     assert capsys.readouterr().err.count("\n") == 1
     assert sorted(path.name for path in shm_path.iterdir()) == before
+
+
+def test_what_a_killed_run_left_is_removed(overlay: KnownOverlay, shm_path: Path) -> None:
+    left = shm_path / ".qcow2.partial-0123abcd"
+    (left / "qcow2").mkdir(parents=True)
+    (left / "qcow2" / "0-base.qcow2").write_bytes(b"half of it")
+    assert run_image("export", overlay.folder, shm_path / "qcow2", "--chain") == 0
+    assert not left.exists()

@@ -95,8 +95,8 @@ def test_who_would_write_to_a_base_is_refused(drives: ManyDrives, base: Path) ->
 
 
 WRONG: dict[str, tuple[list[str], str]] = {
-    "no base": (["--overlay=o"], "--base and --overlay go together"),
     "no overlay": (["--base=b"], "give one of --blk-file, --overlay, --uri and --backend"),
+    "a base of something else": (["--base=b", "--blk-file=b"], "--base needs --overlay"),
     "two storages": (
         ["--base=b", "--overlay=o", "--blk-file=b"],
         "give one of --blk-file, --overlay, --uri and --backend",
@@ -121,6 +121,7 @@ def test_what_cannot_be_had_is_said_in_one_line(base: Path, tmp_path: Path) -> N
         ([f"--base={tmp_path / 'none'}", f"--overlay={tmp_path / 'o'}"], "--base "),
         ([f"--base={base}", f"--overlay={tmp_path / 'none' / 'o'}"], "--overlay "),
         ([f"--base={base}", f"--overlay={base}"], "--overlay "),
+        ([f"--overlay={tmp_path / 'o'}"], "lies on a base: say which (--base)"),
     ):
         done = run_program(way, *wrong)
         assert (done.returncode, message in done.stderr, done.stderr.count("\n")) == (1, True, 1), done.stderr

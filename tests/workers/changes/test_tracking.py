@@ -241,6 +241,7 @@ STEPS = st.lists(
 def test_after_a_power_failure_each_change_is_told(
     recorded_folder: Record, steps: list[tuple[str, int]], seed: int
 ) -> None:
+    """The power fails under a drive whose changes are tracked: no change is missing."""
     chance = random.Random(seed)
     with tempfile.TemporaryDirectory(dir="/dev/shm", prefix="ringblk-test-") as name:
         home = Path(name) / "home"
