@@ -49,7 +49,7 @@ _HELP = {
     "track_changes": "keep in this folder what has changed since a point, for backups (ringblk image point)",
     "base": "read from this image what the overlay has not; any number of drives may have it",
     "base_snapshot": "where the base is the folder of another drive's overlay: which snapshot of it",
-    "overlay": "keep what is written in this folder, made where it isn't there; needs --base, unless flattened",
+    "overlay": "keep what is written in this folder, made if it isn't there; needs --base, unless flattened",
     "overlay_size": "size of a new overlay in bytes (default: the base's)",
     "uri": "storage elsewhere: nbd://HOST[:PORT]/EXPORT, nbd+unix:///EXPORT?socket=PATH",
     "reconnect_s": "seconds without the server of --uri after which requests fail (default: they wait)",
