@@ -7,11 +7,14 @@ engine's processor time for a request, which other programs on the machine distu
 stops the queues of one, gives memory and queues to the other, and has a read done there. ringblk and
 qemu-storage-daemon take turns. Nothing is in flight: qemu-storage-daemon 10.0 gives the base of a queue back
 while requests are, and another back end on the same memory then gets in its way.
+
+`guest` (if asked for): the whole of a guest's downtime, as QEMU tells it, with the one and with the other.
 """
 
 import argparse
 import contextlib
 import os
+import shutil
 import statistics
 import tempfile
 import time
@@ -35,6 +38,7 @@ from ringblk.engine.vhost_user.codes import (
 from ringblk.engine.vhost_user.messages import LogDescription, VringAddress, encode_log
 from ringblk.shm.memory.dirty_log import log_bytes
 from tests.bench.backends import BackendSpec, RunningBackend, engine_spec, storage_daemon_specs
+from tests.bench.move_guest import moving_guest
 from tests.bench.processes import descendants
 
 DEPTH = 32
@@ -169,13 +173,26 @@ def measure_switch(image: Path, rounds: int) -> Cost:
     return _compare("a switch, and qemu-storage-daemon's", "ms", pairs)
 
 
+def measure_guest(folder: Path, image: Path, rounds: int) -> Cost:
+    """Two guests that move by turns, each on an image of its own."""
+    second = folder / "second.img"
+    shutil.copyfile(image, second)
+    with (
+        moving_guest(engine_spec(["--lock=running"]), image, folder / "ours") as ours,
+        moving_guest(storage_daemon_spec(), second, folder / "other") as other,
+    ):
+        ours(), other()  # what is done once is done
+        pairs = [(ours(), other()) for _ in range(rounds)]
+    return _compare("a guest's downtime, and with qemu-storage-daemon", "ms", pairs)
+
+
 def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rounds", type=int, default=10)
     parser.add_argument("--seconds", type=float, default=2.0, help="of load in each run of `log`")
     parser.add_argument("--folder", type=Path, default=Path(tempfile.gettempdir()), help="where the image is")
-    parser.add_argument("--what", default="log,switch")
+    parser.add_argument("--what", default="log,switch", help="of log, switch and guest")
     arguments = parser.parse_args()
     found = []
     with tempfile.TemporaryDirectory(dir=arguments.folder) as folder:
@@ -184,6 +201,8 @@ def main() -> None:
         for what in arguments.what.split(","):
             if what == "log":
                 found.append(measure_log(image, arguments.rounds, arguments.seconds))
+            elif what == "guest":
+                found.append(measure_guest(Path(folder), image, arguments.rounds))
             else:
                 found.append(measure_switch(image, arguments.rounds))
             cost = found[-1]
