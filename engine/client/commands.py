@@ -1,4 +1,4 @@
-"""`ringblk drive`: the command line's part of it."""
+"""`ringblk drive` and `ringblk upgrade`: the command line's part of them."""
 
 import argparse
 from collections.abc import Callable
@@ -36,6 +36,38 @@ def add_parser(subparsers: Any) -> None:
     _add(commands, "commit", "have the newest snapshot be as the drive is now")
     _add(commands, "flatten", "have a copy-on-write drive need its base no more")
     _add_limits(_add(commands, "limit", "change the limits of a drive; those that are not named stay"))
+
+
+def add_upgrade_parser(subparsers: Any) -> None:
+    """Add `ringblk upgrade` to what `add_subparsers` returned."""
+    parser = subparsers.add_parser(
+        "upgrade",
+        help="have a running engine go on as the version that is installed now",
+        description="Have a running engine go on as the version that is installed now: its control plane,"
+        " which no guest notices, and then the processes of each drive whose guest was served meanwhile,"
+        " with a pause of some milliseconds. Stops at the first failure.",
+    )
+    parser.add_argument("--control", required=True, metavar="PATH", help="the engine's control socket")
+    parser.add_argument(
+        "--at-once", type=_positive, default=4, metavar="COUNT", help="drives at a time (default: 4)"
+    )
+    only = parser.add_mutually_exclusive_group()
+    only.add_argument("--control-plane-only", action="store_true", help="leave the drives' processes")
+    only.add_argument("--drives-only", action="store_true", help="what an earlier upgrade has left")
+    parser.set_defaults(run=_upgrade)
+
+
+def _positive(text: str) -> int:
+    count = int(text)
+    if not 1 <= count <= 64:
+        raise ValueError(text)
+    return count
+
+
+def _upgrade(arguments: argparse.Namespace) -> int:
+    from ringblk.engine.client.upgrade_command import run_upgrade
+
+    return run_upgrade(arguments)
 
 
 def _add(commands: Any, name: str, text: str, *, has_drive: bool = True) -> argparse.ArgumentParser:

@@ -11,6 +11,7 @@ from ringblk.engine.images.error import ImageError
 from ringblk.engine.images.overlay import ImagePiece, OverlayImage
 from ringblk.engine.images.overlay_base import RawBase
 from ringblk.engine.images.overlay_hold import OverlayHold
+from ringblk.shm.platform.shared_memory import reserve
 from ringblk.workers.layers.chain_form import NO_LAYER, Chain
 from ringblk.workers.layers.folder import base_change
 from ringblk.workers.layers.form import LAYER_BASE
@@ -78,7 +79,7 @@ def _give_space(hold: OverlayHold, base: RawBase, pieces: list[ImagePiece]) -> N
         return
     try:
         for piece in pieces:
-            os.posix_fallocate(base.fd, piece.offset, piece.length)
+            reserve(base.fd, piece.offset, piece.length)
     except OSError:
         hold.put(_with_base_time(hold.chain, base.identity.modified_ns))
         raise

@@ -51,6 +51,7 @@ def make_parser() -> argparse.ArgumentParser:
     image_command.add_parser(subparsers)
     statistics_commands.add_parsers(subparsers)
     client_commands.add_parser(subparsers)
+    client_commands.add_upgrade_parser(subparsers)
     doctor_commands.add_parser(subparsers)
     crashes_command.add_parser(subparsers)
     schema_command.add_parser(subparsers)

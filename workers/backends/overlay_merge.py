@@ -11,6 +11,7 @@ from collections.abc import Callable
 
 import msgspec
 
+from ringblk.shm.platform.shared_memory import make_unnamed
 from ringblk.workers.backends.direct_io import DirectMode
 from ringblk.workers.backends.overlay import OverlayBackend
 from ringblk.workers.backends.overlay_base import open_base
@@ -79,7 +80,7 @@ def _open(
             with opened_layer(folder_fd, upper) as layer_fd:
                 os.unlink(LIVE, dir_fd=layer_fd)
         os.close(fds[f"live {found.top.number}"])
-        fds[f"live {found.top.number}"] = os.memfd_create("ringblk-merge", os.MFD_CLOEXEC)
+        fds[f"live {found.top.number}"] = make_unnamed("ringblk-merge", 0)
         if lower is not None:  # what neither layer has is not looked for
             found = msgspec.structs.replace(found, base_bytes=found.size_bytes)
         return OverlayBackend.of(OpenedOverlay(found, fds, alone))

@@ -13,6 +13,8 @@ from collections.abc import Iterator
 
 import msgspec
 
+from ringblk.shm.platform.file_locks import NONE, WRITE, get_lock, set_lock
+from ringblk.shm.platform.shared_memory import reserve
 from ringblk.workers.changes.tracker import ChangeTracker
 from ringblk.workers.changes.tracker_form import (
     CLEAN,
@@ -34,7 +36,6 @@ START = "start"
 _POINT_HEAD = struct.Struct("<8sII")
 _POINT_MAGIC = b"RBPOINT\n"
 _ALIVE_BYTE = 1 << 40
-_STRUCT_FLOCK = "hhqqi4x"  # l_type, l_whence, l_start, l_len, l_pid (must be 0)
 _MODE, _FOLDER_MODE = 0o600, 0o700
 _HEADER_BYTES = 512
 _ALL = 0xFF
@@ -277,7 +278,7 @@ def _make(folder_fd: int, size_bytes: int) -> None:
         flags = os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW
         fd = os.open(name + _NEW, flags, _MODE, dir_fd=folder_fd)
         try:
-            os.posix_fallocate(fd, 0, file_bytes)  # so that no store to a mapping finds the disk full
+            reserve(fd, 0, file_bytes)  # so that no store to a mapping finds the disk full
             _write(fd, head, 0)
             os.fsync(fd)
         finally:
@@ -290,8 +291,7 @@ def _make(folder_fd: int, size_bytes: int) -> None:
 def _hold(fd: int) -> bool:
     """Be who serves the drive, for as long as any process has this open; False if somebody else is."""
     try:
-        asked = struct.pack(_STRUCT_FLOCK, fcntl.F_WRLCK, os.SEEK_SET, _ALIVE_BYTE, 1, 0)
-        fcntl.fcntl(fd, fcntl.F_OFD_SETLK, asked)
+        set_lock(fd, WRITE, _ALIVE_BYTE, 1)
     except OSError as error:
         if error.errno in (errno.EACCES, errno.EAGAIN):
             return False
@@ -300,9 +300,7 @@ def _hold(fd: int) -> bool:
 
 
 def _is_held(fd: int) -> bool:
-    asked = struct.pack(_STRUCT_FLOCK, fcntl.F_WRLCK, os.SEEK_SET, _ALIVE_BYTE, 1, 0)
-    kind: int = struct.unpack(_STRUCT_FLOCK, fcntl.fcntl(fd, fcntl.F_OFD_GETLK, asked))[0]
-    return kind != fcntl.F_UNLCK
+    return get_lock(fd, _ALIVE_BYTE, 1)[0] != NONE
 
 
 @contextlib.contextmanager

@@ -7,7 +7,6 @@ anything of take no memory: a bitmap says which do, because a mere look would ha
 """
 
 import mmap
-import os
 
 from libc.stdint cimport uint8_t, uint16_t, uint64_t
 
@@ -17,6 +16,7 @@ from ringblk.workers.layers.journal cimport UNIT_WORDS
 from ringblk.workers.layers.map cimport BLOCK_ABSENT, BLOCK_PRESENT, WORD_SHIFT
 from ringblk.workers.layers.sealed_map cimport SealedMap
 
+from ringblk.shm.platform.shared_memory import make_unnamed
 from ringblk.workers.layers.form import LayerDamaged, block_count
 
 cdef enum:
@@ -45,9 +45,7 @@ cdef class BlockIndex:
     def make(uint64_t size_bytes):
         """A descriptor of memory for one that names nothing yet. Raises `OSError`."""
         cdef uint64_t page_count = (block_count(size_bytes) + PAGE_BLOCKS - 1) >> INDEX_PAGE_SHIFT
-        fd = os.memfd_create("ringblk-index", os.MFD_CLOEXEC)
-        os.ftruncate(fd, head_bytes(page_count) + page_count * PAGE_BYTES)
-        return fd
+        return make_unnamed("ringblk-index", head_bytes(page_count) + page_count * PAGE_BYTES)
 
     def number(self, uint64_t block):
         """The number of the layer that has a block; 0: none has, 65535: it is zeroes."""

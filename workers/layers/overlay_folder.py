@@ -166,7 +166,7 @@ def remove_layer(folder_fd: int, layer: ChainLayer) -> None:
         for name in (MAP, NEW_MAP, LIVE, DATA):
             with contextlib.suppress(FileNotFoundError):
                 if layer.is_first and name == DATA:
-                    os.truncate(f"/proc/self/fd/{layer_fd}/{DATA}", 0)
+                    os.close(os.open(DATA, os.O_WRONLY | os.O_TRUNC | os.O_CLOEXEC, dir_fd=layer_fd))
                 else:
                     os.unlink(name, dir_fd=layer_fd)
                 crash_point("chain: file of a layer removed")

@@ -5,19 +5,17 @@ those that use the layer, asked for by who would remove it.
 """
 
 import errno
-import fcntl
-import os
-import struct
+
+from ringblk.shm.platform.file_locks import HAS_RECORD_LOCKS, NONE, READ, get_lock, set_lock
 
 _LOCK_BYTE = 1 << 62
-_STRUCT_FLOCK = "hhqqi4x"  # l_type, l_whence, l_start, l_len, l_pid (must be 0)
 
 
 def use_snapshot(map_fd: int) -> None:
     """Keep a layer for as long as anybody has this descriptor open. Raises `OSError`."""
-    if hasattr(fcntl, "F_OFD_SETLK"):
+    if HAS_RECORD_LOCKS:
         try:
-            _set(map_fd, fcntl.F_RDLCK)
+            set_lock(map_fd, READ, _LOCK_BYTE, 1)
         except OSError as error:
             if error.errno != errno.ENOLCK:  # a file system without locks
                 raise
@@ -25,12 +23,6 @@ def use_snapshot(map_fd: int) -> None:
 
 def is_snapshot_used(map_fd: int) -> bool:
     """Whether another overlay has a layer for its base now. Raises `OSError`."""
-    if not hasattr(fcntl, "F_OFD_GETLK"):
+    if not HAS_RECORD_LOCKS:
         return False
-    asked = struct.pack(_STRUCT_FLOCK, fcntl.F_WRLCK, os.SEEK_SET, _LOCK_BYTE, 1, 0)
-    answer = struct.unpack(_STRUCT_FLOCK, fcntl.fcntl(map_fd, fcntl.F_OFD_GETLK, asked))
-    return bool(answer[0] != fcntl.F_UNLCK)
-
-
-def _set(map_fd: int, kind: int) -> None:
-    fcntl.fcntl(map_fd, fcntl.F_OFD_SETLK, struct.pack(_STRUCT_FLOCK, kind, os.SEEK_SET, _LOCK_BYTE, 1, 0))
+    return get_lock(map_fd, _LOCK_BYTE, 1)[0] != NONE
