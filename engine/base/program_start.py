@@ -10,7 +10,13 @@ import msgspec
 from ringblk.shm.platform.process_table import own_name
 
 ADOPT_VARIABLE = "RINGBLK_ADOPT"
-"""Names the descriptor by which a program that is started again learns what it is to go on with."""
+"""Names the descriptor by which a program that is started again learns what it is to go on with.
+
+A number: that of a channel to the zygote. `UPGRADED` and a number: that of a configuration, of the program
+that was this process before. `ASKED` and a number: that of a pipe, into which it says what it can go on with.
+"""
+UPGRADED = "upgraded:"
+ASKED = "asked:"
 _OF_ONE_PROCESS = (ADOPT_VARIABLE, "LISTEN_PID", "LISTEN_FDS", "LISTEN_FDNAMES")
 _DISPOSED_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 _IGNORED_BY_PYTHON = (signal.SIGPIPE, signal.SIGXFSZ)
@@ -42,6 +48,15 @@ class ProgramStart(msgspec.Struct, frozen=True, kw_only=True):
             ),
             blocked_signals=frozenset(signal.pthread_sigmask(signal.SIG_BLOCK, ())),
         )
+
+    def replace_this(self, added: Mapping[str, str], fds: Collection[int]) -> None:
+        """Be the same program anew, in this process (execve(2)); as `again` has it. Raises `OSError`."""
+        _set_inheritable(fds, is_inheritable=True)
+        signal.pthread_sigmask(signal.SIG_SETMASK, self.blocked_signals)
+        try:
+            os.execve(self.executable, self.arguments, {**self.environment, **added})
+        finally:
+            _set_inheritable(fds, is_inheritable=False)
 
     def again(self, added: Mapping[str, str], fds: Collection[int]) -> int:
         """Start it once more, as a child of this process; its process id. Raises `OSError`.

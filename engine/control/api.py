@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+from collections.abc import Callable
 from typing import Any
 
 from ringblk.engine.control.drive_messages import StatisticsAnswer
@@ -10,11 +11,18 @@ from ringblk.engine.control.engine_control import EngineControl
 from ringblk.engine.control.http_messages import HttpAnswer, HttpRequest, error_answer
 from ringblk.engine.control.layer_routes import LayerRoutes
 from ringblk.engine.control.messages import decode_body
-from ringblk.engine.control.routes import Call, Created, NoSuchPath, NotAllowed, Route, RouteTable
+from ringblk.engine.control.routes import Call, Created, Last, NoSuchPath, NotAllowed, Route, RouteTable
 from ringblk.engine.control.sole_routes import SoleRoutes
 from ringblk.engine.devices.device import DeviceError
 from ringblk.engine.drives.changes import ChangeRefused
-from ringblk.engine.drives.drives import DriveBusy, DriveConflict, DriveRefused, NoSuchDrive, OtherEngine
+from ringblk.engine.drives.drives import (
+    DriveBusy,
+    DriveConflict,
+    DriveRefused,
+    NoSuchDrive,
+    OtherEngine,
+    UpgradeRefused,
+)
 from ringblk.engine.drives.layer_reports import NoSuchSnapshot
 from ringblk.engine.statistics.metrics import CONTENT_TYPE, Exposition
 from ringblk.engine.statistics.statistics import StatisticsSnapshot, encode_json
@@ -54,7 +62,7 @@ class ControlApi:
             return error_answer(409, str(error), error.field)
         except DriveRefused as error:
             return error_answer(400, str(error), error.field)
-        except (DeviceError, RateGroupBusy, DriveBusy, OtherEngine) as error:
+        except (DeviceError, RateGroupBusy, DriveBusy, OtherEngine, UpgradeRefused) as error:
             return error_answer(409, str(error))
         except Exception as error:
             _log.exception("%s %s failed", request.method, request.target)
@@ -72,8 +80,12 @@ class ControlApi:
         status = 200
         if isinstance(done, Created):
             status, done = 201, done.body
+        then: Callable[[], None] | None = None
+        if isinstance(done, Last):
+            then = done.then
+            done = done.body
         data = done if isinstance(done, bytes) else encode_json(done) + b"\n"
-        return HttpAnswer(status, data, route.content_type)
+        return HttpAnswer(status, data, route.content_type, then=then)
 
     def _routes(self) -> list[Route]:
         """Those of every engine."""

@@ -39,6 +39,19 @@ class DriveStatus(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True)
     processes: dict[str, int] | None = None
     job: JobStatus | None = None
     """What is merged of its layers, if anything is."""
+    is_outdated: bool | None = None
+    """Whether its processes are of a program before an upgrade."""
+
+
+class UpgradeAnswer(msgspec.Struct, frozen=True):
+    """`/upgrade`: which program the control plane is, and what of the drives is not of it yet."""
+
+    version: str
+    """Of the control plane; in the answer to POST, of the one that goes on."""
+    program_id: str
+    """Another after each upgrade, be the version another or not."""
+    outdated: list[str]
+    """The drives whose processes are of a program before it."""
 
 
 class DriveAnswer(DriveConfig, frozen=True, kw_only=True):

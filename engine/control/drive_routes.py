@@ -1,8 +1,14 @@
 """The control API of an engine that has a list of drives."""
 
-from ringblk.engine.control.drive_messages import DriveAnswer, DrivePatch, DrivePut, DrivesAnswer
+from ringblk.engine.control.drive_messages import (
+    DriveAnswer,
+    DrivePatch,
+    DrivePut,
+    DrivesAnswer,
+    UpgradeAnswer,
+)
 from ringblk.engine.control.drives_control import DrivesControl
-from ringblk.engine.control.routes import Call, Created, Route
+from ringblk.engine.control.routes import Call, Created, Last, Route
 from ringblk.engine.drives.changes import ChangeRefused
 from ringblk.engine.statistics.statistics import StatisticsSnapshot
 
@@ -57,6 +63,27 @@ class DriveRoutes:
                 query=("force",),
             ),
             Route(
+                method="POST",
+                path="/drives/{id}/upgrade",
+                summary="Put processes of this program in the place of a drive's; its guest sees a pause",
+                handler=self._renew,
+                answer_type=DriveAnswer,
+            ),
+            Route(
+                method="GET",
+                path="/upgrade",
+                summary="The program that the control plane is, and drives whose processes are of one before",
+                handler=self._program,
+                answer_type=UpgradeAnswer,
+            ),
+            Route(
+                method="POST",
+                path="/upgrade",
+                summary="Have the control plane go on as the program that is installed now; no guest notices",
+                handler=self._upgrade,
+                answer_type=UpgradeAnswer,
+            ),
+            Route(
                 method="GET",
                 path="/drives/{id}/stats",
                 summary="A drive's counters and latency percentiles",
@@ -87,6 +114,18 @@ class DriveRoutes:
         if force not in _FORCE:
             raise ChangeRefused("force", f"{force} is neither true nor false")
         await self._control.delete(call.values["id"], drains=not _FORCE[force])
+
+    async def _renew(self, call: Call) -> DriveAnswer:
+        name = call.values["id"]
+        await self._control.renew(name)
+        return self._control.describe(name)
+
+    async def _program(self, call: Call) -> UpgradeAnswer:
+        return self._control.program()
+
+    async def _upgrade(self, call: Call) -> Last:
+        answer, carry_out = await self._control.upgrade()
+        return Last(answer, carry_out)
 
     async def _stats(self, call: Call) -> StatisticsSnapshot:
         return self._control.snapshot(call.values["id"])

@@ -1,7 +1,7 @@
 """What the control API does to the drives of an engine that has a list of them, without HTTP."""
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -9,8 +9,16 @@ from msgspec import UNSET, UnsetType
 
 from ringblk.engine.base.log_format import drive_in_log
 from ringblk.engine.base.program_error import ProgramError
+from ringblk.engine.base.version import VERSION
 from ringblk.engine.control.body_changes import change_of
-from ringblk.engine.control.drive_messages import DriveAnswer, DrivePatch, DrivePut, DrivesAnswer, DriveStatus
+from ringblk.engine.control.drive_messages import (
+    DriveAnswer,
+    DrivePatch,
+    DrivePut,
+    DrivesAnswer,
+    DriveStatus,
+    UpgradeAnswer,
+)
 from ringblk.engine.drives.changes import ChangeRefused, DriveChange
 from ringblk.engine.drives.current_config import (
     current_config,
@@ -73,6 +81,32 @@ class DrivesControl:
     def running(self, name: str) -> Drive:
         """The drive itself, if it can be changed. Raises `NoSuchDrive`, `DriveBusy`."""
         return _running(self._drives.get(name))
+
+    # Upgrades
+
+    def program(self) -> UpgradeAnswer:
+        """Which program this is."""
+        outdated = [
+            served.name
+            for served in self._drives
+            if served.drive is not None and served.drive.processes.are_outdated
+        ]
+        return UpgradeAnswer(VERSION, self._drives.upgrade.program_id, outdated)
+
+    async def upgrade(self) -> tuple[UpgradeAnswer, Callable[[], None]]:
+        """See that the program that is installed can go on; what it is, and what has it do so.
+
+        Raises `UpgradeRefused`.
+        """
+        version = await self._drives.upgrade.check(self._drives)
+        answer = msgspec.structs.replace(self.program(), version=version)
+        return answer, self._drives.upgrade.carry_out
+
+    async def renew(self, name: str) -> None:
+        """Put other processes in the place of a drive's. Raises `NoSuchDrive`, `DriveBusy`, `DeviceError`."""
+        drive = self.running(name)
+        with drive_in_log(name):
+            await drive.processes.renew()
 
     # What changes
 
@@ -194,5 +228,6 @@ def _describe(served: EngineDrive) -> DriveAnswer:
             limits=drive.limits.limit.limited,
             processes=drive.processes.pids,
             job=None if drive.layers is None else drive.layers.jobs.status,
+            is_outdated=drive.processes.are_outdated,
         )
     return DriveAnswer(**msgspec.structs.asdict(config), state=status)

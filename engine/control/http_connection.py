@@ -90,9 +90,13 @@ class HttpConnection:
         self.waits_since_s = time.monotonic()
         if answer is None:
             return False
-        async with asyncio.timeout(self._limits.answer_s):
-            self._writer.write(self._encoded(answer))
-            await self._writer.drain()
+        try:
+            async with asyncio.timeout(self._limits.answer_s):
+                self._writer.write(self._encoded(answer))
+                await self._writer.drain()
+        finally:
+            if answer.then is not None:
+                answer.then()
         if self._http.our_state is h11.DONE and self._http.their_state is h11.DONE:
             self._http.start_next_cycle()
             return True

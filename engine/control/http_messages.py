@@ -1,7 +1,7 @@
 """What an HTTP connection hands to the API, and what it gets back."""
 
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import msgspec
 
@@ -43,6 +43,8 @@ class HttpAnswer(msgspec.Struct, frozen=True):
     content_type: str = JSON
     headers: Mapping[str, str] = {}
     """Besides those that every answer has."""
+    then: Callable[[], None] | None = None
+    """What is to be done once it is sent, or cannot be."""
 
     @property
     def phrase(self) -> str:

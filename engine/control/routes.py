@@ -29,6 +29,14 @@ class Created(msgspec.Struct, frozen=True):
     """The answer's, of the route's `answer_type`."""
 
 
+class Last(msgspec.Struct, frozen=True):
+    """What a handler returns for something that is done only when its answer is sent."""
+
+    body: object
+    """The answer's, of the route's `answer_type`."""
+    then: Callable[[], None]
+
+
 class Route(msgspec.Struct, frozen=True, kw_only=True):
     """One method at one path. HEAD comes with GET."""
 

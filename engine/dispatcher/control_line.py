@@ -7,6 +7,7 @@ answered with the same words, not carried out again.
 
 import logging
 import os
+import select
 import socket
 from typing import Protocol
 
@@ -46,7 +47,6 @@ class AdoptionPlace(msgspec.Struct, frozen=True):
 
     listening_fd: int
     """A listening socket that never keeps anybody waiting (O_NONBLOCK)."""
-    zygote_pid: int
     user_ids: frozenset[int]
     """Who may come."""
 
@@ -131,6 +131,7 @@ class ControlLine:
         """
         while True:
             if self._channel is None and not self._take_next():
+                self._check_needed()
                 return None
             assert self._channel is not None
             try:
@@ -149,7 +150,7 @@ class ControlLine:
             case KeepFds():
                 self._custody.keep_fds(message.part, message.handles, fds)
             case KeepState():
-                self._custody.keep_state(message.part, message.data, message.handles)
+                self._custody.keep_state(message.part, message.data, message.handles, message.lifeline)
                 if message.part == SESSION_PART:
                     self._asked.clear()
                     self._answers.clear()
@@ -192,10 +193,20 @@ class ControlLine:
         assert self._channel is not None
         if self._listening is None or not self._custody.has(SESSION_PART):
             raise ChannelClosed("the supervisor is gone")
-        self._watch.watch_channel(-1)
+        self._watch.watch_channel(self._custody.lifeline_fd(SESSION_PART))
         self._channel.close()
         self._channel = None
         _log.warning("the supervisor is gone; guests go on until another comes")
+
+    def _check_needed(self) -> None:
+        """Raises `ChannelClosed` where nobody comes, and the front end has gone."""
+        lifeline_fd = self._custody.lifeline_fd(SESSION_PART)
+        if lifeline_fd < 0:
+            return
+        looking = select.poll()
+        looking.register(lifeline_fd, 0)
+        if looking.poll(0):  # POLLHUP
+            raise ChannelClosed("supervisor and front end are gone")
 
     def _take_next(self) -> bool:
         """Whether another control plane has come; it is told all that is kept, and what it may not know."""
@@ -223,14 +234,13 @@ class ControlLine:
 
     def _hear_coming(self, channel: Channel[ToDispatcher]) -> bool:
         """Whether who has come is the next control plane, which has our line from now on."""
-        assert self._place is not None
         try:
             if (received := channel.receive()) is None:
                 return False
             for fd in received[1]:
                 os.close(fd)
-            if received[0] != Adopt(self._place.zygote_pid):
-                raise ChannelClosed("it is another engine's")
+            if received[0] != Adopt():
+                raise ChannelClosed("it asks for something else")
             self._custody.hand_over(channel)
             crash_point("custody: handed over")
             for message in [*self._reports, *([self._wish] if self._wish is not None else [])]:

@@ -18,6 +18,7 @@ class Custody:
     def __init__(self) -> None:
         self._fds: dict[str, dict[int, int]] = {}  # part -> handle -> descriptor
         self._states: dict[str, bytes] = {}
+        self._lifelines: dict[str, int] = {}  # handles
 
     def has(self, part: str) -> bool:
         """Whether there is this part."""
@@ -31,11 +32,16 @@ class Custody:
                 os.close(kept[handle])
             kept[handle] = fd
 
-    def keep_state(self, part: str, data: bytes, handles: Sequence[int]) -> None:
-        """Have this as the part's state, and let go of all its descriptors but these.
+    def lifeline_fd(self, part: str) -> int:
+        """The connection that the part is kept for; -1: there is none."""
+        return self._fds.get(part, {}).get(self._lifelines.get(part, 0), -1)
+
+    def keep_state(self, part: str, data: bytes, handles: Sequence[int], lifeline: int = 0) -> None:
+        """Have this as the part's state, and let go of all its descriptors but these (`KeepState`).
 
         Without data there is no such part any more.
         """
+        self._lifelines[part] = lifeline
         kept = self._fds.get(part, {})
         for handle in kept.keys() - set(handles):
             os.close(kept.pop(handle))

@@ -115,6 +115,12 @@ class FlushStorage(msgspec.Struct, tag=True, frozen=True):
     request_id: int
 
 
+class Sync(msgspec.Struct, tag=True, frozen=True):
+    """Answer: all that was told before is carried out, or begun."""
+
+    request_id: int
+
+
 class WorkerUp(msgspec.Struct, tag=True, frozen=True):
     """A worker serves these rings; its eventfd comes along."""
 
@@ -183,6 +189,8 @@ class KeepState(msgspec.Struct, tag=True, frozen=True):
     part: str
     data: bytes
     handles: list[int]
+    lifeline: int = 0
+    """The one of them that is a connection without whose other end nobody needs what is kept; 0: none is."""
 
 
 class Answer(msgspec.Struct, tag=True, frozen=True):
@@ -235,11 +243,9 @@ class RequestGivenUp(msgspec.Struct, tag=True, frozen=True):
 class Adopt(msgspec.Struct, tag=True, frozen=True):
     """The first message to a dispatcher whose control plane has died: hand over what you keep, and hear me.
 
-    Answered with `KeptFds` and `KeptState` for each part, then `AllKept`.
+    Answered with `KeptFds` and `KeptState` for each part, then `AllKept`. Who finds that the drive is not its
+    own closes the channel.
     """
-
-    zygote_pid: int
-    """Of the engine that this is the control plane of."""
 
 
 class KeptFds(msgspec.Struct, tag=True, frozen=True):
@@ -272,6 +278,7 @@ ToDispatcher = (
     | AwaitLetGo
     | FlushStorage
     | ChangeStorage
+    | Sync
     | WorkerUp
     | WorkerDown
     | WorkerRetire

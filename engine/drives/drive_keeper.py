@@ -56,7 +56,9 @@ class DriveKeeper:
             parts.keep_state(SESSION_PART, b"")
         else:
             kept = self._describe(state)
-            parts.keep_state(SESSION_PART, encode_message(kept), kept.handles(), begins=True)
+            parts.keep_state(
+                SESSION_PART, encode_message(kept), kept.handles(), lifeline=state.connection, begins=True
+            )
         await parts.wait_told()
 
     async def commit_again(self) -> None:
@@ -105,7 +107,7 @@ class DriveKeeper:
     def resume(self, kept: KeptDrive, adopted: AdoptedParts) -> None:
         """Have the drive as it was kept, but for its queues. Raises `AdoptionFailed` and `OSError`."""
         model = self._model
-        self._processes.parts.resume(adopted, SESSION_PART, kept.handles())
+        self._processes.parts.resume(adopted, SESSION_PART, kept.handles(), kept.session.connection)
         self._session = kept.session
         self._requests.next_id = kept.next_request_id
         self._device.resume(kept.device)

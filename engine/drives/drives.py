@@ -1,6 +1,6 @@
 """The drives of an engine, as whoever lists and changes them sees them."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Literal, Protocol
 
 from ringblk.engine.drives.drive import Drive
@@ -34,6 +34,10 @@ class DriveConflict(DriveRefused):
     """What is asked for is another drive's, or cannot be changed while the drive runs."""
 
 
+class UpgradeRefused(Exception):  # noqa: N818
+    """The program that is installed cannot go on with this engine, which goes on as it is."""
+
+
 class EngineDrive(Protocol):
     """One of them."""
 
@@ -58,8 +62,26 @@ class EngineDrive(Protocol):
         """The drive itself, from when it is made until it is closed."""
 
 
+class EngineUpgrade(Protocol):
+    """Has the control plane go on as another program."""
+
+    @property
+    def program_id(self) -> str:
+        """Of the program that this is."""
+
+    async def check(self, drives: "Iterable[EngineDrive]") -> str:
+        """See that the program that is installed can go on; its version. Raises `UpgradeRefused`."""
+
+    def carry_out(self) -> None:
+        """Be that program; returns only where that cannot be begun."""
+
+
 class EngineDrives(Protocol):
     """All of them; those that have failed are among them."""
+
+    @property
+    def upgrade(self) -> EngineUpgrade:
+        """What has the control plane go on as another program."""
 
     @property
     def is_sole(self) -> bool:

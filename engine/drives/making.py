@@ -66,6 +66,7 @@ def make_drive(
             cgroup=plan.cgroup,
             parent=own_forks if is_own else zygote,
             own_forks=own_forks,
+            program_id="" if zygote.restart is None else zygote.restart.program_id,
             is_kept=plan.name != SOLE_DRIVE and not is_own,
         )
         drive = Drive(plan, setup, limits, settings, goes_on=found is not None, adopted=adopted)

@@ -20,26 +20,53 @@ from ringblk.shm.sync.channel import Channel, ChannelClosed
 _NOT_FOR_PEOPLE = f"{ADOPT_VARIABLE} is for the zygote of an engine to set: unset it"
 
 
+class Form(msgspec.Struct, frozen=True):
+    """What a program must have in common with another to go on with its drives (`current_form`)."""
+
+    kept: int
+    segment: int
+    """The layout of a drive's segment."""
+    types: str
+    """A digest of the types of all that is kept and said."""
+
+
 class KeptConfig(msgspec.Struct, frozen=True):
     """What the next control plane begins with, whatever its files and options say by then."""
 
     version: str
+    form: Form | None
+    """None: of an engine that had not begun."""
+    program_id: str
+    """Of the program that the zygote is a process of: another one has another."""
     config: EngineConfig
+
+
+class _KeptForm(msgspec.Struct):
+    """What is read of a configuration that may be of any version."""
+
+    version: str
+    form: Form | None = None
 
 
 class Adoption(msgspec.Struct, frozen=True):
     """What a control plane takes over from one that has died."""
 
     config: EngineConfig
+    program_id: str
     config_fd: int
     launcher_pidfd: int
     zygote_end: ZygoteEnd | None
     """None: it has died, too."""
 
 
-def keep_config(config: EngineConfig) -> int:
+def new_program_id() -> str:
+    """For a program that begins, be it the same as before."""
+    return os.urandom(8).hex()
+
+
+def keep_config(config: EngineConfig, program_id: str, form: Form | None = None) -> int:
     """A descriptor of this configuration in memory. Raises `OSError`."""
-    data = msgspec.json.encode(KeptConfig(VERSION, config))
+    data = msgspec.json.encode(KeptConfig(VERSION, form, program_id, config))
     fd = make_unnamed("ringblk-config", len(data))
     with open(fd, "wb", closefd=False) as file:
         file.write(data)
@@ -57,6 +84,7 @@ def take_adoption(environment: MutableMapping[str, str]) -> Adoption:
     kept = _read(fds[0])
     return Adoption(
         config=kept.config,
+        program_id=kept.program_id,
         config_fd=fds[0],
         launcher_pidfd=fds[1] if message.has_launcher else -1,
         zygote_end=_zygote_end(message.zygote_pid, end),
@@ -76,15 +104,42 @@ def _receive(fd_text: str) -> tuple[TakeOn, list[int], socket.socket]:
     return received[0], received[1], end
 
 
+def take_left(fd_texts: str) -> tuple[KeptConfig, int]:
+    """What the program that was this process has left (`UPGRADED`), and a pidfd of whom it was to end with.
+
+    The latter is -1 where that is nobody. Raises `ProgramError`.
+    """
+    try:
+        config_fd, launcher_pidfd = map(int, fd_texts.split(":"))
+        kept = msgspec.json.decode(_data(config_fd), type=KeptConfig)  # it was asked before (`installed.py`)
+        os.close(config_fd)
+        if launcher_pidfd >= 0:
+            os.set_inheritable(launcher_pidfd, False)
+    except (ValueError, OSError, msgspec.DecodeError) as error:
+        raise ProgramError(_NOT_FOR_PEOPLE) from error
+    return kept, launcher_pidfd
+
+
 def _read(config_fd: int) -> KeptConfig:
-    data = os.pread(config_fd, os.fstat(config_fd).st_size, 0)
-    version = msgspec.json.decode(data, type=dict[str, msgspec.Raw])["version"]
-    if msgspec.json.decode(version) != VERSION:
+    data = _data(config_fd)
+    kept = msgspec.json.decode(data, type=_KeptForm)
+    if kept.version != VERSION and not _can_go_on_from(kept.form):
         raise ProgramError(
-            "the control plane that has died cannot be started again: another version is installed now",
+            f"the control plane that has died cannot be started again: it was of version {kept.version},"
+            f" which version {VERSION} cannot go on from; its guests go on without one",
             exit_status=ExitStatus.FAILED,
         )
     return msgspec.json.decode(data, type=KeptConfig)
+
+
+def _data(fd: int) -> bytes:
+    return os.pread(fd, os.fstat(fd).st_size, 0)
+
+
+def _can_go_on_from(form: Form | None) -> bool:
+    from ringblk.engine.program.kept_form import current_form  # of another version alone
+
+    return form == current_form()
 
 
 def _zygote_end(pid: int, end: socket.socket) -> ZygoteEnd | None:

@@ -12,6 +12,7 @@ from ringblk.engine.base.log_format import drive_in_log
 from ringblk.engine.base.open_files import OpenFiles
 from ringblk.engine.base.program_error import ProgramError
 from ringblk.engine.drives.drives import DriveBusy, DriveConflict, DriveRefused, NoSuchDrive
+from ringblk.engine.drives.engine_name import engine_name
 from ringblk.engine.drives.list_record import ListRecord
 from ringblk.engine.drives.record import clear_records
 from ringblk.engine.options.config import EngineConfig, EngineOptions, check_drive, in_field_names
@@ -21,6 +22,7 @@ from ringblk.engine.program.drives_apart import TakenError, check_images_apart, 
 from ringblk.engine.program.orphans import Orphan, find_orphans
 from ringblk.engine.program.served_drive import ServedDrive
 from ringblk.engine.program.storage_opening import StorageOpeners
+from ringblk.engine.program.upgrade import Upgrade
 from ringblk.engine.supervisor.zygote_process import Zygote
 
 _log = logging.getLogger(__name__)
@@ -60,6 +62,7 @@ class DriveList:
         self._open_files = OpenFiles(is_sole=config.is_sole)
         self._changing: dict[str, asyncio.Task[None]] = {}
         self._openers = StorageOpeners()
+        self.upgrade = Upgrade(config, zygote)
         self._opening: set[str] = set()
         self._is_ending = False
         if carried:
@@ -99,13 +102,17 @@ class DriveList:
 
     def _find_orphans(self) -> dict[str, Orphan]:
         """The drives that a control plane before this one has left, and that are still to be as they are."""
-        found = {} if self._zygote.left_pid is None else find_orphans(self._zygote.left_pid)
+        if self.is_sole:
+            return {}
         orphans = {}
-        for name, orphan in found.items():
-            if name in self._drives and self._drives[name].config == orphan.processes.config:
+        for name, orphan in find_orphans(engine_name(self._config.control, None), self._drives).items():
+            config = self._drives[name].config if name in self._drives else None
+            if config == orphan.processes.config:
                 orphans[name] = orphan
-            else:
+            elif orphan.is_of_engine or (config is not None and orphan.is_in_the_way_of(config)):
                 orphan.end()  # it was just about to be removed, or set anew
+            else:
+                orphan.let_go()
         return orphans
 
     def make(self) -> None:

@@ -14,6 +14,7 @@ from ringblk.engine.drives.plan import DrivePlan
 from ringblk.engine.options.config import EngineConfig
 from ringblk.engine.program.adoption import as_begun, keep_config
 from ringblk.engine.program.drive_list import DriveList
+from ringblk.engine.program.kept_form import current_form
 from ringblk.engine.program.served_drive import ServedDrive
 from ringblk.engine.program.status_report import StatusReport
 from ringblk.engine.program.takeover import CONTROL_HINT
@@ -85,7 +86,10 @@ class Engine:
             await self.drives.finish()
             raise
         self.drives.serve()
-        self._zygote.keep_config(partial(keep_config, as_begun(self._config)))
+        if (restart := self._zygote.restart) is not None:
+            self._zygote.keep_config(
+                partial(keep_config, as_begun(self._config), restart.program_id, current_form())
+            )
         self._note_over()
         self._report.begin(self.drives)
         try:

@@ -6,6 +6,7 @@ import os
 import signal
 import socket
 import time
+from collections.abc import Collection
 
 import msgspec
 
@@ -17,6 +18,7 @@ from ringblk.engine.drives.adopted_drive import AdoptedDrive
 from ringblk.engine.drives.kept_drive import KeptDrive
 from ringblk.engine.drives.segments import DriveSegment, adopt_segment, named_segments
 from ringblk.engine.drives.storage import OpenedStorage
+from ringblk.engine.options.drive_config import DriveConfig
 from ringblk.engine.supervisor.kept_parts import (
     ANSWER_TIMEOUT_S,
     AdoptedParts,
@@ -29,6 +31,7 @@ from ringblk.engine.supervisor.zygote_process import Zygote
 from ringblk.shm.platform.process import signal_process
 from ringblk.shm.platform.process_table import is_running
 from ringblk.shm.segments.segment import SegmentError
+from ringblk.shm.state.reader import read_engine, read_engine_name
 from ringblk.workers.backends.opening import take_backend
 
 _log = logging.getLogger(__name__)
@@ -37,9 +40,11 @@ _drive_decoder = msgspec.msgpack.Decoder(KeptDrive)
 
 
 class Orphan(msgspec.Struct, frozen=True, kw_only=True):
-    """A drive of an earlier control plane of the same zygote, whose dispatcher hears this process now."""
+    """A drive of a control plane that has died, whose dispatcher hears this process now."""
 
     segment_name: str
+    is_of_engine: bool
+    """Whether that was one of the same engine, and not of one that had a drive of the same name."""
     processes: KeptProcesses
     drive: KeptDrive
     parts: AdoptedParts
@@ -55,6 +60,10 @@ class Orphan(msgspec.Struct, frozen=True, kw_only=True):
 
     def adopt(self, zygote: Zygote) -> AdoptedDrive:
         """Make its processes this one's. Raises `ProgramError`; they have been ended then."""
+        with drive_in_log(self.processes.name):
+            _log.info(
+                "the control plane before this one has left the drive with a front end: going on with it"
+            )
         try:
             return AdoptedDrive(
                 kept=self.drive,
@@ -66,57 +75,97 @@ class Orphan(msgspec.Struct, frozen=True, kw_only=True):
             self.end()
             raise ProgramError(f"cannot be gone on with: {error}", ExitStatus.FAILED) from error
 
+    def is_in_the_way_of(self, config: DriveConfig) -> bool:
+        """Whether a drive of this configuration cannot be had while it runs."""
+        kept = self.processes.config
+        return any(
+            getattr(kept, field) is not None and getattr(kept, field) == getattr(config, field)
+            for field in ("socket_path", "blk_file", "overlay")
+        )
+
+    def let_go(self) -> None:
+        """Leave it as it was: it is for another engine to go on with."""
+        self.parts.channel.close()
+        self.parts.close()
+
     def end(self) -> None:
         """Kill its processes, as those of an engine that is gone: its front end comes to the next one."""
         workers = [worker.process for worker in self.processes.workers.values()]
         for process in (self.processes.dispatcher, *workers):
             with contextlib.suppress(OSError):
                 signal_process(self.parts.fds[process.pidfd], process.pid, signal.SIGKILL)
-        self.parts.channel.close()
-        self.parts.close()
+        self.let_go()
 
 
-def find_orphans(zygote_pid: int) -> dict[str, Orphan]:
-    """All of them, by the drive's name."""
+class _Called(msgspec.Struct, frozen=True):
+    """One whose dispatcher was called."""
+
+    segment_name: str
+    is_of_engine: bool
+    end: socket.socket
+
+
+def find_orphans(engine: str, drive_names: Collection[str]) -> dict[str, Orphan]:
+    """All that may be this engine's to go on with, by the drive's name.
+
+    `engine` is what it is called (`engine_name`), `drive_names` are its drives.
+    """
     # All are called before any is heard: those that hang are waited for together, not one after the other.
-    called = [(segment.name, end) for segment in named_segments() if (end := _call(segment, zygote_pid))]
+    all_called = [
+        called for segment in named_segments() if (called := _call(segment, engine, drive_names)) is not None
+    ]
     given_up_s = time.monotonic() + ANSWER_TIMEOUT_S
     orphans = {}
-    for name, end in called:
+    for called in all_called:
         try:
-            parts = take_parts(end, given_up_s)
+            parts = take_parts(called.end, given_up_s)
         except AdoptionFailed as error:
-            _log.info("shared memory segment %s is left alone: %s", name, error)
+            _log.info("shared memory segment %s is left alone: %s", called.segment_name, error)
             continue
-        if (orphan := _decode(name, parts)) is not None:
+        if (orphan := _decode(called, parts)) is None:
+            continue
+        if orphan.processes.name in orphans:
+            orphan.let_go()
+        else:
             orphans[orphan.processes.name] = orphan
     return orphans
 
 
-def _call(segment: DriveSegment, zygote_pid: int) -> socket.socket | None:
-    if segment.pid is not None and is_running(segment.pid):
-        return None  # somebody else's, who lives
+def _call(segment: DriveSegment, engine: str, drive_names: Collection[str]) -> _Called | None:
+    if segment.pid is not None and segment.pid != os.getpid() and is_running(segment.pid):
+        return None  # somebody else's, who lives; this process may have been another program before
     try:
+        with contextlib.closing(segment.copy()) as state:
+            is_of_engine = engine != "" and read_engine_name(state) == engine
+            if not is_of_engine and read_engine(state)[0] not in drive_names:
+                return None
         segment_fd = segment.open()
     except SegmentError:
         return None
     try:
-        return connect_to_orphan(segment_fd, zygote_pid)
+        end = connect_to_orphan(segment_fd)
     finally:
         os.close(segment_fd)
+    return None if end is None else _Called(segment.name, is_of_engine, end)
 
 
-def _decode(segment_name: str, parts: AdoptedParts) -> Orphan | None:
+def _decode(called: _Called, parts: AdoptedParts) -> Orphan | None:
     try:
         processes = _processes_decoder.decode(parts.states[PROCESSES_PART])
         drive = _drive_decoder.decode(parts.states[SESSION_PART])
     except (KeyError, msgspec.DecodeError) as error:
         _log.error(
-            "shared memory segment %s: what its dispatcher has kept is not whole: %s", segment_name, error
+            "shared memory segment %s: what its dispatcher has kept is not whole: %s",
+            called.segment_name,
+            error,
         )
         parts.channel.close()
         parts.close()
         return None
-    with drive_in_log(processes.name):
-        _log.info("the control plane before this one has left the drive with a front end: going on with it")
-    return Orphan(segment_name=segment_name, processes=processes, drive=drive, parts=parts)
+    return Orphan(
+        segment_name=called.segment_name,
+        is_of_engine=called.is_of_engine,
+        processes=processes,
+        drive=drive,
+        parts=parts,
+    )

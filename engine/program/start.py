@@ -10,11 +10,11 @@ import os
 from ringblk.engine.base.asyncio_import import import_asyncio_without_tls
 from ringblk.engine.base.exit_status import ExitStatus
 from ringblk.engine.base.log_format import start_logging
-from ringblk.engine.base.program_start import ProgramStart
+from ringblk.engine.base.program_start import ADOPT_VARIABLE, ASKED, UPGRADED, ProgramStart
 from ringblk.engine.base.service_manager import ServiceManager
 from ringblk.engine.devices.kinds import kind_named
 from ringblk.engine.options.config import EngineConfig
-from ringblk.engine.program.adoption import keep_config, take_adoption
+from ringblk.engine.program.adoption import keep_config, new_program_id, take_adoption, take_left
 from ringblk.engine.program.told_to_end import held_back, told_by_exception
 from ringblk.engine.zygote.restart import Restart, launcher_pidfd, listening_fds
 from ringblk.engine.zygote.zygote import ZygoteEnd, fork_zygote, take_leave
@@ -40,7 +40,33 @@ def start_engine(config: EngineConfig, start: ProgramStart, manager: ServiceMana
 
 
 def start_again(start: ProgramStart, manager: ServiceManager) -> int:
-    """The same in the place of a process that has died: with what its zygote has kept."""
+    """The same for an engine that is there: whatever `ADOPT_VARIABLE` says. Raises `ProgramError`."""
+    words = os.environ[ADOPT_VARIABLE]
+    if words.startswith(ASKED):
+        from ringblk.engine.program.installed import answer_installed  # asyncio: not before a zygote
+
+        return answer_installed(words.removeprefix(ASKED))
+    if words.startswith(UPGRADED):
+        return _start_upgraded(words.removeprefix(UPGRADED), start, manager)
+    return _start_in_place(start, manager)
+
+
+def _start_upgraded(fd_texts: str, start: ProgramStart, manager: ServiceManager) -> int:
+    """In the process of the program before this one, whose zygote has left: with a zygote of its own."""
+    del os.environ[ADOPT_VARIABLE]
+    kept, launcher = take_left(fd_texts)
+    start_logging(kept.config.log_format)
+    crash_point("control plane: upgraded")
+    restart = _plan_restart(kept.config, start, launcher)
+    with told_by_exception():
+        with held_back():
+            zygote_end = _fork_zygote(kept.config, restart)
+        return _serve_list(kept.config, manager, zygote_end, restart, is_again=True)
+    return ExitStatus.FAILED
+
+
+def _start_in_place(start: ProgramStart, manager: ServiceManager) -> int:
+    """In the place of a process that has died: with what its zygote has kept."""
     set_process_name(start.name)
     adoption = take_adoption(os.environ)
     start_logging(adoption.config.log_format)
@@ -48,6 +74,7 @@ def start_again(start: ProgramStart, manager: ServiceManager) -> int:
     crash_point("control plane: started again")
     restart = Restart(
         start,
+        adoption.program_id,
         adoption.config_fd,
         listening_fds(adoption.config),
         adoption.launcher_pidfd,
@@ -57,12 +84,18 @@ def start_again(start: ProgramStart, manager: ServiceManager) -> int:
     return ExitStatus.FAILED
 
 
-def _plan_restart(config: EngineConfig, start: ProgramStart) -> Restart | None:
-    """What it takes to start this engine's control plane again; None: this host cannot."""
+def _plan_restart(config: EngineConfig, start: ProgramStart, launcher: int = -1) -> Restart | None:
+    """What it takes to start this engine's control plane again; None: this host cannot.
+
+    `launcher` is known where a control plane before this one was to end with it.
+    """
     if not HAS_ZYGOTE:
         return None
     try:
-        return Restart(start, keep_config(config), listening_fds(config), launcher_pidfd())
+        launcher = launcher_pidfd() if launcher < 0 else launcher
+        program_id = new_program_id()
+        config_fd = keep_config(config, program_id)
+        return Restart(start, program_id, config_fd, listening_fds(config), launcher)
     except OSError as error:
         _log.warning("the control plane cannot be started again, should it die: %s", error)
         return None

@@ -161,7 +161,7 @@ def was_own_fault(status: int | None) -> bool:
 def describe_end(status: int | None) -> str:
     """What waitpid says of an end, in words."""
     if status is None:
-        return "with the zygote, or before it: nobody can say how"
+        return "nobody can say how"
     if os.WIFSIGNALED(status) and os.WTERMSIG(status) == signal.SIGSYS:
         return "killed by SIGSYS: it made a system call that the sandbox does not know"
     if os.WIFSIGNALED(status):

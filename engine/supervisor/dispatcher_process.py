@@ -6,7 +6,7 @@ import os
 from collections.abc import Callable
 
 from ringblk.engine.base.restart_limit import RestartLimit
-from ringblk.engine.dispatcher.messages import Answer, FromDispatcher, Recover, Report, WorkersWanted
+from ringblk.engine.dispatcher.messages import Answer, FromDispatcher, Recover, Report, Sync, WorkersWanted
 from ringblk.engine.supervisor.child import Child, describe_end, was_own_fault
 from ringblk.engine.supervisor.child_ring import ChildRing
 from ringblk.engine.supervisor.dispatcher_link import DispatcherLink
@@ -47,6 +47,7 @@ class DispatcherProcess:
         self._ring = ChildRing("dispatcher", entry_count, setup.backend)
         self._limit = RestartLimit()
         self._is_ending = False
+        self._is_renewed = False  # it is killed for another to take its place
         self._replacement: asyncio.Task[None] | None = None
         self.eventfd = make_wakeup() if adopted is None else adopted.eventfd
         """Wakes whichever process it is."""
@@ -110,9 +111,13 @@ class DispatcherProcess:
         self.link.disconnect()
         if self._is_ending:
             return
-        _log.warning("the dispatcher died: %s; starting another", describe_end(status))
         own_fault = was_own_fault(status)
         count = self._setup.done_count()
+        if self._is_renewed:
+            self._is_renewed = False
+            _log.info("the dispatcher makes room for one of this program")
+        else:
+            _log.warning("the dispatcher died: %s; starting another", describe_end(status))
         if not self._limit.allows(count, count, own_fault):
             self._fail("the dispatcher dies again and again without completing a request")
             return
@@ -131,6 +136,14 @@ class DispatcherProcess:
         """Put another in its place, which is told how things are: this one may know a part of it."""
         if self._child is not None:
             self._child.kill()
+
+    async def renew(self) -> None:
+        """Put another in its place; returns when that has answered. Raises `DispatcherGone`."""
+        if (child := self._child) is not None:
+            self._is_renewed = True
+            child.kill()
+            await child.ended.wait()
+        await self.link.ask(Sync)
 
     def stop(self) -> None:
         """Ask it to end; nothing is in flight."""

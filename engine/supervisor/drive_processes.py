@@ -87,6 +87,16 @@ class DriveProcesses:
         return self._dispatcher.keeper is not None
 
     @property
+    def are_outdated(self) -> bool:
+        """Whether the dispatcher is a process of a program before this one."""
+        return self._dispatcher.keeper is not None and self._dispatcher.keeper.is_outdated
+
+    async def renew(self) -> None:
+        """Put processes of this program in the place of all; the guest sees a pause. Raises `DeviceError`."""
+        await self._workers.renew()
+        await self._dispatcher.renew()
+
+    @property
     def parts(self) -> KeptParts:
         """What the dispatcher keeps, should this process die."""
         return self._dispatcher.parts

@@ -36,6 +36,8 @@ class _Part(msgspec.Struct):
     data: bytes = b""
     fds: dict[int, int] = {}
     """By handle."""
+    lifeline: int = 0
+    """As `KeepState` has it."""
 
 
 class KeptParts:
@@ -61,7 +63,13 @@ class KeptParts:
         return handles
 
     def keep_state(
-        self, part: str, data: bytes, handles: Iterable[int] = (), *, begins: bool = False
+        self,
+        part: str,
+        data: bytes,
+        handles: Iterable[int] = (),
+        *,
+        lifeline: int = 0,
+        begins: bool = False,
     ) -> None:
         """Have this kept in place of what there was, and of the part's descriptors those alone.
 
@@ -71,10 +79,10 @@ class KeptParts:
         used = set(handles)
         for handle in kept.fds.keys() - used:
             os.close(kept.fds.pop(handle))
-        kept.data = data
+        kept.data, kept.lifeline = data, lifeline
         if begins:
             self._link.begin()
-        self._link.tell(KeepState(part, data, sorted(used)))
+        self._link.tell(KeepState(part, data, sorted(used), lifeline))
         crash_point("custody: state kept")
 
     async def wait_told(self) -> None:
@@ -86,7 +94,7 @@ class KeptParts:
         sent: Sent = []
         for part, kept in self._parts.items():
             sent.extend(_fds_messages(part, kept.fds))
-            sent.append((KeepState(part, kept.data, sorted(kept.fds)), []))
+            sent.append((KeepState(part, kept.data, sorted(kept.fds), kept.lifeline), []))
         return sent
 
     def close(self) -> None:
@@ -96,9 +104,10 @@ class KeptParts:
                 os.close(fd)
         self._parts.clear()
 
-    def resume(self, adopted: "AdoptedParts", part: str, handles: Iterable[int]) -> None:
+    def resume(self, adopted: "AdoptedParts", part: str, handles: Iterable[int], lifeline: int = 0) -> None:
         """Go on with a part of a predecessor's. Raises `AdoptionFailed` and `OSError`."""
-        self._parts[part] = _Part(adopted.states[part], {handle: adopted.take(handle) for handle in handles})
+        fds = {handle: adopted.take(handle) for handle in handles}
+        self._parts[part] = _Part(adopted.states[part], fds, lifeline)
         self._last_handle = max([self._last_handle, *adopted.fds])
 
 
@@ -153,7 +162,7 @@ def listen_for_adoption(segment_fd: int) -> socket.socket:
     return listening
 
 
-def connect_to_orphan(segment_fd: int, zygote_pid: int) -> socket.socket | None:
+def connect_to_orphan(segment_fd: int) -> socket.socket | None:
     """Go to the dispatcher of this segment, and call it; None where there is none that waits.
 
     Anybody can listen at a name that is free, with a segment made for it: only this user's own is called.
@@ -166,7 +175,7 @@ def connect_to_orphan(segment_fd: int, zygote_pid: int) -> socket.socket | None:
             end.close()
             return None
         end.setblocking(True)
-        end.send(encode_message(Adopt(zygote_pid)))
+        end.send(encode_message(Adopt()))
         StateSegment.of_fd(os.dup(segment_fd)).announce_control()
     except (OSError, SegmentError):
         end.close()

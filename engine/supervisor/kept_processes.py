@@ -48,6 +48,8 @@ class KeptProcesses(msgspec.Struct, frozen=True, kw_only=True):
 
     name: str
     config: DriveConfig
+    program_id: str
+    """Of the program that the dispatcher is a process of."""
     storage: OpenStorage
     storage_fds: list[int]
     io: IoPlan
@@ -82,6 +84,11 @@ class ProcessesKeeper:
         """For the dispatcher."""
         return self._listening.fileno()
 
+    @property
+    def is_outdated(self) -> bool:
+        """Whether the dispatcher is a process of a program before this one."""
+        return self._kept is not None and self._kept.program_id != self._setup.program_id
+
     def close(self) -> None:
         """No control plane is to come any more."""
         self._listening.close()
@@ -95,7 +102,8 @@ class ProcessesKeeper:
         """There is a dispatcher, or another."""
         process = self._keep_process(child)
         if self._kept is not None:
-            self._keep(msgspec.structs.replace(self._kept, dispatcher=process))
+            program_id = self._setup.program_id
+            self._keep(msgspec.structs.replace(self._kept, dispatcher=process, program_id=program_id))
             return
         storage, storage_fds = self._setup.backend.hand_over()
         storage_handles = self._parts.keep(PROCESSES_PART, storage_fds)
@@ -103,6 +111,7 @@ class ProcessesKeeper:
         kept = KeptProcesses(
             name=self._setup.drive_name,
             config=self._setup.config,
+            program_id=self._setup.program_id,
             storage=storage,
             storage_fds=storage_handles,
             io=self._setup.plan,

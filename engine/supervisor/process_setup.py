@@ -50,6 +50,8 @@ class ProcessSetup(msgspec.Struct, frozen=True, kw_only=True):
     """Where they are accounted for; None: where their parent is."""
     own_forks: OwnForks
     """Who forks those whose io_uring the other cannot share."""
+    program_id: str = ""
+    """Of the program that this is (`KeptProcesses`)."""
     is_kept: bool = False
     """Whether the processes outlive this one, and another control plane goes on with them (`KeptParts`)."""
 

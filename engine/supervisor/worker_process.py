@@ -156,7 +156,7 @@ class WorkerProcess:
 
     def _ended(self, _: Child[None], status: int | None) -> None:
         self._child = None
-        has_died = not self._is_ending and (self._left is None or status != 0)
+        has_died = not self._is_ending and (self._left is None or status not in (0, None))
         self._setup.state.set_worker(self._index, 0, has_died)
         if self._is_ending:
             return

@@ -197,6 +197,11 @@ class Workforce:
             leaving = [worker for index, worker in self._workers.items() if index >= count]
             await asyncio.gather(*(worker.retire() for worker in leaving))
 
+    async def renew(self) -> None:
+        """Have all that there are finish what they hold and end; others come when there is work for them."""
+        async with self._limit_lock:
+            await asyncio.gather(*(worker.retire() for worker in self._workers.values()))
+
     # Messages
 
     def up_messages(self) -> Sent:

@@ -11,6 +11,7 @@ import signal
 import time
 from collections.abc import Callable, Collection, Sequence
 
+from ringblk.engine.base.restart_limit import RestartLimit
 from ringblk.engine.supervisor.child import describe_end
 from ringblk.engine.supervisor.process_parent import OnReaped, RingUnshared, cannot_watch
 from ringblk.engine.zygote.messages import (
@@ -58,7 +59,7 @@ class ZygoteChild:
         self._context: contextvars.Context | None = None
 
     def when_reaped(self, on_reaped: OnReaped) -> None:
-        """Have it called once the zygote has told of its end, or has died itself."""
+        """Have it called once the zygote has told of its end; at once where that will not come any more."""
         if self._is_reaped:
             on_reaped(self._status)
         else:
@@ -66,7 +67,7 @@ class ZygoteChild:
             self._context = contextvars.copy_context()  # it is of a drive, and the zygote's news of none
 
     def note_end(self, status: int | None) -> None:
-        """The zygote has reaped it; None: it cannot tell any more, and its children end with it."""
+        """The zygote has reaped it; None: it cannot tell any more, and only the pidfd says when that is."""
         self._is_reaped = True
         self._status = status
         on_reaped, self._on_reaped = self._on_reaped, None  # which knows who knows this child: no cycle
@@ -88,10 +89,12 @@ class Zygote:
         With `restart` they outlive this process.
         """
         self._first = first
-        self._restart = restart
+        self.restart = restart
+        """How this process is started again; None: it is not."""
         self._end: ZygoteEnd | None = None
         self._channel: Channel[FromZygote] | None = None
         self._living: dict[int, ZygoteChild] = {}
+        self._limit = RestartLimit()
         self.left_pid = first.pid if first is not None and first.pidfd >= 0 else None
         """The process id of one that a control plane before this one has left, with its children."""
 
@@ -124,12 +127,13 @@ class Zygote:
                 raise AssertionError(f"the zygote answers with {answer}")
 
     def adopt(self, pid: int, pidfd: int, uring: Uring | None, ring_fd: int) -> ZygoteChild:
-        """A process that the zygote has forked for a supervisor before this one.
+        """A process that a zygote has forked for a supervisor before this one.
 
-        Where it has ended it is over, and nobody can say how.
+        Where it has ended, or was forked by another zygote, nobody can say how it ends.
         """
         child = ZygoteChild(pid, pidfd, uring, ring_fd)
-        if select.select([pidfd], [], [], 0)[0]:
+        has_other_parent = self.left_pid is None or _parent_of(pid) != self.left_pid
+        if has_other_parent or select.select([pidfd], [], [], 0)[0]:
             child.note_end(None)
         else:
             self._living[pid] = child
@@ -156,18 +160,18 @@ class Zygote:
 
         Nothing, where none comes. Raises `OSError`.
         """
-        if self._restart is None:
+        if self.restart is None:
             return
-        former, self._restart.config_fd = self._restart.config_fd, make()
+        former, self.restart.config_fd = self.restart.config_fd, make()
         os.close(former)
         with contextlib.suppress(ChannelClosed):  # the next zygote has it from the fork
-            self._connect().send(KeepConfig(), [self._restart.config_fd])
+            self._connect().send(KeepConfig(), [self.restart.config_fd])
         crash_point("control plane: configuration sent")
 
     def let_go(self, fd: int) -> None:
         """Nobody listens on this inherited socket any more, nor will the next supervisor."""
-        if self._restart is not None and fd in self._restart.kept_fds:
-            self._restart.let_go(fd)
+        if self.restart is not None and fd in self.restart.kept_fds:
+            self.restart.let_go(fd)
             with contextlib.suppress(ChannelClosed):
                 self._connect().send(LetGo(fd))
 
@@ -185,7 +189,7 @@ class Zygote:
     def _connect(self) -> Channel[FromZygote]:
         """The channel to the zygote; begins with one where there is none."""
         if self._channel is None:
-            end, self._first = self._first or fork_zygote(self._restart), None
+            end, self._first = self._first or fork_zygote(self.restart), None
             crash_point("supervisor: zygote forked")
             self._end = end
             self._channel = Channel(end.socket, FromZygote)
@@ -225,7 +229,7 @@ class Zygote:
             child.note_end(ended.wait_status)
 
     def _lose(self) -> None:
-        """It has died, or is made to: its children end with it."""
+        """It has died, or is made to. With `restart`, those of its children that have begun go on."""
         assert self._channel is not None
         assert self._end is not None
         asyncio.get_running_loop().remove_reader(self._channel.socket.fileno())
@@ -233,9 +237,26 @@ class Zygote:
         self._channel = None
         status = _kill_and_wait(self._end)
         crash_point("supervisor: zygote reaped")
-        _log.warning(
-            "the zygote died: %s; its %d children end with it", describe_end(status), len(self._living)
-        )
+        _log.warning("the zygote died: %s; another comes", describe_end(status))
+        living, self._living = self._living, {}
+        for child in living.values():
+            child.note_end(None)
+        if self.restart is not None and self._limit.allows(0, 0, own_fault=True):
+            asyncio.get_running_loop().call_soon(self._be_outlived)
+
+    def _be_outlived(self) -> None:
+        """Have a zygote, though nothing is to be forked: it starts this process again."""
+        try:
+            self._connect()
+        except OSError as error:
+            _log.warning("nobody could start the control plane again now, should it die: %s", error)
+
+    def leave(self) -> None:
+        """Have it end and start nobody; its children that have begun go on. Another may come later."""
+        if self._channel is not None:
+            asyncio.get_running_loop().remove_reader(self._channel.socket.fileno())
+        self.close()
+        self._channel = self._end = None
         living, self._living = self._living, {}
         for child in living.values():
             child.note_end(None)
@@ -245,6 +266,15 @@ class Zygote:
         end, self._first = self._first or self._end, None
         if end is not None:
             take_leave(end)  # nothing, where it was lost
+
+
+def _parent_of(pid: int) -> int | None:
+    """The parent of a process; None where that cannot be told (proc(5))."""
+    try:
+        with open(f"/proc/{pid}/stat", errors="replace") as stat_file:
+            return int(stat_file.read().rpartition(")")[2].split()[1])
+    except (OSError, IndexError):
+        return None
 
 
 def _kill_and_wait(end: ZygoteEnd) -> int | None:

@@ -15,7 +15,8 @@ What makes that safe:
 - No signal has a handler in the zygote. SIGCHLD is blocked there, and unblocked in the child; SIGTERM, SIGINT
   and SIGHUP are ignored in both; SIGURG does nothing by default. Another one ends the process, as it would any.
 - A child asks to be ended with the zygote, and then looks whether the zygote is still its parent. Until a
-  message has come it has written to nothing that it shares with anybody.
+  message has come it has written to nothing that it shares with anybody. So what was asked for may be asked for
+  again of the next zygote: nobody is left at the other end of the same channel.
 
 A zygote that outlives its supervisor watches that by a pidfd. What it keeps for the next one is descriptors,
 which its children close.
@@ -31,7 +32,7 @@ from posix.unistd cimport _exit, close, fork, getpid, getppid
 
 from ringblk.engine.zygote.answer cimport FIRST_NUMBER, SECOND_NUMBER, Answer, answer_like, put_number
 from ringblk.engine.zygote.datagram cimport ETOOMANYREFS, FD_LIMIT, ringblk_peek, ringblk_receive, ringblk_send
-from ringblk.shm.platform.process cimport drain_child_news, end_with_parent, name_process, open_child_news, watch
+from ringblk.shm.platform.process cimport drain_child_news, end_with_parent, name_process, open_child_news, outlive_parent, watch
 from ringblk.shm.platform.uring_calls cimport io_uring_params
 from ringblk.shm.sync.crash_point cimport crash_point
 from ringblk.workers.uring.ring cimport make_ring
@@ -337,7 +338,10 @@ cdef class ForkServer:
             close(self.kept_fds[index])
 
     cdef void _wait_as_child(self) noexcept:
-        """The first moments of a child: it ends with the zygote, has its name, and waits for its first message."""
+        """The first moments of a child: it ends with the zygote, has its name, and waits for its first message.
+
+        From then on it ends with its channel, where the zygote is of an engine that outlives processes.
+        """
         cdef char name[NAME_BYTES]
         cdef pollfd channel
         end_with_parent()
@@ -357,4 +361,6 @@ cdef class ForkServer:
             pass   # EINTR
         if ringblk_peek(channel.fd) == 0:   # who would have told it something is gone
             _exit(0)
+        if self.supervisor_pidfd >= 0:
+            outlive_parent()
         crash_point("zygote: child begins")

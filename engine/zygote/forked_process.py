@@ -98,6 +98,6 @@ def _run_on(
                 ruleset_fd=ruleset_fd,
                 adoption=None
                 if adoption_fd is None
-                else AdoptionPlace(adoption_fd, os.getppid(), frozenset(role.adopter_ids)),
+                else AdoptionPlace(adoption_fd, frozenset(role.adopter_ids)),
             )
             run_dispatcher(dispatcher, Channel(end, ToDispatcher))

@@ -38,13 +38,20 @@ class Restart:
     """Of one engine's control plane. The supervisor has it, too, for zygotes that come later."""
 
     def __init__(
-        self, start: ProgramStart, config_fd: int, kept_fds: Sequence[int], launcher_pidfd: int = -1
+        self,
+        start: ProgramStart,
+        program_id: str,
+        config_fd: int,
+        kept_fds: Sequence[int],
+        launcher_pidfd: int = -1,
     ) -> None:
         """`config_fd` is what the next supervisor is to read, `kept_fds` are what this one listens on.
 
-        `launcher_pidfd` is of a process that the engine is to end with; -1: there is none.
+        `program_id` tells the program that runs from the one before an upgrade. `launcher_pidfd` is of a
+        process that the engine is to end with; -1: there is none.
         """
         self.start = start
+        self.program_id = program_id
         self.config_fd = config_fd
         self._kept = {fd: os.fstat(fd).st_ino for fd in kept_fds}
         self.launcher_pidfd = launcher_pidfd

@@ -209,6 +209,11 @@ cdef int send_signal(int watch_fd, pid_t pid, int number) noexcept nogil:
     return -errno if ringblk_send_signal(watch_fd, pid, number) < 0 else 0
 
 
+cdef int outlive_parent() noexcept nogil:
+    """Not end with it any more; 0, or a negative errno."""
+    return 0 if ringblk_end_with_parent(0) == 0 else -errno
+
+
 cdef int end_with_parent() noexcept nogil:
     return -errno if ringblk_end_with_parent(SIGKILL) < 0 else 0
 

@@ -5,9 +5,11 @@ goes, and while it ends; of the zygote at the points where it starts another sup
 supervisor at the same point again.
 """
 
+import contextlib
 import os
 import signal
 from collections.abc import Iterator, Sequence
+from http.client import HTTPException
 from pathlib import Path
 
 import pytest
@@ -27,6 +29,7 @@ BEGINNING = (
     "control plane: configuration sent",
 )
 CHANGING = ("supervisor: zygote asked", "supervisor: child forked", "supervisor: child reaped")
+UPGRADING = ("control plane: about to be upgraded", "control plane: zygote left", "control plane: upgraded")
 OF_THE_ZYGOTE = ("control plane: death seen", "control plane: supervisor started")
 
 
@@ -108,6 +111,32 @@ def test_those_that_die_while_drives_come_and_go(engine: ManyDrives, plan: Crash
         assert engine.delete("vm3")[0] == 204
         assert engine.put("vm2")[0] == 201
     end(engine)
+
+
+@pytest.mark.parametrize("point", UPGRADING)
+def test_one_that_dies_while_it_is_upgraded(engine: ManyDrives, plan: CrashPlan, point: str) -> None:
+    """Its zygote starts another, or has left already: then the guest goes on until an engine is started."""
+    wait_serving(engine, "vm1", "vm2")
+    eventually(engine.find_control_plane, "its control API")
+    with contextlib.ExitStack() as stack:
+        disk = stack.enter_context(engine.frontend("vm1"))
+        disk.write(0, BLOCK)
+        plan.arm((point, 1))
+        with contextlib.suppress(OSError, HTTPException):
+            engine.control.ask("POST", "/upgrade")
+        eventually(lambda: plan.deaths == 1, point)
+        disk.write(4096, BLOCK)
+        following = engine
+        if point == UPGRADING[0]:
+            engine.wait_restarted(1)
+        else:
+            engine.process.wait()
+            drives: dict[str, dict[str, object]] = {"vm1": {}, "vm2": {}}
+            following = stack.enter_context(ManyDrives(drives, after=engine, plan=plan.path))
+            eventually(following.find_control_plane, "the next engine")
+        assert disk.read(0, 8192) == BLOCK * 2
+        disk.close()
+        end(following)
 
 
 @pytest.mark.parametrize("point", OF_THE_ZYGOTE)

@@ -49,6 +49,7 @@ class ManyDrives:
         prepare: Callable[[], object] | None = None,
         gone: Sequence[str] = (),
         plan: Path | None = None,
+        program: Sequence[str] = standing_workers.PROGRAM,
     ) -> None:
         """With `plan` it is the build with crash points, whose processes die by that plan."""
         self._folder: tempfile.TemporaryDirectory[str] = (
@@ -70,7 +71,7 @@ class ManyDrives:
         """In the environment of all its processes."""
         with self._log_path.open("wb") as log:
             self.process = subprocess.Popen(
-                ends_with_tests([*standing_workers.PROGRAM, f"--config={self.config_path}", *options]),
+                ends_with_tests([*program, f"--config={self.config_path}", *options]),
                 stderr=log,
                 env={
                     **(crash_environment(plan) if plan else environment()),

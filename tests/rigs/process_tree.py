@@ -52,6 +52,22 @@ def parent_of(pid: int) -> int:
     return 0
 
 
+def remembers_dead(pid: int) -> bool:
+    """Whether a process has a pidfd of one that has ended."""
+    for path in Path(f"/proc/{pid}/fdinfo").iterdir():
+        with contextlib.suppress(OSError):
+            for line in path.read_text().splitlines():
+                if line.startswith("Pid:\t") and _has_ended(int(line.split()[1])):
+                    return True
+    return False
+
+
+def _has_ended(pid: int) -> bool:
+    with contextlib.suppress(OSError):
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
+    return True
+
+
 def processes_with(variable: str) -> list[int]:
     """Living processes whose environment at their start has this (NAME=VALUE)."""
     found = []

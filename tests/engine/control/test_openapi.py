@@ -11,6 +11,7 @@ from ringblk.engine.control.drive_messages import DrivePatch, DrivePut
 from ringblk.engine.control.messages import DriveBody, WorkersBody, decode_body
 from ringblk.engine.drives.changes import ChangeRefused
 from tests.rigs.control_client import DISK_BYTES, ControlClient, ControlledEngine
+from tests.rigs.engine_rig import eventually
 from tests.rigs.json_schema import faults, referred
 from tests.rigs.many_drives import ManyDrives
 from tests.rigs.metrics_text import read_metrics
@@ -91,6 +92,8 @@ def test_what_an_engine_with_a_list_of_drives_answers(document: dict[str, Any], 
     checked = Checked(document, many.control)
     for target in ("/drives", "/drives/vm1", "/drives/vm1/stats", "/stats", "/metrics", "/openapi.json"):
         assert checked.ask("GET", target) == 200
+    assert checked.ask("GET", "/upgrade") == 200
+    assert checked.ask("POST", "/drives/vm1/upgrade") == 200
     many.image("vm2").write_bytes(bytes(DISK_BYTES))
     settings = many.settings("vm2", workers=1, bps="100M")
     assert checked.ask("PUT", "/drives/vm2", settings) == 201
@@ -107,6 +110,10 @@ def test_what_an_engine_with_a_list_of_drives_answers(document: dict[str, Any], 
     assert checked.ask("DELETE", "/drives/vm2?force=perhaps") == 400
     assert checked.ask("DELETE", "/drives/vm2?force=true") == 204
     assert checked.ask("GET", "/drives/vm2") == 404
+    program_id = many.control.get("/upgrade")["program_id"]
+    assert checked.ask("POST", "/upgrade") == 200
+    eventually(many.find_control_plane, "the next control plane")
+    assert many.control.get("/upgrade")["program_id"] != program_id
     for method, target in (("GET", "/"), ("PATCH", "/drive"), ("PATCH", "/workers"), ("POST", "/pause")):
         body = {"count": 1} if target == "/workers" else {}
         assert checked.ask(method, target, body) == 409

@@ -25,6 +25,7 @@ from ringblk.engine.dispatcher.messages import (
     KeepFds,
     KeepState,
     MemoryLost,
+    Pause,
     QueueBroken,
     RegionsUnused,
     Resume,
@@ -38,7 +39,6 @@ from ringblk.shm.platform.descriptors import open_descriptors
 from ringblk.shm.sync.channel import Channel, ChannelClosed, encode_message
 from tests.rigs.engine_rig import NOBODY
 
-ZYGOTE_PID = 4711
 FIRST = SESSION_REQUESTS
 
 
@@ -63,7 +63,7 @@ class Line:
         self.listening.setblocking(False)
         ours, its = Channel.socketpair()
         self.ours: Channel[FromDispatcher] = Channel(ours, FromDispatcher)
-        place = AdoptionPlace(self.listening.detach(), ZYGOTE_PID, frozenset({os.geteuid()}))
+        place = AdoptionPlace(self.listening.detach(), frozenset({os.geteuid()}))
         self.line = ControlLine(Channel(its, ToDispatcher), place, Watch())
         self._adopted: list[AdoptedParts] = []
 
@@ -88,11 +88,11 @@ class Line:
         """Be a control plane no more."""
         self.ours.close()
 
-    def come(self, zygote_pid: int = ZYGOTE_PID) -> AdoptedParts:
+    def come(self, message: ToDispatcher = Adopt()) -> AdoptedParts:  # noqa: B008
         """Be another."""
         end = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         end.connect(self.name)
-        end.send(encode_message(Adopt(zygote_pid)))
+        end.send(encode_message(message))
         assert self.received() == []
         adopted = take_parts(end)
         self._adopted.append(adopted)
@@ -178,12 +178,12 @@ def test_without_a_session_it_ends_with_its_control_plane(line: Line) -> None:
         line.received()
 
 
-def test_another_engine_is_not_heard(line: Line) -> None:
+def test_one_who_asks_for_something_else_is_not_heard(line: Line) -> None:
     line.keep(b"one")
     line.die()
     assert line.received() == []
     with pytest.raises(AdoptionFailed):
-        line.come(ZYGOTE_PID + 1)
+        line.come(Pause(1))
     assert line.come().states == {SESSION_PART: b"one"}
 
 
@@ -210,7 +210,7 @@ def test_others_who_say_nothing_do_not_keep_out_one_who_has_come(line: Line) -> 
         for _ in range(3):
             silent.enter_context(socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)).connect(line.name)
             assert line.received() == []
-        end.send(encode_message(Adopt(ZYGOTE_PID)))
+        end.send(encode_message(Adopt()))
         assert line.received() == []
         assert take_parts(end).states == {SESSION_PART: b"one"}
 
@@ -222,7 +222,7 @@ def test_descriptors_of_one_who_comes_are_let_go(line: Line) -> None:
     reading, writing = os.pipe()
     with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as end:
         end.connect(line.name)
-        socket.send_fds(end, [encode_message(Adopt(ZYGOTE_PID + 1))], [writing])
+        socket.send_fds(end, [encode_message(Pause(1))], [writing])
         os.close(writing)
         assert line.received() == []
     assert os.read(reading, 1) == b""

@@ -17,7 +17,7 @@ from pathlib import Path
 import pytest
 
 from ringblk.engine.base.restart_limit import MAX_DEATHS
-from tests.rigs.control_client import kill_and_reap, stop_process
+from tests.rigs.control_client import kill_and_reap
 from tests.rigs.engine_process import wait_gone
 from tests.rigs.engine_rig import DEADLINE_S, PROGRAM, environment, eventually
 from tests.rigs.many_drives import DISK_BYTES, STARTED, ManyDrives
@@ -26,6 +26,7 @@ from tests.rigs.process_tree import (
     kill_all_with,
     process_name,
     processes_with,
+    remembers_dead,
     wait_none_with,
     zygotes_of,
 )
@@ -54,15 +55,6 @@ def wait_next(engine: ManyDrives, former: int) -> int:
 
     eventually(is_there, "the next supervisor")
     return found[0]
-
-
-def remembers_dead(pid: int) -> bool:
-    """Whether a process has a pidfd of one that has been reaped."""
-    for path in Path(f"/proc/{pid}/fdinfo").iterdir():
-        with contextlib.suppress(OSError):
-            if "\nPid:\t-1\n" in path.read_text():
-                return True
-    return False
 
 
 def test_the_supervisor_dies_and_another_goes_on(engine: ManyDrives) -> None:
@@ -200,36 +192,6 @@ def test_one_that_dies_too_often_ends_the_engine(engine: ManyDrives) -> None:
     wait_none_with(engine.mark)
     assert "the engine ends: its control plane dies again and again" in engine.log()
     wait_gone([zygote])
-
-
-@pytest.mark.parametrize("order", ["zygote first", "supervisor first"])
-def test_supervisor_and_zygote_die(engine: ManyDrives, order: str) -> None:
-    """Fault: SIGKILL of both at once. All ends, as nobody is left; the next engine finds what was set."""
-    children = engine.children()
-    (zygote,) = zygotes_of(engine.pid)
-    stop_process(engine.pid)
-    stop_process(zygote)
-    for pid in (zygote, engine.pid) if order == "zygote first" else (engine.pid, zygote):
-        os.kill(pid, signal.SIGKILL)
-    wait_gone([zygote, *children])
-    wait_none_with(engine.mark)
-    with ManyDrives({"vm1": {}, "vm2": {}}, after=engine) as after:
-        assert after.states() == {"vm1": "running", "vm2": "running"}
-        after.end()
-
-
-def test_the_zygote_dies_first_and_its_successor_does_the_same(engine: ManyDrives) -> None:
-    """Fault: SIGKILL of the zygote, then of the supervisor; and once more, where the zygote is the parent."""
-    for _ in range(2):
-        (zygote,) = zygotes_of(engine.pid)
-        children = engine.children()
-        kill_and_reap(zygote)
-        eventually(lambda: len(engine.children() - children) >= 2, "successors")  # noqa: B023
-        assert zygotes_of(engine.pid) != [zygote]
-        engine.kill_control_plane()
-        assert engine.states() == {"vm1": "running", "vm2": "running"}
-    engine.end()
-    assert "Traceback" not in engine.log()
 
 
 def test_a_second_supervisor_is_told_to_end(engine: ManyDrives) -> None:

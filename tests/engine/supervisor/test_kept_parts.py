@@ -20,7 +20,7 @@ def test_another_user_is_not_called() -> None:
         listening = listen_for_adoption(segment)
     finally:
         os.seteuid(0)
-    assert connect_to_orphan(segment, os.getpid()) is None
+    assert connect_to_orphan(segment) is None
     called, _ = listening.accept()
     assert called.recv(100) == b""
     for end in (called, listening):
@@ -31,5 +31,5 @@ def test_another_user_is_not_called() -> None:
 def test_nobody_is_called_where_nobody_listens() -> None:
     segment = os.memfd_create("segment")
     listen_for_adoption(segment).close()
-    assert connect_to_orphan(segment, os.getpid()) is None
+    assert connect_to_orphan(segment) is None
     os.close(segment)
