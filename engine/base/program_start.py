@@ -17,6 +17,8 @@ that was this process before. `ASKED` and a number: that of a pipe, into which i
 """
 UPGRADED = "upgraded:"
 ASKED = "asked:"
+NOTIFY_VARIABLE = "NOTIFY_SOCKET"
+"""Set by a service manager, for its service's main process."""
 _OF_ONE_PROCESS = (ADOPT_VARIABLE, "LISTEN_PID", "LISTEN_FDS", "LISTEN_FDNAMES")
 _DISPOSED_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 _IGNORED_BY_PYTHON = (signal.SIGPIPE, signal.SIGXFSZ)
@@ -34,6 +36,11 @@ class ProgramStart(msgspec.Struct, frozen=True, kw_only=True):
     ignored_signals: frozenset[int]
     """Of those that end a program, what it was started to ignore (nohup(1))."""
     blocked_signals: frozenset[int]
+
+    @property
+    def has_manager(self) -> bool:
+        """Whether a service manager has started it that wants to know how things are going (sd_notify(3))."""
+        return NOTIFY_VARIABLE in self.environment
 
     @classmethod
     def of_this_process(cls) -> "ProgramStart":

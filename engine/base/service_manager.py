@@ -12,6 +12,8 @@ from collections.abc import MutableMapping
 
 import msgspec
 
+from ringblk.engine.base.program_start import NOTIFY_VARIABLE
+
 FIRST_FD = 3
 """The first socket that is handed over, SD_LISTEN_FDS_START."""
 
@@ -29,16 +31,12 @@ class ServiceManager:
     @classmethod
     def from_environment(cls, environment: MutableMapping[str, str]) -> "ServiceManager":
         """The one that NOTIFY_SOCKET names, which is taken out."""
-        return cls(environment.pop("NOTIFY_SOCKET", None))
+        return cls(environment.pop(NOTIFY_VARIABLE, None))
 
     @property
     def is_there(self) -> bool:
         """Whether anybody wants to know."""
         return bool(self._address)
-
-    def tell_main_process(self) -> None:
-        """This process is the service's main one now, in the place of one that has died."""
-        self._send(f"MAINPID={os.getpid()}")
 
     def tell_ready(self, status: str) -> None:
         """Everything is open; what is to be started after this may be. `status` is one line for people."""

@@ -17,10 +17,10 @@ from ringblk.engine.dispatcher.custody import Custody
 from ringblk.engine.dispatcher.messages import (
     SESSION_PART,
     SESSION_REQUESTS,
-    Adopt,
     Answer,
     ChangeRegions,
     FromDispatcher,
+    HandOver,
     KeepFds,
     KeepState,
     MemoryLost,
@@ -239,7 +239,7 @@ class ControlLine:
                 return False
             for fd in received[1]:
                 os.close(fd)
-            if received[0] != Adopt():
+            if received[0] != HandOver():
                 raise ChannelClosed("it asks for something else")
             self._custody.hand_over(channel)
             crash_point("custody: handed over")

@@ -240,7 +240,7 @@ class RequestGivenUp(msgspec.Struct, tag=True, frozen=True):
     description: str
 
 
-class Adopt(msgspec.Struct, tag=True, frozen=True):
+class HandOver(msgspec.Struct, tag=True, frozen=True):
     """The first message to a dispatcher whose control plane has died: hand over what you keep, and hear me.
 
     Answered with `KeptFds` and `KeptState` for each part, then `AllKept`. Who finds that the drive is not its
@@ -288,7 +288,7 @@ ToDispatcher = (
     | Recover
     | KeepFds
     | KeepState
-    | Adopt
+    | HandOver
     | Stop
 )
 Report = RegionsUnused | QueueBroken | MemoryLost | CallUnheard | RequestGivenUp

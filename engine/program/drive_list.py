@@ -104,10 +104,11 @@ class DriveList:
         """The drives that a control plane before this one has left, and that are still to be as they are."""
         if self.is_sole:
             return {}
-        orphans = {}
-        for name, orphan in find_orphans(engine_name(self._config.control, None), self._drives).items():
+        orphans: dict[str, Orphan] = {}
+        for orphan in find_orphans(engine_name(self._config.control, None), self._drives):
+            name = orphan.processes.name
             config = self._drives[name].config if name in self._drives else None
-            if config == orphan.processes.config:
+            if config == orphan.processes.config and name not in orphans:
                 orphans[name] = orphan
             elif orphan.is_of_engine or (config is not None and orphan.is_in_the_way_of(config)):
                 orphan.end()  # it was just about to be removed, or set anew

@@ -17,6 +17,7 @@ from ringblk.engine.base.version import VERSION
 from ringblk.engine.drives.drives import UpgradeRefused
 from ringblk.engine.program.adoption import Form
 from ringblk.engine.program.kept_form import current_form
+from ringblk.shm.platform.process import signal_process, watch_process
 
 ANSWER_TIMEOUT_S = 30.0
 """How long a program may take to start and answer."""
@@ -92,15 +93,15 @@ async def _read_all(fd: int) -> bytes:
 async def _end(pid: int) -> int:
     """See a child out, which has answered or is not to; its exit status."""
     loop = asyncio.get_running_loop()
-    pidfd = os.pidfd_open(pid)
+    watch_fd = watch_process(pid)
     has_ended = asyncio.Event()
-    loop.add_reader(pidfd, has_ended.set)
+    loop.add_reader(watch_fd, has_ended.set)
     try:
         async with asyncio.timeout(ANSWER_TIMEOUT_S):
             await has_ended.wait()
     except TimeoutError:
-        signal.pidfd_send_signal(pidfd, signal.SIGKILL)
+        signal_process(watch_fd, pid, signal.SIGKILL)
     finally:
-        loop.remove_reader(pidfd)
-        os.close(pidfd)
+        loop.remove_reader(watch_fd)
+        os.close(watch_fd)
     return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])

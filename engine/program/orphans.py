@@ -105,29 +105,26 @@ class _Called(msgspec.Struct, frozen=True):
     end: socket.socket
 
 
-def find_orphans(engine: str, drive_names: Collection[str]) -> dict[str, Orphan]:
-    """All that may be this engine's to go on with, by the drive's name.
+def find_orphans(engine: str, drive_names: Collection[str]) -> list[Orphan]:
+    """All that may be this engine's to go on with.
 
-    `engine` is what it is called (`engine_name`), `drive_names` are its drives.
+    `engine` is what it is called (`engine_name`), `drive_names` are its drives: those of others may be called
+    the same.
     """
     # All are called before any is heard: those that hang are waited for together, not one after the other.
     all_called = [
         called for segment in named_segments() if (called := _call(segment, engine, drive_names)) is not None
     ]
     given_up_s = time.monotonic() + ANSWER_TIMEOUT_S
-    orphans = {}
+    orphans = []
     for called in all_called:
         try:
             parts = take_parts(called.end, given_up_s)
         except AdoptionFailed as error:
             _log.info("shared memory segment %s is left alone: %s", called.segment_name, error)
             continue
-        if (orphan := _decode(called, parts)) is None:
-            continue
-        if orphan.processes.name in orphans:
-            orphan.let_go()
-        else:
-            orphans[orphan.processes.name] = orphan
+        if (orphan := _decode(called, parts)) is not None:
+            orphans.append(orphan)
     return orphans
 
 

@@ -70,7 +70,6 @@ def _start_in_place(start: ProgramStart, manager: ServiceManager) -> int:
     set_process_name(start.name)
     adoption = take_adoption(os.environ)
     start_logging(adoption.config.log_format)
-    manager.tell_main_process()
     crash_point("control plane: started again")
     restart = Restart(
         start,

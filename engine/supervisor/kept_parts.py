@@ -9,10 +9,10 @@ from collections.abc import Iterable, Sequence
 import msgspec
 
 from ringblk.engine.dispatcher.messages import (
-    Adopt,
     AllKept,
     FromDispatcher,
     FromOrphan,
+    HandOver,
     KeepFds,
     KeepState,
     KeptFds,
@@ -175,7 +175,7 @@ def connect_to_orphan(segment_fd: int) -> socket.socket | None:
             end.close()
             return None
         end.setblocking(True)
-        end.send(encode_message(Adopt()))
+        end.send(encode_message(HandOver()))
         StateSegment.of_fd(os.dup(segment_fd)).announce_control()
     except (OSError, SegmentError):
         end.close()

@@ -79,9 +79,13 @@ class Restart:
         """Whether another is to be started after one that has not taken leave.
 
         `status` is its wait status, where the zygote was its parent. One that came to an end by itself, or
-        was told to end before it could listen to that, has no successor.
+        was told to end before it could listen to that, has no successor. Nor has one of a service manager's,
+        which starts another itself.
         """
         if status is not None and (os.WIFEXITED(status) or os.WTERMSIG(status) in _TOLD_TO_END):
+            return False
+        if self.start.has_manager:
+            _log.warning("the control plane has died; it is for the service manager to start another")
             return False
         if not self._limit.allows(0, 0, own_fault=True):
             _log.error("the engine ends: its control plane dies again and again")

@@ -123,7 +123,11 @@ class ManyDrives:
         if pid is None:
             return False
         self.pid = pid
-        states = [drive["state"]["state"] for drive in self.control.get("/drives")["drives"].values()]
+        try:
+            drives = self.control.get("/drives")["drives"]
+        except ConnectionError:
+            return False  # it is just about to be another
+        states = [drive["state"]["state"] for drive in drives.values()]
         return "starting" not in states
 
     def settings(self, name: str, **settings: object) -> dict[str, object]:

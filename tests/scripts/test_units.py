@@ -52,7 +52,7 @@ def test_a_wrong_configuration_is_not_tried_again(name: str) -> None:
 @each_service
 def test_the_engine_ends_its_own_processes(name: str) -> None:
     """A signal to all of them would have the engine replace the children that it has killed."""
-    assert settings(name)["KillMode"] == ["mixed"]
+    assert settings(name)["KillMode"] == ["process" if name == "ringblk.service" else "mixed"]
     assert settings(name)["Type"] == ["notify"]
 
 
@@ -66,7 +66,7 @@ def test_both_services_are_held_to_the_same() -> None:
         "Documentation",
         "WantedBy",
     }
-    own |= {"RuntimeDirectory", "RuntimeDirectoryPreserve", "RuntimeDirectoryMode"}
+    own |= {"KillMode", "RuntimeDirectory", "RuntimeDirectoryPreserve", "RuntimeDirectoryMode"}
     first, second = ({key: settings(name)[key] for key in settings(name).keys() - own} for name in SERVICES)
     assert first == second
 

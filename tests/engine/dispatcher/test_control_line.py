@@ -16,12 +16,12 @@ from ringblk.engine.dispatcher.control_line import AdoptionPlace, ControlLine
 from ringblk.engine.dispatcher.messages import (
     SESSION_PART,
     SESSION_REQUESTS,
-    Adopt,
     Answer,
     ChangeRegions,
     EnableQueue,
     FromDispatcher,
     FromOrphan,
+    HandOver,
     KeepFds,
     KeepState,
     MemoryLost,
@@ -88,7 +88,7 @@ class Line:
         """Be a control plane no more."""
         self.ours.close()
 
-    def come(self, message: ToDispatcher = Adopt()) -> AdoptedParts:  # noqa: B008
+    def come(self, message: ToDispatcher = HandOver()) -> AdoptedParts:  # noqa: B008
         """Be another."""
         end = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         end.connect(self.name)
@@ -210,7 +210,7 @@ def test_others_who_say_nothing_do_not_keep_out_one_who_has_come(line: Line) -> 
         for _ in range(3):
             silent.enter_context(socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)).connect(line.name)
             assert line.received() == []
-        end.send(encode_message(Adopt()))
+        end.send(encode_message(HandOver()))
         assert line.received() == []
         assert take_parts(end).states == {SESSION_PART: b"one"}
 

@@ -14,6 +14,7 @@ from ringblk.engine.frontend.frontend import Frontend
 from ringblk.shm.platform.peer import peer_process_id
 from tests.rigs.child_process import ends_with_tests
 from tests.rigs.control_client import ControlClient
+from tests.rigs.engine_process import wait_gone
 from tests.rigs.engine_rig import (
     DEADLINE_S,
     MEMORY,
@@ -24,6 +25,7 @@ from tests.rigs.engine_rig import (
     eventually,
     raw_frontend,
 )
+from tests.rigs.process_tree import children_of, process_name, zygotes_of
 
 MEMORY_DRIVE = {"backend": "memory", "backend_arg": {"size_bytes": str(MEMORY_BYTES)}}
 
@@ -72,10 +74,11 @@ def test_nobody_is_told_of_an_engine_that_cannot_begin(manager: socket.socket, t
 class Handed:
     """A program that is handed listening sockets of these names, as a service manager does it."""
 
-    def __init__(self, folder: Path, names: list[str], *options: str) -> None:
+    def __init__(self, folder: Path, names: list[str], *options: str, after: "Handed | None" = None) -> None:
+        """`after` is one whose sockets it has, in the place of others."""
         self.paths = [folder / name for name in names]
-        self._ends = []
-        for path in self.paths:
+        self._ends: list[socket.socket] = [] if after is None else after._ends
+        for path in self.paths if after is None else []:
             end = socket.socket(socket.AF_UNIX)
             end.bind(str(path))
             end.listen()
@@ -140,30 +143,55 @@ def test_drives_of_a_list_serve_the_sockets_of_their_names(tmp_path: Path) -> No
     assert handed.process.returncode == 0, said
 
 
-def test_the_next_control_plane_has_the_same_sockets_and_says_who_it_is(
-    manager: socket.socket, tmp_path: Path
-) -> None:
-    """Fault: SIGKILL of the supervisor. Who connects before the next one is there waits for it."""
-    config = tmp_path / "config.json"
-    config.write_text(json.dumps({"drives": {"vm1": MEMORY_DRIVE, "vm2": MEMORY_DRIVE}}))
-    options = [f"--config={config}"]
+def with_manager(tmp_path: Path, *options: str, after: Handed | None = None) -> Handed:
     os.environ["NOTIFY_SOCKET"] = str(tmp_path / "notify")
     try:
-        handed = Handed(tmp_path, ["vm2", "vm1"], *options)
+        return Handed(tmp_path, ["vm2", "vm1"], *options, after=after)
     finally:
         del os.environ["NOTIFY_SOCKET"]
-    told(manager, "READY=1\nSTATUS=2 drives, 0 front ends")
+
+
+def two_drives(tmp_path: Path) -> str:
+    config = tmp_path / "config.json"
+    config.write_text(json.dumps({"drives": {"vm1": MEMORY_DRIVE, "vm2": MEMORY_DRIVE}}))
+    return f"--config={config}"
+
+
+def test_the_next_control_plane_has_the_same_sockets(tmp_path: Path) -> None:
+    """Fault: SIGKILL of the supervisor. Who connects before the next one is there waits for it."""
+    handed = Handed(tmp_path, ["vm2", "vm1"], two_drives(tmp_path))
+    Frontend(str(handed.paths[0])).close()
+    (zygote,) = zygotes_of(handed.process.pid)
     handed.process.kill()
     second, first = handed.paths
     with Frontend(str(first)) as one, Frontend(str(second)) as other:
         for number, disk in enumerate((one, other)):
             disk.write(0, bytes([number]) * 512)
             assert disk.read(0, 512) == bytes([number]) * 512
-    states = told(manager, "STATUS=2 drives, 0 front ends")
-    (main,) = [state for state in states if state.startswith("MAINPID=")]
-    os.kill(int(main.partition("=")[2]), signal.SIGTERM)
+    (next_one,) = [pid for pid in children_of(zygote) if not process_name(pid).startswith("rb-")]
+    os.kill(next_one, signal.SIGTERM)
     said = handed.end()  # which is at the end of what all its processes may say
     assert "the control plane has died; starting another" in said
+
+
+def test_a_manager_starts_the_next_control_plane_itself(manager: socket.socket, tmp_path: Path) -> None:
+    """Fault: SIGKILL of a service's main process; all its others go on or end by themselves."""
+    handed = with_manager(tmp_path, two_drives(tmp_path))
+    told(manager, "READY=1\nSTATUS=2 drives, 0 front ends")
+    (zygote,) = zygotes_of(handed.process.pid)
+    with Frontend(str(handed.paths[0])) as disk:
+        disk.write(0, b"m" * 512)
+        handed.process.kill()
+        wait_gone([zygote])
+        disk.write(512, b"m" * 512)
+        following = with_manager(tmp_path, two_drives(tmp_path), after=handed)
+        told(manager, "READY=1\nSTATUS=2 drives, 0 front ends")
+        told(manager, "STATUS=2 drives, 1 front end")
+        assert disk.read(0, 1024) == b"m" * 1024
+        following.process.send_signal(signal.SIGTERM)
+        disk.close()
+    assert "it is for the service manager to start another" in handed.end()
+    assert "the control plane before this one has left the drive with a front end" in following.end()
 
 
 def test_a_socket_is_closed_with_its_drive(tmp_path: Path) -> None:
