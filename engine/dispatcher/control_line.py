@@ -28,6 +28,7 @@ from ringblk.engine.dispatcher.messages import (
     SetInflight,
     StartQueue,
     StopQueue,
+    Sync,
     ToDispatcher,
     WishAnswered,
     WorkersWanted,
@@ -159,6 +160,8 @@ class ControlLine:
             case WishAnswered():
                 self._wish = None
                 return False
+            case Sync():
+                self.send(Answer(message.request_id))
             case _ if getattr(message, "request_id", 0) >= SESSION_REQUESTS:
                 return self._is_repeated(message, fds)
             case _:

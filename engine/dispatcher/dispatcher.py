@@ -39,7 +39,6 @@ from ringblk.engine.dispatcher.messages import (
     StartQueue,
     StopLog,
     StopQueue,
-    Sync,
     ToDispatcher,
     WishAnswered,
     WorkerDown,
@@ -202,8 +201,6 @@ class Dispatcher:
                 change_storage(self._setup.backend, message, fds)
                 self._memory.skip(message.epoch)
                 crash_point("layers: in use by the dispatcher")
-                self._send(Answer(message.request_id))
-            case Sync():
                 self._send(Answer(message.request_id))
             case StopQueue():
                 self._stop_queue(message)

@@ -3,10 +3,9 @@
 Imports all that such programs keep and say: not before a zygote is forked.
 """
 
-import hashlib
-
 import msgspec
 
+from ringblk.engine.base.digest import short_digest
 from ringblk.engine.dispatcher.messages import FromDispatcher, FromOrphan, ToDispatcher
 from ringblk.engine.drives.kept_drive import KeptDrive
 from ringblk.engine.options.config import EngineConfig
@@ -29,11 +28,9 @@ _TYPES = (
     ToZygote,
     FromZygote,
 )
-_DIGEST_DIGITS = 16
 
 
 def current_form() -> Form:
     """That of this program: takes some milliseconds."""
     described = "\n".join(map(repr, msgspec.inspect.multi_type_info(_TYPES)))
-    digest = hashlib.sha256(described.encode()).hexdigest()[:_DIGEST_DIGITS]
-    return Form(kept=KEPT_FORM, segment=LAYOUT_VERSION, types=digest)
+    return Form(kept=KEPT_FORM, segment=LAYOUT_VERSION, types=short_digest(described.encode()))
