@@ -47,7 +47,7 @@ class LayerJobs:
         self._progress = MergeProgress(bps=0)
         self._subject: tuple[Literal["merge", "flatten"], str] | None = None
         self._error = ""
-        self._is_ending = False
+        self._is_ending = self._is_cancelled = False
 
     @property
     def status(self) -> JobStatus | None:
@@ -70,6 +70,7 @@ class LayerJobs:
         task = _task_of(self._owner.chain)
         if task is None or self._is_ending or (self._running is not None and not self._running.done()):
             return
+        self._is_cancelled = False
         self._note(*task)
         self._running = asyncio.get_running_loop().create_task(self._run())
 
@@ -81,6 +82,7 @@ class LayerJobs:
         """Stop what is under way; it begins again with the next change of layers, or at the next start."""
         if self._running is None:
             return
+        self._is_cancelled = True  # between two merges, this is what counts
         self._progress.is_stopped = True
         await asyncio.wait([self._running], timeout=STOP_S)
 
@@ -91,7 +93,7 @@ class LayerJobs:
 
     async def _run(self) -> None:
         try:
-            while (task := _task_of(self._owner.chain)) is not None and not self._is_ending:
+            while (task := _task_of(self._owner.chain)) is not None and not self._is_cancelled:
                 await self._carry_out(*task)
             self._subject = None
         except MergeStopped:

@@ -224,6 +224,7 @@ def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SharedRig]:
 
 @pytest.mark.parametrize(("point", "passage"), walk(PASSAGES))
 def test_a_process_dies_while_layers_change(shared: SharedRig, point: str, passage: int) -> None:
+    """A process dies while layers change: what it did is done by the next, or was not begun."""
     rig = shared.take()
     try:
         with rig.rig.connect_to_next() as disk:

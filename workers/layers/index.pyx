@@ -61,7 +61,7 @@ cdef class BlockIndex:
         cdef int state = 0
         with nogil:
             unit = layer.next_unit(0)
-            while unit < layer.unit_count and state >= 0:
+            while unit < layer.unit_count:
                 block = unit * UNIT_WORDS << WORD_SHIFT
                 end = min(limit, (unit + 1) * UNIT_WORDS << WORD_SHIFT)
                 while block < end:
@@ -71,6 +71,8 @@ cdef class BlockIndex:
                     if state != BLOCK_ABSENT:
                         self._put(block, until, number if state == BLOCK_PRESENT else INDEX_ZEROES)
                     block = until
+                if state < 0:
+                    break
                 unit = layer.next_unit(unit + 1)
         if state < 0:
             raise LayerDamaged(f"unit {unit} of its map is damaged: the checksum is wrong")

@@ -1,6 +1,7 @@
 """Snapshots, resets and clones of drives that run, by the control API."""
 
 import os
+import random
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -189,3 +190,27 @@ def test_a_drive_grows(drives: ManyDrives, base: Path) -> None:
     drives.put("small", base=str(base), overlay=str(base.with_name("small")), overlay_size=8192 + 512)
     with drives.frontend("small") as disk:
         assert disk.read(0, 65536) == expected[:61440] + block("z")
+
+
+def test_a_merge_is_slowed_down_and_stopped(drives: ManyDrives, tmp_path: Path) -> None:
+    """What was stopped goes on only where it is asked for; the drive reads the same all the time."""
+    base, content = tmp_path / "large", random.Random(1).randbytes(8 << 20)
+    base.write_bytes(content)
+    drives.put("large", base=str(base), overlay=str(tmp_path / "layers"))
+    assert drives.control.change("/drives/large/job", bps=1 << 20)
+    assert drives.control.ask("POST", "/drives/large/flatten")[0] == 200
+    while not (job := drives.control.get("/drives/large")["state"]["job"])["copied_bytes"] > 0:
+        os.sched_yield()
+    assert (job["kind"], job["bps"], job["done_bytes"] < job["total_bytes"]) == ("flatten", 1 << 20, True)
+    assert drives.control.ask_raw("DELETE", "/drives/large/job")[0] == 204
+    assert "job" not in drives.control.get("/drives/large")["state"]
+    drives.delete("large")
+    drives.put("large", base=str(base), overlay=str(tmp_path / "layers"))
+    assert "job" not in drives.control.get("/drives/large")["state"]
+    assert drives.control.ask("POST", "/drives/large/flatten")[0] == 200
+    merged(drives, "large")
+    drives.delete("large")
+    base.write_bytes(b"x")
+    drives.put("large", base=str(base), overlay=str(tmp_path / "layers"))
+    with drives.frontend("large", memory_size_bytes=16 << 20) as disk:
+        assert disk.read(0, len(content)) == content

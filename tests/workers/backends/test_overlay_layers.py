@@ -2,16 +2,21 @@
 
 import os
 import random
+import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import msgspec
 import pytest
 
+from ringblk.workers.backends.interface import BackendError
 from ringblk.workers.backends.open_storage import OpenOverlay
 from ringblk.workers.backends.overlay import OverlayBackend
 from ringblk.workers.backends.overlay_changes import OverlayChange, OverlayChanger
 from ringblk.workers.backends.overlay_merge import MergeProgress, MergeStopped, merge
 from ringblk.workers.layers.chain_form import NO_LAYER
+from ringblk.workers.layers.folder import DATA, MAP
+from ringblk.workers.layers.overlay_folder import CHAIN
 
 BLOCK_BYTES = 4096
 BLOCKS = 3000
@@ -181,3 +186,79 @@ def test_merges_change_nothing_that_is_read(tmp_path: Path, base: Path) -> None:
         clone = Layered(tmp_path / name, base=drive.folder, snapshot=name)
         assert clone.model == drive.snapshots[name]
         clone.close()
+
+
+def lose(folder: Path, layers: list[Path]) -> None:
+    shutil.rmtree(layers[0])
+
+
+def swap(folder: Path, layers: list[Path]) -> None:
+    first, second = layers[:2]
+    first.rename(folder / "aside")
+    second.rename(first)
+    (folder / "aside").rename(second)
+
+
+def swap_maps(folder: Path, layers: list[Path]) -> None:
+    shutil.copyfile(layers[0] / MAP, layers[1] / MAP)
+
+
+def damage_chain(folder: Path, layers: list[Path]) -> None:
+    content = bytearray((folder / CHAIN).read_bytes())
+    content[300] ^= 1
+    (folder / CHAIN).write_bytes(content)
+
+
+def cut_data_off(folder: Path, layers: list[Path]) -> None:
+    os.truncate(layers[0] / DATA, 4096)
+
+
+@pytest.mark.parametrize(
+    ("harm", "reason"),
+    [
+        (lose, "has lost layer-"),
+        (swap, "belongs"),
+        (swap_maps, "belongs"),
+        (damage_chain, "its chain is damaged: the checksum is wrong"),
+        (cut_data_off, "its data has only 4096 bytes"),
+    ],
+)
+def test_what_is_not_as_it_was_is_refused(
+    tmp_path: Path, base: Path, harm: Callable[[Path, list[Path]], None], reason: str
+) -> None:
+    """A layer is lost or damaged: the drive is refused, and the message says what is wrong."""
+    drive = Layered(tmp_path / "overlay", base=base)
+    for number in range(3):
+        drive.write(3)
+        drive.seal(f"number {number}")
+    drive.changer.settle()
+    drive.close()
+    harm(drive.folder, sorted(drive.folder.glob("layer-*")))
+    with pytest.raises(BackendError, match=reason):
+        drive.open()
+
+
+@pytest.mark.parametrize("is_near", [True, False])
+def test_a_damaged_map_is_never_a_wrong_byte(tmp_path: Path, base: Path, is_near: bool) -> None:
+    """Of the layer right below it is found by the read that needs it, of others when the index is made."""
+    drive = Layered(tmp_path / "overlay", base=base)
+    drive.backend.write_at(0, b"x" * BLOCK_BYTES)
+    drive.seal("first")
+    if not is_near:
+        drive.changer.settle()
+        drive.seal("second")
+    drive.changer.settle()
+    drive.close()
+    with (drive.folder / MAP).open("r+b") as file:
+        file.seek(528384 + 100)
+        file.write(b"\x01")
+    if not is_near:
+        with pytest.raises(BackendError, match="unit 0 of its map is damaged"):
+            drive.open()
+        return
+    drive.open()
+    with pytest.raises(OSError, match="Input/output error"):
+        drive.backend.read_at(0, bytearray(BLOCK_BYTES))
+    with pytest.raises(OSError, match="Input/output error"):
+        drive.other.write_at(512, b"y" * 512)
+    drive.close()
