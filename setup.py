@@ -21,9 +21,9 @@ OF_LINUX_ALONE = ("workers/fs/", "shm/platform/handles.pyx")
 """What is not built elsewhere: shared folders."""
 COMPILE_FLAGS = ["-O3", "-Wall", "-g0"]  # -g0: debug information is six sevenths of a module
 
-HEADERS = {"nbd": "libnbd.h"}
-"""Of the libraries that a module may name in its first line: it is built where the header is."""
-LIBRARY = re.compile(r"# distutils: libraries = (\w+)\n")
+HEADERS = {"nbd": "libnbd.h", "rbd": "rbd/librbd.h", "rados": "rados/librados.h"}
+"""Of the libraries that a module may name in its first line: it is built where their headers are."""
+LIBRARIES = re.compile(r"# distutils: libraries = (.+)\n")
 
 
 @functools.cache
@@ -37,8 +37,8 @@ def has_header(name: str) -> bool:
 def can_be_built(source: Path) -> bool:
     """Whether what it is linked with is here."""
     with source.open() as file:
-        library = LIBRARY.match(file.readline())
-    return library is None or has_header(HEADERS[library[1]])
+        libraries = LIBRARIES.match(file.readline())
+    return libraries is None or all(has_header(HEADERS[name]) for name in libraries[1].split())
 
 
 def compiled_modules(root: Path) -> dict[str, Path]:

@@ -26,6 +26,7 @@ ROOMS = (
     "workers.layers",
     "workers.changes",
     "workers.nbd",
+    "workers.rbd",
     "workers.backends",
     "workers.requests",
     "workers.block",

@@ -69,7 +69,13 @@ def _open_backend(config: DriveConfig) -> NativeBackend:
                 snapshot=config.base_snapshot,
             )
         if config.uri is not None:
-            return open_remote_backend(config.uri, read_only=config.read_only, reconnect_s=config.reconnect_s)
+            return open_remote_backend(
+                config.uri,
+                read_only=config.read_only,
+                reconnect_s=config.reconnect_s,
+                rbd_conf=config.rbd_conf,
+                rbd_user=config.rbd_user,
+            )
         assert config.blk_file is not None, "DriveConfig.check: one of them is given"
         if config.track_changes is not None:
             return open_tracked_backend(config.blk_file, config.track_changes, direct=config.direct)

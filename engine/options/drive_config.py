@@ -93,6 +93,10 @@ class DriveConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     """storage elsewhere, `nbd://HOST/EXPORT` for one; or"""
     reconnect_s: Annotated[float, Meta(ge=0, le=MAX_RECONNECT_S)] | None = None
     """After how long without its server requests fail; None: they wait."""
+    rbd_conf: str | None = None
+    """The Ceph cluster's configuration file, for an `rbd:` one; None: where Ceph's own programs look."""
+    rbd_user: str | None = None
+    """Whom the cluster knows it as, without `client.`; None: `admin`."""
     backend: str | None = None
     """a backend by name: `memory`, `null`, or `package.module:Class`."""
     backend_arg: dict[str, str] = msgspec.field(default_factory=dict)
@@ -184,8 +188,14 @@ class DriveConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
             raise ProgramError("give one of --blk-file, --overlay, --uri and --backend")
         if self.uri is not None and not self.uri.isprintable():
             raise ProgramError(f"--uri {printable(self.uri)}: not of printable characters")
-        if self.reconnect_s is not None and self.uri is None:
-            raise ProgramError("--reconnect-s needs --uri")
+        scheme = (self.uri or "").partition(":")[0]
+        if self.reconnect_s is not None and not scheme.startswith("nbd"):
+            raise ProgramError("--reconnect-s needs --uri=nbd:...")
+        for name in ("rbd_conf", "rbd_user"):
+            if getattr(self, name) is not None and scheme != "rbd":
+                raise ProgramError(f"{option_of(name)} needs --uri=rbd:...")
+        if scheme == "rbd" and self.io_engine not in ("auto", "psync"):
+            raise ProgramError(f"--io-engine {self.io_engine}: not with --uri=rbd:..., which has a worker")
         if self.base is not None and self.overlay is None:
             raise ProgramError("--base needs --overlay")
         if self.base is None and self.base_snapshot is not None:

@@ -47,6 +47,8 @@ CHANGES_POINTS = [name for name in POINTS if name.startswith("changes:")]
 """Reached where changes are tracked: tests/crash/test_tracking_deaths.py."""
 NBD_POINTS = [name for name in POINTS if name.startswith("nbd:")]
 """Reached where an NBD server keeps the bytes: tests/crash/test_nbd_deaths.py."""
+RBD_POINTS = [name for name in POINTS if name.startswith("rbd:")]
+"""Reached where a Ceph cluster keeps the bytes: tests/engine/program/test_rbd_drives.py."""
 WORKERS_POINTS = [name for name in POINTS if name.startswith("workers:")]
 """Reached where workers come and go: tests/crash/test_walk_workers.py."""
 CHAIN_POINTS = [name for name in POINTS if name.startswith(("chain:", "layers:"))]
@@ -77,6 +79,7 @@ CHILD_POINTS = [
     + CHANGES_POINTS
     + SUSPEND_POINTS
     + NBD_POINTS
+    + RBD_POINTS
     + WORKERS_POINTS
     + PENDING_POINTS
     + CUSTODY_POINTS

@@ -5,6 +5,7 @@ import msgspec
 from ringblk.workers.backends.answers import StorageIdentity
 from ringblk.workers.backends.topology import BlockTopology
 from ringblk.workers.nbd.export import NbdExport
+from ringblk.workers.rbd.image_name import RbdFound, RbdName
 
 
 class OpenFile(msgspec.Struct, frozen=True, kw_only=True, tag=True):
@@ -110,4 +111,12 @@ class OpenNbd(msgspec.Struct, frozen=True, kw_only=True, tag=True):
     reconnect_s: float | None
 
 
-OpenStorage = OpenFolder | OpenTracked | OpenFile | OpenMemory | OpenNull | OpenOverlay | OpenNbd
+class OpenRbd(msgspec.Struct, frozen=True, kw_only=True, tag=True):
+    """An RBD image (`RbdBackend`); the descriptor of memory for its client's number comes along."""
+
+    name: RbdName
+    found: RbdFound
+    read_only: bool
+
+
+OpenStorage = OpenFolder | OpenTracked | OpenFile | OpenMemory | OpenNull | OpenOverlay | OpenNbd | OpenRbd

@@ -13,6 +13,7 @@ from ringblk.workers.backends.open_storage import (
     OpenNbd,
     OpenNull,
     OpenOverlay,
+    OpenRbd,
     OpenStorage,
     OpenTracked,
 )
@@ -51,10 +52,16 @@ def open_folder_backend(path: str) -> NativeBackend:
     return FolderBackend(path)
 
 
-def open_remote_backend(uri: str, *, read_only: bool, reconnect_s: float | None) -> NativeBackend:
-    """What another host keeps: an NBD export (`NbdBackend`). Raises `BackendError`."""
+def open_remote_backend(
+    uri: str, *, read_only: bool, reconnect_s: float | None, rbd_conf: str | None, rbd_user: str | None
+) -> NativeBackend:
+    """What another host keeps: an RBD image, an NBD export. Raises `BackendError`."""
+    if uri.startswith("rbd:"):
+        from ringblk.workers.backends.rbd import RbdBackend
+
+        return RbdBackend(uri, read_only=read_only, conf=rbd_conf, user=rbd_user)
     if not uri.startswith("nbd"):
-        raise BackendError(f"{uri}: is no nbd: URI")
+        raise BackendError(f"{uri}: is neither nbd: nor rbd:")
     try:
         from ringblk.workers.backends.nbd import NbdBackend
     except ImportError:
@@ -113,6 +120,10 @@ def take_backend(storage: OpenStorage, fds: Sequence[int]) -> NativeBackend:
             from ringblk.workers.backends.nbd import NbdBackend
 
             return NbdBackend.take(storage, fds)
+        case OpenRbd():
+            from ringblk.workers.backends.rbd import RbdBackend
+
+            return RbdBackend.take(storage, fds)
         case OpenNull():
             from ringblk.workers.backends.null import NullBackend
 

@@ -258,7 +258,7 @@ def test_a_drive_of_a_list_is_served_across_control_planes(tmp_path: Path) -> No
 @pytest.mark.parametrize(
     ("uri", "fault"),
     [
-        ("http://example.com/", "is no nbd: URI"),
+        ("http://example.com/", "is neither nbd: nor rbd:"),
         ("nbd://127.0.0.1:1/", "Connection refused"),
         ("nbd+unix:///?socket=/nowhere", "No such file or directory"),
         ("nbd://127.0.0.1/?colour=red", "colour= is not known"),
