@@ -1,4 +1,4 @@
-"""A process that looks at an image and ends: its argument is `read` or `write`, an `RbdName` comes on stdin."""
+"""A process that looks at an image and ends: its argument is `read` or `write`, an `RbdName` is on stdin."""
 
 import os
 import sys

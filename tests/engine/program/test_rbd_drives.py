@@ -1,6 +1,6 @@
 """Drives whose bytes a Ceph cluster keeps.
 
-Those that need a cluster run where CEPH_CONF names one with a pool "rbd"; each makes an image of its own there.
+Those that need a cluster run where CEPH_CONF names one with a pool "rbd"; each makes an image of its own.
 The fault model: the worker, which is the image's client, is killed with requests under way; what it had sent
 lands when the cluster likes, unless the cluster does not take it any more.
 """
