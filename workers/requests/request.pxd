@@ -17,9 +17,9 @@ cdef enum SlotFlags:
     SLOT_PARTIAL = 2          # it changes a part of a block (engine/dispatcher/overlap_list.pyx)
     SLOT_BRIEF = 4            # as quick as the backend is: the dispatcher may carry it out itself
     SLOT_CHANGES = 8          # it changes what is stored
-    SLOT_IN_PLACE = 32        # it takes no time: the dispatcher carries it out itself, whoever does the others
     SLOT_ADMITTED = 16        # set by the dispatcher: no request stands in its way any more
     SLOT_LET_GO = 32          # set by the dispatcher: whatever becomes of it, nobody is told (suspension.pyx)
+    SLOT_IN_PLACE = 64        # it takes no time: the dispatcher carries it out itself, whoever does the others
 
 
 cdef class RequestParser:
