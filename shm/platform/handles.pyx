@@ -5,8 +5,12 @@ import os
 
 from libc.errno cimport EOPNOTSUPP, EOVERFLOW, EPERM, errno
 
+from ringblk.shm.platform.form cimport IS_LINUX
+
 cdef extern from * nogil:
     r"""
+    #include <errno.h>
+    #if RINGBLK_LINUX
     #ifndef _GNU_SOURCE
     #define _GNU_SOURCE
     #endif
@@ -21,6 +25,9 @@ cdef extern from * nogil:
         again = open_by_handle_at(fd, &handle.head, O_PATH | O_CLOEXEC);
         return again < 0 ? -2 : close(again);
     }
+    #else
+    static int ringblk_open_again(int fd, unsigned room) { (void)fd; (void)room; errno = ENOSYS; return -1; }
+    #endif
     """
     int ringblk_open_again(int fd, unsigned room)
 

@@ -12,6 +12,7 @@ LACKING = {
     "tests/engine/program/test_sandbox.py": _NO_SANDBOX,
     "tests/engine/doctor/": "checks of a Linux host",
     "tests/workers/uring/": _NO_URING,
+    "tests/workers/fs/": "no file handles, of which a shared folder is made",
     "tests/engine/zygote/": _NO_ZYGOTE,
     "tests/engine/supervisor/test_zygote_process.py": _NO_ZYGOTE,
     "tests/engine/supervisor/test_kept_parts.py": _NO_ZYGOTE,

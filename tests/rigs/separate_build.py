@@ -93,7 +93,8 @@ class SeparateBuild(msgspec.Struct, frozen=True):
             target.parent.mkdir(parents=True, exist_ok=True)
             shutil.copy2(path, target)
         if self.modules:
-            shutil.copy2(ROOT / "src" / "ringblk" / "__init__.py", self.folder / "ringblk" / "__init__.py")
+            for path in (ROOT / "src" / "ringblk").glob("*.py"):
+                shutil.copy2(path, self.folder / "ringblk" / path.name)
 
     def _compile(self) -> None:
         modules = [*self.modules, *(path.stem for path in self.extra if path.suffix == ".pyx")]
