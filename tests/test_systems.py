@@ -16,7 +16,7 @@ OF_LINUX = {
     "engine/supervisor/cgroup.py": "control groups: --cgroup names a folder of cgroup v2",
 }
 """What is a feature of Linux as a whole, and why."""
-NOT_PORTED = ("workers/nbd/", "workers/backends/nbd")
+NOT_PORTED = ("workers/nbd/", "workers/backends/nbd", "workers/backends/rbd")
 """What has no portable form yet, though other systems could give one."""
 ASKED = (
     r"sys\.platform",

@@ -42,7 +42,9 @@ def answer_installed(fd_text: str) -> int:
 
 async def ask_installed(start: ProgramStart) -> Installed:
     """Ask it whether it can go on with this engine. Raises `UpgradeRefused`: it cannot, or does not start."""
-    reading, writing = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
+    reading, writing = os.pipe()
+    for fd in (reading, writing):
+        os.set_blocking(fd, False)
     try:
         pid = start.again({ADOPT_VARIABLE: f"{ASKED}{writing}"}, [writing])
     except OSError as error:

@@ -29,6 +29,7 @@ from ringblk.engine.zygote.messages import (
 from ringblk.engine.zygote.restart import Restart
 from ringblk.engine.zygote.zygote import ZygoteEnd, fork_zygote, take_leave
 from ringblk.shm.platform.process import copy_fd_of, signal_process
+from ringblk.shm.platform.process_table import parent_of
 from ringblk.shm.sync.channel import Channel, ChannelClosed
 from ringblk.shm.sync.process import crash_point
 from ringblk.workers.sandbox.confinement import Privileges
@@ -132,7 +133,7 @@ class Zygote:
         Where it has ended, or was forked by another zygote, nobody can say how it ends.
         """
         child = ZygoteChild(pid, pidfd, uring, ring_fd)
-        has_other_parent = self.left_pid is None or _parent_of(pid) != self.left_pid
+        has_other_parent = self.left_pid is None or parent_of(pid) != self.left_pid
         if has_other_parent or select.select([pidfd], [], [], 0)[0]:
             child.note_end(None)
         else:
@@ -266,15 +267,6 @@ class Zygote:
         end, self._first = self._first or self._end, None
         if end is not None:
             take_leave(end)  # nothing, where it was lost
-
-
-def _parent_of(pid: int) -> int | None:
-    """The parent of a process; None where that cannot be told (proc(5))."""
-    try:
-        with open(f"/proc/{pid}/stat", errors="replace") as stat_file:
-            return int(stat_file.read().rpartition(")")[2].split()[1])
-    except (OSError, IndexError):
-        return None
 
 
 def _kill_and_wait(end: ZygoteEnd) -> int | None:

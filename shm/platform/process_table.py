@@ -19,7 +19,7 @@ _TABLE = "/proc"
 HAS_TABLE = os.path.isdir(f"{_TABLE}/self")
 _PF_EXITING = 0x4  # linux/sched.h
 _SIGKILL_BIT = 1 << (signal.SIGKILL - 1)
-_FLAGS, _USER_TICKS, _SYSTEM_TICKS, _STARTTIME = 6, 11, 12, 19  # fields behind the process's name
+_PARENT, _FLAGS, _USER_TICKS, _SYSTEM_TICKS, _STARTTIME = 1, 6, 11, 12, 19  # fields behind the process's name
 
 
 class OpenDescriptor(NamedTuple):
@@ -107,6 +107,12 @@ def cpu_s(pid: int) -> float:
     if not fields:
         return 0.0
     return (int(fields[_USER_TICKS]) + int(fields[_SYSTEM_TICKS])) / os.sysconf("SC_CLK_TCK")
+
+
+def parent_of(pid: int) -> int | None:
+    """The parent of a process; None where it is gone, or nobody says."""
+    fields = _stat_fields(pid)
+    return int(fields[_PARENT]) if fields else None
 
 
 def open_descriptors(pid: int) -> Iterator[OpenDescriptor]:

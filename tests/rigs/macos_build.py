@@ -22,7 +22,9 @@ FLAGS = ("-c", "-O0", "-g0", "-fno-sanitize=all", "-Wall", "-Werror=implicit", "
 _HOME = ROOT / ".cache" / "macos-build"
 
 
-OF_LINUX = ("ringblk.workers.fs.", "ringblk.workers.nbd.", "ringblk.workers.backends.nbd")
+OF_LINUX = tuple(
+    f"ringblk.workers.{name}" for name in ("fs.", "nbd.", "rbd.", "backends.nbd", "backends.rbd")
+)
 """Modules that have no form for another system (docs/portability.md)."""
 
 
