@@ -67,6 +67,8 @@ def read_states(layer_fd: int, superblock: Superblock, *, is_settled: bool) -> L
     map_fd = os.open(MAP, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW, dir_fd=layer_fd)
     try:
         words, damaged = read_map(map_fd, superblock)
+        if damaged:  # or an engine has written to a unit at this moment: it merges layers
+            words, damaged = read_map(map_fd, superblock)
         if damaged:
             raise LayerDamaged(f"unit {damaged[0]} of its map is damaged: the checksum is wrong")
         if not is_settled:
