@@ -23,7 +23,7 @@ COMPILE_FLAGS = ["-O3", "-Wall", "-g0"]  # -g0: debug information is six seventh
 
 HEADERS = {"nbd": "libnbd.h", "rbd": "rbd/librbd.h", "rados": "rados/librados.h"}
 """Of the libraries that a module may name in its first line: it is built where their headers are."""
-LIBRARIES = re.compile(r"# distutils: libraries = (.+)\n")
+LIBRARIES = re.compile(r"# libraries: (.+)\n")
 
 
 @functools.cache
@@ -34,11 +34,11 @@ def has_header(name: str) -> bool:
     return subprocess.run(command, input=f"#include <{name}>", text=True, capture_output=True).returncode == 0
 
 
-def can_be_built(source: Path) -> bool:
-    """Whether what it is linked with is here."""
+def libraries_of(source: Path) -> list[str]:
+    """What a module is linked with besides C's own library."""
     with source.open() as file:
         libraries = LIBRARIES.match(file.readline())
-    return libraries is None or all(has_header(HEADERS[name]) for name in libraries[1].split())
+    return [] if libraries is None else libraries[1].split()
 
 
 def compiled_modules(root: Path) -> dict[str, Path]:
@@ -49,7 +49,7 @@ def compiled_modules(root: Path) -> dict[str, Path]:
             path = source.relative_to(root)
             if sys.platform != "linux" and path.relative_to(PACKAGE).as_posix().startswith(OF_LINUX_ALONE):
                 continue
-            if can_be_built(source):
+            if all(has_header(HEADERS[library]) for library in libraries_of(source)):
                 modules[".".join(path.relative_to("src").with_suffix("").parts)] = path
     return modules
 
@@ -58,7 +58,13 @@ def extensions(root: Path) -> list[Extension]:
     """What is to be built. In a wheel it is stripped; in place it keeps its names, for profilers."""
     link_flags = ["-Wl,-s"] if "bdist_wheel" in sys.argv else []
     return [
-        Extension(name, [str(path)], extra_compile_args=COMPILE_FLAGS, extra_link_args=link_flags)
+        Extension(
+            name,
+            [str(path)],
+            libraries=libraries_of(root / path),
+            extra_compile_args=COMPILE_FLAGS,
+            extra_link_args=link_flags,
+        )
         for name, path in compiled_modules(root).items()
     ]
 

@@ -1,4 +1,4 @@
-# distutils: libraries = rbd rados
+# libraries: rbd rados
 # cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True
 """The asynchronous form of an RBD image: librbd's own requests, whose ends one eventfd tells of."""
 

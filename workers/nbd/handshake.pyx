@@ -1,4 +1,4 @@
-# distutils: libraries = nbd
+# libraries: nbd
 # cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True
 """Connecting to an NBD server and shaking hands, by libnbd, without waiting for either.
 

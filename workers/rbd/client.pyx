@@ -1,4 +1,4 @@
-# distutils: libraries = rbd rados
+# libraries: rbd rados
 # cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True
 """One client of one image, through librbd. It has threads, so the process that opens it must not fork any more."""
 
