@@ -5,6 +5,7 @@ import pytest
 _NO_DIRECT = "no I/O past the page cache"
 _NO_HOLES = "no holes, and gives no shared memory back"
 _LATE = "no zygote: a drive's segment is let go of when the garbage collector comes by"
+_NO_BIRTH = "no birth times of files"
 _NO_SANDBOX = "no sandbox"
 _NO_URING = "no io_uring"
 _NO_ZYGOTE = "no zygote: processes end with the control plane"
@@ -29,7 +30,7 @@ LACKING = {
     "tests/crash/test_walk_control_plane.py": _NO_ZYGOTE,
     "tests/engine/control/test_drives.py::test_a_drive_that_is_refused_leaves_nothing[socket]": _LATE,
     "tests/engine/control/test_drives.py::test_rounds_": _LATE,
-    "tests/engine/drives/test_settings_outlive.py::test_an_image_that_got_the_inode": "no birth times of files",
+    "tests/engine/drives/test_settings_outlive.py::test_an_image_that_got_the_inode": _NO_BIRTH,
     "tests/workers/backends/test_file.py::test_file_system_that_refuses_direct_io": _NO_DIRECT,
     "tests/workers/backends/test_file.py::TestAlignment": _NO_DIRECT,
     "tests/workers/backends/test_file_sizes.py::test_size_that_direct_io": _NO_DIRECT,
