@@ -103,6 +103,8 @@ class _Choices(msgspec.Struct, frozen=True, array_like=True):
 class BlockDevice:
     """A block device's face to its driver."""
 
+    window_bytes = 0
+
     def __init__(self, config: BlockDeviceConfig) -> None:
         self._config = config
         self._capacity_bytes = config.capacity_bytes

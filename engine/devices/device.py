@@ -52,6 +52,13 @@ class Device(Protocol):
     def write_config(self, offset_bytes: int, data: bytes) -> None:
         """Write to the config space; `ConfigRefused` where the driver may not."""
 
+    @property
+    def window_bytes(self) -> int:
+        """How large the device's shared memory is, which the front end shows the guest; 0: it has none."""
+
+    async def set_backend_channel(self, fd: int) -> None:
+        """Have files mapped there, on this channel. `fd` is the device's, also when it raises."""
+
     async def add_region(self, region: MemoryRegion, fd: int) -> None:
         """Map a region in every process. `fd` is the device's from the call on, also when it raises."""
 

@@ -18,6 +18,10 @@ class DeviceFace(Protocol):
         """How many virtqueues there are."""
 
     @property
+    def window_bytes(self) -> int:
+        """How large its shared memory is, where files are mapped into the guest; 0: it has none."""
+
+    @property
     def device_features(self) -> int:
         """The features on offer."""
 

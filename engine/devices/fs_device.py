@@ -21,9 +21,10 @@ class FsDevice:
     driver_writeback: bool | None = None
     device_features = F_VERSION_1 | F_INDIRECT_DESC | F_EVENT_IDX
 
-    def __init__(self, tag: str, request_queue_count: int, *, read_only: bool) -> None:
+    def __init__(self, tag: str, request_queue_count: int, window_bytes: int, *, read_only: bool) -> None:
         self.num_queues = request_queue_count + 1
         self.read_only = read_only
+        self.window_bytes = window_bytes
         self.features = 0
         self._config_space = _CONFIG_SPACE.pack(tag.encode(), request_queue_count)
 

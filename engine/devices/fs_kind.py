@@ -11,7 +11,15 @@ from ringblk.engine.options.drive_config import DriveConfig
 from ringblk.workers.backends.folder import FolderBackend
 from ringblk.workers.backends.native import NativeBackend
 from ringblk.workers.fs.drive_requests import FolderRequests
-from ringblk.workers.fs.flags import ACL_FLAGS, AUTO_FLAGS, BASE_FLAGS, DIRECT_OPEN, KEEP_OPEN
+from ringblk.workers.fs.flags import (
+    ACL_FLAGS,
+    AUTO_FLAGS,
+    BASE_FLAGS,
+    DIRECT_OPEN,
+    KEEP_OPEN,
+    WINDOW_FLAGS,
+    WINDOW_FLAGS2,
+)
 from ringblk.workers.fs.rules import OPERATION_NAMES
 from ringblk.workers.fs.settings import ShareSettings
 
@@ -34,7 +42,11 @@ _CALLS = """
 def make_device(config: DriveConfig, backend: NativeBackend) -> FsDevice:
     """The device as the driver is to see it."""
     assert config.tag is not None, "DriveConfig.check: a share has one"
-    return FsDevice(config.tag, config.num_queues, read_only=config.read_only)
+    return FsDevice(config.tag, config.num_queues, _window_bytes(config), read_only=config.read_only)
+
+
+def _window_bytes(config: DriveConfig) -> int:
+    return 0 if config.dax == "never" else config.dax_window
 
 
 def request_settings(config: DriveConfig) -> bytes:
@@ -51,8 +63,10 @@ def request_settings(config: DriveConfig) -> bytes:
         open_flags=_OPEN_FLAGS[config.guest_cache],
         init_flags=BASE_FLAGS
         | (AUTO_FLAGS if config.guest_cache == "auto" else 0)
-        | (ACL_FLAGS if config.posix_acl else 0),
-        init_flags2=0,
+        | (ACL_FLAGS if config.posix_acl else 0)
+        | (0 if config.dax == "never" else WINDOW_FLAGS),
+        init_flags2=WINDOW_FLAGS2 if config.dax == "inode" else 0,
+        window_bytes=_window_bytes(config),
         open_limit=_OPEN_LIMIT if soft_limit < 0 else min(_OPEN_LIMIT, soft_limit // 4),
     )
     return msgspec.msgpack.encode(settings)

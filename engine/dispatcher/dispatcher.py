@@ -32,6 +32,7 @@ from ringblk.engine.dispatcher.messages import (
     RegionsUnused,
     RequestGivenUp,
     Resume,
+    SetBackendChannel,
     SetInflight,
     SetLog,
     SetQueueFds,
@@ -202,6 +203,9 @@ class Dispatcher:
                 self._memory.skip(message.epoch)
                 crash_point("layers: in use by the dispatcher")
                 self._send(Answer(message.request_id))
+            case SetBackendChannel():
+                self._set_backend_channel(message, fds)
+                self._send(Answer(message.request_id))
             case StopQueue():
                 self._stop_queue(message)
             case AwaitLetGo():
@@ -342,10 +346,17 @@ class Dispatcher:
         for slot_index in slot_indexes:
             self._send(RequestGivenUp(self._recovery.describe_slot(slot_index)))
 
+    def _set_backend_channel(self, message: SetBackendChannel, fds: list[int]) -> None:
+        outcome_fd = self._executor.outcome_fd
+        self._executor.set_backend_channel(fds.pop(), message.is_new)
+        if self._executor.outcome_fd != outcome_fd:
+            self._table.watch(self._executor.outcome_fd)
+
     def _stop_queue(self, message: StopQueue) -> None:
         if not self._table.is_served(message.queue_index):  # its start was refused
             self._send(Answer(message.request_id))
             return
+        self._executor.hurry()
         self._stopping.setdefault(message.queue_index, []).append(message.request_id)
         if message.is_suspended:
             self._suspension.suspend(message.queue_index)

@@ -92,6 +92,13 @@ class SetQueueLog(msgspec.Struct, tag=True, frozen=True):
     log_gpa: int | None
 
 
+class SetBackendChannel(msgspec.Struct, tag=True, frozen=True):
+    """Have the front end map files on this channel, which comes along. `is_new`: it has mapped none yet."""
+
+    request_id: int
+    is_new: bool = False
+
+
 class StopQueue(msgspec.Struct, tag=True, frozen=True):
     """Stop popping; answered with next_avail when nothing of the queue is in flight.
 
@@ -274,6 +281,7 @@ ToDispatcher = (
     | SetLog
     | StopLog
     | SetQueueLog
+    | SetBackendChannel
     | StopQueue
     | AwaitLetGo
     | FlushStorage

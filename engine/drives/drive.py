@@ -14,7 +14,7 @@ from collections.abc import Callable
 from typing import Any
 
 from ringblk.engine.devices.vring import Vring
-from ringblk.engine.dispatcher.messages import RegionsUnused, Report
+from ringblk.engine.dispatcher.messages import RegionsUnused, Report, SetBackendChannel
 from ringblk.engine.drives.adopted_drive import AdoptedDrive
 from ringblk.engine.drives.changes import DriveChanges
 from ringblk.engine.drives.drive_keeper import DriveKeeper
@@ -148,6 +148,8 @@ class Drive:
         kept = adopted.kept
         self._keeper.resume(kept, adopted.parts)
         self._resumed = adopted.resume_session(self, self._keeper)
+        if self.window_bytes and (channel_fd := self._resumed[0].channel_fd) is not None:
+            self._model.backend_channel = os.dup(channel_fd)
         self._keeper.resume_queues(kept, self._resumed[0].vring)
         self._turns.resume()
         if self.layers is not None:
@@ -307,6 +309,17 @@ class Drive:
         self.device.write_config(offset_bytes, data)
         self.publication.publish()
 
+    @property
+    def window_bytes(self) -> int:
+        """How large the device's shared memory is."""
+        return self.device.window_bytes
+
+    async def set_backend_channel(self, fd: int) -> None:
+        """Have files mapped there, on this channel."""
+        self._model.forget_backend_channel()
+        self._model.backend_channel = fd
+        await self._requests.ask(lambda request_id: SetBackendChannel(request_id, is_new=True), [fd])
+
     async def add_region(self, region: MemoryRegion, fd: int) -> None:
         """Map a region in every process. Raises `DeviceError`."""
         await self._regions.change([(region, fd)], dropped=[])
@@ -366,6 +379,7 @@ class Drive:
             await self.replace_regions([])
             await self._regions.wait_unused()
             await self._log.forget()
+            self._model.forget_backend_channel()
             await self._turns.front_end_gone()
         except DispatcherGone:
             return

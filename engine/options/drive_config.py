@@ -52,7 +52,7 @@ BLOCK_SIZES = {
     "physical_block_size": MAX_PHYSICAL_BLOCK_BYTES,
 }
 """Options that are the bytes of a block, and how many they may be at the most."""
-SIZE_OPTIONS = (*BLOCK_SIZES, "overlay_size")
+SIZE_OPTIONS = (*BLOCK_SIZES, "overlay_size", "dax_window")
 """Options that are bytes and no limits."""
 
 
@@ -75,6 +75,10 @@ class DriveConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     """Whether the guest may see and set extended attributes,"""
     posix_acl: bool = False
     """and access control lists, which are some."""
+    dax: Literal["never", "inode", "always"] = "never"
+    """Whether files are mapped into the guest's address space, in a window"""
+    dax_window: Annotated[int, Meta(ge=1 << 21, le=1 << 36)] = 1 << 30
+    """of so many bytes."""
     blk_file: str | None = None
     """The image: a regular file or block device; or"""
     format: Literal["probe", "raw"] = "probe"
@@ -225,6 +229,10 @@ class DriveConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
             raise ProgramError(f"--tag {printable(self.tag)}: not 1 to {MAX_TAG_BYTES} bytes, or one is NUL")
         if self.virtqueue_count > MAX_QUEUES:
             raise ProgramError(f"--num-queues {self.num_queues}: a folder has at most {MAX_QUEUES - 1}")
+        if self.dax != "never" and self.read_only:
+            raise ProgramError(f"--dax {self.dax}: not with --read-only: front ends map what is writable")
+        if fault := power_of_two_fault(self.dax_window, 1 << 21, 1 << 36):
+            raise ProgramError(f"--dax-window {fault}")
         if self.posix_acl and not self.xattr:
             raise ProgramError("--posix-acl needs --xattr")
 

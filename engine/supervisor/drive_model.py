@@ -13,6 +13,7 @@ from ringblk.engine.devices.vring import Vring
 from ringblk.engine.dispatcher.messages import (
     ChangeRegions,
     Pause,
+    SetBackendChannel,
     SetInflight,
     SetLog,
     StartQueue,
@@ -81,6 +82,8 @@ class DriveModel:
         self.log: tuple[SetLog, int] | None = None
         """The dirty log that the front end has given, used while `is_logging`."""
         self.is_logging = False
+        self.backend_channel: int | None = None
+        """A copy of the channel for messages to the front end, where the device has any."""
         self.pause_holders: set[str] = set()
         """Whoever wants nothing to be popped now."""
         self.has_let_go = False
@@ -214,6 +217,12 @@ class DriveModel:
         """The dirty log in which pages are marked now."""
         return self.log if self.is_logging else None
 
+    def forget_backend_channel(self) -> None:
+        """Close it."""
+        if self.backend_channel is not None:
+            os.close(self.backend_channel)
+            self.backend_channel = None
+
     def forget_log(self) -> None:
         """Close the dirty log."""
         if self.log is not None:
@@ -224,6 +233,7 @@ class DriveModel:
         """Close all that is held; the processes have ended."""
         self.forget_inflight()
         self.forget_log()
+        self.forget_backend_channel()
         for region_index in list(self.regions):
             self.forget_region(region_index)
 
@@ -242,6 +252,8 @@ class DriveModel:
             sent.append((self.inflight[0], [self.inflight[1]]))
         if (log := self.log_in_use) is not None:
             sent.append((log[0], [log[1]]))
+        if self.backend_channel is not None:
+            sent.append((SetBackendChannel(0), [self.backend_channel]))
         sent.extend(
             (queue.start_message(0), queue.fds().present())
             for queue in self.queues.values()

@@ -43,6 +43,7 @@ class FrontendRequest(enum.IntEnum):
     REM_MEM_REG = 38
     SET_STATUS = 39
     GET_STATUS = 40
+    GET_SHMEM_CONFIG = 44
     GET_VRING_BASE_SKIP_DRAIN = 45
 
 
@@ -69,4 +70,5 @@ class ProtocolFeature(enum.IntFlag):
     CONFIGURE_MEM_SLOTS = 1 << 15
     STATUS = 1 << 16
     GET_VRING_BASE_INFLIGHT = 1 << 20
+    SHMEM = 1 << 22
     GET_VRING_BASE_SKIP_DRAIN = 1 << 23

@@ -27,9 +27,10 @@ _PIECE_BYTES = 1 << 16
 _IO_URING = "anon_inode:[io_uring]"
 
 
-def seal(fd: int) -> bool:
+def seal(fd: int, *, has_answers: bool = False) -> bool:
     """Keep a descriptor of a front end's from holding others; whether that changed a socket.
 
+    `has_answers`: a socket may be one that the front end answers on; it is emptied, and can be sent to.
     Raises `BadMessage` where it can't be kept from it.
     """
     if not stat.S_ISSOCK(os.fstat(fd).st_mode):
@@ -47,10 +48,11 @@ def seal(fd: int) -> bool:
             return False
         if end.type != socket.SOCK_STREAM or not _is_connected(end):
             raise BadMessage("a unix socket is handed over that is no connected stream")
-        with contextlib.suppress(OSError):  # ENOTCONN: its other end has gone, and nothing more can come
-            end.shutdown(socket.SHUT_RD)
+        if not has_answers:
+            with contextlib.suppress(OSError):  # ENOTCONN: its other end has gone, and nothing more can come
+                end.shutdown(socket.SHUT_RD)
         _empty(end)
-        return True
+        return not has_answers
     finally:
         end.detach()
 
@@ -73,7 +75,7 @@ def has_hung_up(connected: socket.socket) -> bool:
     return any(events & select.POLLHUP for _, events in poll.poll(0))
 
 
-def seal_unread(connected: socket.socket) -> bool:
+def seal_unread(connected: socket.socket, *, has_answers: bool = False) -> bool:
     """Seal the descriptors in messages that are still to be read; whether there was a socket among them.
 
     To be called again when more has come, which alone is looked at then. Where the system has no look ahead
@@ -92,7 +94,7 @@ def seal_unread(connected: socket.socket) -> bool:
             fds = received_fds(ancillary)
             try:
                 for fd in fds:
-                    is_changed |= seal(fd)
+                    is_changed |= seal(fd, has_answers=has_answers)
             finally:
                 for fd in fds:
                     os.close(fd)

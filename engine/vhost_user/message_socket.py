@@ -66,6 +66,12 @@ class VhostUserSocket:
         self._socket = connected_socket
         self._owed_since_s: float | None = time.monotonic()
         self._arrivals: Arrivals | None = None
+        self.has_answers = False
+        """Whether a socket that is handed over may be one that the peer answers on (`seal`).
+
+        A peer that hands over the other end of this connection in an answer is not seen to go. That costs its
+        own drive alone, so no other device has it.
+        """
 
     def fileno(self) -> int:
         """Its descriptor, which stays its own."""
@@ -174,7 +180,7 @@ class VhostUserSocket:
             raise BadMessage("its fds cannot be taken: too many open files")  # recvmsg(2), unix(7)
         if is_cut or len(fds) > MAX_FD_COUNT:
             raise BadMessage(f"more than {MAX_FD_COUNT} fds with one message")
-        sealed = [seal(fd) for fd in fds[len(fds) - new_count :]]
+        sealed = [seal(fd, has_answers=self.has_answers) for fd in fds[len(fds) - new_count :]]
         if any(sealed):
             self._check_read_by_peer()
 
@@ -196,7 +202,7 @@ class VhostUserSocket:
     def _seal_unread(self) -> None:
         look_ahead(self._socket, begin=True)
         try:
-            if seal_unread(self._socket):
+            if seal_unread(self._socket, has_answers=self.has_answers):
                 self._check_read_by_peer()
         finally:
             look_ahead(self._socket, begin=False)

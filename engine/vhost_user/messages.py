@@ -6,7 +6,7 @@ has not exactly the form that the specification gives it raises `BadMessage`.
 """
 
 import struct
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TypeAlias
 
 import msgspec
@@ -303,12 +303,21 @@ def encode_inflight(inflight: InflightDescription) -> bytes:
     )
 
 
+MAX_SHMEM_COUNT = 256
+_SHMEM_CONFIG = struct.Struct(f"<II{MAX_SHMEM_COUNT}Q")
+
+
 def decode_inflight(payload: bytes) -> InflightDescription:
     """The in-flight description, padded at its end or not."""
     if len(payload) == _INFLIGHT_UNPADDED.size:
         return InflightDescription(*_INFLIGHT_UNPADDED.unpack(payload))
     _check_size(payload, _INFLIGHT.size)
     return InflightDescription(*_INFLIGHT.unpack(payload))
+
+
+def encode_shmem_config(sizes_bytes: Sequence[int]) -> bytes:
+    """How many regions of shared memory a device has, and how large they are, by their ids."""
+    return _SHMEM_CONFIG.pack(len(sizes_bytes), 0, *sizes_bytes, *[0] * (MAX_SHMEM_COUNT - len(sizes_bytes)))
 
 
 _REQUEST_DECODERS: dict[FrontendRequest, Callable[[bytes], Payload]] = {
@@ -342,6 +351,7 @@ _REQUEST_DECODERS: dict[FrontendRequest, Callable[[bytes], Payload]] = {
     FrontendRequest.REM_MEM_REG: decode_single_region,
     FrontendRequest.SET_STATUS: decode_u64,
     FrontendRequest.GET_STATUS: decode_nothing,
+    FrontendRequest.GET_SHMEM_CONFIG: decode_nothing,
 }
 
 # Every other reply is a single 64-bit integer.

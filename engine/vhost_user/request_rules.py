@@ -43,6 +43,7 @@ NEEDED_FEATURE = {
     FrontendRequest.REM_MEM_REG: ProtocolFeature.CONFIGURE_MEM_SLOTS,
     FrontendRequest.SET_STATUS: ProtocolFeature.STATUS,
     FrontendRequest.GET_STATUS: ProtocolFeature.STATUS,
+    FrontendRequest.GET_SHMEM_CONFIG: ProtocolFeature.SHMEM,
     FrontendRequest.GET_VRING_BASE_SKIP_DRAIN: ProtocolFeature.GET_VRING_BASE_SKIP_DRAIN,
 }
 """What must have been negotiated before a request is served."""

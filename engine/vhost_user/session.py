@@ -61,6 +61,7 @@ class Session:
     ) -> None:
         make_connection = KeptSocket if keeper.is_keeping else VhostUserSocket
         self._connection = make_connection(connected_socket)
+        self._connection.has_answers = device.window_bytes > 0
         self._device = device
         self._keeper = keeper
         self._requests = SessionRequests(device)
@@ -168,6 +169,11 @@ class Session:
             return False
         channel.notify_config_change()
         return True
+
+    @property
+    def channel_fd(self) -> int | None:
+        """The channel for messages to the front end, if it has given one; the session's."""
+        return None if self._requests.channel is None else self._requests.channel.held.fd
 
     def vring(self, queue_index: int) -> Vring:
         """A ring that runs, or is about to, as its device knows it."""

@@ -1,6 +1,7 @@
 """What a front end may ask of a session: one method for each vhost-user request, and what they lead to."""
 
 import logging
+import os
 from collections.abc import Awaitable, Callable
 from typing import Any, TypeAlias
 
@@ -21,6 +22,7 @@ from ringblk.engine.vhost_user.messages import (
     decode_request,
     encode_config,
     encode_inflight,
+    encode_shmem_config,
     encode_u64,
     encode_vring_state,
 )
@@ -153,13 +155,21 @@ class SessionRequests:
 
     async def get_protocol_features(self) -> Reply:
         """What of the protocol is on offer."""
-        return Reply(encode_u64(PROTOCOL_FEATURES))
+        return Reply(encode_u64(self._offered_features))
 
     async def set_protocol_features(self, features: int) -> None:
         """Accept protocol features."""
-        if features & ~PROTOCOL_FEATURES:
-            raise DeviceError(f"protocol features {features & ~PROTOCOL_FEATURES:#x} are not on offer")
+        if unknown := features & ~self._offered_features:
+            raise DeviceError(f"protocol features {unknown:#x} are not on offer")
         self.protocol_features = ProtocolFeature(features)
+
+    @property
+    def _offered_features(self) -> int:
+        return PROTOCOL_FEATURES | (ProtocolFeature.SHMEM if self._device.window_bytes else 0)
+
+    async def get_shmem_config(self) -> Reply:
+        """The regions of shared memory that the device has: its window."""
+        return Reply(encode_shmem_config([self._device.window_bytes]))
 
     async def get_queue_num(self) -> Reply:
         """How many queues the device has."""
@@ -200,6 +210,8 @@ class SessionRequests:
         former, self.channel = self.channel, channel
         if former is not None:
             await former.close()
+        if self._device.window_bytes:
+            await self._device.set_backend_channel(os.dup(held.fd))
 
     async def set_log_base(self, log: LogDescription, fds: FdSet) -> Reply:
         """A dirty log, or another; front ends wait for the answer whether or not they asked for one."""
@@ -296,6 +308,7 @@ _HANDLERS: dict[FrontendRequest, _Handler] = {
     FrontendRequest.SET_PROTOCOL_FEATURES: lambda requests, payload, fds: requests.set_protocol_features(
         payload
     ),
+    FrontendRequest.GET_SHMEM_CONFIG: lambda requests, payload, fds: requests.get_shmem_config(),
     FrontendRequest.GET_QUEUE_NUM: lambda requests, payload, fds: requests.get_queue_num(),
     FrontendRequest.SET_VRING_ENABLE: lambda requests, payload, fds: requests.rings.set_enabled(payload),
     FrontendRequest.SET_BACKEND_REQ_FD: lambda requests, payload, fds: requests.set_backend_req_fd(fds),

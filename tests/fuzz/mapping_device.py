@@ -27,6 +27,8 @@ MAX_POPS = 64
 class MappingDevice:
     """One engine's control plane without its processes."""
 
+    window_bytes = 0
+
     def __init__(self, config: BlockDevice) -> None:
         self.config = config
         self.num_queues = config.num_queues
@@ -51,6 +53,9 @@ class MappingDevice:
 
     def write_config(self, offset_bytes: int, data: bytes) -> None:
         self.config.write_config(offset_bytes, data)
+
+    async def set_backend_channel(self, fd: int) -> None:
+        raise AssertionError("a device without a window has no use for it")
 
     async def add_region(self, region: MemoryRegion, fd: int) -> None:
         self._change_regions([(region, fd)], [])

@@ -78,6 +78,7 @@ class EchoDevice:
 
     read_only = False
     capacity_bytes = 0
+    window_bytes = 0
     logical_block_size_bytes = 1
     cache: CacheMode = "unsafe"
     driver_writeback: bool | None = None

@@ -14,6 +14,7 @@ class FakeDevice:
     def __init__(self, num_queues: int = 4) -> None:
         self.num_queues = num_queues
         self.max_mem_slots = 509
+        self.window_bytes = 0
         self.device_features = F_VERSION_1 | F_EVENT_IDX
         self.calls: list[tuple[Any, ...]] = []
         self.refuse: set[str] = set()
@@ -50,6 +51,9 @@ class FakeDevice:
 
     async def add_region(self, region: MemoryRegion, fd: int) -> None:
         self._note("add_region", region, fds=(fd,))
+
+    async def set_backend_channel(self, fd: int) -> None:
+        self._note("set_backend_channel", fds=(fd,))
 
     async def remove_region(self, region: MemoryRegion) -> None:
         self._note("remove_region", region)

@@ -32,6 +32,7 @@ class KeptDevice:
 
     num_queues = 4
     max_mem_slots = 509
+    window_bytes = 0
     device_features = F_VERSION_1 | F_EVENT_IDX
     is_keeping = True
 
@@ -39,6 +40,9 @@ class KeptDevice:
         self._channel: Channel[Answer] = Channel(end, Answer)
         self._state = state
         self.session: Session | None = None
+
+    async def set_backend_channel(self, fd: int) -> None:
+        raise AssertionError("a device without a window has no use for it")
 
     def keep(self, fds: Any) -> list[int]:
         first = self._state.next_handle

@@ -21,8 +21,9 @@ from ringblk.workers.fs.protocol cimport *
 from ringblk.workers.fs.request cimport FolderRequest
 from ringblk.workers.fs.session cimport do_init
 from ringblk.workers.fs.share cimport Share
+from ringblk.workers.fs.window cimport Window
 from ringblk.workers.fs.wire cimport fuse_out_header, fuse_rename2_in
-from ringblk.workers.requests.request cimport OPERATION_COMPLETE, OUTCOME_DONE, RequestExecutor
+from ringblk.workers.requests.request cimport OPERATION_COMPLETE, OUTCOME_DONE, OUTCOME_PENDING, RequestExecutor
 
 cdef enum:
     AT_REMOVEDIR = 0x200
@@ -33,9 +34,28 @@ cdef class FolderExecutor(RequestExecutor):
     """Executes requests on one shared folder. A slot's status is its errno, or 0."""
 
     cdef Share share
+    cdef Window window        # None: no front end has given a channel for it, to this process
 
     def __init__(self, Share share):
         self.share = share
+
+    def set_backend_channel(self, int fd, bint is_new):
+        """Have the front end map files, on this channel."""
+        if self.window is None:
+            self.window = Window(self.share, self.share.window_bytes)
+            self.outcome_fd = self.window.ready_fd
+        self.window.set_channel(fd, is_new)
+
+    def hurry(self):
+        """Wait for the front end no more."""
+        if self.window is not None:
+            self.window.give_up()
+
+    cdef int reap(self) noexcept nogil:
+        return self.window.reap()
+
+    cdef bint has_outcomes(self) noexcept nogil:
+        return self.window.done_count != 0
 
     cdef int execute(self, uint32_t slot_index) noexcept nogil:
         cdef RequestSlot *slot = &self.share.state.slots[slot_index]
@@ -62,7 +82,23 @@ cdef class FolderExecutor(RequestExecutor):
             self.last_error = error
             self.last_error_slot = slot_index
         slot.status = <uint32_t>-error
+        if error == 0 and self.window is not None and self.window.is_pending(slot_index):
+            slot.status = EIO
+            return OUTCOME_PENDING
         return OUTCOME_DONE
+
+    cdef int _map(self, uint32_t slot_index, RequestSlot *slot, FolderRequest *request) noexcept nogil:
+        """SETUPMAPPING and REMOVEMAPPING, which may be pending then."""
+        cdef int error
+        if self.window is None:
+            return -ENOSYS
+        if request.header.opcode == FUSE_SETUPMAPPING:
+            error = self.window.set_up(slot_index)
+        else:
+            error = self.window.remove(slot_index)
+        if error or self.window.is_pending(slot_index):
+            return error
+        return self.share.give_read(slot, request, 0)
 
     cdef int _carry_out(self, RequestSlot *slot, FolderRequest *request) noexcept nogil:
         cdef uint32_t opcode = request.header.opcode
@@ -129,6 +165,8 @@ cdef class FolderExecutor(RequestExecutor):
             return do_removexattr(self.share, slot, request)
         elif opcode == FUSE_FSYNC or opcode == FUSE_FSYNCDIR:
             return do_fsync(self.share, slot, request)
+        elif opcode == FUSE_SETUPMAPPING or opcode == FUSE_REMOVEMAPPING:
+            return self._map(<uint32_t>(slot - self.share.state.slots), slot, request)
         elif opcode == FUSE_SYNCFS:
             return do_syncfs(self.share, slot, request)
         elif opcode == FUSE_FALLOCATE:

@@ -19,7 +19,8 @@ from ringblk.workers.fs.inode_table cimport InodeTable
 from ringblk.workers.fs.nameless cimport NamelessInodes
 from ringblk.workers.fs.protocol cimport (
     FUSE_BATCH_FORGET, FUSE_COPY_FILE_RANGE, FUSE_DESTROY, FUSE_FORGET, FUSE_INIT, FUSE_LINK, FUSE_READ,
-    FUSE_READDIR, FUSE_READDIRPLUS, FUSE_RENAME, FUSE_RENAME2, FUSE_SETXATTR, FUSE_SETXATTR_EXT, FUSE_TMPFILE,
+    FUSE_READDIR, FUSE_READDIRPLUS, FUSE_REMOVEMAPPING, FUSE_RENAME,
+    FUSE_RENAME2, FUSE_SETXATTR, FUSE_SETXATTR_EXT, FUSE_TMPFILE,
     FUSE_WRITE,
 )
 from ringblk.workers.fs.request cimport (
@@ -32,13 +33,15 @@ from ringblk.workers.fs.rules cimport (
 from ringblk.workers.fs.share cimport ShareMemory
 from ringblk.workers.fs.wire cimport (
     fuse_batch_forget_in, fuse_copy_file_range_in, fuse_forget_in, fuse_forget_one, fuse_in_header, fuse_init_in,
-    fuse_init_out, fuse_link_in, fuse_out_header, fuse_read_in, fuse_rename_in, fuse_setxattr_in, fuse_write_in,
+    fuse_init_out, fuse_link_in, fuse_out_header, fuse_read_in, fuse_removemapping_in, fuse_removemapping_one,
+    fuse_rename_in, fuse_setxattr_in, fuse_write_in,
 )
 from ringblk.workers.requests.request cimport (
     OPERATION_COMPLETE, SLOT_BRIEF, SLOT_CHANGES, SLOT_IN_PLACE, RequestParser,
 )
 
 cdef enum:
+    REMOVE_LIMIT_BYTES = 1 << 14    # of the list of a REMOVEMAPPING; Linux asks for a page of it
     FORGET_LIMIT_BYTES = 1 << 20    # of the list of a BATCH_FORGET; Linux asks for less at once
 
 
@@ -213,6 +216,10 @@ cdef class FolderParser(RequestParser):
         elif opcode == FUSE_BATCH_FORGET:
             if left_bytes != <uint64_t>(<fuse_batch_forget_in *>request.argument).count * sizeof(fuse_forget_one) \
                     or left_bytes > FORGET_LIMIT_BYTES:
+                return -EINVAL
+        elif opcode == FUSE_REMOVEMAPPING:
+            if left_bytes != <uint64_t>(<fuse_removemapping_in *>request.argument).count * sizeof(fuse_removemapping_one) \
+                    or left_bytes > REMOVE_LIMIT_BYTES:
                 return -EINVAL
         elif opcode == FUSE_RENAME or opcode == FUSE_RENAME2:
             return self._resolve_other(request, (<fuse_rename_in *>request.argument).newdir)

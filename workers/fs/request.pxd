@@ -1,6 +1,6 @@
 # A file system's requests beside their slots: the memory that all processes of a share have in common.
 #
-#   FolderHeader | FolderRequest[REQUEST_LIMIT] | InodeRecord[INODE_LIMIT]
+#   FolderHeader | FolderRequest[REQUEST_LIMIT] | InodeRecord[INODE_LIMIT] | WindowChunk[WINDOW_CHUNK_LIMIT]
 #
 # The request of slot i is FolderRequest i: the parser copies all but the data of a chain there, with the file handles of
 # the inodes that it names, and whoever carries it out works from that. An inode is what the guest knows by a node id: the
@@ -21,7 +21,13 @@ cdef enum:
     ARGUMENT_BYTES = 128       # the longest argument structure has 88
     FOUND_LIMIT = 64           # entries of a READDIRPLUS that the guest gets to know
     FORGOTTEN_LIMIT = 1024
-    NOBODY = 0                 # no node id
+    CHUNK_BYTES = 1 << 21      # of the DAX window, as Linux asks for it
+    WINDOW_CHUNK_LIMIT = 1 << 15
+
+cdef enum ChunkState:
+    CHUNK_FREE = 0
+    CHUNK_MAPPED = 1
+    CHUNK_CHANGING = 2         # the front end was asked, and what has become of that is not known
 
 
 cdef struct FileHandle:
@@ -68,6 +74,15 @@ cdef struct FolderRequest:
     uint8_t text[TEXT_BYTES]
 
 
+cdef struct WindowChunk:
+    # Written by the dispatcher alone.
+    uint64_t node_id
+    uint64_t file_offset_bytes
+    uint64_t length_bytes
+    uint32_t state
+    uint32_t reserved
+
+
 cdef struct CountChange:
     # The change of a lookup count that the dispatcher is at: one that dies in the middle of it leaves it here.
     uint32_t is_under_way
@@ -89,6 +104,8 @@ cdef struct FolderHeader:
     # The dispatcher's.
     uint32_t record_count      # records that were ever used
     uint32_t known_count       # inodes that the guest knows
+    uint32_t window_asked      # what the front end was asked about the window,
+    uint32_t window_answered   # and what it has answered
     CountChange change
     FileHandle root
     # What the guest has forgotten lately, for whoever has it open; a position is one modulo FORGOTTEN_LIMIT.
@@ -102,3 +119,7 @@ cdef inline FolderRequest *folder_requests(FolderHeader *header) noexcept nogil:
 
 cdef inline InodeRecord *inode_records(FolderHeader *header) noexcept nogil:
     return <InodeRecord *>(folder_requests(header) + REQUEST_LIMIT)
+
+
+cdef inline WindowChunk *window_chunks(FolderHeader *header) noexcept nogil:
+    return <WindowChunk *>(inode_records(header) + INODE_LIMIT)

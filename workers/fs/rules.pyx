@@ -52,6 +52,8 @@ _TABLE = (
     ("rename2", FUSE_RENAME2, sizeof(fuse_rename2_in), TEXT_TWO_NAMES, CHANGE),
     ("lseek", FUSE_LSEEK, sizeof(fuse_lseek_in), TEXT_NONE, NODE_BRIEF),
     ("copy_file_range", FUSE_COPY_FILE_RANGE, sizeof(fuse_copy_file_range_in), TEXT_NONE, RULE_NODE | RULE_CHANGES),
+    ("setupmapping", FUSE_SETUPMAPPING, sizeof(fuse_setupmapping_in), TEXT_NONE, AT_ONCE),
+    ("removemapping", FUSE_REMOVEMAPPING, sizeof(fuse_removemapping_in), TEXT_DATA, RULE_IN_PLACE),
     ("syncfs", FUSE_SYNCFS, sizeof(fuse_syncfs_in), TEXT_NONE, RULE_NODE),
     ("tmpfile", FUSE_TMPFILE, sizeof(fuse_create_in), TEXT_NAME, CHANGE),
     ("statx", FUSE_STATX, sizeof(fuse_statx_in), TEXT_NONE, NODE_BRIEF),

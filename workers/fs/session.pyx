@@ -6,7 +6,8 @@ from libc.stdint cimport uint16_t, uint32_t
 from libc.string cimport memcpy, memset
 
 from ringblk.workers.fs.protocol cimport (
-    FUSE_INIT_EXT, FUSE_KERNEL_MINOR_VERSION, FUSE_KERNEL_VERSION, FUSE_MAX_PAGES,
+    FUSE_INIT_EXT, FUSE_KERNEL_MINOR_VERSION, FUSE_KERNEL_VERSION, FUSE_MAP_ALIGNMENT,
+    FUSE_MAX_PAGES,
 )
 from ringblk.workers.fs.wire cimport fuse_init_in, fuse_init_out
 
@@ -14,6 +15,7 @@ cdef enum:
     OLDEST_MINOR_VERSION = 27      # Linux 4.20; virtio-fs came with 5.4 and 7.31
     MAX_WRITE_BYTES = 1 << 20
     PAGE_BYTES = 4096
+    CHUNK_BITS = 21                # CHUNK_BYTES of the DAX window
 
 
 cdef int do_init(Share share, RequestSlot *slot, FolderRequest *request) noexcept nogil:
@@ -38,5 +40,7 @@ cdef int do_init(Share share, RequestSlot *slot, FolderRequest *request) noexcep
     reply.max_write = MAX_WRITE_BYTES if reply.flags & FUSE_MAX_PAGES else 32 * PAGE_BYTES
     reply.max_pages = <uint16_t>(MAX_WRITE_BYTES // PAGE_BYTES)
     reply.time_gran = 1
+    if reply.flags & FUSE_MAP_ALIGNMENT:
+        reply.map_alignment = CHUNK_BITS
     memcpy(request.text, &reply, sizeof(reply))
     return share.give(slot, request, &reply, sizeof(reply))

@@ -18,5 +18,7 @@ class ShareSettings(msgspec.Struct, frozen=True, kw_only=True, array_like=True):
     init_flags: int
     """What is agreed to of what a guest offers in INIT."""
     init_flags2: int
+    window_bytes: int
+    """Of the DAX window; 0: there is none."""
     open_limit: int
     """Inodes that a process has open at once."""

@@ -35,6 +35,7 @@ cdef class Share:
     cdef uint32_t init_flags2
     cdef bint is_read_only
     cdef bint has_xattr
+    cdef uint64_t window_bytes       # files may be mapped into the guest there (window.pyx); 0: they may not
     cdef bint is_stateless           # OPEN is not needed, and says so
     cdef bint changes_user           # requests are carried out as who makes them
     cdef uint32_t own_uid

@@ -16,19 +16,21 @@ from ringblk.shm.sync.atomic cimport load_acquire_64
 from ringblk.shm.sync.buffer_address cimport address_of
 from ringblk.shm.layout.slot cimport Range
 from ringblk.shm.platform.folder_calls cimport (
-    S_IFMT, close, has_user_right, makedev, open_name, read_handle, read_statx, setfsgid, setfsuid, umask,
+    S_IFMT, S_IFREG, close, has_user_right, makedev, open_name, read_handle, read_statx, setfsgid, setfsuid, umask,
 )
-from ringblk.workers.fs.protocol cimport FUSE_ROOT_ID
+from ringblk.workers.fs.protocol cimport FUSE_ATTR_DAX, FUSE_ROOT_ID
 from ringblk.workers.fs.open_inodes cimport ACCESS_PATH
 from ringblk.workers.fs.request cimport (
-    FOLDER_LAYOUT_VERSION, FORGOTTEN_LIMIT, HANDLE_BYTES, INODE_LIMIT, REQUEST_LIMIT, InodeRecord, folder_requests,
+    FOLDER_LAYOUT_VERSION, FORGOTTEN_LIMIT, HANDLE_BYTES, INODE_LIMIT, REQUEST_LIMIT, CHUNK_BYTES,
+    WINDOW_CHUNK_LIMIT, InodeRecord, WindowChunk, folder_requests,
 )
 from ringblk.workers.fs.wire cimport fuse_out_header
 
 cdef extern from "fcntl.h" nogil:
     int O_PATH
 
-FOLDER_MEMORY_BYTES = 16384 + REQUEST_LIMIT * sizeof(FolderRequest) + <size_t>INODE_LIMIT * sizeof(InodeRecord)
+FOLDER_MEMORY_BYTES = 16384 + REQUEST_LIMIT * sizeof(FolderRequest) + <size_t>INODE_LIMIT * sizeof(InodeRecord) \
+    + WINDOW_CHUNK_LIMIT * sizeof(WindowChunk)
 assert sizeof(FolderHeader) <= 16384, "requests begin behind the header"
 
 
@@ -96,6 +98,7 @@ cdef class Share:
         self.init_flags2 = settings.init_flags2
         self.is_read_only = settings.is_read_only
         self.has_xattr = settings.has_xattr
+        self.window_bytes = settings.window_bytes
         self.is_stateless = settings.is_stateless
         self.changes_user = has_user_right()
         self.own_uid = os.geteuid()
@@ -187,6 +190,8 @@ cdef class Share:
         attr.rdev = <uint32_t>makedev(found.stx_rdev_major, found.stx_rdev_minor)
         attr.blksize = found.stx_blksize
         attr.flags = 0
+        if self.window_bytes and (found.stx_mode & S_IFMT) == S_IFREG and found.stx_size and found.stx_size % CHUNK_BYTES == 0:
+            attr.flags = FUSE_ATTR_DAX   # front ends map nothing beyond a file's end
 
     cdef void become(self, const FolderRequest *request) noexcept nogil:
         """What is made from now on belongs to who asks for it."""

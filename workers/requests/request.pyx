@@ -6,6 +6,8 @@ once a request. An executor carries the operation out from the slot alone. Block
 (workers/block/parser.pyx, workers/block/executor.pyx).
 """
 
+import os
+
 from libc.stdint cimport uint32_t, uint64_t
 
 from ringblk.shm.layout.slot cimport RequestSlot
@@ -80,6 +82,16 @@ cdef class RequestExecutor:
 
     cdef void finish(self, uint32_t slot_index) noexcept nogil:
         """Write what the driver reads of the slot's outcome (a status byte) into guest memory."""
+
+    def set_backend_channel(self, int fd, bint is_new):
+        """A channel for messages to the front end, which is this executor's from now on; `is_new`: it was not there before.
+
+        In a dispatcher, where the device has shared memory of its own (`DeviceFace.window_bytes`).
+        """
+        os.close(fd)
+
+    def hurry(self):
+        """Somebody waits for all that is in flight: leave nothing pending that depends on the front end."""
 
     def take_error(self):
         """The negative errno of a host I/O error since the last call (0: none) and the slot it came from."""

@@ -64,6 +64,7 @@ PAYLOADS = {
     FrontendRequest.REM_MEM_REG: regions,
     FrontendRequest.SET_STATUS: u64,
     FrontendRequest.GET_STATUS: st.none(),
+    FrontendRequest.GET_SHMEM_CONFIG: st.none(),
     FrontendRequest.GET_VRING_BASE_SKIP_DRAIN: states,
 }
 
@@ -91,12 +92,13 @@ def test_numbers_are_the_specification_s() -> None:
         *range(1, 19),
         *(21, 24, 25, 31, 32, 34),
         *range(36, 41),
-        45,
+        *(44, 45),
     }
     assert ProtocolFeature.STATUS == 1 << 16
     assert ProtocolFeature.CONFIGURE_MEM_SLOTS == 1 << 15
     assert ProtocolFeature.INFLIGHT_SHMFD == 1 << 12
     assert ProtocolFeature.GET_VRING_BASE_INFLIGHT == 1 << 20
+    assert ProtocolFeature.SHMEM == 1 << 22
     assert ProtocolFeature.GET_VRING_BASE_SKIP_DRAIN == 1 << 23
 
 

@@ -1,0 +1,64 @@
+# A back end's messages about its shared memory, on the channel that its front end has given it, and the answers
+# (vhost-user, "Back-end message types": SHMEM_MAP, SHMEM_UNMAP). Nobody waits: -EAGAIN where there is no room, or nothing.
+
+from libc.stdint cimport uint32_t, uint64_t, uint8_t
+
+cdef extern from * nogil:
+    r"""
+    #include <errno.h>
+    #include <stdint.h>
+    #include <string.h>
+    #include <sys/socket.h>
+    #include <sys/uio.h>
+    enum { RINGBLK_SHMEM_MAP = 9, RINGBLK_SHMEM_UNMAP = 10, RINGBLK_VERSION = 1, RINGBLK_NEED_REPLY = 8, RINGBLK_MAP_RW = 1 };
+    struct __attribute__((packed)) ringblk_mapping {
+        uint32_t request, flags, size;
+        uint8_t shmid, padding[7];
+        uint64_t fd_offset, shm_offset, len, map_flags;
+    };
+    static inline int send_mapping(int channel_fd, int fd, int is_map, uint64_t fd_offset, uint64_t shm_offset, uint64_t len) {
+        struct ringblk_mapping mapping = { is_map ? RINGBLK_SHMEM_MAP : RINGBLK_SHMEM_UNMAP, RINGBLK_VERSION | RINGBLK_NEED_REPLY, 40,
+                                           0, { 0 }, fd_offset, shm_offset, len, is_map ? RINGBLK_MAP_RW : 0 };
+        union { struct cmsghdr header; char space[CMSG_SPACE(sizeof(int))]; } control;
+        struct iovec part = { &mapping, sizeof mapping };
+        struct msghdr message;
+        ssize_t sent;
+        memset(&message, 0, sizeof message);
+        message.msg_iov = &part;
+        message.msg_iovlen = 1;
+        if (is_map) {
+            memset(&control, 0, sizeof control);
+            message.msg_control = &control;
+            message.msg_controllen = sizeof control.space;
+            control.header.cmsg_level = SOL_SOCKET;
+            control.header.cmsg_type = SCM_RIGHTS;
+            control.header.cmsg_len = CMSG_LEN(sizeof(int));
+            memcpy(CMSG_DATA(&control.header), &fd, sizeof fd);
+        }
+        sent = sendmsg(channel_fd, &message, MSG_DONTWAIT | MSG_NOSIGNAL);
+        if (sent < 0)
+            return -errno;
+        return sent == sizeof mapping ? 0 : -EPIPE;
+    }
+    /* 1: an answer; 0: not all of one yet. `have` bytes of it are in `answer`. */
+    static inline int receive_answer(int channel_fd, uint8_t *answer, uint32_t *have, uint64_t *value) {
+        struct iovec part = { answer + *have, 20 - *have };
+        struct msghdr message;
+        ssize_t received;
+        memset(&message, 0, sizeof message);
+        message.msg_iov = &part;
+        message.msg_iovlen = 1;
+        received = recvmsg(channel_fd, &message, MSG_DONTWAIT);
+        if (received <= 0)
+            return received < 0 ? -errno : -EPIPE;
+        *have += (uint32_t)received;
+        if (*have < 20)
+            return 0;
+        *have = 0;
+        memcpy(value, answer + 12, sizeof *value);
+        return 1;
+    }
+    """
+    int send_mapping(int channel_fd, int fd, bint is_map, uint64_t fd_offset_bytes, uint64_t window_offset_bytes,
+                     uint64_t length_bytes)
+    int receive_answer(int channel_fd, uint8_t *answer, uint32_t *have_bytes, uint64_t *value)

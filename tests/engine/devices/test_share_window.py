@@ -1,0 +1,210 @@
+"""The DAX window of a shared folder, by a scripted dialogue on the channel that the front end has given.
+
+Fault model: the front end answers late, or refuses; the dispatcher is killed while an answer is on its way.
+"""
+
+import os
+import signal
+import socket
+import struct
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+
+from ringblk.engine.vhost_user.codes import FrontendRequest, ProtocolFeature
+from tests.rigs.engine_rig import DEADLINE_S, RawFrontend, eventually
+from tests.rigs.share import (
+    HEADER_BYTES,
+    REMOVEMAPPING,
+    ROOT,
+    SETUPMAPPING,
+    ShareFrontend,
+    share_engine,
+)
+
+pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="files are opened by their handles: root only")
+
+CHUNK = 1 << 21
+WINDOW = 1 << 24
+MAP, UNMAP = 9, 10
+NEED_REPLY, WRITABLE = 8, 1
+FUSE_ATTR_DAX = 2
+
+
+class Asked(NamedTuple):
+    """A message to the front end."""
+
+    request: int
+    fd_offset: int
+    window_offset: int
+    length: int
+    flags: int
+    inode: int
+    """Of the file that came along; 0: none did."""
+
+
+class WindowFrontend:
+    """A front end that answers on its channel when it is told to."""
+
+    def __init__(self, folder: Path, *options: str) -> None:
+        self.folder = folder
+        self.engine = share_engine(folder, f"--dax-window={WINDOW}", *options)
+        self.share = ShareFrontend(self.engine, begins=False)
+        self.channel, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
+        self.channel.settimeout(DEADLINE_S)
+        self.share.connection.command(FrontendRequest.SET_BACKEND_REQ_FD, b"", (theirs.fileno(),))
+        theirs.close()
+        self.share.begin()
+
+    def hear(self) -> Asked:
+        """What the front end is asked next."""
+        data, fds, _, _ = socket.recv_fds(self.channel, 52, 4)
+        fields = struct.unpack("<IIIB7xQQQQ", data)
+        request, flags, size, shmid = fields[:4]
+        assert (flags & 3, flags & NEED_REPLY, size, shmid) == (1, NEED_REPLY, 40, 0)
+        inode = os.fstat(fds[0]).st_ino if fds else 0
+        for fd in fds:
+            os.close(fd)
+        return Asked(request, fields[4], fields[5], fields[6], fields[7], inode)
+
+    def answer(self, request: int, value: int = 0) -> None:
+        self.channel.sendall(struct.pack("<IIIQ", request, 1 | 4, 8, value))
+
+    def begin_setup(self, node_id: int, file_offset: int, window_offset: int, head: int = 0) -> int:
+        argument = struct.pack("<QQQQQ", (1 << 64) - 1, file_offset, CHUNK, WRITABLE, window_offset)
+        header = self.share.header(SETUPMAPPING, node_id, len(argument))
+        return self.share.offer([header, argument], HEADER_BYTES, head=head)
+
+    def outcome(self, reply_gpa: int) -> int:
+        """Wait for a request to come back; its errno."""
+        queue = self.share.frontend.queues[1]
+        queue.wait_used(1)
+        error: int = struct.unpack("<IiQ", queue.driver.read(reply_gpa, HEADER_BYTES))[1]
+        return -error
+
+    def set_up(self, node_id: int, file_offset: int, window_offset: int) -> int:
+        reply = self.begin_setup(node_id, file_offset, window_offset)
+        assert self.hear().request == MAP
+        self.answer(MAP)
+        return self.outcome(reply)
+
+    def close(self) -> None:
+        self.share.close()
+        self.channel.close()
+        self.engine.__exit__(None, None, None)
+
+
+@pytest.fixture
+def start(shm_path: Path) -> Iterator[Callable[..., WindowFrontend]]:
+    started: list[WindowFrontend] = []
+
+    def start_one(*options: str) -> WindowFrontend:
+        (shm_path / "file").write_bytes(bytes(4 * CHUNK))
+        started.append(WindowFrontend(shm_path, *options))
+        return started[-1]
+
+    yield start_one
+    for frontend in started:
+        frontend.close()
+
+
+def test_files_are_mapped_and_unmapped(start: Callable[..., WindowFrontend]) -> None:
+    frontend = start("--dax=always")
+    file = frontend.share.lookup("file")
+    reply = frontend.begin_setup(file.node_id, CHUNK, 2 * CHUNK)
+    assert frontend.hear() == Asked(MAP, CHUNK, 2 * CHUNK, CHUNK, WRITABLE, file.attr.ino)
+    frontend.answer(MAP)
+    assert frontend.outcome(reply) == 0
+    assert frontend.share.try_to(REMOVEMAPPING, 0, struct.pack("<I", 0))[0] == 0
+    header = frontend.share.header(REMOVEMAPPING, 0, 20)
+    frontend.share.frontend.queues[1].driver.forget_places()
+    reply = frontend.share.offer([header, struct.pack("<IQQ", 1, 2 * CHUNK, CHUNK)], HEADER_BYTES)
+    assert frontend.hear()[:4] == (UNMAP, 0, 2 * CHUNK, CHUNK)
+    frontend.answer(UNMAP)
+    assert frontend.outcome(reply) == 0
+
+
+def test_what_is_mapped_is_not_asked_for_again(start: Callable[..., WindowFrontend]) -> None:
+    frontend = start("--dax=always")
+    file = frontend.share.lookup("file")
+    assert frontend.set_up(file.node_id, 0, 0) == 0
+    assert frontend.outcome(frontend.begin_setup(file.node_id, 0, 0)) == 0
+    reply = frontend.begin_setup(file.node_id, CHUNK, 0)
+    assert frontend.hear().request == UNMAP
+    assert frontend.hear()[:3] == (MAP, CHUNK, 0)
+    frontend.answer(UNMAP, 1)  # of what is gone: no harm
+    frontend.answer(MAP)
+    assert frontend.outcome(reply) == 0
+
+
+def test_a_refusal_is_the_requests(start: Callable[..., WindowFrontend]) -> None:
+    frontend = start("--dax=always")
+    file = frontend.share.lookup("file")
+    reply = frontend.begin_setup(file.node_id, 0, 0)
+    frontend.hear()
+    frontend.answer(MAP, 1)
+    assert os.strerror(frontend.outcome(reply)) == "Input/output error"
+    assert frontend.set_up(file.node_id, 0, 0) == 0
+    for offset in (CHUNK // 2, WINDOW, 1 << 63):
+        assert (
+            os.strerror(frontend.outcome(frontend.begin_setup(file.node_id, 0, offset))) == "Invalid argument"
+        )
+
+
+def test_who_waits_for_an_answer_holds_up_nobody(start: Callable[..., WindowFrontend]) -> None:
+    frontend = start("--dax=always")
+    file = frontend.share.lookup("file")
+    queue = frontend.share.frontend.queues[1]
+    reply = frontend.begin_setup(file.node_id, 0, 0, head=40)
+    frontend.hear()
+    queue.driver.next_place += 1 << 16
+    argument = frontend.share.header(3, ROOT, 16)
+    frontend.share.offer([argument, bytes(16)], 120)
+    queue.wait_used(1)  # the other one comes back first
+    frontend.answer(MAP)
+    assert frontend.outcome(reply) == 0
+    reply = frontend.begin_setup(file.node_id, CHUNK, CHUNK)
+    frontend.hear()
+    assert frontend.share.connection.get_vring_base(1) >= 0  # whoever stops the ring does not wait
+    assert struct.unpack("<Ii", queue.driver.read(reply, 8))[1] == -5
+
+
+def test_a_dispatcher_dies_while_it_waits(start: Callable[..., WindowFrontend]) -> None:
+    frontend = start("--dax=always")
+    file = frontend.share.lookup("file")
+    reply = frontend.begin_setup(file.node_id, 0, 0)
+    frontend.hear()
+    (dispatcher,) = frontend.engine.children()
+    os.kill(dispatcher, signal.SIGKILL)
+    eventually(lambda: frontend.engine.children() - {dispatcher}, "another dispatcher")
+    frontend.answer(MAP)  # to the one that has died
+    assert frontend.hear().request == UNMAP
+    assert frontend.hear().request == MAP
+    frontend.answer(UNMAP)
+    frontend.answer(MAP)
+    assert frontend.outcome(reply) == 0
+
+
+def test_which_files_may_be_mapped(start: Callable[..., WindowFrontend]) -> None:
+    frontend = start("--dax=inode")
+    (frontend.folder / "odd").write_bytes(bytes(CHUNK + 1))
+
+    def flags(name: str) -> int:
+        reply = frontend.share.ask(1, ROOT, name.encode() + b"\0", room=128)
+        found: int = struct.unpack_from("<I", reply, 40 + 84)[0]
+        return found
+
+    assert (flags("file"), flags("odd")) == (FUSE_ATTR_DAX, 0)
+    assert frontend.share.begin()[2] == 2  # HAS_INODE_DAX
+
+
+def test_a_front_end_learns_of_the_window(start: Callable[..., WindowFrontend]) -> None:
+    frontend = start("--dax=inode")
+    connection = frontend.share.connection
+    assert connection._query_u64(FrontendRequest.GET_PROTOCOL_FEATURES) & ProtocolFeature.SHMEM
+    with share_engine(frontend.folder) as without:
+        other = RawFrontend(without)
+        assert not other.connection._query_u64(FrontendRequest.GET_PROTOCOL_FEATURES) & ProtocolFeature.SHMEM
+        other.close()
