@@ -80,7 +80,8 @@ def make_drive(
     except BaseException:
         drive.close()
         raise
-    plan.hold.begin()
+    if adopted is None:  # else its queues may run, or what they had under way
+        plan.hold.begin()
     return drive
 
 

@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import socket
 from collections.abc import Iterator, Sequence
 
 from ringblk.engine.vhost_user.codes import FrontendRequest, ProtocolFeature
@@ -46,7 +47,7 @@ class MovingFrontend(RawFrontend):
         assert isinstance(reply, VringState)
         return reply.num
 
-    def move(self, target: Engine) -> None:
+    def move(self, target: Engine | socket.socket) -> None:
         """Be connected to another engine, and leave this one as it is."""
         self.left = self.connection
         self.connect(target)

@@ -5,8 +5,10 @@ or the whole source engine is killed, the move is cancelled, either front end ha
 write of the source's never lands after the target has begun.
 """
 
+import contextlib
 import os
 import signal
+import socket
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -15,8 +17,10 @@ import pytest
 from tests.rigs.dirty_log import logged
 from tests.rigs.engine_rig import Engine, eventually
 from tests.rigs.inline_device import OUT
+from tests.rigs.many_drives import ManyDrives
 from tests.rigs.moving_frontend import (
     NEW,
+    PLACE,
     SIZE_BYTES,
     MovingFrontend,
     check_done,
@@ -154,3 +158,49 @@ def test_what_waits_for_its_block_is_not_done_at_the_source(disk_file: StallingF
         assert len(disk_file.write_log) == writes
         frontend.move(target)
         check_done(frontend, disk_file, count=3)
+
+
+@pytest.mark.parametrize("dies", ["source", "target"])
+def test_a_control_plane_that_dies_meanwhile_is_followed_by_another(
+    disk_file: StallingFile, dies: str
+) -> None:
+    """It gives the image up that its predecessor was to give up, or takes the one that was waited for."""
+    drive = {
+        "blk_file": str(disk_file.path),
+        "io_engine": "psync",
+        "direct": "off",
+        "workers": 1,
+        "lock": "running",
+    }
+    with (
+        ManyDrives({"kept": drive}) as source,
+        ManyDrives({"kept": drive}) as target,
+        MovingFrontend(connected_to(source)) as frontend,
+        contextlib.closing(DiskAnswers(disk_file)),
+    ):
+        frontend.begin()
+        disk_file.stall()
+        frontend.queues[0].offer(OUT, PLACE // 512, data=NEW)
+        disk_file.wait_for(lambda: PLACE in disk_file.held_offsets)
+        with logged(frontend):
+            assert frontend.suspend() == 1
+        frontend.move(connected_to(target))
+        eventually(lambda: "the queues wait for the image" in target.log(), "the target waits")
+        (source if dies == "source" else target).kill_control_plane()
+        assert frontend.queues[0].driver.used() == []
+        assert disk_file.held_offsets == [PLACE]
+        disk_file.go_on()
+        check_done(frontend, disk_file)
+
+
+class DiskAnswers:
+    """So that no process hangs in the disk when the test is over."""
+
+    def __init__(self, disk_file: StallingFile) -> None:
+        self.close = disk_file.go_on
+
+
+def connected_to(engine: ManyDrives) -> socket.socket:
+    connected = socket.socket(socket.AF_UNIX)
+    connected.connect(str(engine.socket_path("kept")))
+    return connected
