@@ -23,6 +23,7 @@ from ringblk.engine.supervisor.drive_processes import DriveProcesses
 from ringblk.shm.rates.bucket_settings import BucketSettings
 from ringblk.shm.rates.group import LOCK_WAIT_S, RateGroupBusy
 from ringblk.shm.state.segment import StateSegment
+from ringblk.shm.sync.process import crash_point
 from ringblk.workers.backends.image_lock import ImageLocked
 from ringblk.workers.backends.interface import BackendError
 
@@ -98,6 +99,7 @@ class DriveChanges:
                 self._publication.publish()
             if set_limits is not None:
                 set_limits()
+                crash_point("control plane: limits set")
             if change.is_root_device is not UNSET:
                 self._settings.is_root_device = change.is_root_device
             if change.partuuid is not UNSET:

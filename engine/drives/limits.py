@@ -13,7 +13,7 @@ from ringblk.engine.drives.plan import DrivePlan
 from ringblk.engine.drives.running_settings import limit_words
 from ringblk.shm.rates.bucket_settings import BucketSettings
 from ringblk.shm.rates.group import RateGroup, RateGroupError
-from ringblk.shm.rates.limit import RateLimit
+from ringblk.shm.rates.limit import BUCKET_NAMES, RateLimit
 from ringblk.shm.rates.limit_settings import RateLimitSettings, changed_buckets
 from ringblk.shm.state.segment import StateSegment
 
@@ -30,14 +30,15 @@ class DriveLimits:
     ) -> None:
         """Limits of the drive's own: the `given` ones, but for what was changed in an engine before.
 
-        `is_set`: the buckets are so already, and in use.
+        `is_set`: the buckets are in use. One that is otherwise, because a change was cut short, begins
+        anew.
         """
         self.limit = limit
         self.group: RateGroup | None = None
         self.given = given
         self._current = msgspec.structs.replace(given, **carried)
-        if not is_set:
-            limit.configure(self._current, time.monotonic_ns())
+        names = limit.differing(self._current) if is_set else BUCKET_NAMES
+        limit.configure_some({name: getattr(self._current, name) for name in names}, time.monotonic_ns())
 
     @classmethod
     def of_group(cls, group: RateGroup, given: RateLimitSettings) -> "DriveLimits":

@@ -10,7 +10,6 @@ import errno
 import fcntl
 import mmap
 import os
-import tempfile
 
 import posix_ipc
 
@@ -73,6 +72,8 @@ def make_unnamed(name: str, size_bytes: int, *, is_sealed: bool = False) -> int:
     Raises `OSError`.
     """
     if not LINUX:
+        import tempfile  # not where it is no use: it brings much along
+
         fd, path = tempfile.mkstemp(prefix=f"{name}-", dir=FOLDER)
         os.unlink(path)
         return _sized(fd, size_bytes)

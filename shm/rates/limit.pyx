@@ -11,7 +11,7 @@ from libc.stdint cimport uint64_t, uint8_t
 from ringblk.shm.sync.atomic cimport load_acquire_64, store_release_64
 from ringblk.shm.sync.buffer_address cimport place_in
 from ringblk.shm.rates.token_bucket cimport (
-    Draw, TermsWords, bucket_acquire, bucket_configure, bucket_is_limited, bucket_refund, bucket_wait, read_terms,
+    Draw, TermsWords, bucket_acquire, bucket_configure, bucket_has_terms, bucket_is_limited, bucket_refund, bucket_wait, read_terms,
 )
 from ringblk.shm.rates.bucket_settings import BucketSettingsError
 from ringblk.shm.rates.limit_settings import RateLimitSettings
@@ -95,6 +95,16 @@ cdef class RateLimit:
             if bucket_is_limited(&self.state.buckets[index]):
                 mask |= <uint64_t>1 << index
         store_release_64(&self.state.limited_mask, mask)
+
+    def differing(self, settings):
+        """The names of the buckets that are not as these settings (RateLimitSettings) have them."""
+        cdef TermsWords wanted
+        names = []
+        for index, name in enumerate(BUCKET_NAMES):
+            read_terms(getattr(settings, name), 0, &wanted)
+            if not bucket_has_terms(&self.state.buckets[index], &wanted):
+                names.append(name)
+        return names
 
     def acquire(self, uint64_t kind, uint64_t size_bytes, uint64_t now_ns):
         """Draw for one request and return 0, or draw nothing and return the nanoseconds to wait."""

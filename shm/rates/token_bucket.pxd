@@ -64,6 +64,7 @@ cdef uint64_t bucket_reserve(BucketState *state, uint64_t amount, uint64_t now_n
 cdef void bucket_refund(BucketState *state, const Draw *draw) noexcept nogil
 cdef void bucket_view(const BucketState *state, uint64_t most, BucketView *view) noexcept nogil
 cdef void bucket_configure(BucketState *state, const TermsWords *terms) noexcept nogil
+cdef bint bucket_has_terms(const BucketState *state, const TermsWords *terms) noexcept nogil
 cdef int read_terms(object settings, uint64_t now_ns, TermsWords *terms) except -1
 
 

@@ -249,6 +249,14 @@ cdef void bucket_configure(BucketState *state, const TermsWords *terms) noexcept
     store_release_64(&state.word, (origin << 1) | other)
 
 
+cdef bint bucket_has_terms(const BucketState *state, const TermsWords *terms) noexcept nogil:
+    """Whether the terms in use are these, whenever they began. Nobody configures meanwhile."""
+    cdef const TermsWords *used = &state.terms[load_acquire_64(&state.word) & 1]
+    return (used.rate_units == terms.rate_units and used.burst_units == terms.burst_units
+            and used.one_time_units == terms.one_time_units and used.shift_up == terms.shift_up
+            and used.shift_down == terms.shift_down and used.max_amount == terms.max_amount)
+
+
 cdef int read_terms(object settings, uint64_t now_ns, TermsWords *terms) except -1:
     """Fill in `terms` from a BucketSettings (None: no limit). Raises BucketSettingsError."""
     worked_out = (settings or BucketSettings(tokens=0)).terms()

@@ -113,6 +113,28 @@ def test_those_that_die_while_drives_come_and_go(engine: ManyDrives, plan: Crash
     end(engine)
 
 
+def test_one_that_dies_before_a_change_is_noted(engine: ManyDrives, plan: CrashPlan) -> None:
+    """Limits that were set and not answered: what holds is what the next control plane says."""
+    wait_serving(engine, "vm1", "vm2")
+    eventually(engine.find_control_plane, "its control API")
+    with engine.frontend("vm1") as disk:
+        disk.write(0, BLOCK)
+        engine.control.change("/drives/vm1", bps_read=1 << 30)
+        before = engine.control.get("/drives/vm1")
+        plan.arm(("control plane: limits set", 1))
+        with pytest.raises((OSError, HTTPException)):
+            engine.control.change("/drives/vm1", iops=1, bps_read=None)
+        engine.wait_restarted(1)
+        after = engine.control.get("/drives/vm1")
+        assert after["state"]["limits"] == before["state"]["limits"] == ["bps_read"]
+        assert (after["iops"], after["bps_read"]) == (before["iops"], before["bps_read"])
+        for _ in range(20):  # in no time, where once a second would be allowed
+            disk.write(0, BLOCK)
+        engine.control.change("/drives/vm1", bps_read=None)
+        assert engine.control.get("/drives/vm1")["state"]["limits"] == []
+    end(engine)
+
+
 @pytest.mark.parametrize("point", UPGRADING)
 def test_one_that_dies_while_it_is_upgraded(engine: ManyDrives, plan: CrashPlan, point: str) -> None:
     """Its zygote starts another, or has left already: then the guest goes on until an engine is started."""

@@ -78,6 +78,19 @@ def test_configuring_some_leaves_the_others_as_they_are() -> None:
     assert limit.acquire(READ, 10, 0) == 10 * MS
 
 
+def test_it_tells_which_buckets_are_otherwise_however_full_they_are() -> None:
+    limit = make_limit(bytes_total=SLOW, ops_total=SLOW)
+    assert limit.acquire(READ, 10, 5 * MS) == 0
+    assert limit.differing(RateLimitSettings(bytes_total=SLOW, ops_total=SLOW)) == []
+    assert limit.differing(RateLimitSettings(bytes_total=SLOW)) == ["ops_total"]
+    others = RateLimitSettings(
+        bytes_total=BucketSettings(tokens=1000, burst=11), bytes_read=SLOW, ops_total=SLOW
+    )
+    assert set(limit.differing(others)) == {"bytes_total", "bytes_read"}
+    limit.configure_some({"ops_total": None}, 5 * MS)
+    assert limit.differing(RateLimitSettings(bytes_total=SLOW)) == []
+
+
 def test_wrong_settings_name_bucket_and_field_and_change_nothing() -> None:
     limit = make_limit(bytes_total=SLOW)
     wrong = RateLimitSettings(bytes_read=SLOW, ops_write=BucketSettings(tokens=5, burst=-1))
