@@ -3,7 +3,6 @@
 import contextlib
 import os
 import stat
-import tempfile
 
 from ringblk.shm.platform.descriptors import kind_of
 from ringblk.shm.platform.form import LINUX
@@ -19,6 +18,8 @@ def make_wakeup(*, blocks: bool = False) -> int:
     """
     if LINUX:
         return os.eventfd(0, os.EFD_CLOEXEC | (0 if blocks else os.EFD_NONBLOCK))
+    import tempfile  # not where it is no use: it brings much along
+
     with tempfile.TemporaryDirectory(prefix="ringblk-") as folder:
         path = os.path.join(folder, "wakeup")
         os.mkfifo(path, 0o600)

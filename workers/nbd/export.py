@@ -6,7 +6,6 @@ The form of the URI: github.com/NetworkBlockDevice/nbd, doc/uri.md.
 import os
 import socket
 import struct
-from urllib.parse import parse_qsl, unquote_to_bytes, urlsplit
 
 import msgspec
 
@@ -73,6 +72,8 @@ class NbdExport(msgspec.Struct, frozen=True, kw_only=True):
 
 def parse_uri(text: str) -> NbdUri:
     """What an `nbd:` URI names. Raises `BadUri`."""
+    from urllib.parse import parse_qsl, unquote_to_bytes, urlsplit  # takes long: for a drive that has a URI
+
     try:
         parts = urlsplit(text)
         port = parts.port
