@@ -126,7 +126,7 @@ def test_one_that_dies_before_a_change_is_noted(engine: ManyDrives, plan: CrashP
             engine.control.change("/drives/vm1", iops=1, bps_read=None)
         engine.wait_restarted(1)
         after = engine.control.get("/drives/vm1")
-        assert after["state"]["limits"] == before["state"]["limits"] == ["bps_read"]
+        assert after["state"]["limits"] == before["state"]["limits"] == ["bytes_read"]
         assert (after["iops"], after["bps_read"]) == (before["iops"], before["bps_read"])
         for _ in range(20):  # in no time, where once a second would be allowed
             disk.write(0, BLOCK)
