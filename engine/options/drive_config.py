@@ -77,7 +77,7 @@ class DriveConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     """and access control lists, which are some."""
     dax: Literal["never", "inode", "always"] = "never"
     """Whether files are mapped into the guest's address space, in a window"""
-    dax_window: Annotated[int, Meta(ge=1 << 21, le=1 << 36)] = 1 << 30
+    dax_window: Annotated[int, Meta(ge=1)] = 1 << 30
     """of so many bytes."""
     blk_file: str | None = None
     """The image: a regular file or block device; or"""
