@@ -398,14 +398,3 @@ class Dispatcher:
             self._loop.lost_memory.forget_region(region_index)
         if unused:
             self._send(RegionsUnused(unused))
-
-
-def run_dispatcher(setup: DispatcherSetup, channel: Channel[ToDispatcher]) -> None:
-    """The body of a dispatcher process."""
-    setup.confinement.privileges.drop()
-    if setup.inline_limit_ns:
-        setup.backend.start_dispatcher()
-    if setup.confinement.privileges.confines:
-        setup.backend.confine_process()
-    setup.confinement.confine(setup.ruleset_fd)
-    Dispatcher(setup, channel).run()

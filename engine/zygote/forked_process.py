@@ -9,7 +9,7 @@ from typing import NoReturn
 from ringblk.engine.base.log_format import name_drive_in_log
 from ringblk.engine.devices.kinds import kind_named
 from ringblk.engine.dispatcher.control_line import AdoptionPlace
-from ringblk.engine.dispatcher.dispatcher import run_dispatcher
+from ringblk.engine.dispatcher.dispatcher_body import run_dispatcher
 from ringblk.engine.dispatcher.dispatcher_setup import DispatcherSetup
 from ringblk.engine.dispatcher.messages import ToDispatcher
 from ringblk.engine.zygote.messages import DispatcherRole, Fork, WorkerRole
