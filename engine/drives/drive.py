@@ -17,6 +17,7 @@ from ringblk.engine.devices.vring import Vring
 from ringblk.engine.dispatcher.messages import RegionsUnused, Report, SetBackendChannel
 from ringblk.engine.drives.adopted_drive import AdoptedDrive
 from ringblk.engine.drives.changes import DriveChanges
+from ringblk.engine.drives.current_session import CurrentSession
 from ringblk.engine.drives.drive_keeper import DriveKeeper
 from ringblk.engine.drives.facts import drive_facts, first_line
 from ringblk.engine.drives.image_turns import ImageTurns
@@ -76,14 +77,15 @@ class Drive:
         running = None if adopted is None else adopted.processes
         self.processes = DriveProcesses(setup, self._model, self._hear, worker_count, running)
         self._requests = NumberedRequests(self.processes)
+        self._current = CurrentSession()
         self._regions = RegionChanges(
-            self.state, self._model, self.processes, self._requests, self._end_session
+            self.state, self._model, self.processes, self._requests, self._current.end
         )
         self._inflight = InflightChanges(self._model, self._requests)
-        self._turns = ImageTurns(plan.hold, self._model, self.processes, self._end_session)
+        self._turns = ImageTurns(plan.hold, self._model, self.processes, self._current.end)
         self._log = LogChanges(self._model, self._requests)
         self._keeper = DriveKeeper(plan, self._model, self._inflight, self._requests, self.processes)
-        self._reports = GuestReports(self._model, self._end_session)
+        self._reports = GuestReports(self._model, self._current.end)
         self._memory_advice = MemoryAdvice()
         self.settings = DriveSettings(
             self.config, plan.identity, device, limits, self._model, self.processes, taken_over
@@ -112,7 +114,6 @@ class Drive:
         self._listener = plan.inherited
         self._adopted = adopted
         self._resumed: tuple[Session, socket.socket] | None = None
-        self._session: Session | None = None
         self._is_to_end = asyncio.Event()
         self._is_succeeded = False  # whether a successor has said that it goes on
         self._is_removed = False
@@ -173,7 +174,7 @@ class Drive:
             ends: set[asyncio.Future[Any]] = {serving, ending, failing}
             await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
             # A front end that is connected now connects to the next engine.
-            has_front_end = self._session is not None and self._session.has_front_end
+            has_front_end = self._current.session is not None and self._current.session.has_front_end
             if not failing.done():
                 serving.cancel()  # the session that runs drains its rings
                 await asyncio.wait({serving, failing}, return_when=asyncio.FIRST_COMPLETED)
@@ -204,7 +205,7 @@ class Drive:
         if self.layers is not None:
             self.layers.jobs.begin()
         async for connected in listener.connections(adopted):
-            self._session = session or Session(connected, self, self._keeper)
+            self._current.session = session or Session(connected, self, self._keeper)
             session = None
             self.state.set_connected(True)
             on_change()
@@ -212,9 +213,9 @@ class Drive:
             with contextlib.suppress(OSError):  # a queue that starts says so
                 self.state.open_slots()
             try:
-                await serve_turn(self._session, connected, listener)
+                await serve_turn(self._current.session, connected, listener)
             finally:
-                self._session = None
+                self._current.session = None
                 self.state.set_connected(False)
                 on_change()
 
@@ -231,11 +232,11 @@ class Drive:
     @property
     def is_connected(self) -> bool:
         """Whether a front end is served."""
-        return self._session is not None
+        return self._current.session is not None
 
     def tell_size(self) -> None:
         """Tell the driver of another size, where its front end takes that."""
-        is_told = self._session is not None and self._session.notify_config_change()
+        is_told = self._current.session is not None and self._current.session.notify_config_change()
         size_bytes = self.device.capacity_bytes
         _log.info(
             "the drive has %d bytes; the driver %s", size_bytes, "is told" if is_told else "is not told"
@@ -265,7 +266,8 @@ class Drive:
         self.publication.close(goes_on=self._goes_on)
         self.state.close()
         self.processes.close()
-        del self._reports  # which knows this drive: so all of it is freed now, not some day
+        if self.layers is not None:
+            del self.layers.jobs  # which knows the layers: so all of it is freed now, not some day
 
     def _hear(self, report: Report) -> None:
         """What the dispatcher sends without being asked."""
@@ -273,10 +275,6 @@ class Drive:
             self._regions.note_unused(report.region_indexes)
         else:
             self._reports.take(report)
-
-    def _end_session(self, reason: str) -> None:
-        if self._session is not None:
-            self._session.end(reason)
 
     # The device, as a session drives it
 

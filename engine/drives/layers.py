@@ -124,15 +124,10 @@ class DriveLayers:
         async with self.changing():
             layer_id = NO_LAYER if name is None else self._named(name).layer_id
             change = await self._prepare(partial(self._changer.reset, layer_id))
-            try:
+            async with self._goes_on(change):
                 await self.pause()
                 await self.commit(change)
                 await self.use(change)
-            except BaseException:
-                change.abandon()
-                raise
-            finally:
-                await self.go_on()
             await self.remove_strays()
 
     async def delete(self, name: str) -> None:
@@ -187,16 +182,11 @@ class DriveLayers:
             if size_bytes == self._backend.size_bytes:
                 return
             change = await self._prepare(partial(self._changer.seal, "", size_bytes=size_bytes))
-            try:
+            async with self._goes_on(change):
                 await self.pause()
                 await self._in_thread(self._changer.end_with_whole_block)
                 await self.commit(change)
                 await self.use(change)
-            except BaseException:
-                change.abandon()
-                raise
-            finally:
-                await self.go_on()
             self._changes.note_size(size_bytes)
             await self.settle()
         self.jobs.begin()
@@ -244,10 +234,16 @@ class DriveLayers:
 
     async def _switch(self, change: OverlayChange) -> None:
         """Write the chain, then have all processes go on with it. Raises `ChangeRefused`, `DeviceError`."""
-        try:
+        async with self._goes_on(change):
             await self.commit(change)
             await self.pause()
             await self.use(change)
+
+    @asynccontextmanager
+    async def _goes_on(self, change: OverlayChange) -> AsyncIterator[None]:
+        """Give a change up that fails; have the drive go on in any case."""
+        try:
+            yield
         except BaseException:
             change.abandon()
             raise

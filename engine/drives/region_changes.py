@@ -8,6 +8,7 @@ import asyncio
 import logging
 import os
 from collections.abc import Callable
+from functools import partial
 
 from ringblk.engine.dispatcher.messages import ChangeRegions
 from ringblk.engine.drives.numbered_requests import NumberedRequests
@@ -62,13 +63,16 @@ class RegionChanges:
         messages = [mapped.message for mapped in added]
         if added:
             self._processes.tell_workers(MapRegions(messages), tuple(mapped.fd for mapped in added))
-        answer = self._requests.request(
+        begin = partial(
+            self._requests.request,
             lambda request_id: ChangeRegions(request_id, dropped, messages),
             [mapped.fd for mapped in added],
             lambda is_done: None if is_done else self._take_back(added, dropped),
         )
         if dropped:
-            await self._requests.wait(answer)
+            await self._requests.wait(begin())  # nobody here keeps the answer, whose error may keep this frame
+        else:
+            begin()
         return futures
 
     async def ask_again(self) -> None:

@@ -32,6 +32,7 @@ from posix.unistd cimport _exit, close, fork, getpid, getppid
 
 from ringblk.engine.zygote.answer cimport FIRST_NUMBER, SECOND_NUMBER, Answer, answer_like, put_number
 from ringblk.engine.zygote.datagram cimport ETOOMANYREFS, FD_LIMIT, ringblk_peek, ringblk_receive, ringblk_send
+from ringblk.shm.platform.poll cimport POLLIN, poll, pollfd
 from ringblk.shm.platform.process cimport drain_child_news, end_with_parent, name_process, open_child_news, outlive_parent, watch
 from ringblk.shm.platform.uring_calls cimport io_uring_params
 from ringblk.shm.sync.crash_point cimport crash_point
@@ -44,19 +45,13 @@ cdef extern from "Python.h":
 
 cdef extern from * nogil:
     """
-    #include <poll.h>
     #include <signal.h>
     #include <sys/wait.h>
     #include <unistd.h>
     """
-    struct pollfd:
-        int fd
-        short events, revents
     enum:
-        POLLIN
         SIGKILL
         WNOHANG
-    int poll(pollfd *fds, unsigned long count, int timeout_ms)
     int kill(pid_t pid, int number)
     pid_t waitpid(pid_t pid, int *status, int options)
 

@@ -49,6 +49,8 @@ NBD_POINTS = [name for name in POINTS if name.startswith("nbd:")]
 """Reached where an NBD server keeps the bytes: tests/crash/test_nbd_deaths.py."""
 RBD_POINTS = [name for name in POINTS if name.startswith("rbd:")]
 """Reached where a Ceph cluster keeps the bytes: tests/engine/program/test_rbd_drives.py."""
+FOLDER_POINTS = [name for name in POINTS if name.startswith(("folder:", "window:"))]
+"""Reached where a folder is shared: tests/engine/devices/test_share_kills.py, test_share_window.py."""
 WORKERS_POINTS = [name for name in POINTS if name.startswith("workers:")]
 """Reached where workers come and go: tests/crash/test_walk_workers.py."""
 CHAIN_POINTS = [name for name in POINTS if name.startswith(("chain:", "layers:"))]
@@ -80,6 +82,7 @@ CHILD_POINTS = [
     + SUSPEND_POINTS
     + NBD_POINTS
     + RBD_POINTS
+    + FOLDER_POINTS
     + WORKERS_POINTS
     + PENDING_POINTS
     + CUSTODY_POINTS

@@ -6,7 +6,6 @@ even"""
 
 import contextlib
 import ctypes
-import enum
 import errno
 import os
 import stat
@@ -16,6 +15,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+
+from ringblk.engine.crashes.fuse_messages import UNANSWERED, Operation
 
 FILE_NAME = "disk.img"
 MAX_WRITE_BYTES = 1 << 20
@@ -38,27 +39,6 @@ _OPENED = _OPEN_OUT.pack(1, _DIRECT_IO_FLAG | _PARALLEL_WRITES_FLAG, 0)
 _CACHE_S = 3600
 
 
-class Operation(enum.IntEnum):
-    """What the kernel asks for (linux/fuse.h)."""
-
-    LOOKUP = 1
-    FORGET = 2
-    GETATTR = 3
-    OPEN = 14
-    READ = 15
-    WRITE = 16
-    STATFS = 17
-    RELEASE = 18
-    FSYNC = 20
-    FLUSH = 25
-    INIT = 26
-    OPENDIR = 27
-    RELEASEDIR = 29
-    INTERRUPT = 36
-    BATCH_FORGET = 42
-
-
-_NO_ANSWER = (Operation.FORGET, Operation.INTERRUPT, Operation.BATCH_FORGET)
 _NOTHING_TO_DO = (Operation.RELEASE, Operation.FSYNC, Operation.FLUSH, Operation.RELEASEDIR)
 
 
@@ -138,7 +118,7 @@ class StallingFile:
                     continue
                 return  # ENODEV: unmounted
             _, operation, unique, node, *_ = _IN.unpack_from(message)
-            if operation in _NO_ANSWER:
+            if operation in UNANSWERED:
                 continue
             if operation == Operation.OPEN and self._holds_opening(unique):
                 continue
