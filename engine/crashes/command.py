@@ -1,70 +1,25 @@
-"""`ringblk crashes`: record what a program does to its files, and see what a power failure may leave."""
+"""What `ringblk crashes` does, once it is parsed."""
 
 import argparse
 import os
-import shlex
 import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from functools import partial
 from pathlib import Path
-from typing import Any
 
 import msgspec
 
 from ringblk.engine.base.exit_status import ExitStatus
 from ringblk.engine.base.printable_text import printable
+from ringblk.engine.crashes.commands import PLACE
 from ringblk.engine.crashes.folder_copy import remove_folder
 from ringblk.engine.crashes.recorded_folder import CannotRecord, RecordedFolder
 from ringblk.engine.crashes.states import Recording, State
-from ringblk.engine.options.command_line import print_help
 
-_PLACE = "{}"
 MARKS_VARIABLE = "RINGBLK_CRASHES_MARKS"
 """For a command that checks a state: the marks that were reached, a line each."""
-
-
-def add_parser(subparsers: Any) -> None:
-    """Add `crashes` and its commands to what `add_subparsers` returned; `run` carries them out."""
-    crashes: argparse.ArgumentParser = subparsers.add_parser(
-        "crashes",
-        help="record a program's files, and make what a power failure may leave",
-        description=__doc__,
-    )
-    crashes.set_defaults(run=partial(print_help, crashes))
-    commands = crashes.add_subparsers(dest="crashes_command", metavar="COMMAND")
-    record = commands.add_parser("record", help="run a program, and record what it does to a folder's files")
-    record.add_argument("folder", metavar="FOLDER", type=Path, help="whose files are recorded")
-    record.add_argument(
-        "record", metavar="RECORD", type=Path, help="a folder to be made for what is recorded"
-    )
-    _add_command(record, "what to run; each line that it prints is a mark")
-    check = commands.add_parser("check", help="run a program on each of many states")
-    _add_record(check)
-    check.add_argument("--states", type=int, default=1000, help="how many (default: 1000)")
-    check.add_argument(
-        "--place", type=Path, help="where states are made (default: a folder for temporary files)"
-    )
-    _add_command(
-        check, f"what to run; {_PLACE} is the state's folder. It ends with 0 where the state is as it may be"
-    )
-    make = commands.add_parser("make", help="make one state, once more")
-    _add_record(make)
-    make.add_argument("number", type=int, help="of the state, as `check` has said")
-    make.add_argument("target", metavar="TARGET", type=Path, help="a folder to be made")
-    for command in (record, check, make):
-        command.set_defaults(run=run)
-
-
-def _add_record(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("record", metavar="RECORD", type=Path, help="what `record` has made")
-    parser.add_argument("--seed", type=int, default=1, help="another gives other states (default: 1)")
-
-
-def _add_command(parser: argparse.ArgumentParser, meaning: str) -> None:
-    parser.add_argument("program", nargs="+", metavar="PROGRAM", help=meaning)
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -131,12 +86,12 @@ def _place(chosen: Path | None) -> Iterator[Path]:
 
 
 def _run_check(program: list[str], folder: Path, state: State) -> int:
-    command = [word.replace(_PLACE, os.fspath(folder)) for word in program]
+    command = [word.replace(PLACE, os.fspath(folder)) for word in program]
     marks = "".join(f"{mark.text}\n" for mark in state.marks)
     try:
         done = subprocess.run(command, env={**os.environ, MARKS_VARIABLE: marks}, check=False)
     except FileNotFoundError:
-        raise CannotRecord(f"{shlex.quote(command[0])}: there is no such program") from None
+        raise CannotRecord(f"{printable(command[0])}: there is no such program") from None
     return done.returncode
 
 

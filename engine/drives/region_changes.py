@@ -70,7 +70,7 @@ class RegionChanges:
             lambda is_done: None if is_done else self._take_back(added, dropped),
         )
         if dropped:
-            await self._requests.wait(begin())  # nobody here keeps the answer, whose error may keep this frame
+            await self._requests.wait(begin())  # kept by nobody here: its error may keep this frame
         else:
             begin()
         return futures

@@ -36,7 +36,7 @@ def make_share_parser() -> OptionParser:
 def make_parser() -> argparse.ArgumentParser:
     """That of `ringblk`; `serve` is only named in it, and has one of its own."""
     from ringblk.engine.client import commands as client_commands
-    from ringblk.engine.crashes import command as crashes_command
+    from ringblk.engine.crashes import commands as crashes_commands
     from ringblk.engine.doctor import commands as doctor_commands
     from ringblk.engine.images import command as image_command
     from ringblk.engine.program import completion_command, schema_command
@@ -53,7 +53,7 @@ def make_parser() -> argparse.ArgumentParser:
     client_commands.add_parser(subparsers)
     client_commands.add_upgrade_parser(subparsers)
     doctor_commands.add_parser(subparsers)
-    crashes_command.add_parser(subparsers)
+    crashes_commands.add_parser(subparsers)
     schema_command.add_parser(subparsers)
     completion_command.add_parser(subparsers)
     return parser

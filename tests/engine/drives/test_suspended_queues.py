@@ -10,6 +10,7 @@ import os
 import signal
 import socket
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -133,9 +134,13 @@ def test_a_queue_that_nobody_would_wait_for_is_drained(
     """Without a dirty log nothing moves, and with `--lock=always` nobody could begin."""
     with Engine(*plain_options, "--lock=always") as engine, MovingFrontend(engine) as frontend:
         frontend.begin()
-        with logged(frontend):
-            frontend.queues[0].offer(OUT, 8, data=NEW)
-            assert frontend.suspend() == 1
+        with logged(frontend), ThreadPoolExecutor() as pool:
+            disk_file.stall()
+            frontend.queues[0].offer(OUT, PLACE // 512, data=NEW)
+            disk_file.wait_for(lambda: PLACE in disk_file.held_offsets)
+            suspended_at = pool.submit(frontend.suspend)
+            disk_file.go_on()
+            assert suspended_at.result() == 1
             assert len(frontend.queues[0].driver.used()) == 1
 
 

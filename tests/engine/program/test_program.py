@@ -68,12 +68,18 @@ def test_an_unknown_command_is_one_line(arguments: list[str]) -> None:
     assert arguments[-1] in line
 
 
-TOP_COMMANDS = {"serve", "image", "list", "stat", "top", "drive", "doctor", "schema", "completion"}
+TOP_COMMANDS = {
+    *("serve", "image", "crashes", "list", "stat", "top", "drive", "upgrade", "doctor", "schema"),
+    "completion",
+}
+IMAGE_COMMANDS = {
+    *("create", "import", "export", "info", "check", "diff", "rebase", "flatten", "commit", "point"),
+}
 
 
 @pytest.mark.parametrize(
     ("arguments", "commands"),
-    [([], TOP_COMMANDS), (["image"], {"create", "import", "export", "info"})],
+    [([], TOP_COMMANDS), (["image"], IMAGE_COMMANDS)],
 )
 def test_without_a_command_it_says_which_there_are(arguments: list[str], commands: set[str]) -> None:
     done = run_ringblk(*arguments)
