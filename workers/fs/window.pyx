@@ -139,17 +139,19 @@ cdef class Window:
         cdef WindowChunk *chunk = &self.chunks[chunk_index]
         cdef ExpectedAnswer *answer = &self.expected[self.tail % EXPECTED_LIMIT]
         cdef int error
+        cdef uint32_t state = chunk.state
         if self.tail - self.head >= <uint32_t>EXPECTED_LIMIT:
             return -EBUSY
+        chunk.state = CHUNK_CHANGING   # before the front end can have done anything: the next dispatcher unmaps it first
         self.share.header.window_asked += 1
         crash_point("window: about to ask")
         error = send_mapping(self.channel_fd, fd, is_map, chunk.file_offset_bytes if is_map else 0,
                              <uint64_t>chunk_index * CHUNK_BYTES, length_bytes if is_map else chunk.length_bytes)
         if error:
             self.share.header.window_asked -= 1
+            chunk.state = state
             return error
         crash_point("window: asked")
-        chunk.state = CHUNK_CHANGING
         answer.slot_index = slot_index
         answer.chunk_index = chunk_index
         answer.is_map = is_map
