@@ -11,6 +11,7 @@ import os
 import resource
 import subprocess
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -194,13 +195,12 @@ def test_too_few_descriptors_at_the_start(tmp_path: Path) -> None:
 
 def test_a_soft_limit_is_raised(tmp_path: Path) -> None:
     image = sparse_image(tmp_path)
-    former = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (min(64, former[1]), former[1]))
-    try:
-        engine = EngineWithWorkers(f"--blk-file={image}", "--num-queues=8")
-    finally:
-        resource.setrlimit(resource.RLIMIT_NOFILE, former)
-    with engine, raw_frontend(engine, num_queues=8) as frontend:
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    prepare = partial(resource.setrlimit, resource.RLIMIT_NOFILE, (min(64, hard), hard))
+    with (
+        EngineWithWorkers(f"--blk-file={image}", "--num-queues=8", prepare=prepare) as engine,
+        raw_frontend(engine, num_queues=8) as frontend,
+    ):
         assert [read(queue, 0)[0] for queue in frontend.queues] == [OK] * 8
 
 
