@@ -12,7 +12,7 @@ from tests.rigs.sanitizer_build import fuzz_build, sanitizer_environment
 
 from .__main__ import CORPUS_BYTES, TARGETS, command, corpus_file, corpus_folder, fuzz, replay
 
-FUZZ_S = int(os.environ.get("RINGBLK_FUZZ_S", "30"))
+FUZZ_S = int(os.environ.get("RINGBLK_FUZZ_S", "10"))
 SEED = int(
     os.environ.get("RINGBLK_FUZZ_SEED", "1")
 )  # the same inputs each time; scripts/fuzz looks for new ones
