@@ -1,7 +1,8 @@
 """What a session asks of a drive's processes, so that it may be asked once more by another control plane."""
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Coroutine, Sequence
+from typing import Any
 
 from ringblk.engine.dispatcher.messages import SESSION_REQUESTS, ToDispatcher
 from ringblk.engine.supervisor.drive_processes import DriveProcesses
@@ -24,9 +25,9 @@ class NumberedRequests:
         """As `DispatcherLink.ask`."""
         return await self.wait(self.request(make_message, fds, settle))
 
-    async def wait(self, answer: "asyncio.Future[int]") -> int:
-        """As `DispatcherLink.wait`."""
-        return await self._processes.wait(answer)
+    def wait(self, answer: "asyncio.Future[int]") -> Coroutine[Any, Any, int]:
+        """As `DriveProcesses.wait`."""
+        return self._processes.wait(answer)
 
     def request(
         self,

@@ -3,8 +3,8 @@
 import asyncio
 import logging
 import os
-from collections.abc import Callable, Mapping, Sequence
-from typing import NoReturn
+from collections.abc import Callable, Coroutine, Mapping, Sequence
+from typing import Any, NoReturn
 
 import msgspec
 
@@ -155,9 +155,9 @@ class DriveProcesses:
         """As `ask`, to be waited for later, or not at all (see `DispatcherLink.request`)."""
         return self._dispatcher.link.request(make_message, fds, settle, request_id)
 
-    async def wait(self, answer: "asyncio.Future[int]") -> int:
-        """As `DispatcherLink.wait`."""
-        return await self._dispatcher.link.wait(answer)
+    def wait(self, answer: "asyncio.Future[int]") -> Coroutine[Any, Any, int]:
+        """As `DispatcherLink.wait`. No frame here keeps the answer: its error would keep the frame."""
+        return self._dispatcher.link.wait(answer)
 
     def tell_dispatcher(self, message: ToDispatcher) -> None:
         """Send without an answer (see `DispatcherLink.tell`)."""

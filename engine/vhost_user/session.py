@@ -10,6 +10,7 @@ A session that is kept is gone on with by another process when this one is kille
 import asyncio
 import logging
 import socket
+import weakref
 from collections.abc import Coroutine
 from functools import partial
 from typing import Any
@@ -224,13 +225,13 @@ class Session:
 
     async def _unless(self, hang_up: "asyncio.Future[None]", step: Coroutine[Any, Any, None]) -> bool:
         """Take a step, however long that takes; given up, with False, when the front end is gone."""
-        task = asyncio.current_task()
-        assert task is not None, "a session is served by a task"
+        # Weak: the task keeps its cancellation, whose traceback has this frame.
+        serving = weakref.ref(_serving_task())
         is_taken = is_given_up = False
 
         def give_up(_: object) -> None:
             nonlocal is_given_up
-            if not is_taken:
+            if not is_taken and (task := serving()) is not None:
                 is_given_up = True
                 task.cancel()
 
@@ -238,14 +239,14 @@ class Session:
         try:
             await step
         except asyncio.CancelledError:
-            if not is_given_up or task.uncancel() > 0:
+            if not is_given_up or _serving_task().uncancel() > 0:
                 raise
             return False
         finally:
             is_taken = True
             hang_up.remove_done_callback(give_up)
         if is_given_up:  # in the moment in which it was done
-            task.uncancel()
+            _serving_task().uncancel()
         return True
 
     async def _handle(self, message: ReceivedMessage) -> None:
@@ -355,3 +356,9 @@ class Session:
 async def serve_session(connected_socket: socket.socket, device: Device) -> None:
     """Serve one front end until it is gone (see `Session.serve`)."""
     await Session(connected_socket, device).serve()
+
+
+def _serving_task() -> "asyncio.Task[Any]":
+    task = asyncio.current_task()
+    assert task is not None, "a session is served by a task"
+    return task

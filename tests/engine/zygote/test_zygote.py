@@ -1,5 +1,6 @@
 """The zygote, asked directly: what it has open, what it answers, how its children begin and end."""
 
+import contextlib
 import os
 import resource
 import select
@@ -58,7 +59,11 @@ def worker_of(zygote: ZygoteRig, state: StateSegment, ring_entries: int = 0) -> 
 
 
 def fds_of(pid: int) -> dict[int, str]:
-    return {int(path.name): os.readlink(path) for path in Path(f"/proc/{pid}/fd").iterdir()}
+    found = {}
+    for path in Path(f"/proc/{pid}/fd").iterdir():
+        with contextlib.suppress(FileNotFoundError):  # it was closed in between
+            found[int(path.name)] = os.readlink(path)
+    return found
 
 
 def own_kib(pid: int) -> int:
