@@ -6,7 +6,7 @@ status byte the last device-writable one, the data what lies between (2.6.4). Ev
 made here, on the slot's copy; the executor trusts the slot.
 """
 
-from libc.stdint cimport uint32_t, uint64_t, uint8_t
+from libc.stdint cimport uint32_t, uint64_t
 from libc.string cimport memcpy
 
 from ringblk.shm.memory.guest_memory cimport GuestMemory
@@ -20,6 +20,7 @@ from ringblk.workers.block.request cimport (
     TYPE_WRITE_ZEROES, BlockHeader, SectorRange,
 )
 from ringblk.workers.block.state cimport BlockState, block_state
+from ringblk.workers.requests.chain_bytes cimport take_bytes
 from ringblk.workers.requests.request cimport (
     OPERATION_COMPLETE, SLOT_BRIEF, SLOT_CHANGES, SLOT_DURABLE, SLOT_PARTIAL, RequestParser,
 )
@@ -57,7 +58,7 @@ cdef class BlockParser(RequestParser):
         slot.used_length_bytes = 1 if slot.has_last_byte else 0
         slot.first_range = 0
         slot.range_count = slot.readable_count
-        if chain_flags or not slot.has_last_byte or not self._take(slot, ranges, <uint8_t *>&header, HEADER_BYTES):
+        if chain_flags or not slot.has_last_byte or not take_bytes(self.memory, slot, ranges, &header, HEADER_BYTES):
             return
         if header.type == TYPE_IN:
             self._prepare_read(slot, ranges, header.sector)
@@ -131,28 +132,6 @@ cdef class BlockParser(RequestParser):
         return (start % self.block_size_bytes and other_first <= first_block <= other_last) \
             or (end % self.block_size_bytes and other_first <= last_block <= other_last)
 
-    cdef bint _take(self, RequestSlot *slot, Range *ranges, uint8_t *target, uint32_t size_bytes) noexcept nogil:
-        """Copy the first bytes of the slot's current ranges out and cut them off; False when there are fewer.
-
-        Guest memory is read here once; what is checked and used is the copy.
-        """
-        cdef Range *piece
-        cdef uint32_t part_bytes
-        while size_bytes:
-            if slot.range_count == 0:
-                return False
-            piece = ranges + slot.first_range
-            part_bytes = min(size_bytes, piece.length_bytes)
-            memcpy(target, self.memory.pointer(piece), part_bytes)
-            target += part_bytes
-            size_bytes -= part_bytes
-            piece.offset_bytes += part_bytes
-            piece.length_bytes -= part_bytes
-            if piece.length_bytes == 0:
-                slot.first_range += 1
-                slot.range_count -= 1
-        return True
-
     cdef void _use_writable(self, RequestSlot *slot, Range *ranges) noexcept nogil:
         """Make the data the writable ranges, less the status byte at their end."""
         cdef Range *last
@@ -220,7 +199,7 @@ cdef class BlockParser(RequestParser):
         if slot.length_bytes == 0 or slot.length_bytes % sizeof(SectorRange) or slot.length_bytes > sizeof(segments):
             return
         count = <uint32_t>(slot.length_bytes // sizeof(SectorRange))
-        if not self._take(slot, ranges, <uint8_t *>segments, <uint32_t>slot.length_bytes):
+        if not take_bytes(self.memory, slot, ranges, segments, <uint32_t>slot.length_bytes):
             return
         if request_type == TYPE_WRITE_ZEROES:
             allowed_flags = SEGMENT_F_UNMAP

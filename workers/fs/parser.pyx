@@ -36,6 +36,7 @@ from ringblk.workers.fs.wire cimport (
     fuse_init_out, fuse_link_in, fuse_out_header, fuse_read_in, fuse_removemapping_in, fuse_removemapping_one,
     fuse_rename_in, fuse_setxattr_in, fuse_write_in,
 )
+from ringblk.workers.requests.chain_bytes cimport take_bytes
 from ringblk.workers.requests.request cimport (
     OPERATION_COMPLETE, SLOT_BRIEF, SLOT_CHANGES, SLOT_IN_PLACE, RequestParser,
 )
@@ -88,7 +89,7 @@ cdef class FolderParser(RequestParser):
         request.is_concluded = 0
         request.concluded_count = 0
         request.reply_bytes = 0
-        if chain_flags or not self._take(slot, ranges, &request.header, sizeof(fuse_in_header)):
+        if chain_flags or not take_bytes(self.memory, slot, ranges, &request.header, sizeof(fuse_in_header)):
             return
         self._measure_reply(slot, ranges, request)
         rule = rule_of(request.header.opcode)
@@ -132,7 +133,7 @@ cdef class FolderParser(RequestParser):
         if request.header.opcode == FUSE_SETXATTR and self.header.flags & FUSE_SETXATTR_EXT:
             argument_bytes = sizeof(fuse_setxattr_in)
         memset(request.argument, 0, ARGUMENT_BYTES)
-        if not self._take(slot, ranges, request.argument, argument_bytes):
+        if not take_bytes(self.memory, slot, ranges, request.argument, argument_bytes):
             return -EINVAL
         error = self._read_text(slot, ranges, request, rule.text)
         if error:
@@ -156,7 +157,7 @@ cdef class FolderParser(RequestParser):
             return self._read_attribute_name(slot, ranges, request, left_bytes)
         if left_bytes == 0 or left_bytes > TEXT_BYTES:
             return -EINVAL if left_bytes == 0 else -ENAMETOOLONG
-        self._take(slot, ranges, request.text, <uint32_t>left_bytes)
+        take_bytes(self.memory, slot, ranges, request.text, <uint32_t>left_bytes)
         request.text_bytes = <uint32_t>left_bytes
         first_bytes = self._text_bytes(request, 0)
         if first_bytes == 0:
@@ -179,7 +180,7 @@ cdef class FolderParser(RequestParser):
         """The name of an attribute; its value stays where it is."""
         cdef fuse_setxattr_in *argument = <fuse_setxattr_in *>request.argument
         cdef uint32_t name_bytes = 0
-        while name_bytes < NAME_BYTES and self._take(slot, ranges, request.text + name_bytes, 1):
+        while name_bytes < NAME_BYTES and take_bytes(self.memory, slot, ranges, request.text + name_bytes, 1):
             name_bytes += 1
             if request.text[name_bytes - 1] == 0:
                 request.text_bytes = name_bytes
@@ -212,7 +213,7 @@ cdef class FolderParser(RequestParser):
         elif opcode == FUSE_INIT:
             if left_bytes > sizeof(fuse_init_in) - 16:
                 return -EINVAL
-            self._take(slot, ranges, request.argument + 16, <uint32_t>left_bytes)
+            take_bytes(self.memory, slot, ranges, request.argument + 16, <uint32_t>left_bytes)
         elif opcode == FUSE_BATCH_FORGET:
             if left_bytes != <uint64_t>(<fuse_batch_forget_in *>request.argument).count * sizeof(fuse_forget_one) \
                     or left_bytes > FORGET_LIMIT_BYTES:
@@ -249,26 +250,6 @@ cdef class FolderParser(RequestParser):
         for index in range(slot.range_count):
             left_bytes += ranges[slot.first_range + index].length_bytes
         return left_bytes
-
-    cdef bint _take(self, RequestSlot *slot, Range *ranges, void *target, uint32_t size_bytes) noexcept nogil:
-        """Copy the first bytes of what is left out and cut them off; False when there are fewer."""
-        cdef uint8_t *place = <uint8_t *>target
-        cdef Range *piece
-        cdef uint32_t part_bytes
-        while size_bytes:
-            if slot.range_count == 0:
-                return False
-            piece = ranges + slot.first_range
-            part_bytes = min(size_bytes, piece.length_bytes)
-            memcpy(place, self.memory.pointer(piece), part_bytes)
-            place += part_bytes
-            size_bytes -= part_bytes
-            piece.offset_bytes += part_bytes
-            piece.length_bytes -= part_bytes
-            if piece.length_bytes == 0:
-                slot.first_range += 1
-                slot.range_count -= 1
-        return True
 
     cdef void conclude(self, uint32_t slot_index) noexcept nogil:
         cdef RequestSlot *slot = &self.state.slots[slot_index]
