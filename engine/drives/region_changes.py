@@ -49,8 +49,9 @@ class RegionChanges:
         """Add these regions, whose fds are ours from now on, and drop those with these indexes, in one step.
 
         Returns a future for each dropped region, done when nobody uses it. Raises `DeviceError`; then nothing
-        has changed. What is only added is not waited for: whatever is asked of the dispatcher later finds it,
-        and it has no reason to refuse what was admitted here.
+        has changed. What is only added while no queue runs is not waited for: whatever is asked of the
+        dispatcher later finds it, and it has no reason to refuse what was admitted here. With a queue the
+        next request may lie in it.
         """
         await self._wait_for_room([fd for _, fd in regions])
         # Whatever was lost of regions that there are no more, or that were refused, is nobody's loss now.
@@ -63,13 +64,14 @@ class RegionChanges:
         messages = [mapped.message for mapped in added]
         if added:
             self._processes.tell_workers(MapRegions(messages), tuple(mapped.fd for mapped in added))
+        is_waited_for = bool(dropped or self._model.queues)
         begin = partial(
             self._requests.request,
             lambda request_id: ChangeRegions(request_id, dropped, messages),
             [mapped.fd for mapped in added],
-            lambda is_done: None if is_done else self._take_back(added, dropped),
+            lambda is_done: None if is_done else self._take_back(added, dropped, is_waited_for),
         )
-        if dropped:
+        if is_waited_for:
             await self._requests.wait(begin())  # kept by nobody here: its error may keep this frame
         else:
             begin()
@@ -118,7 +120,7 @@ class RegionChanges:
                 os.close(fd)
             raise
 
-    def _take_back(self, added: list[SharedRegion], dropped: list[int]) -> None:
+    def _take_back(self, added: list[SharedRegion], dropped: list[int], is_waited_for: bool) -> None:
         """The dispatcher has refused, and may have a part of it: its successor is told how things are."""
         region_indexes = [mapped.message.region_index for mapped in added]
         if region_indexes:
@@ -128,6 +130,6 @@ class RegionChanges:
         for region_index in dropped:
             self._model.regions[region_index].is_current = True
             self._unused.pop(region_index).cancel()
-        if not dropped:  # the front end goes on as if they were there
+        if not is_waited_for:  # the front end goes on as if they were there
             self._end_session("the dispatcher cannot have a memory region")
         self._processes.retell_dispatcher()

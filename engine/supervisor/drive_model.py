@@ -269,9 +269,12 @@ class DriveModel:
     def worker_setup(self) -> list[tuple[ToWorker, Sequence[int]]]:
         """All that a new worker must be told before its first request."""
         sent: list[tuple[ToWorker, Sequence[int]]] = []
-        for part in in_messages(list(self.regions.values())):
+        in_turn = sorted(self.regions.values(), key=lambda mapped: mapped.message.epoch)
+        for part in in_messages(in_turn):
             messages = [mapped.message for mapped in part]
-            sent.append((MapRegions(messages, self.epoch), [mapped.fd for mapped in part]))
+            sent.append((MapRegions(messages, messages[-1].epoch), [mapped.fd for mapped in part]))
+        if sent:  # not sooner: a worker may serve before it has read all
+            sent.append((MapRegions([], self.epoch), []))
         return sent
 
 

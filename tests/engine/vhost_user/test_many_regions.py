@@ -135,6 +135,24 @@ def test_all_slots_are_used_and_emptied_while_processes_die(engine: Engine, plug
     assert "cannot be reached" not in engine.log()
 
 
+def test_a_region_is_acknowledged_when_the_dispatcher_has_it(engine: Engine, plugged: PluggedMemory) -> None:
+    """The driver's next request may lie in it."""
+    dispatcher_pid = child_named(engine, "rb-dispatcher")
+    assert dispatcher_pid is not None
+    workers = [pid for pid in sorted(engine.children()) if pid != dispatcher_pid]
+    os.kill(dispatcher_pid, signal.SIGSTOP)
+    plugging = threading.Thread(target=plugged.plug, args=(0,))
+    plugging.start()
+    eventually(
+        lambda: all("memfd:plugged" in Path(f"/proc/{pid}/maps").read_text() for pid in workers),
+        "mapped by the workers, who are told first",
+    )
+    assert plugging.is_alive()
+    os.kill(dispatcher_pid, signal.SIGCONT)
+    plugging.join()
+    plugged.check([0])
+
+
 def test_regions_go_while_requests_are_in_all_of_them(engine: Engine, plugged: PluggedMemory) -> None:
     """Each lives until the last request in it is done, whoever dies meanwhile."""
     count = 200
