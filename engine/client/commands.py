@@ -5,8 +5,17 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
+from msgspec.structs import FieldInfo
+
 from ringblk.engine.options.command_line import add_options, drive_option_fields, print_help
 from ringblk.engine.options.rate_limiter_config import BYTE_LIMITS, limit_help
+
+_OF_OTHER_DRIVES = {
+    *("kind", "shared_dir", "tag", "guest_cache", "xattr", "posix_acl", "dax", "dax_window"),
+    *("blk_file", "format", "track_changes", "read_only", "base", "base_snapshot"),
+    *("uri", "reconnect_s", "rbd_conf", "rbd_user", "backend", "backend_arg"),
+}
+"""Options that a clone cannot have, or has of the drive that it is a clone of."""
 
 
 def add_parser(subparsers: Any) -> None:
@@ -25,9 +34,25 @@ def add_parser(subparsers: Any) -> None:
     _add(commands, "resume", "go on")
     resize = _add(commands, "resize", "make a drive and its image larger or smaller")
     resize.add_argument("size", metavar="SIZE", help="such as 20G, or image: what the image has now")
+    _add_layer_commands(commands)
+    _add_limits(_add(commands, "limit", "change the limits of a drive; those that are not named stay"))
+
+
+def _add_layer_commands(commands: Any) -> None:
     snapshot = _add(commands, "snapshot", "keep a copy-on-write drive as it is now, by a name")
     snapshot.add_argument("name", metavar="NAME", help="what to call it")
+    snapshot.add_argument(
+        "--also",
+        action="append",
+        default=[],
+        metavar="DRIVE",
+        help="another drive, at the same instant; may be given more than once",
+    )
     _add(commands, "snapshots", "print a line for each snapshot of a drive")
+    clone = _add(commands, "clone", "begin another drive on a snapshot of a copy-on-write drive")
+    clone.add_argument("new", metavar="NEW", help="the new drive's name")
+    clone.add_argument("--snapshot", required=True, metavar="NAME", help="the snapshot that it begins with")
+    add_options(clone, clone_option_fields())
     reset = _add(commands, "reset", "have a copy-on-write drive be as it was")
     reset.add_argument("name", metavar="NAME", nargs="?", help="at this snapshot (default: as its base is)")
     reset.add_argument("--force", action="store_true", help="though a front end is connected")
@@ -35,7 +60,17 @@ def add_parser(subparsers: Any) -> None:
     delete.add_argument("name", metavar="NAME", help="what it is called")
     _add(commands, "commit", "have the newest snapshot be as the drive is now")
     _add(commands, "flatten", "have a copy-on-write drive need its base no more")
-    _add_limits(_add(commands, "limit", "change the limits of a drive; those that are not named stay"))
+    changed = _add(commands, "changed", "print what has changed since a snapshot: lines of offset and length")
+    changed.add_argument("--since", required=True, metavar="NAME", help="the snapshot")
+    job = _add(commands, "job", "print what of a drive's layers is merged in the background")
+    job.add_argument("--bps", metavar="SIZE", help="copy so many bytes a second at most; none: no limit")
+    job.add_argument("--cancel", action="store_true", help="stop it")
+    job.add_argument("--wait", action="store_true", help="until it is done, or has failed")
+
+
+def clone_option_fields() -> list[FieldInfo]:
+    """The options of a drive that `ringblk drive clone` takes."""
+    return [field for field in drive_option_fields() if field.name not in _OF_OTHER_DRIVES]
 
 
 def add_upgrade_parser(subparsers: Any) -> None:
@@ -75,7 +110,7 @@ def _add(commands: Any, name: str, text: str, *, has_drive: bool = True) -> argp
         name, help=text, description=f"{text[0].upper()}{text[1:]}."
     )
     parser.add_argument("--control", required=True, metavar="PATH", help="the engine's control socket")
-    if name != "add":  # where it is the image's
+    if name not in ("add", "clone"):  # where it is the image's
         parser.add_argument(
             "--format",
             dest="output",

@@ -47,6 +47,17 @@ class AllSnapshots(msgspec.Struct):
     snapshots: list[_Snapshot]
 
 
+class _Extent(msgspec.Struct):
+    offset: int
+    length: int
+
+
+class Changed(msgspec.Struct):
+    """The same of `GET /drives/{id}/changed`."""
+
+    extents: list[_Extent]
+
+
 class _UnixConnection(http.client.HTTPConnection):
     def __init__(self, socket_path: str) -> None:
         super().__init__("localhost")

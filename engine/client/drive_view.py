@@ -58,6 +58,19 @@ def snapshot_lines(snapshots: Sequence[Mapping[str, Any]], width: int | None) ->
     return table_lines(columns, rows, width)
 
 
+def job_line(job: Mapping[str, Any] | None) -> str:
+    """How far a merge of layers is, or why it has failed."""
+    if job is None:
+        return "nothing is merged"
+    kind = {"merge": "merges", "flatten": "flattens"}.get(job["kind"], job["kind"])
+    where = f" into {printable(job['snapshot'])}" if job["snapshot"] else ""
+    if job["error"]:
+        return f"{kind}{where}: has failed: {printable(job['error'])}"
+    pace = f", {size_text(job['bps'])}/s at most" if job["bps"] else ""
+    done = f"{size_text(job['done_bytes'])} of {size_text(job['total_bytes'])}"
+    return f"{kind}{where}: {done} looked at, {size_text(job['copied_bytes'])} copied{pace}"
+
+
 def state_text(state: Mapping[str, Any]) -> str:
     """One word: of a drive that runs, the same as `ringblk list` says."""
     if state["state"] != "running":
@@ -78,6 +91,8 @@ def drive_lines(name: str, drive: Drive) -> list[str]:
             facts["up"] = duration_text(int(value * 1e9))
         elif field == "processes":
             facts["processes"] = ", ".join(f"{role} {pid}" for role, pid in value.items())
+        elif field == "job":
+            facts["job"] = job_line(value)
         elif field == "limits":
             facts["limits"] = ", ".join(value) or "none"
         elif field not in ("name", "state", "is_paused", "is_connected"):

@@ -136,7 +136,7 @@ class LayerRoutes:
         return self._drives.describe(call.values["id"])
 
     async def _limit(self, call: Call) -> DriveAnswer:
-        self._control.layers(call.values["id"]).jobs.limit(call.body.bps)
+        self._control.layers(call.values["id"]).limit_jobs(call.body.bps)
         return self._drives.describe(call.values["id"])
 
     async def _cancel(self, call: Call) -> None:

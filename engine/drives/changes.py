@@ -206,6 +206,16 @@ class DriveChanges:
         if size_bytes < self._device.capacity_bytes:
             raise ChangeRefused("size_bytes", "a copy-on-write drive is only made larger")
 
+    @property
+    def merge_bps(self) -> int:
+        """Bytes a second that merges of layers may copy; 0: as many as they can."""
+        return self._settings.merge_bps
+
+    def set_merge_bps(self, bps: int) -> None:
+        """Copy so many from now on, in the next engine too."""
+        self._settings.merge_bps = bps
+        self._publication.publish()
+
     def note_size(self, size_bytes: int) -> None:
         """The storage has this size now, and keeps it."""
         self._settings.size_bytes = None

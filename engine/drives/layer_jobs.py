@@ -32,6 +32,9 @@ class LayerOwner(Protocol):
     def chain(self) -> Chain:
         """Which layers there are."""
 
+    async def settle_now(self) -> None:
+        """Bring what was sealed to the disk."""
+
     async def finish_merge(self, upper: ChainLayer, lower: ChainLayer | None) -> None:
         """All of `lower`, or of what the overlay lies on, is in `upper`: have a chain that says so."""
 
@@ -39,22 +42,26 @@ class LayerOwner(Protocol):
 class LayerJobs:
     """The merges of one drive."""
 
-    def __init__(self, folder: str, direct: DirectMode, owner: LayerOwner) -> None:
+    def __init__(self, folder: str, direct: DirectMode, owner: LayerOwner, bps: int) -> None:
+        """`bps`: bytes a second that may be copied; 0: as many as can be."""
         self._folder = folder
         self._direct = direct
         self._owner = owner
         self._running: asyncio.Task[None] | None = None
-        self._progress = MergeProgress(bps=0)
+        self._progress = MergeProgress(bps=bps)
         self._subject: tuple[Literal["merge", "flatten"], str] | None = None
         self._error = ""
         self._is_ending = self._is_cancelled = False
 
     @property
     def status(self) -> JobStatus | None:
-        """What is under way, or has failed; None: there is nothing to do."""
-        if self._subject is None:
+        """What is under way or is to be, or has failed; None: there is nothing to do."""
+        subject = self._subject
+        if subject is None and not self._is_cancelled:
+            subject = _subject_of(_task_of(self._owner.chain.settled()))
+        if subject is None:
             return None
-        kind, snapshot = self._subject
+        kind, snapshot = subject
         return JobStatus(
             kind=kind,
             snapshot=snapshot,
@@ -67,7 +74,7 @@ class LayerJobs:
 
     def begin(self) -> None:
         """Do what there is to do."""
-        task = _task_of(self._owner.chain)
+        task = _task_of(self._owner.chain.settled())
         if task is None or self._is_ending or (self._running is not None and not self._running.done()):
             return
         self._is_cancelled = False
@@ -80,9 +87,9 @@ class LayerJobs:
 
     async def cancel(self) -> None:
         """Stop what is under way; it begins again with the next change of layers, or at the next start."""
+        self._is_cancelled = True  # between two merges, this is what counts
         if self._running is None:
             return
-        self._is_cancelled = True  # between two merges, this is what counts
         self._progress.is_stopped = True
         await asyncio.wait([self._running], timeout=STOP_S)
 
@@ -93,6 +100,7 @@ class LayerJobs:
 
     async def _run(self) -> None:
         try:
+            await self._owner.settle_now()
             while (task := _task_of(self._owner.chain)) is not None and not self._is_cancelled:
                 await self._carry_out(*task)
             self._subject = None
@@ -104,7 +112,7 @@ class LayerJobs:
 
     def _note(self, upper: ChainLayer, lower: ChainLayer | None) -> None:
         self._progress = MergeProgress(bps=self._progress.bps)
-        self._subject = ("flatten" if lower is None else "merge", upper.name)
+        self._subject = _subject_of((upper, lower))
         self._error = ""
 
     async def _carry_out(self, upper: ChainLayer, lower: ChainLayer | None) -> None:
@@ -112,6 +120,16 @@ class LayerJobs:
         chain = self._owner.chain
         await in_thread(partial(merge, self._folder, chain, upper, lower, self._direct, self._progress))
         await self._owner.finish_merge(upper, lower)
+
+
+def _subject_of(
+    task: tuple[ChainLayer, ChainLayer | None] | None,
+) -> tuple[Literal["merge", "flatten"], str] | None:
+    """What a task is called."""
+    if task is None:
+        return None
+    upper, lower = task
+    return "flatten" if lower is None else "merge", upper.name
 
 
 def _task_of(chain: Chain) -> tuple[ChainLayer, ChainLayer | None] | None:

@@ -58,7 +58,7 @@ class DriveLayers:
         self._lock = asyncio.Lock()
         self._is_told = asyncio.Event()  # all processes use what the chain says
         self._is_told.set()
-        self.jobs = LayerJobs(backend.folder, direct, self)
+        self.jobs = LayerJobs(backend.folder, direct, self, changes.merge_bps)
 
     @property
     def chain(self) -> Chain:
@@ -199,6 +199,11 @@ class DriveLayers:
                 raise ChangeRefused("since", f"the drive was reset since: it does not lie on {name}")
             return await self._in_thread(partial(changed_extents, self._backend.folder, chain, since))
 
+    def limit_jobs(self, bps: int) -> None:
+        """Copy so many bytes a second from now on; 0: as many as can be. The next engine does so, too."""
+        self._changes.set_merge_bps(bps)
+        self.jobs.limit(bps)
+
     async def cancel_jobs(self) -> None:
         """Stop what is merged now, and flatten nothing."""
         await self.jobs.cancel()
@@ -207,6 +212,11 @@ class DriveLayers:
             if flattening:
                 freed = [msgspec.structs.replace(each, is_flattening=False) for each in flattening]
                 await self._in_thread(partial(self._changer.write, self.chain.changed(*freed)))
+
+    async def settle_now(self) -> None:
+        """Bring to the disk what a control plane that has died has sealed. Raises `ChangeRefused`."""
+        async with self.changing():
+            pass
 
     async def finish_merge(self, upper: ChainLayer, lower: ChainLayer | None) -> None:
         """All of `lower`, or of what the overlay lies on, is in `upper`: have a chain that says so.

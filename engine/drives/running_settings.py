@@ -24,6 +24,8 @@ class RunningSettings(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=T
     size_bytes: int | None = None
     is_root_device: bool | None = None
     partuuid: str | None = None
+    merge_bps: int = 0
+    """Bytes a second that merges of layers may copy; 0: as many as they can."""
 
     def words(self) -> list[str]:
         """Each of them, for a log line."""
@@ -38,6 +40,8 @@ class RunningSettings(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=T
             found.append("is the root device" if self.is_root_device else "is not the root device")
         if self.partuuid is not None:
             found.append(f"partuuid {self.partuuid!r}")
+        if self.merge_bps:
+            found.append(f"layers merged at {size_text(self.merge_bps)}/s")
         if self.is_paused:
             found.append("paused")
         return found

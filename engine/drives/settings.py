@@ -33,6 +33,8 @@ class DriveSettings:
         self._processes = processes
         self.size_bytes = taken_over.size_bytes
         """The size that was asked for while running, and is not simply what the image has."""
+        self.merge_bps = taken_over.merge_bps
+        """Bytes a second that merges of layers may copy; 0: as many as they can."""
         self.is_root_device = config.is_root_device
         if taken_over.is_root_device is not None:
             self.is_root_device = taken_over.is_root_device
@@ -58,4 +60,5 @@ class DriveSettings:
             size_bytes=None if self._keeps_own_size else self.size_bytes,
             is_root_device=None if self.is_root_device == config.is_root_device else self.is_root_device,
             partuuid=None if self.partuuid == config.partuuid else self.partuuid or "",
+            merge_bps=self.merge_bps,
         )

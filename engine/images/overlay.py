@@ -17,7 +17,7 @@ from ringblk.workers.backends.direct_open import open_direct
 from ringblk.workers.backends.image_lock import ImageLocked, lock_image
 from ringblk.workers.layers.block_set import BlockSet
 from ringblk.workers.layers.chain_form import Chain, ChainLayer
-from ringblk.workers.layers.folder import DATA, MAP, base_change, base_identity, read_superblock
+from ringblk.workers.layers.folder import DATA, MAP, base_fault, base_identity, read_superblock
 from ringblk.workers.layers.form import BLOCK_BYTES, LAYER_BASE, BaseIdentity, LayerDamaged, block_count
 from ringblk.workers.layers.layer_states import LayerStates, read_states
 from ringblk.workers.layers.overlay_folder import check_layer, locked_overlay, opened_layer, read_chain
@@ -105,7 +105,7 @@ class OverlayImage:
             for layer in branch:
                 self.layers.append(self._open_layer(folder, folder_fd, layer))
         if not branch[-1].has_no_base:
-            self._open_base(chain.base)
+            self._open_base(folder, chain.base)
         return chain
 
     @staticmethod
@@ -152,7 +152,7 @@ class OverlayImage:
         except ImageLocked:
             raise ImageError(f"{folder}: is in use by a running engine or another program") from None
 
-    def _open_base(self, base: BaseIdentity) -> None:
+    def _open_base(self, folder: str, base: BaseIdentity) -> None:
         path = os.fsdecode(base.path)
         if base.kind == LAYER_BASE:
             self._open(path, None, base.layer_id)
@@ -163,9 +163,9 @@ class OverlayImage:
         if self._locks:
             self._lock(opened.fd, path)
         size_bytes = os.lseek(opened.fd, 0, os.SEEK_END)
-        change = base_change(base, base_identity(opened.fd, base.path, size_bytes // 512 * 512))
-        if change is not None and not self._base_may_differ:
-            raise ImageError(f"the base {path} is not as it was when the overlay was made on it: {change}")
+        fault = base_fault(folder, base, base_identity(opened.fd, base.path, size_bytes // 512 * 512))
+        if fault is not None and not self._base_may_differ:
+            raise ImageError(f"the base {path}: {fault}")
 
     # Reading.
 

@@ -15,7 +15,7 @@ from ringblk.workers.backends.image_lock import ImageLocked, lock_image
 from ringblk.workers.backends.topology import SECTOR_BYTES
 from ringblk.workers.layers.block_set import BlockMarks, BlockSet
 from ringblk.workers.layers.chain_form import NO_LAYER, Chain, ChainLayer
-from ringblk.workers.layers.folder import DATA, LIVE, MAP, base_change, base_identity, read_superblock
+from ringblk.workers.layers.folder import DATA, LIVE, MAP, base_fault, base_identity, read_superblock
 from ringblk.workers.layers.form import BLOCK_BYTES, LAYER_BASE, BaseIdentity, Superblock, block_count
 from ringblk.workers.layers.layer_states import LayerStates, read_states
 from ringblk.workers.layers.layer_writer import write_map
@@ -119,12 +119,10 @@ class _OldBase:
 
     def __init__(self, folder: str, was: BaseIdentity) -> None:
         self._base = RawBase(os.fsdecode(was.path))
-        change = base_change(was, self._base.identity)
-        if change is not None:
+        fault = base_fault(folder, was, self._base.identity)
+        if fault is not None:
             self._base.close()
-            raise ImageError(
-                f"the base {os.fsdecode(was.path)} is not as it was when {folder} was made on it: {change}"
-            )
+            raise ImageError(f"the base {os.fsdecode(was.path)}: {fault}")
 
     def __enter__(self) -> RawBase:
         return self._base

@@ -93,7 +93,8 @@ def check(arguments: argparse.Namespace) -> None:
         )
         print(printable(f"{finding.what}{after}"))
     if left := [finding for finding in findings if not finding.is_repaired]:
-        raise ImageError(f"{arguments.image}: {len(left)} things are wrong with it")
+        things = "a thing is" if len(left) == 1 else f"{len(left)} things are"
+        raise ImageError(f"{arguments.image}: {things} wrong with it")
 
 
 def commit_changes(arguments: argparse.Namespace) -> None:

@@ -13,14 +13,12 @@ from ringblk.engine.images.overlay_base import RawBase
 from ringblk.engine.images.overlay_hold import OverlayHold
 from ringblk.shm.platform.shared_memory import reserve
 from ringblk.workers.layers.chain_form import NO_LAYER, Chain
-from ringblk.workers.layers.folder import base_change
+from ringblk.workers.layers.folder import BEING_WRITTEN_NS, base_change
 from ringblk.workers.layers.form import LAYER_BASE
 from ringblk.workers.layers.overlay_folder import new_layer
 
 Watch = Callable[[int, int], None]
 """Told how many bytes of how many are done."""
-BEING_WRITTEN_NS = -1
-"""When a base was last written to, in a chain, while a commit is under way: no base is like that."""
 
 
 def commit(folder: str, watch: Watch) -> int:

@@ -27,13 +27,15 @@ _MAIN = "from ringblk.engine.program.cli import main; main()"
 class KeptRig:
     """One drive of an engine of the build with crash points. Its front end goes on, or the test fails."""
 
-    def __init__(self, folder: Path, seed: int = 1, **settings: object) -> None:
+    def __init__(self, folder: Path, seed: int = 1, *, first_stamp: int = 0, **settings: object) -> None:
+        """`first_stamp` is what the drive holds at first, as `pattern` has it."""
         self._disk_folder = tempfile.TemporaryDirectory(dir="/var/tmp", prefix="ringblk-test-")
         self.image = Path(self._disk_folder.name) / "disk.img"
         self.image.write_bytes(bytes(NUM_BLOCKS * BLOCK_BYTES))
         self.socket_path = folder / "socket"
         self.plan = CrashPlan(folder / "plan")
         self._seed = seed
+        self._first_stamp = first_stamp
         self._writes_image = "overlay" not in settings
         self._load: VerifiedLoad | None = None
         self.deaths = 0
@@ -114,7 +116,7 @@ class KeptRig:
     def run(self, disk: Frontend, count: int = 100) -> None:
         """A load whose every answer is checked, and then all blocks."""
         if self._load is None:
-            self._load = VerifiedLoad(disk, NUM_BLOCKS, DEPTH, self._seed)
+            self._load = VerifiedLoad(disk, NUM_BLOCKS, DEPTH, self._seed, first_stamp=self._first_stamp)
         else:
             self._load.use(disk)
         load = self._load

@@ -7,6 +7,7 @@ after the end of `a` has ended. A read may find whatever was possible at some ti
 
 import random
 import struct
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -42,10 +43,10 @@ class Read:
 
 
 class SectorModel:
-    """What each block may hold."""
+    """What each block may hold: at first what a write with the stamp `first` leaves."""
 
-    def __init__(self, num_blocks: int) -> None:
-        self._writes: list[list[Write]] = [[Write(0, 0, 0)] for _ in range(num_blocks)]
+    def __init__(self, num_blocks: int, first: int = 0) -> None:
+        self._writes: list[list[Write]] = [[Write(first, 0, 0)] for _ in range(num_blocks)]
         self._reads: dict[int, list[Read]] = {}
         self._event = 0
 
@@ -119,13 +120,14 @@ class VerifiedLoad:
         seed: int,
         *,
         writes: float = 0.6,
+        first_stamp: int = 0,
     ) -> None:
         self._num_blocks = num_blocks
         self._depth = depth
         self._random = random.Random(seed)
         self._writes = writes
         self._odd = 0.02
-        self._model = SectorModel(num_blocks)
+        self._model = SectorModel(num_blocks, first_stamp)
         self._stamp = 0
         self._sweep: list[int] = []
         self.completed = 0
@@ -162,6 +164,20 @@ class VerifiedLoad:
         """It has looked: `allowed` of each is final."""
         for look in looks:
             self._model.end_read(look)
+
+    def begin_return(self, contents: Sequence[set[int]]) -> list[tuple[int, Write]]:
+        """The drive may be as it was, any time from now on: each block holds one of these stamps then."""
+        return [
+            (block, self._model.begin_write(block, stamp))
+            for block, stamps in enumerate(contents)
+            for stamp in sorted(stamps)
+        ]
+
+    def end_return(self, returning: list[tuple[int, Write]], *, is_done: bool) -> None:
+        """It is by now, but for what was written since it began; or it never was."""
+        end = self._model.end_write if is_done else self._model.refuse_write
+        for block, write in returning:
+            end(block, write)
 
     def check_bytes(self, data: bytes) -> None:
         """What somebody reads of all blocks is as it may be now, whatever is in flight."""

@@ -9,7 +9,7 @@ from ringblk.workers.backends.file import FileBackend
 from ringblk.workers.backends.image_lock import ImageLocked
 from ringblk.workers.backends.interface import BackendError, BaseImageError
 from ringblk.workers.layers.chain_form import ChainLayer
-from ringblk.workers.layers.folder import MAP, base_change, base_identity
+from ringblk.workers.layers.folder import MAP, base_fault, base_identity
 from ringblk.workers.layers.form import LAYER_BASE, BaseIdentity, LayerDamaged
 from ringblk.workers.layers.overlay_folder import opened_layer, read_chain
 from ringblk.workers.layers.snapshot_lock import use_snapshot
@@ -61,12 +61,9 @@ def open_base(path: str, direct: DirectMode, snapshot: str | None = None, layer_
 
 def check_base(folder: str, was: BaseIdentity, now: BaseIdentity) -> None:
     """Raise `BaseImageError` where a base is not what it was."""
-    change = base_change(was, now)
-    if change is not None:
-        raise BaseImageError(
-            f"{os.fsdecode(now.path)}: is not as it was when the overlay {folder} was made on it: {change};"
-            " what the overlay has was not made for it"
-        )
+    fault = base_fault(folder, was, now)
+    if fault is not None:
+        raise BaseImageError(f"{os.fsdecode(now.path)}: {fault}")
 
 
 def _open_image(path: str, direct: DirectMode) -> FileBackend:

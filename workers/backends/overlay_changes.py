@@ -17,8 +17,8 @@ from ringblk.workers.backends.direct_io import DirectMode
 from ringblk.workers.backends.image_lock import ImageLock
 from ringblk.workers.backends.interface import BackendError
 from ringblk.workers.backends.layered import LayeredBackend
-from ringblk.workers.backends.open_storage import OpenIndex, OpenLayer, OpenOverlay
-from ringblk.workers.backends.overlay_base import open_base
+from ringblk.workers.backends.open_storage import OpenFile, OpenIndex, OpenLayer, OpenOverlay
+from ringblk.workers.backends.overlay_base import check_base, open_base
 from ringblk.workers.backends.overlay_open import close_all, common_file, open_sealed, open_top
 from ringblk.workers.layers.chain_form import Chain, ChainLayer
 from ringblk.workers.layers.folder import MAP
@@ -221,7 +221,10 @@ class OverlayChanger:
                 sealed = common_file(sealed, file)
             below.append(msgspec.structs.replace(opened, is_settled=layer.is_settled))
         has_base = not (branch and branch[-1].has_no_base)
+        indexed = None if is_index_stale else found
         if has_base:
+            if found.base is None and not found.foreign_count:
+                found, sealed = self._with_base(chain, numbers, found, sealed, fds)
             below += found.below[len(found.below) - found.foreign_count :]
         image = found.base if has_base else None
         seen_bytes = [layer.size_bytes for layer in below]
@@ -235,8 +238,50 @@ class OverlayChanger:
             base_lock_count=found.base_lock_count if has_base else 0,
             foreign_count=found.foreign_count if has_base else 0,
             below=below,
-            index=self._index(chain, below, places, None if is_index_stale else found, fds),
+            index=self._index(chain, below, places, indexed, fds),
         )
+
+    def _with_base(
+        self,
+        chain: Chain,
+        numbers: Iterator[int],
+        found: OpenOverlay,
+        sealed: OpenFile,
+        fds: dict[str, int],
+    ) -> tuple[OpenOverlay, OpenFile]:
+        """Open the base again, which the drive has lain on nothing of since it was flattened.
+
+        What is open then, and what holds of the data of all layers. Raises as `open_layers`.
+        """
+        base = open_base(os.fsdecode(chain.base.path), self._direct, layer_id=chain.base.layer_id)
+        try:
+            check_base(found.folder, chain.base, base.identity)
+            foreign = []
+            for folder, layer in base.layers:
+                number = next(numbers)
+                sealed = common_file(sealed, open_sealed(folder, layer, number, self._direct, fds))
+                foreign.append(
+                    OpenLayer(
+                        number=number, layer_id=layer.layer_id, size_bytes=layer.size_bytes, is_settled=True
+                    )
+                )
+            for number, fd in enumerate(base.lock_fds):
+                fds[f"base lock {number}"] = os.dup(fd)
+            image = None
+            if base.image is not None:
+                fds["base"] = os.dup(base.image.fd)
+                image = base.image.hand_over()[0]
+                assert isinstance(image, OpenFile)
+        finally:
+            base.close()
+        found = msgspec.structs.replace(
+            found,
+            base=image,
+            base_lock_count=len(base.lock_fds),
+            foreign_count=len(foreign),
+            below=[*found.below, *foreign],
+        )
+        return found, sealed
 
     def _index(
         self,

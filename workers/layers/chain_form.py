@@ -128,10 +128,18 @@ class Chain(msgspec.Struct, frozen=True, kw_only=True):
     def mergeable(self) -> tuple[ChainLayer, ChainLayer] | None:
         """A layer that stands only for the one above it, and that one, if both are settled."""
         for layer in self.layers.values():
+            if layer.name or not layer.is_settled:
+                continue
             above = self.above(layer.layer_id)
-            if not layer.name and layer.is_settled and len(above) == 1 and above[0].is_settled:
+            if len(above) == 1 and above[0].is_settled:
                 return layer, above[0]
         return None
+
+    def settled(self) -> "Chain":
+        """The same once all that is sealed is on the disk."""
+        unsettled = [layer for layer in self.layers.values() if layer.is_sealed and not layer.is_settled]
+        settled = {layer.layer_id: msgspec.structs.replace(layer, is_settled=True) for layer in unsettled}
+        return msgspec.structs.replace(self, layers=self.layers | settled) if settled else self
 
     def changed(self, *layers: ChainLayer, without: tuple[bytes, ...] = (), top: bytes = b"") -> "Chain":
         """The next generation of it: with these layers new or in place of what they were."""

@@ -22,6 +22,8 @@ from ringblk.workers.layers.form import (
 DATA, MAP, LIVE = "data", "map", "live"
 NEW_MAP = "map.new"
 FILE_MODE = 0o600
+BEING_WRITTEN_NS = -1
+"""When a base was last written to, in a chain, while a commit into it is under way: no base is like that."""
 
 
 class LayerFiles(msgspec.Struct, frozen=True):
@@ -61,6 +63,17 @@ def base_change(was: BaseIdentity, now: BaseIdentity) -> str | None:
     if was.modified_ns != now.modified_ns:
         return f"it was last written to at {_time(was.modified_ns)}, and is as of {_time(now.modified_ns)}"
     return None
+
+
+def base_fault(folder: str, was: BaseIdentity, now: BaseIdentity) -> str | None:
+    """What is wrong with the base of the overlay in a folder, to be said of the base; None: nothing is."""
+    change = base_change(was, now)
+    if change is None:
+        return None
+    if was.modified_ns == BEING_WRITTEN_NS:
+        again = f"run 'ringblk image commit {folder}' again, which goes on"
+        return f"a commit of the overlay {folder} into it was cut off: {again}"
+    return f"is not as it was when the overlay {folder} was made on it: {change}"
 
 
 def open_layer(layer_fd: int) -> LayerFiles:

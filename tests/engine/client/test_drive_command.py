@@ -5,7 +5,6 @@ import json
 import os
 import socket
 import subprocess
-import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,11 +13,10 @@ from typing import Any
 import pytest
 
 from tests.rigs.control_client import ControlledEngine
+from tests.rigs.drive_command import RINGBLK, done, drive, refused
 from tests.rigs.engine_rig import DEADLINE_S, MEMORY, Engine
 from tests.rigs.many_drives import DISK_BYTES, ManyDrives
 from tests.rigs.terminal import Terminal
-
-RINGBLK = str(Path(sys.executable).with_name("ringblk"))
 
 
 @pytest.fixture(scope="module")
@@ -26,33 +24,6 @@ def engine() -> Iterator[ManyDrives]:
     """Each test has drives of its own names."""
     with ManyDrives({"vm1": {"workers": 1}}) as engine:
         yield engine
-
-
-def drive(
-    control: Path, command: str, *arguments: str, folder: Path | None = None
-) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [RINGBLK, "drive", command, f"--control={control}", *arguments],
-        capture_output=True,
-        text=True,
-        timeout=DEADLINE_S,
-        cwd=folder,
-        env={**os.environ, "COLUMNS": "200"},
-    )
-
-
-def done(engine: ManyDrives, command: str, *arguments: str, folder: Path | None = None) -> str:
-    ended = drive(engine.control.socket_path, command, *arguments, folder=folder)
-    assert (ended.returncode, ended.stderr) == (0, "")
-    return ended.stdout
-
-
-def refused(engine: ManyDrives, command: str, *arguments: str) -> str:
-    """One line, and what it says."""
-    ended = drive(engine.control.socket_path, command, *arguments)
-    assert (ended.returncode, ended.stdout) == (1, "")
-    (line,) = ended.stderr.splitlines()
-    return line.removeprefix("ringblk: ")
 
 
 def answer(engine: ManyDrives, name: str) -> Any:

@@ -20,6 +20,7 @@ from ringblk.engine.images.overlay import OverlayImage
 from ringblk.engine.images.overlay_base import rebase
 from ringblk.engine.images.overlay_check import check_overlay
 from ringblk.engine.images.overlay_commit import commit
+from ringblk.workers.backends.interface import BackendError
 from ringblk.workers.backends.overlay import OverlayBackend
 from ringblk.workers.layers.overlay_folder import locked_overlay, read_chain, write_chain
 from tests.rigs.image_command import run_image
@@ -120,10 +121,32 @@ def test_a_commit(shm_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
         assert not image.layers[0].states.own
     shutil.copy(overlay.base, other.parent / "base")
     assert run_image("export", other, shm_path / "out.raw") == 1
-    assert "is not as it was when the overlay was made on it" in capsys.readouterr().err
+    assert f"is not as it was when the overlay {other} was made on it" in capsys.readouterr().err
     overlay.snapshot("monday", [Write(1, 1)])
     assert run_image("commit", overlay.folder) == 1
     assert "has snapshots, which would change with the base" in capsys.readouterr().err
+
+
+def test_a_commit_that_was_cut_off(shm_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """All say in a line what to do, and that goes on with it."""
+    overlay = written_overlay(shm_path / "one")
+
+    def die(*_: int) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        commit(str(overlay.folder), die)
+    line = f"a commit of the overlay {overlay.folder} into it was cut off: run 'ringblk image commit"
+    for words in (["info"], ["check"], ["check", "--repair"], ["flatten"], ["diff", "--since=base"]):
+        assert run_image(words[0], overlay.folder, *words[1:]) == 1
+        said = capsys.readouterr()
+        assert line in said.out + said.err, words
+    with pytest.raises(BackendError, match="was cut off: run"):
+        OverlayBackend(overlay.base, overlay.folder)
+    assert run_image("commit", overlay.folder) == 0
+    assert overlay.base.read_bytes() == overlay.content
+    assert_unchanged(overlay)
+    assert run_image("check", overlay.folder) == 0
 
 
 Change = Callable[[KnownOverlay], object]

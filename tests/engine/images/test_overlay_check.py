@@ -151,4 +151,4 @@ def test_one_in_use_is_refused(shm_path: Path, capsys: pytest.CaptureFixture[str
 def test_a_base_that_was_written_to_is_told(overlay: KnownOverlay) -> None:
     overlay.base.write_bytes(overlay.base.read_bytes())
     (finding,) = check_overlay(str(overlay.folder), repair=False)
-    assert "is not as it was when the overlay was made on it" in finding.what
+    assert f"is not as it was when the overlay {overlay.folder} was made on it" in finding.what

@@ -4,9 +4,11 @@ import os
 import random
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from tests.rigs.engine_rig import eventually
 from tests.rigs.many_drives import ManyDrives
 
 SIZE_BYTES = 1 << 20
@@ -214,3 +216,25 @@ def test_a_merge_is_slowed_down_and_stopped(drives: ManyDrives, tmp_path: Path) 
     drives.put("large", base=str(base), overlay=str(tmp_path / "layers"))
     with drives.frontend("large", memory_size_bytes=16 << 20) as disk:
         assert disk.read(0, len(content)) == content
+
+
+def test_the_rate_of_merges_outlives_control_plane_and_engine(drives: ManyDrives, base: Path) -> None:
+    drives.control.change("/drives/vm1/job", bps=1 << 16)
+    assert drives.control.ask("POST", "/drives/vm1/flatten")[0] == 200
+    drives.kill_control_plane()
+    assert job(drives)["bps"] == 1 << 16
+    drives.kill()
+    settings = {"base": str(base), "overlay": str(base.with_name("vm1"))}
+    with ManyDrives({"vm1": settings}, after=drives) as successor:
+        assert "layers merged at 64.0 KiB/s" in successor.log()
+        assert job(successor)["bps"] == 1 << 16
+        successor.control.change("/drives/vm1/job", bps=0)
+        wait_merged(successor)
+
+
+def job(drives: ManyDrives) -> Any:
+    return drives.control.get("/drives/vm1")["state"]["job"]
+
+
+def wait_merged(drives: ManyDrives) -> None:
+    eventually(lambda: "job" not in drives.control.get("/drives/vm1")["state"], "the merge's end")

@@ -130,6 +130,62 @@ def test_each_snapshot_reads_as_the_drive_did(tmp_path: Path, base: Path) -> Non
     drive.close()
 
 
+def flatten(drive: Layered) -> None:
+    """All that the drive lies on is in its lowest layer, and it lies on nothing."""
+    drive.changer.settle()
+    *_, lowest = drive.changer.chain.branch()
+    merge(str(drive.folder), drive.changer.chain, lowest, None, "off", MergeProgress(bps=0))
+    flat = msgspec.structs.replace(drive.changer.chain.layers[lowest.layer_id], has_no_base=True)
+    drive.change(drive.changer.rebuilt(drive.changer.chain.changed(flat)))
+
+
+@pytest.mark.parametrize("clone_depth", [0, 1, 3])
+def test_what_still_lies_on_the_base_reads_so_once_the_drive_does_not(
+    tmp_path: Path, base: Path, clone_depth: int
+) -> None:
+    """A drive is flattened, and then reset to its base, or to a snapshot that was not flattened with it."""
+    drive = Layered(tmp_path / "overlay", base=base)
+    for number in range(clone_depth):
+        drive.write()
+        drive.seal("base of a clone")
+        drive.changer.settle()
+        drive.close()
+        drive = Layered(
+            tmp_path / f"clone {number}", base=drive.folder, snapshot="base of a clone", seed=number
+        )
+    drive.snapshots[""] = bytes(drive.model)
+    drive.write()
+    drive.seal("other branch")
+    drive.write()
+    drive.reset("")
+    drive.write()
+    drive.seal("flattened")
+    flatten(drive)
+    drive.check()
+    for name in ("other branch", "flattened", "", "flattened", "other branch"):
+        drive.reset(name)
+        drive.check()
+        drive.write()
+        drive.check()
+    drive.close()
+    drive.open()
+    drive.check()
+    drive.close()
+
+
+def test_a_base_that_was_changed_is_not_lain_on_again(tmp_path: Path, base: Path) -> None:
+    drive = Layered(tmp_path / "overlay", base=base)
+    drive.snapshots[""] = bytes(drive.model)
+    drive.write()
+    drive.seal("flattened")
+    flatten(drive)
+    os.truncate(base, 4096)
+    with pytest.raises(BackendError, match="is not as it was"):
+        drive.reset("")
+    drive.check()
+    drive.close()
+
+
 def test_a_kill_of_everything_after_a_snapshot_leaves_all_that_was_written(
     tmp_path: Path, base: Path
 ) -> None:
