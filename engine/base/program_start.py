@@ -12,8 +12,9 @@ from ringblk.shm.platform.process_table import own_name
 ADOPT_VARIABLE = "RINGBLK_ADOPT"
 """Names the descriptor by which a program that is started again learns what it is to go on with.
 
-A number: that of a channel to the zygote. `UPGRADED` and a number: that of a configuration, of the program
-that was this process before. `ASKED` and a number: that of a pipe, into which it says what it can go on with.
+A number: that of a channel to the zygote. `UPGRADED` and numbers: of the program that was this process,
+those of its configuration, of a process that the engine is to end with (-1: there is none), and of a list of
+its sockets. `ASKED` and a number: that of a pipe, into which it says what it can go on with.
 """
 UPGRADED = "upgraded:"
 ASKED = "asked:"

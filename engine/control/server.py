@@ -7,7 +7,8 @@ from ringblk.engine.control.api import ControlApi
 from ringblk.engine.control.engine_control import EngineControl
 from ringblk.engine.control.http_connection import HttpLimits
 from ringblk.engine.control.http_server import LIMITS, HttpServer
-from ringblk.engine.vhost_user.listener import listen_at, remove_socket, socket_identity
+from ringblk.engine.vhost_user.listener import listen_or_go_on, remove_socket, socket_identity
+from ringblk.engine.vhost_user.socket_keeper import NOTHING_KEPT, SocketKeeper
 
 OWNER_ONLY = 0o177
 
@@ -15,9 +16,12 @@ OWNER_ONLY = 0o177
 class ControlServer:
     """Serves one engine's control API until it is closed."""
 
-    def __init__(self, control: EngineControl, socket_path: str, limits: HttpLimits = LIMITS) -> None:
+    def __init__(
+        self, control: EngineControl, socket_path: str, limits: HttpLimits, keeper: SocketKeeper
+    ) -> None:
         self._path = socket_path
-        self._socket = listen_at("--control", socket_path, mode_mask=OWNER_ONLY)
+        self._keeper = keeper
+        self._socket = listen_or_go_on("--control", socket_path, keeper, mode_mask=OWNER_ONLY)
         self._identity = socket_identity(socket_path)
         self._http = HttpServer(self._socket, ControlApi(control).answer, limits)
 
@@ -28,14 +32,18 @@ class ControlServer:
     async def close(self) -> None:
         """End, and remove the socket's name if it is ours still."""
         remove_socket(self._path, self._identity)
+        self._keeper.let_go(self._socket)
         await self._http.close()
         self._socket.close()
 
 
 async def serve_control(
-    control: EngineControl, socket_path: str, limits: HttpLimits = LIMITS
+    control: EngineControl,
+    socket_path: str,
+    limits: HttpLimits = LIMITS,
+    keeper: SocketKeeper = NOTHING_KEPT,
 ) -> ControlServer:
-    """Open the socket and serve. Raises `ProgramError`."""
-    server = ControlServer(control, socket_path, limits)
+    """Open the socket and serve; the keeper has it for the next engine. Raises `ProgramError`."""
+    server = ControlServer(control, socket_path, limits, keeper)
     await server.start()
     return server

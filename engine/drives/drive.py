@@ -11,6 +11,7 @@ import os
 import socket
 import time
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 from ringblk.engine.devices.vring import Vring
@@ -40,6 +41,7 @@ from ringblk.engine.supervisor.drive_processes import DriveProcesses, ProcessesF
 from ringblk.engine.supervisor.process_setup import ProcessSetup
 from ringblk.engine.vhost_user.listener import Listener
 from ringblk.engine.vhost_user.session import Session
+from ringblk.engine.vhost_user.socket_keeper import SocketKeeper
 from ringblk.engine.vhost_user.turn import serve_turn
 from ringblk.shm.memory.region import MemoryRegion
 from ringblk.shm.platform.peer import peer_process_id
@@ -124,11 +126,13 @@ class Drive:
         size_bytes = self.device.capacity_bytes
         return first_line(self.config, self.facts, size_bytes, is_read_only=self.device.read_only)
 
-    def listen(self) -> None:
-        """Open the socket that front ends come to. Raises `ProgramError`."""
+    def listen(self, keeper: SocketKeeper) -> None:
+        """Open the socket that front ends come to. The keeper has it, too. Raises `ProgramError`."""
         if self._listener is None:
             assert self.config.socket_path is not None  # DriveConfig.check: or a socket was inherited
-            self._listener = Listener.at_path(self.config.socket_path)
+            self._listener = Listener.at_path(self.config.socket_path, keeper)
+        else:
+            self._listener.be_kept(keeper)
 
     def start(self) -> None:
         """Start its processes. Raises `OSError`."""
@@ -205,8 +209,11 @@ class Drive:
         if self.layers is not None:
             self.layers.jobs.begin()
         async for connected in listener.connections(adopted):
+            self._keeper.when_kept = partial(listener.settle, connected)
             self._current.session = session or Session(connected, self, self._keeper)
             session = None
+            if not self._keeper.is_keeping:
+                listener.settle(connected)
             self.state.set_connected(True)
             on_change()
             self._memory_advice.front_end_pid = peer_process_id(connected)
@@ -215,6 +222,7 @@ class Drive:
             try:
                 await serve_turn(self._current.session, connected, listener)
             finally:
+                self._keeper.when_kept = None
                 self._current.session = None
                 self.state.set_connected(False)
                 on_change()

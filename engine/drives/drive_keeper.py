@@ -35,6 +35,8 @@ class DriveKeeper:
         self._inflight = inflight
         self._requests = requests
         self._processes = processes
+        self.when_kept: Callable[[], None] | None = None
+        """Called once, when the session is in custody or has ended."""
         self._session: KeptSession | None = None
         self._known: dict[str, tuple[object, int]] = {}  # what has a descriptor, by name, and its handle
 
@@ -60,6 +62,9 @@ class DriveKeeper:
                 SESSION_PART, encode_message(kept), kept.handles(), lifeline=state.connection, begins=True
             )
         await parts.wait_told()
+        call, self.when_kept = self.when_kept, None
+        if call is not None:
+            call()
 
     async def commit_again(self) -> None:
         """The drive has changed in the middle of a message, in a way that must not happen once more."""

@@ -11,7 +11,8 @@ from ringblk.engine.base.program_error import ProgramError
 from ringblk.engine.base.program_start import ADOPT_VARIABLE
 from ringblk.engine.base.version import VERSION
 from ringblk.engine.options.config import EngineConfig
-from ringblk.engine.zygote.messages import FromZygote, TakeOn
+from ringblk.engine.zygote.left_sockets import take_sockets
+from ringblk.engine.zygote.messages import FromZygote, KeepSocket, TakeOn
 from ringblk.engine.zygote.zygote import ZygoteEnd
 from ringblk.shm.platform.process import watch_process
 from ringblk.shm.platform.shared_memory import make_unnamed
@@ -55,6 +56,7 @@ class Adoption(msgspec.Struct, frozen=True):
     program_id: str
     config_fd: int
     launcher_pidfd: int
+    sockets: dict[int, KeepSocket]
     zygote_end: ZygoteEnd | None
     """None: it has died, too."""
 
@@ -86,7 +88,8 @@ def take_adoption(environment: MutableMapping[str, str]) -> Adoption:
         config=kept.config,
         program_id=kept.program_id,
         config_fd=fds[0],
-        launcher_pidfd=fds[1] if message.has_launcher else -1,
+        launcher_pidfd=fds[2] if message.has_launcher else -1,
+        sockets=take_sockets(fds[1]),
         zygote_end=_zygote_end(message.zygote_pid, end),
     )
 
@@ -104,20 +107,25 @@ def _receive(fd_text: str) -> tuple[TakeOn, list[int], socket.socket]:
     return received[0], received[1], end
 
 
-def take_left(fd_texts: str) -> tuple[KeptConfig, int]:
-    """What the program that was this process has left (`UPGRADED`), and a pidfd of whom it was to end with.
+class Left(msgspec.Struct, frozen=True):
+    """What the program that was this process before has left."""
 
-    The latter is -1 where that is nobody. Raises `ProgramError`.
-    """
+    kept: KeptConfig
+    launcher_pidfd: int
+    sockets: dict[int, KeepSocket]
+
+
+def take_left(fd_texts: str) -> Left:
+    """Take that over (`UPGRADED`). Raises `ProgramError`."""
     try:
-        config_fd, launcher_pidfd = map(int, fd_texts.split(":"))
+        config_fd, launcher_pidfd, sockets_fd = map(int, fd_texts.split(":"))
         kept = msgspec.json.decode(_data(config_fd), type=KeptConfig)  # it was asked before (`installed.py`)
         os.close(config_fd)
         if launcher_pidfd >= 0:
             os.set_inheritable(launcher_pidfd, False)
+        return Left(kept, launcher_pidfd, take_sockets(sockets_fd))
     except (ValueError, OSError, msgspec.DecodeError) as error:
         raise ProgramError(_NOT_FOR_PEOPLE) from error
-    return kept, launcher_pidfd
 
 
 def _read(config_fd: int) -> KeptConfig:

@@ -86,6 +86,7 @@ class Engine:
             await self.drives.finish()
             raise
         self.drives.serve()
+        self._zygote.sockets.close_left()
         if (restart := self._zygote.restart) is not None:
             self._zygote.keep_config(
                 partial(keep_config, as_begun(self._config), restart.program_id, current_form())
@@ -172,7 +173,9 @@ class Engine:
         from ringblk.engine.control.engine_control import EngineControl
         from ringblk.engine.control.server import serve_control
 
-        return await serve_control(EngineControl(self.drives), self._config.control)
+        return await serve_control(
+            EngineControl(self.drives), self._config.control, keeper=self._zygote.sockets
+        )
 
     def _drop_privileges(self) -> None:
         """All that the only drive needs is open: go on as the user asked for, without capabilities."""

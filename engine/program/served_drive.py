@@ -28,6 +28,7 @@ from ringblk.engine.supervisor.cgroup import DriveCgroup
 from ringblk.engine.supervisor.drive_processes import ProcessesFailed
 from ringblk.engine.supervisor.kept_parts import AdoptionFailed
 from ringblk.engine.supervisor.zygote_process import Zygote
+from ringblk.engine.vhost_user.socket_keeper import NOTHING_KEPT, SocketKeeper
 from ringblk.workers.sandbox.process_user import ProcessUser
 
 _log = logging.getLogger(__name__)
@@ -55,6 +56,7 @@ class ServedDrive:
         self._finishing: asyncio.Task[None] | None = None
         self._open_files: OpenFiles | None = None
         self._cgroup: DriveCgroup | None = None
+        self._sockets: SocketKeeper = NOTHING_KEPT
 
     @property
     def is_sole(self) -> bool:
@@ -163,6 +165,7 @@ class ServedDrive:
         """Make it, with what an engine before has left, once it is claimed. Raises `ProgramError`."""
         assert self.plan is not None, "open comes first"
         with self._named():
+            self._sockets = zygote.sockets
             self.drive = make_drive(self.plan, self._found, zygote, self._adopted)
 
     def begin(self) -> None:
@@ -171,7 +174,7 @@ class ServedDrive:
         assert self.drive is not None, "make comes first"
         with self._named():
             try:
-                self.drive.listen()
+                self.drive.listen(self._sockets)
                 if not self.is_sole and self.plan.user is not None and self.config.socket_path is not None:
                     self.plan.user.own(self.config.socket_path)
                 self.drive.start()

@@ -6,6 +6,7 @@ The zygote of an engine with a list of drives outlives this process where that d
 import gc
 import logging
 import os
+from collections.abc import Mapping
 
 from ringblk.engine.base.asyncio_import import import_asyncio_without_tls
 from ringblk.engine.base.exit_status import ExitStatus
@@ -16,6 +17,7 @@ from ringblk.engine.devices.kinds import kind_named
 from ringblk.engine.options.config import EngineConfig
 from ringblk.engine.program.adoption import keep_config, new_program_id, take_adoption, take_left
 from ringblk.engine.program.told_to_end import held_back, told_by_exception
+from ringblk.engine.zygote.messages import KeepSocket
 from ringblk.engine.zygote.restart import Restart, launcher_pidfd, listening_fds
 from ringblk.engine.zygote.zygote import ZygoteEnd, fork_zygote, take_leave
 from ringblk.shm.platform.process import HAS_ZYGOTE, set_process_name
@@ -54,14 +56,15 @@ def start_again(start: ProgramStart, manager: ServiceManager) -> int:
 def _start_upgraded(fd_texts: str, start: ProgramStart, manager: ServiceManager) -> int:
     """In the process of the program before this one, whose zygote has left: with a zygote of its own."""
     del os.environ[ADOPT_VARIABLE]
-    kept, launcher = take_left(fd_texts)
-    start_logging(kept.config.log_format)
+    left = take_left(fd_texts)
+    config = left.kept.config
+    start_logging(config.log_format)
     crash_point("control plane: upgraded")
-    restart = _plan_restart(kept.config, start, launcher)
+    restart = _plan_restart(config, start, left.launcher_pidfd, left.sockets)
     with told_by_exception():
         with held_back():
-            zygote_end = _fork_zygote(kept.config, restart)
-        return _serve_list(kept.config, manager, zygote_end, restart, is_again=True)
+            zygote_end = _fork_zygote(config, restart)
+        return _serve_list(config, manager, zygote_end, restart, is_again=True)
     return ExitStatus.FAILED
 
 
@@ -77,16 +80,22 @@ def _start_in_place(start: ProgramStart, manager: ServiceManager) -> int:
         adoption.config_fd,
         listening_fds(adoption.config),
         adoption.launcher_pidfd,
+        adoption.sockets,
     )
     with told_by_exception():
         return _serve_list(adoption.config, manager, adoption.zygote_end, restart, is_again=True)
     return ExitStatus.FAILED
 
 
-def _plan_restart(config: EngineConfig, start: ProgramStart, launcher: int = -1) -> Restart | None:
+def _plan_restart(
+    config: EngineConfig,
+    start: ProgramStart,
+    launcher: int = -1,
+    sockets: Mapping[int, KeepSocket] | None = None,
+) -> Restart | None:
     """What it takes to start this engine's control plane again; None: this host cannot.
 
-    `launcher` is known where a control plane before this one was to end with it.
+    `launcher` is known where a control plane before this one was to end with it, `sockets` are of that one.
     """
     if not HAS_ZYGOTE:
         return None
@@ -94,7 +103,7 @@ def _plan_restart(config: EngineConfig, start: ProgramStart, launcher: int = -1)
         launcher = launcher_pidfd() if launcher < 0 else launcher
         program_id = new_program_id()
         config_fd = keep_config(config, program_id)
-        return Restart(start, program_id, config_fd, listening_fds(config), launcher)
+        return Restart(start, program_id, config_fd, listening_fds(config), launcher, sockets)
     except OSError as error:
         _log.warning("the control plane cannot be started again, should it die: %s", error)
         return None

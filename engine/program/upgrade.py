@@ -13,6 +13,7 @@ from ringblk.engine.options.config import EngineConfig
 from ringblk.engine.program.adoption import as_begun, keep_config
 from ringblk.engine.program.installed import ask_installed
 from ringblk.engine.supervisor.zygote_process import Zygote
+from ringblk.engine.zygote.left_sockets import list_sockets
 from ringblk.engine.zygote.zygote import flush_standard_streams
 from ringblk.shm.sync.process import crash_point
 
@@ -58,14 +59,16 @@ class Upgrade:
         flush_standard_streams()
         config_fd = keep_config(as_begun(self._config), restart.program_id)
         restart.check_kept()
+        sockets_fd = list_sockets(restart.sockets)
         crash_point("control plane: about to be upgraded")
         self._zygote.leave()
         crash_point("control plane: zygote left")
         try:
             restart.start.replace_this(
-                {ADOPT_VARIABLE: f"{UPGRADED}{config_fd}:{restart.launcher_pidfd}"},
-                [config_fd, *(restart.fds - {restart.config_fd})],
+                {ADOPT_VARIABLE: f"{UPGRADED}{config_fd}:{restart.launcher_pidfd}:{sockets_fd}"},
+                [config_fd, sockets_fd, *(restart.fds - {restart.config_fd})],
             )
         except OSError as error:
             _log.error("%s cannot be begun: %s; all stays as it was", restart.start.executable, error)
             os.close(config_fd)
+            os.close(sockets_fd)

@@ -14,14 +14,17 @@ from collections.abc import Callable, Collection, Sequence
 from ringblk.engine.base.restart_limit import RestartLimit
 from ringblk.engine.supervisor.child import describe_end
 from ringblk.engine.supervisor.process_parent import OnReaped, RingUnshared, cannot_watch
+from ringblk.engine.supervisor.socket_custody import SocketCustody
 from ringblk.engine.zygote.messages import (
     Dropped,
     DropPrivileges,
     Ended,
+    ForgetSocket,
     Fork,
     Forked,
     FromZygote,
     KeepConfig,
+    KeepSocket,
     LetGo,
     Refused,
     Unwatched,
@@ -96,6 +99,8 @@ class Zygote:
         self._channel: Channel[FromZygote] | None = None
         self._living: dict[int, ZygoteChild] = {}
         self._limit = RestartLimit()
+        self.sockets = SocketCustody(self)
+        """What the supervisor after this one is to listen on."""
         self.left_pid = first.pid if first is not None and first.pidfd >= 0 else None
         """The process id of one that a control plane before this one has left, with its children."""
 
@@ -168,6 +173,12 @@ class Zygote:
         with contextlib.suppress(ChannelClosed):  # the next zygote has it from the fork
             self._connect().send(KeepConfig(), [self.restart.config_fd])
         crash_point("control plane: configuration sent")
+
+    def tell(self, message: KeepSocket | ForgetSocket, fds: Sequence[int] = ()) -> None:
+        """Have the zygote keep a socket, or no longer. The next one gets what `restart` says by the fork."""
+        if self._channel is not None or self._first is not None:
+            with contextlib.suppress(ChannelClosed):
+                self._connect().send(message, fds)
 
     def let_go(self, fd: int) -> None:
         """Nobody listens on this inherited socket any more, nor will the next supervisor."""

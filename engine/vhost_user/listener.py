@@ -11,27 +11,38 @@ from ringblk.engine.base.exit_status import ExitStatus
 from ringblk.engine.base.program_error import ProgramError
 from ringblk.engine.vhost_user.descriptor_seal import take_inline
 from ringblk.engine.vhost_user.folder_lock import folder_lock
-from ringblk.engine.vhost_user.waiting_frontends import WaitingFrontends
+from ringblk.engine.vhost_user.socket_keeper import NOTHING_KEPT, SocketKeeper
+from ringblk.engine.vhost_user.waiting_frontends import WaitingFrontends, turn_away
 from ringblk.shm.platform.descriptors import PATH_ONLY, bind_in
 
 MAX_PATH_BYTES = 107
 """sun_path of struct sockaddr_un, without the zero at its end (unix(7))."""
+BACKLOG = 8
+"""How many may wait to be accepted."""
 
 
 class Listener:
     """Gives one connected socket after the other."""
 
-    def __init__(self, end: socket.socket, socket_path: str | None = None) -> None:
+    def __init__(self, end: socket.socket, place: str, socket_path: str | None = None) -> None:
         self._socket = end
         self._socket.setblocking(False)
+        self._place = place
+        self._keeper: SocketKeeper = NOTHING_KEPT
+        self._came: list[socket.socket] = []  # front ends that a process before this one has accepted
         self._waiting: WaitingFrontends | None = None
         self._own_path = socket_path
         self._own_identity = socket_identity(socket_path) if socket_path else None
 
     @classmethod
-    def at_path(cls, socket_path: str) -> "Listener":
-        """Listen on a unix socket, in place of one whose owner is gone. Raises `ProgramError`."""
-        return cls(listen_at("--socket-path", socket_path), socket_path)
+    def at_path(cls, socket_path: str, keeper: SocketKeeper = NOTHING_KEPT) -> "Listener":
+        """Listen on a unix socket, in place of one whose owner is gone. Raises `ProgramError`.
+
+        It goes on with what a process before this one has left with the keeper.
+        """
+        listener = cls(listen_or_go_on("--socket-path", socket_path, keeper), socket_path, socket_path)
+        listener.be_kept(keeper)
+        return listener
 
     @classmethod
     def from_fd(cls, fd: int) -> "Listener":
@@ -45,7 +56,12 @@ class Listener:
         if end.family != socket.AF_UNIX or end.type != socket.SOCK_STREAM:
             raise ProgramError(f"--fd {fd}: not a unix stream socket", ExitStatus.FAILED)
         end.set_inheritable(False)
-        return cls(end)
+        return cls(end, f"fd {fd}")
+
+    def be_kept(self, keeper: SocketKeeper) -> None:
+        """Give front ends that connect into custody, until `settle`; have those that are there."""
+        self._keeper = keeper
+        self._came = keeper.take_connections(self._place)
 
     @property
     def is_connected(self) -> bool:
@@ -61,16 +77,31 @@ class Listener:
             take_inline(self._socket)
             yield self._socket.dup()
             return
-        waiting = self._waiting = WaitingFrontends(self._socket)
+        if adopted is not None:
+            self._came = [end for end in self._came if not self._is_same(end, adopted)]
+        waiting = self._waiting = WaitingFrontends(self._socket, self._place, self._keeper, self._came)
+        self._came = []
         if adopted is not None:
             yield adopted
         while True:
             yield await waiting.next()
 
+    def _is_same(self, came: socket.socket, adopted: socket.socket) -> bool:
+        """Whether both are one connection, whose session has a custody of its own; `came` is closed then."""
+        is_same = os.fstat(came.fileno()).st_ino == os.fstat(adopted.fileno()).st_ino
+        if is_same:
+            self._keeper.let_go(came)
+            came.close()
+        return is_same
+
     async def wait_next(self) -> None:
         """Return once another front end waits for its turn; not for an inherited connection."""
         assert self._waiting is not None, "no connection has been asked for"
         await self._waiting.wait()
+
+    def settle(self, connected: socket.socket) -> None:
+        """This connection needs no custody any more: its session has another, or begins without one."""
+        self._keeper.let_go(connected)
 
     def call_when_sealed(self, check: Callable[[], None] | None) -> None:
         """Call this when sockets of front ends that wait were sealed (`WaitingFrontends.on_seal`)."""
@@ -82,9 +113,25 @@ class Listener:
         if self._waiting is not None:
             self._waiting.close()
             self._waiting = None
+        for connected in self._came:
+            turn_away(connected, self._keeper)
+        self._came = []
         if self._own_path is not None:
             remove_socket(self._own_path, self._own_identity)
+        self._keeper.let_go(self._socket)
         self._socket.close()
+
+
+def listen_or_go_on(
+    option: str, socket_path: str, keeper: SocketKeeper, *, mode_mask: int | None = None
+) -> socket.socket:
+    """Go on with the socket that a process before this one has left with the keeper, or `listen_at`."""
+    end = keeper.take_listening(socket_path)
+    if end is None:
+        end = listen_at(option, socket_path, mode_mask=mode_mask)
+        with contextlib.suppress(OSError):  # its name has gone at once: nobody comes to it
+            keeper.keep(end, socket_path, socket_identity(socket_path))
+    return end
 
 
 def listen_at(option: str, socket_path: str, *, mode_mask: int | None = None) -> socket.socket:
@@ -98,7 +145,7 @@ def listen_at(option: str, socket_path: str, *, mode_mask: int | None = None) ->
         try:
             _remove_dead_socket(socket_path)
             end.bind(socket_path)
-            end.listen(8)
+            end.listen(BACKLOG)
         except OSError as error:
             end.close()
             obstacle = _obstacle(socket_path) if error.errno == errno.EADDRINUSE else None

@@ -10,10 +10,11 @@ import collections
 import contextlib
 import logging
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 from ringblk.engine.vhost_user.descriptor_seal import is_read_by_peer, look_ahead, seal_unread, take_inline
 from ringblk.engine.vhost_user.messages import BadMessage
+from ringblk.engine.vhost_user.socket_keeper import NOTHING_KEPT, SocketKeeper
 from ringblk.shm.platform.news_set import NewsSet
 
 MAX_WAITING = 8
@@ -27,10 +28,19 @@ _log = logging.getLogger(__name__)
 class WaitingFrontends:
     """Accepts on a listening socket, the caller's, and gives out one connection after the other."""
 
-    def __init__(self, listening: socket.socket) -> None:
+    def __init__(
+        self,
+        listening: socket.socket,
+        place: str = "",
+        keeper: SocketKeeper = NOTHING_KEPT,
+        came: Iterable[socket.socket] = (),
+    ) -> None:
+        """The keeper has each until it is let go of, as those that a process before this one has accepted."""
         self.on_seal: Callable[[], None] | None = None
         """Called when sockets were sealed: the served front end's own end may have been one of them."""
         self._listening = listening
+        self._place = place
+        self._keeper = keeper
         self._ends: collections.OrderedDict[int, socket.socket] = collections.OrderedDict()
         self._arrived = asyncio.Event()
         self._news = NewsSet()
@@ -38,9 +48,11 @@ class WaitingFrontends:
         self._retry: asyncio.TimerHandle | None = None
         self._loop.add_reader(self._news.fileno(), self._look)
         self._loop.add_reader(listening.fileno(), self._accept)
+        for connected in came:
+            self._let_in(connected)
 
     async def next(self) -> socket.socket:
-        """The one that has waited longest, the caller's from then on."""
+        """The one that has waited longest, the caller's from then on; the keeper has it still."""
         while not self._ends:
             await self.wait()
         fd, connected = self._ends.popitem(last=False)
@@ -62,7 +74,7 @@ class WaitingFrontends:
         self._loop.remove_reader(self._news.fileno())
         self._news.close()
         while self._ends:
-            self._ends.popitem()[1].close()
+            turn_away(self._ends.popitem()[1], self._keeper)
 
     def _accept(self) -> None:
         for _ in range(MAX_WAITING):  # the loop has other things to do; what is left is told again
@@ -81,13 +93,17 @@ class WaitingFrontends:
                 _log.warning("a front end is turned away: %d others wait", len(self._ends))
                 connected.close()
                 continue
-            take_inline(connected)
-            look_ahead(connected, begin=True)
-            connected.setblocking(False)
-            self._ends[connected.fileno()] = connected
-            # Each arrival is an event of its own: what came before stays unread.
-            self._news.add(connected.fileno())
-            self._arrived.set()
+            self._keeper.keep(connected, self._place)
+            self._let_in(connected)
+
+    def _let_in(self, connected: socket.socket) -> None:
+        take_inline(connected)
+        look_ahead(connected, begin=True)
+        connected.setblocking(False)
+        self._ends[connected.fileno()] = connected
+        # Each arrival is an event of its own: what came before stays unread.
+        self._news.add(connected.fileno())
+        self._arrived.set()
 
     def _look(self) -> None:
         """Something was sent by those who wait, or they have gone."""
@@ -114,4 +130,12 @@ class WaitingFrontends:
         connected = self._ends.pop(fd)
         with contextlib.suppress(OSError):
             self._news.remove(fd)
-        connected.close()
+        turn_away(connected, self._keeper)
+
+
+def turn_away(connected: socket.socket, keeper: SocketKeeper) -> None:
+    """Close a connection, of which nothing was taken in hand."""
+    keeper.let_go(connected)
+    with contextlib.suppress(OSError):  # its other end has gone
+        connected.shutdown(socket.SHUT_RDWR)  # the keeper may have it for a moment longer
+    connected.close()

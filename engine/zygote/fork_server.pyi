@@ -1,5 +1,7 @@
 from collections.abc import Sequence
 
+from ringblk.engine.zygote.kept_sockets import KeptSockets
+
 CLOSED: int
 MESSAGE: int
 CHILD: int
@@ -20,6 +22,8 @@ class ForkServer:
     def supervisor_pid(self) -> int: ...
     @property
     def supervisor_status(self) -> int: ...
+    @property
+    def sockets(self) -> KeptSockets: ...
     @property
     def config_fd(self) -> int: ...
     def outlive(

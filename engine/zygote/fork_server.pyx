@@ -32,6 +32,7 @@ from posix.unistd cimport _exit, close, fork, getpid, getppid
 
 from ringblk.engine.zygote.answer cimport FIRST_NUMBER, SECOND_NUMBER, Answer, answer_like, put_number
 from ringblk.engine.zygote.datagram cimport ETOOMANYREFS, FD_LIMIT, ringblk_peek, ringblk_receive, ringblk_send
+from ringblk.engine.zygote.kept_sockets cimport KeptSockets
 from ringblk.shm.platform.poll cimport POLLIN, poll, pollfd
 from ringblk.shm.platform.process cimport drain_child_news, end_with_parent, name_process, open_child_news, outlive_parent, watch
 from ringblk.shm.platform.uring_calls cimport io_uring_params
@@ -105,9 +106,12 @@ cdef class ForkServer:
     """Whoever the first supervisor was to end with; -1: nobody."""
     cdef int *kept_fds
     cdef int kept_count
+    cdef readonly KeptSockets sockets
+    """Those that the supervisor has made, for the next one."""
     cdef bint has_left          # the supervisor has said that no other is to come
 
     def __cinit__(self):
+        self.sockets = KeptSockets()
         self.supervisor_pidfd = self.config_fd = self.launcher_pidfd = -1
 
     def __init__(self, int channel_fd, *, bytes forked, bytes refused, bytes unwatched, bytes ended):
@@ -229,6 +233,8 @@ cdef class ForkServer:
             self.config_fd = self.fds[0]
             crash_point("control plane: configuration kept")
             return -1
+        if self.sockets.take(self.message, self.message_bytes, self.fds, self.fd_count):
+            return -1
         if length < 7 or memcmp(self.message + 1, FORK_TAG, 5) != 0:
             return SERVE_MESSAGE
         crash_point("zygote: fork asked for")
@@ -331,6 +337,7 @@ cdef class ForkServer:
             close(self.launcher_pidfd)
         for index in range(self.kept_count):
             close(self.kept_fds[index])
+        self.sockets.close_all()
 
     cdef void _wait_as_child(self) noexcept:
         """The first moments of a child: it ends with the zygote, has its name, and waits for its first message.

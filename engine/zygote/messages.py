@@ -71,7 +71,27 @@ class LetGo(msgspec.Struct, tag=True, frozen=True, array_like=True):
     fd: int
 
 
-ToZygote = Fork | DropPrivileges | KeepConfig | Leave | LetGo
+class KeepSocket(msgspec.Struct, tag=True, frozen=True, array_like=True):
+    """Keep this socket for the next supervisor: a descriptor comes along. No answer."""
+
+    identity: bytes
+    """Eight bytes that tell it from all others (`socket_number`). The zygote itself reads this field."""
+    place: bytes
+    """Where front ends come to it: the path of its name, or which inherited socket they come to."""
+    device: int
+    """Of the file of that name, for a listening socket."""
+    inode: int
+    is_listening: bool
+    """Else it is a front end's connection, and nothing of it was taken in hand."""
+
+
+class ForgetSocket(msgspec.Struct, tag=True, frozen=True, array_like=True):
+    """Close the one that is kept under this identity. No answer."""
+
+    identity: bytes
+
+
+ToZygote = Fork | DropPrivileges | KeepConfig | Leave | LetGo | KeepSocket | ForgetSocket
 
 
 class Forked(msgspec.Struct, tag=True, frozen=True, array_like=True):
@@ -112,8 +132,8 @@ class Dropped(msgspec.Struct, tag=True, frozen=True, array_like=True):
 class TakeOn(msgspec.Struct, tag=True, frozen=True, array_like=True):
     """To a supervisor that the zygote has started: go on in the place of one that has died.
 
-    A descriptor of the configuration comes along, and a pidfd of the process that the engine is to end with
-    where it `has_launcher`.
+    Descriptors come along: of the configuration, of a list of the sockets that it has inherited
+    (`left_sockets.py`), and a pidfd of the process that the engine is to end with where it `has_launcher`.
     """
 
     zygote_pid: int

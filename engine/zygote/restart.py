@@ -8,14 +8,15 @@ import logging
 import os
 import signal
 import socket
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import msgspec
 
 from ringblk.engine.base.program_start import ADOPT_VARIABLE, ProgramStart
 from ringblk.engine.base.restart_limit import RestartLimit
 from ringblk.engine.options.config import EngineConfig
-from ringblk.engine.zygote.messages import TakeOn
+from ringblk.engine.zygote.left_sockets import Sockets, list_sockets, socket_number
+from ringblk.engine.zygote.messages import KeepSocket, TakeOn
 from ringblk.shm.platform.process import dies_with_parent, watch_process
 from ringblk.shm.sync.channel import Channel
 from ringblk.shm.sync.process import crash_point
@@ -44,17 +45,21 @@ class Restart:
         config_fd: int,
         kept_fds: Sequence[int],
         launcher_pidfd: int = -1,
+        sockets: Mapping[int, KeepSocket] | None = None,
     ) -> None:
-        """`config_fd` is what the next supervisor is to read, `kept_fds` are what this one listens on.
+        """`config_fd` is what the next supervisor is to read, `kept_fds` are inherited sockets to listen on.
 
         `program_id` tells the program that runs from the one before an upgrade. `launcher_pidfd` is of a
-        process that the engine is to end with; -1: there is none.
+        process that the engine is to end with; -1: there is none. `sockets` are those of the supervisor
+        before this one.
         """
         self.start = start
         self.program_id = program_id
         self.config_fd = config_fd
         self._kept = {fd: os.fstat(fd).st_ino for fd in kept_fds}
         self.launcher_pidfd = launcher_pidfd
+        self.sockets = dict(sockets or {})
+        """Made by this supervisor or one before it, for the next one; the supervisor's to change."""
         self._limit = RestartLimit()
 
     @property
@@ -65,6 +70,7 @@ class Restart:
     def check_kept(self) -> None:
         """Forget those that this process has closed; their numbers may stand for something else."""
         self._kept = {fd: inode for fd, inode in self._kept.items() if _inode_of(fd) == inode}
+        self.sockets = {fd: kept for fd, kept in self.sockets.items() if _is_still(fd, kept)}
 
     def let_go(self, fd: int) -> None:
         """Nobody is to listen there any more."""
@@ -73,7 +79,7 @@ class Restart:
     @property
     def fds(self) -> set[int]:
         """All that a zygote keeps."""
-        return {self.config_fd, *self.kept_fds, self.launcher_pidfd} - {-1}
+        return {self.config_fd, *self.kept_fds, *self.sockets, self.launcher_pidfd} - {-1}
 
     def allows(self, status: int | None) -> bool:
         """Whether another is to be started after one that has not taken leave.
@@ -92,15 +98,18 @@ class Restart:
             return False
         return True
 
-    def start_another(self, config_fd: int) -> NextSupervisor:
-        """Start the next supervisor. Raises `OSError`."""
+    def start_another(self, config_fd: int, sockets: Sockets) -> NextSupervisor:
+        """Start the next supervisor, which has these sockets besides. Raises `OSError`."""
+        sockets_fd = list_sockets(sockets)
         ours, theirs = Channel.socketpair()
         with theirs:
             has_launcher = self.launcher_pidfd >= 0
             message = msgspec.msgpack.encode(TakeOn(os.getpid(), has_launcher))
-            fds = [config_fd, self.launcher_pidfd] if has_launcher else [config_fd]
-            socket.send_fds(ours, [message], fds)
-            pid = self.start.again({ADOPT_VARIABLE: str(theirs.fileno())}, [theirs.fileno(), *self.kept_fds])
+            launcher = [self.launcher_pidfd] if has_launcher else []
+            socket.send_fds(ours, [message], [config_fd, sockets_fd, *launcher])
+            os.close(sockets_fd)
+            inherited = [theirs.fileno(), *self.kept_fds, *sockets]
+            pid = self.start.again({ADOPT_VARIABLE: str(theirs.fileno())}, inherited)
             crash_point("control plane: supervisor started")
             return NextSupervisor(pid, watch_process(pid), ours)
 
@@ -119,6 +128,13 @@ def _inode_of(fd: int) -> int | None:
         return os.fstat(fd).st_ino
     except OSError:
         return None
+
+
+def _is_still(fd: int, kept: KeepSocket) -> bool:
+    try:
+        return socket_number(fd) == kept.identity
+    except OSError:
+        return False
 
 
 def _is_listening(fd: int) -> bool:

@@ -30,6 +30,7 @@ from ringblk.engine.zygote.fork_server import (
     ForkServer,
 )
 from ringblk.engine.zygote.forked_process import live
+from ringblk.engine.zygote.left_sockets import decode_kept
 from ringblk.engine.zygote.messages import (
     Dropped,
     DropPrivileges,
@@ -134,6 +135,8 @@ def _run_zygote(end: socket.socket, parent_pid: int, restart: Restart | None, pa
         )
         if restart is not None:
             server.outlive(parent_pidfd, restart.config_fd, restart.launcher_pidfd, restart.kept_fds)
+            for fd, message in restart.sockets.items():
+                server.sockets.add(encode_message(message), fd)
         gc.collect()
         gc.freeze()  # neither here nor in a child a collection writes to these pages
         status = _serve(server, end, restart)
@@ -179,7 +182,7 @@ def _start_another(server: ForkServer, restart: Restart) -> socket.socket:
     """Have the next supervisor come; this end of the channel to it. Raises `OSError`."""
     crash_point("control plane: death seen")
     os.close(server.supervisor_pidfd)
-    following = restart.start_another(server.config_fd)
+    following = restart.start_another(server.config_fd, decode_kept(server.sockets.entries()))
     server.follow(following.end.fileno(), following.pid, following.pidfd)
     return following.end
 

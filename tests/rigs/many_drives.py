@@ -116,17 +116,17 @@ class ManyDrives:
 
     def find_control_plane(self) -> bool:
         """Whether it answers, whichever process it is."""
+        try:
+            drives = self.control.get("/drives")["drives"]
+        except OSError:
+            return False  # it is just about to be another
         with socket.socket(socket.AF_UNIX) as probe:
             if probe.connect_ex(str(self.control.socket_path)) != 0:
                 return False
-            pid = peer_process_id(probe)
+            pid = peer_process_id(probe)  # whoever answers has listened before
         if pid is None:
             return False
         self.pid = pid
-        try:
-            drives = self.control.get("/drives")["drives"]
-        except ConnectionError:
-            return False  # it is just about to be another
         states = [drive["state"]["state"] for drive in drives.values()]
         return "starting" not in states
 

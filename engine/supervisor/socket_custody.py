@@ -1,0 +1,88 @@
+"""The sockets that the zygote keeps for the next control plane (`SocketKeeper`).
+
+A front end that comes while there is no control plane waits in a listening socket's queue, which lives as
+long as the socket does. One that was accepted is kept until its session is in its dispatcher's custody.
+"""
+
+import os
+import socket
+from collections.abc import Sequence
+from typing import Protocol
+
+from ringblk.engine.vhost_user.listener import BACKLOG, socket_identity
+from ringblk.engine.zygote.left_sockets import socket_number
+from ringblk.engine.zygote.messages import ForgetSocket, KeepSocket
+from ringblk.engine.zygote.restart import Restart
+
+
+class SocketZygote(Protocol):
+    """As this is told of it."""
+
+    restart: Restart | None
+
+    def tell(self, message: KeepSocket | ForgetSocket, fds: Sequence[int] = ()) -> None:
+        """Have it keep a socket, or no longer."""
+
+
+class SocketCustody:
+    """Of one engine. Where nobody starts its control plane again, nothing is kept."""
+
+    def __init__(self, zygote: SocketZygote) -> None:
+        self._zygote = zygote
+        self._left = {} if zygote.restart is None else dict(zygote.restart.sockets)
+
+    def take_listening(self, place: str) -> socket.socket | None:
+        """As `SocketKeeper` has it. It is kept still."""
+        for end, kept in self._take_left(place, is_listening=True):
+            if _stands(place, kept):
+                end.listen(BACKLOG)  # who connects is told of this process from now on (SO_PEERCRED)
+                return end
+            self.let_go(end)
+            end.close()
+        return None
+
+    def take_connections(self, place: str) -> list[socket.socket]:
+        """As `SocketKeeper` has it. They are kept still."""
+        return [end for end, _ in self._take_left(place, is_listening=False)]
+
+    def _take_left(self, place: str, *, is_listening: bool) -> list[tuple[socket.socket, KeepSocket]]:
+        name = os.fsencode(place)
+        found = [
+            (fd, kept)
+            for fd, kept in self._left.items()
+            if kept.place == name and kept.is_listening == is_listening
+        ]
+        for fd, _ in found:
+            del self._left[fd]
+        return [(socket.socket(fileno=fd), kept) for fd, kept in found]
+
+    def keep(self, end: socket.socket, place: str, file: tuple[int, int] | None = None) -> None:
+        """As `SocketKeeper` has it."""
+        restart = self._zygote.restart
+        if restart is None:
+            return
+        device, inode = file or (0, 0)
+        message = KeepSocket(socket_number(end.fileno()), os.fsencode(place), device, inode, file is not None)
+        restart.sockets[end.fileno()] = message
+        self._zygote.tell(message, [end.fileno()])
+
+    def let_go(self, end: socket.socket) -> None:
+        """As `SocketKeeper` has it."""
+        restart = self._zygote.restart
+        kept = None if restart is None else restart.sockets.pop(end.fileno(), None)
+        if kept is not None:
+            self._zygote.tell(ForgetSocket(kept.identity))
+
+    def close_left(self) -> None:
+        """Let go of all that nobody has taken: nobody of this engine is to listen there any more."""
+        while self._left:
+            with socket.socket(fileno=self._left.popitem()[0]) as end:
+                self.let_go(end)
+
+
+def _stands(place: str, kept: KeepSocket) -> bool:
+    """Whether the socket's name is its own still."""
+    try:
+        return socket_identity(place) == (kept.device, kept.inode)
+    except OSError:
+        return False
