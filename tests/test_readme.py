@@ -22,6 +22,10 @@ def test_the_own_backend_is_the_tested_one() -> None:
     assert (ROOT / "tests" / "rigs" / "backends" / "ram_disk.py").read_text() in PYTHON_BLOCKS
 
 
+def test_the_own_file_system_is_the_tested_one() -> None:
+    assert (ROOT / "tests" / "rigs" / "backends" / "word_folder.py").read_text() in PYTHON_BLOCKS
+
+
 def test_the_front_end_example_runs(tmp_path: Path) -> None:
     (example,) = (block for block in PYTHON_BLOCKS if "Frontend(" in block)
     with (tmp_path / "disk.img").open("wb") as image:

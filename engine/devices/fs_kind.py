@@ -10,7 +10,8 @@ from ringblk.engine.devices.fs_device import FsDevice
 from ringblk.engine.options.drive_config import DriveConfig
 from ringblk.workers.backends.folder import FolderBackend
 from ringblk.workers.backends.native import NativeBackend
-from ringblk.workers.fs.drive_requests import FolderRequests
+from ringblk.workers.backends.python_folder import PythonFolderBackend
+from ringblk.workers.fs.drive_requests import FolderRequests, PythonRequests
 from ringblk.workers.fs.flags import (
     ACL_FLAGS,
     AUTO_FLAGS,
@@ -57,7 +58,8 @@ def request_settings(config: DriveConfig) -> bytes:
     settings = ShareSettings(
         is_read_only=config.read_only,
         has_xattr=config.xattr,
-        is_stateless=is_cached,
+        is_stateless=is_cached and config.file_system is None,
+        is_of_class=config.file_system is not None,
         entry_valid_s=entry_valid_s,
         attr_valid_s=attr_valid_s,
         open_flags=_OPEN_FLAGS[config.guest_cache],
@@ -72,9 +74,11 @@ def request_settings(config: DriveConfig) -> bytes:
     return msgspec.msgpack.encode(settings)
 
 
-def make_requests(settings: bytes, backend: NativeBackend) -> FolderRequests:
+def make_requests(settings: bytes, backend: NativeBackend) -> FolderRequests | PythonRequests:
     """In each process of the share."""
     decoded = msgspec.msgpack.decode(settings, type=ShareSettings)
+    if decoded.is_of_class:
+        return PythonRequests(cast("PythonFolderBackend", backend), decoded)
     return FolderRequests(cast("FolderBackend", backend), decoded)
 
 

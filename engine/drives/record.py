@@ -52,7 +52,7 @@ def identify(config: DriveConfig, backend: NativeBackend) -> DriveIdentity:
             kind=storage.kind, device=storage.device, inode=storage.inode, generation=storage.generation
         )
     arguments = [f"{key}={value}" for key, value in sorted(config.backend_arg.items())]
-    place = config.backend or config.uri or config.shared_dir or ""
+    place = config.backend or config.uri or config.shared_dir or config.file_system or ""
     # A path among them may be any bytes.
     text = short_digest("\0".join([place, *arguments]).encode(errors="surrogateescape"))
     return DriveIdentity(kind="backend", backend=text, has_contents_elsewhere=backend.outlives_engine)

@@ -30,7 +30,7 @@ def plan_sandbox(
 
     Raises `ProgramError` where it cannot be had as asked for.
     """
-    runs_user_code = config.backend is not None and ":" in config.backend  # package.module:Class
+    runs_user_code = config.runs_user_code
     if config.sandbox_allow and not runs_user_code:
         raise ProgramError("--sandbox-allow: only for a --backend=package.module:Class; others open nothing")
     try:
@@ -41,9 +41,10 @@ def plan_sandbox(
             allowed_paths=(*config.sandbox_allow, *backend.reachable_paths),
             allowed_ports=backend.reachable_ports,
             user=user,
-            system_calls=kind.system_calls,
-            kept_capabilities=kind.kept_capabilities,
-            opens_handles=kind.opens_handles,
+            # A class of a user's does what it does by itself, as any program may.
+            system_calls="" if runs_user_code else kind.system_calls,
+            kept_capabilities=0 if runs_user_code else kind.kept_capabilities,
+            opens_handles=kind.opens_handles and not runs_user_code,
         )
     except OSError as error:
         where = f"--sandbox-allow {error.filename}" if error.filename else "--sandbox"

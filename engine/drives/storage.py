@@ -11,6 +11,7 @@ from ringblk.shm.platform.descriptors import open_descriptors
 from ringblk.workers.backends.interface import BackendError, BaseImageError
 from ringblk.workers.backends.native import NativeBackend
 from ringblk.workers.backends.opening import (
+    open_file_system,
     open_folder_backend,
     open_image_backend,
     open_named_backend,
@@ -57,6 +58,8 @@ def _open_backend(config: DriveConfig) -> NativeBackend:
     """The drive's storage. Raises `ProgramError`, `BackendError` or `OSError`."""
     if config.backend is not None:
         return open_named_backend(config.backend, config.backend_arg)
+    if config.file_system is not None:
+        return open_file_system(config.file_system, config.backend_arg)
     try:
         if config.shared_dir is not None:
             return open_folder_backend(config.shared_dir)

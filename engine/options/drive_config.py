@@ -67,7 +67,9 @@ class DriveConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     kind: Literal["block", "fs"] = "block"
     """What its guest gets: a disk, or a shared folder."""
     shared_dir: str | None = None
-    """The folder that is shared,"""
+    """The folder that is shared, or"""
+    file_system: str | None = None
+    """a class that is a file system (`package.module:Class`), with `backend_arg`;"""
     tag: str | None = None
     """and what the guest mounts it by."""
     guest_cache: GuestCache = "auto"
@@ -147,8 +149,8 @@ class DriveConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
         for name, path in (*paths.items(), *(("sandbox_allow", path) for path in self.sandbox_allow)):
             check_path(name, path)
         self._check_storage()
-        if self.backend_arg and self.backend is None:
-            raise ProgramError("--backend-arg needs --backend")
+        if self.backend_arg and self.backend is None and self.file_system is None:
+            raise ProgramError("--backend-arg needs --backend or --file-system")
         if self.sandbox_allow and self.sandbox == "off":
             raise ProgramError("--sandbox-allow needs a sandbox, and --sandbox is off")
         if self.direct == "on" and (self.backend is not None or self.uri is not None):
@@ -186,8 +188,9 @@ class DriveConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
         if self.kind == "fs":
             self._check_share()
             return
-        if self.shared_dir is not None or self.tag is not None:
-            raise ProgramError("--shared-dir and --tag need --kind fs")
+        for name in ("shared_dir", "file_system", "tag"):
+            if getattr(self, name) is not None:
+                raise ProgramError(f"{option_of(name)} needs --kind fs")
         if [self.blk_file, self.overlay, self.uri, self.backend].count(None) != 3:
             raise ProgramError("give one of --blk-file, --overlay, --uri and --backend")
         if self.uri is not None and not self.uri.isprintable():
@@ -220,8 +223,10 @@ class DriveConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
             raise ProgramError(f"--overlay-size {self.overlay_size} is no multiple of {SECTOR_BYTES}")
 
     def _check_share(self) -> None:
-        if self.shared_dir is None or self.tag is None:
-            raise ProgramError("give --shared-dir and --tag")
+        if (self.shared_dir is None) == (self.file_system is None) or self.tag is None:
+            raise ProgramError("give --tag, and one of --shared-dir and --file-system")
+        if self.file_system is not None:
+            self._check_file_system()
         for name in ("blk_file", "track_changes", "base", "overlay", "uri", "backend"):
             if getattr(self, name) is not None:
                 raise ProgramError(f"{option_of(name)}: not with --kind fs")
@@ -236,9 +241,21 @@ class DriveConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
         if self.posix_acl and not self.xattr:
             raise ProgramError("--posix-acl needs --xattr")
 
+    def _check_file_system(self) -> None:
+        """What of a folder a class has not, or by itself."""
+        if self.dax != "never":
+            raise ProgramError(f"--dax {self.dax}: not with --file-system, which has no files to be mapped")
+        for name in ("xattr", "posix_acl"):
+            if getattr(self, name):
+                raise ProgramError(
+                    f"{option_of(name)}: not with --file-system: a class has getxattr or it has not"
+                )
+
     @property
     def storage_option(self) -> str:
         """The option that names the storage, and what it says."""
+        if self.file_system is not None:
+            return f"--file-system {self.file_system}"
         if self.shared_dir is not None:
             return f"--shared-dir {self.shared_dir}"
         if self.blk_file is not None:
@@ -252,7 +269,7 @@ class DriveConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
         """What statistics call the storage: the path of image or overlay, the URI, or the backend's name."""
         path = self.shared_dir or (self.overlay if self.blk_file is None else self.blk_file)
         if path is None:
-            return self.uri or self.backend or ""
+            return self.uri or self.backend or self.file_system or ""
         if (given := descriptor_of(path)) is not None and (kind := kind_of(given)):
             return kind
         try:
@@ -262,8 +279,8 @@ class DriveConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
 
     @property
     def runs_user_code(self) -> bool:
-        """Whether a user's class is its backend (`package.module:Class`)."""
-        return ":" in (self.backend or "")
+        """Whether a user's class is its backend or file system (`package.module:Class`)."""
+        return self.file_system is not None or ":" in (self.backend or "")
 
     def rate_limits(self) -> RateLimitSettings:
         """The limits of the drive or its group. Raises `ProgramError`."""

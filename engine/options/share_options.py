@@ -9,18 +9,19 @@ from ringblk.engine.options.config import EngineConfig, make_config
 from ringblk.engine.options.handed_sockets import place_sockets
 
 _OF_BLOCKS = {
-    *("kind", "blk_file", "format", "base", "overlay", "overlay_size", "backend", "backend_arg", "cache"),
+    *("kind", "blk_file", "format", "base", "overlay", "overlay_size", "backend", "cache"),
     *("direct", "lock", "drive_id", "is_root_device", "partuuid", "logical_block_size"),
-    *("physical_block_size", "takeover", "replace_image", "forget_changes", "sandbox_allow"),
+    *("physical_block_size", "takeover", "replace_image", "forget_changes"),
 }  # fmt: skip
 """Options of disks, which a shared folder has no use for."""
 _OTHER_NAMES = {
+    "backend_arg": "--file-system-arg",
     "guest_cache": "--cache",
     "read_only": "--readonly",
     "workers": "--thread-pool-size",
     "num_queues": "--num-request-queues",
 }
-"""What virtiofsd or QEMU calls an option of ours."""
+"""What virtiofsd or QEMU calls an option of ours, or what it is of a file system."""
 
 
 def add_share_options(parser: argparse.ArgumentParser) -> None:

@@ -15,13 +15,17 @@ if TYPE_CHECKING:
     )
     from ringblk.shm.queues.driver_virtqueue import DeviceBroken, QueueFull
     from ringblk.workers.block.protocol import RequestStatus, RequestType
+    from ringblk.workers.fs.file_system import Attributes, Caller, Changes, StatFs
 
     __version__: str
 
 __all__ = [
+    "Attributes",
     "BackendGone",
     "BackendRefused",
     "Buffer",
+    "Caller",
+    "Changes",
     "Completion",
     "DeviceBroken",
     "Frontend",
@@ -29,10 +33,12 @@ __all__ = [
     "RequestFailed",
     "RequestStatus",
     "RequestType",
+    "StatFs",
     "engine_command",
 ]
 
 _MODULES = {
+    **dict.fromkeys(("Attributes", "Caller", "Changes", "StatFs"), "ringblk.workers.fs.file_system"),
     "Buffer": "ringblk.engine.frontend.buffer",
     "DeviceBroken": "ringblk.shm.queues.driver_virtqueue",
     "Frontend": "ringblk.engine.frontend.frontend",

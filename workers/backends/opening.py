@@ -52,6 +52,13 @@ def open_folder_backend(path: str) -> NativeBackend:
     return FolderBackend(path)
 
 
+def open_file_system(name: str, arguments: Mapping[str, str]) -> NativeBackend:
+    """A class that is a file system (`package.module:Class`), with these arguments. Raises `BackendError`."""
+    from ringblk.workers.backends.python_folder import load_file_system
+
+    return load_file_system(name, arguments)
+
+
 def open_remote_backend(
     uri: str, *, read_only: bool, reconnect_s: float | None, rbd_conf: str | None, rbd_user: str | None
 ) -> NativeBackend:

@@ -8,8 +8,6 @@ much of a buffer was done), and is an I/O error too.
 """
 
 import inspect
-import logging
-import os
 
 from cpython.buffer cimport Py_buffer, PyBuffer_FillInfo
 from libc.errno cimport EIO
@@ -19,14 +17,9 @@ from posix.uio cimport iovec
 from ringblk.workers.backends.native cimport NativeBackend
 
 from ringblk.workers.backends.answers import Waiting
+from ringblk.workers.backends.failure_log import FailureLog, errno_of
 from ringblk.workers.backends.interface import BackendError
 from ringblk.workers.backends.topology import drive_size_fault
-
-logger = logging.getLogger(__name__)
-
-cdef enum:
-    MAX_KINDS_OF_FAILURE = 256
-    MAX_ERRNO = 4095
 
 
 cdef class PythonBackend(NativeBackend):
@@ -39,7 +32,7 @@ cdef class PythonBackend(NativeBackend):
     cdef readonly object backend
     cdef object discard_method
     cdef object write_zeroes_method
-    cdef object failure_counts
+    cdef object failures
     cdef bint is_closed
     cdef bint wants_worker
 
@@ -50,7 +43,7 @@ cdef class PythonBackend(NativeBackend):
         self.wants_worker = checked_flag("keeps_worker", getattr(backend, "keeps_worker", False))
         self.discard_method = getattr(backend, "discard", None)
         self.write_zeroes_method = getattr(backend, "write_zeroes", None)
-        self.failure_counts = {}
+        self.failures = FailureLog()
 
     def waiting(self):
         """Nobody knows what a user's code does."""
@@ -149,37 +142,18 @@ cdef class PythonBackend(NativeBackend):
         except BufferError:
             pass  # something made from the view still uses it: piece.view_count tells
         if piece.view_count:
-            self.log_failure(method_name, "keeps its buffer after it has returned", None)
+            self.failures.log(self.backend, method_name, "keeps its buffer after it has returned", None)
         return 0
 
     cdef int report(self, str method_name, error) noexcept:
         """Log what a method raised and turn it into a negative errno."""
         cdef int result = -EIO
         try:
-            if isinstance(error, OSError) and error.errno is not None and 0 < error.errno <= MAX_ERRNO:
-                result = -<int>error.errno
-            self.log_failure(method_name, type(error).__name__, error)
+            result = -errno_of(error)
+            self.failures.log(self.backend, method_name, type(error).__name__, error)
         except BaseException:
             pass  # a log handler that fails must not hide that the request failed
         return result
-
-    cdef log_failure(self, str method_name, str what, error):
-        """The first failure of a kind with its traceback, then only the count, at each power of ten."""
-        traceback = None if error is None else error.__traceback__
-        while traceback is not None and traceback.tb_next is not None:
-            traceback = traceback.tb_next
-        place = None if traceback is None else (traceback.tb_frame.f_code, traceback.tb_lineno)
-        kind = (method_name, what, place)
-        if kind not in self.failure_counts and len(self.failure_counts) >= MAX_KINDS_OF_FAILURE:
-            self.failure_counts.clear()
-        count = self.failure_counts.get(kind, 0) + 1
-        self.failure_counts[kind] = count
-        name = f"{type(self.backend).__module__}.{type(self.backend).__qualname__}.{method_name}"
-        if count == 1:
-            exc_info = None if error is None else (type(error), error, error.__traceback__)
-            logger.error("%s: %s (worker %d)", name, what, os.getpid(), exc_info=exc_info)
-        elif str(count).strip("0") == "1":
-            logger.error("%s: %s, %d times by now (worker %d)", name, what, count, os.getpid())
 
 
 cdef int expect_none(result) except -1:

@@ -1,5 +1,3 @@
-from ringblk.workers.fs.share import Share
-from ringblk.workers.requests.request import RequestExecutor
+from ringblk.workers.fs.share_executor import ShareExecutor
 
-class FolderExecutor(RequestExecutor):
-    def __init__(self, share: Share) -> None: ...
+class FolderExecutor(ShareExecutor): ...

@@ -2,4 +2,6 @@ from ringblk.shm.layout.slot cimport RequestSlot
 from ringblk.workers.fs.request cimport FolderRequest
 from ringblk.workers.fs.share cimport Share
 
-cdef int do_readdir(Share share, RequestSlot *slot, FolderRequest *request, bint is_plus) noexcept nogil
+# Each carries out a request and answers it, or gives a negative errno.
+cdef int do_readdir(Share share, RequestSlot *slot, FolderRequest *request) noexcept nogil
+cdef int do_readdirplus(Share share, RequestSlot *slot, FolderRequest *request) noexcept nogil

@@ -61,7 +61,7 @@ cdef int begin_reading(OpenInode *folder, int64_t offset_bytes) noexcept nogil:
     return 0
 
 
-cdef int do_readdir(Share share, RequestSlot *slot, FolderRequest *request, bint is_plus) noexcept nogil:
+cdef int read_folder(Share share, RequestSlot *slot, FolderRequest *request, bint is_plus) noexcept nogil:
     cdef OpenInode *folder = NULL
     cdef linux_dirent64 *entry
     cdef uint8_t *reply = share.buffer + ENTRIES_BYTES
@@ -97,3 +97,11 @@ cdef int do_readdir(Share share, RequestSlot *slot, FolderRequest *request, bint
     if done == 0 and entry_bytes == 0:
         return -EINVAL   # not even one fits
     return share.give(slot, request, reply, done)
+
+
+cdef int do_readdir(Share share, RequestSlot *slot, FolderRequest *request) noexcept nogil:
+    return read_folder(share, slot, request, False)
+
+
+cdef int do_readdirplus(Share share, RequestSlot *slot, FolderRequest *request) noexcept nogil:
+    return read_folder(share, slot, request, True)

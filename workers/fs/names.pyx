@@ -21,20 +21,15 @@ from ringblk.workers.fs.open_inodes cimport ACCESS_PATH, ACCESS_READ, ACCESS_WRI
 from ringblk.workers.fs.protocol cimport FUSE_DONT_MASK
 from ringblk.workers.fs.request cimport FoundInode
 from ringblk.workers.fs.wire cimport (
-    fuse_create_in, fuse_entry_out, fuse_mkdir_in, fuse_mknod_in, fuse_open_out,
+    fuse_create_in, fuse_entry_out, fuse_mkdir_in, fuse_mknod_in, fuse_open_out, fuse_rename2_in,
 )
 
 cdef extern from "fcntl.h" nogil:
-    int AT_EMPTY_PATH, O_ACCMODE, O_CREAT, O_EXCL, O_RDONLY, O_RDWR, O_TMPFILE, O_TRUNC, O_DIRECT, O_APPEND, O_NOFOLLOW
+    int AT_EMPTY_PATH, AT_REMOVEDIR, O_ACCMODE, O_CREAT, O_EXCL, O_RDONLY, O_RDWR, O_TMPFILE, O_TRUNC, O_DIRECT, O_APPEND, O_NOFOLLOW
     int O_NONBLOCK, O_DSYNC, O_SYNC
 
 cdef enum:
     TARGET_BYTES = 4096
-
-
-cdef packed struct CreateOut:
-    fuse_entry_out entry
-    fuse_open_out file
 
 
 cdef inline const char *name_of(const FolderRequest *request) noexcept nogil:
@@ -182,7 +177,7 @@ cdef int do_tmpfile(Share share, RequestSlot *slot, FolderRequest *request) noex
     return error
 
 
-cdef int do_unlink(Share share, RequestSlot *slot, FolderRequest *request, int flags) noexcept nogil:
+cdef int remove_name(Share share, RequestSlot *slot, FolderRequest *request, int flags) noexcept nogil:
     cdef int error, folder_fd = share.fd_of(request, ACCESS_PATH)
     if folder_fd < 0:
         return folder_fd
@@ -195,7 +190,15 @@ cdef int do_unlink(Share share, RequestSlot *slot, FolderRequest *request, int f
     return error if error else share.give_read(slot, request, 0)
 
 
-cdef int do_rename(Share share, RequestSlot *slot, FolderRequest *request, unsigned int flags) noexcept nogil:
+cdef int do_unlink(Share share, RequestSlot *slot, FolderRequest *request) noexcept nogil:
+    return remove_name(share, slot, request, 0)
+
+
+cdef int do_rmdir(Share share, RequestSlot *slot, FolderRequest *request) noexcept nogil:
+    return remove_name(share, slot, request, AT_REMOVEDIR)
+
+
+cdef int rename(Share share, RequestSlot *slot, FolderRequest *request, unsigned int flags) noexcept nogil:
     cdef int folder_fd, other_fd
     cdef statx found
     cdef int error = share.fds_of(request, ACCESS_PATH, ACCESS_PATH, &folder_fd, &other_fd)
@@ -208,6 +211,14 @@ cdef int do_rename(Share share, RequestSlot *slot, FolderRequest *request, unsig
     if error == -ENOENT and share.was_begun and read_name_statx(other_fd, other_name_of(request), &found) == 0:
         error = 0   # its new name is there, and the old one was when the guest asked
     return error if error else share.give_read(slot, request, 0)
+
+
+cdef int do_rename(Share share, RequestSlot *slot, FolderRequest *request) noexcept nogil:
+    return rename(share, slot, request, 0)
+
+
+cdef int do_rename2(Share share, RequestSlot *slot, FolderRequest *request) noexcept nogil:
+    return rename(share, slot, request, (<const fuse_rename2_in *>request.argument).flags)
 
 
 cdef int do_link(Share share, RequestSlot *slot, FolderRequest *request) noexcept nogil:

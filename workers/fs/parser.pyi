@@ -12,6 +12,7 @@ class FolderParser(RequestParser):
         memory: GuestMemory,
         shared: ShareMemory,
         table: InodeTable,
-        nameless: NamelessInodes,
+        nameless: NamelessInodes | None,
         is_read_only: bool,
+        worker_opcodes: int = 0,
     ) -> None: ...

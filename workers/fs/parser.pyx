@@ -47,7 +47,11 @@ cdef enum:
 
 
 cdef class FolderParser(RequestParser):
-    """Parses requests, and counts what their outcomes tell the guest of. `is_read_only`: nothing is to change."""
+    """Parses requests, and counts what their outcomes tell the guest of. `is_read_only`: nothing is to change.
+
+    `nameless` is None where nothing is kept of files that lose their names. Requests of `worker_opcodes` are not the
+    dispatcher's, whatever their rule says: a bit each.
+    """
 
     cdef StateSegment state
     cdef GuestMemory memory
@@ -56,9 +60,10 @@ cdef class FolderParser(RequestParser):
     cdef InodeTable table
     cdef NamelessInodes nameless
     cdef bint is_read_only
+    cdef uint64_t worker_opcodes
 
     def __init__(self, StateSegment state, GuestMemory memory, ShareMemory shared, InodeTable table,
-                 NamelessInodes nameless, bint is_read_only):
+                 NamelessInodes nameless, bint is_read_only, uint64_t worker_opcodes=0):
         self.state = state
         self.memory = memory
         self.header = shared.header
@@ -66,6 +71,7 @@ cdef class FolderParser(RequestParser):
         self.table = table
         self.nameless = nameless
         self.is_read_only = is_read_only
+        self.worker_opcodes = worker_opcodes
         self.concludes = True
 
     cdef void prepare(self, uint32_t slot_index, int chain_flags) noexcept nogil:
@@ -103,7 +109,7 @@ cdef class FolderParser(RequestParser):
         slot.operation = rule.operation
         if rule.flags & RULE_BRIEF:
             slot.flags |= SLOT_BRIEF
-        if rule.flags & RULE_IN_PLACE:
+        if rule.flags & RULE_IN_PLACE and not self.worker_opcodes >> request.header.opcode & 1:
             slot.flags |= SLOT_IN_PLACE
         if rule.flags & RULE_CHANGES:
             slot.flags |= SLOT_CHANGES
@@ -273,7 +279,8 @@ cdef class FolderParser(RequestParser):
             self.table.forget_all()
             self.header.minor = 0
         request.is_concluded = 1
-        self.nameless.note_forgotten()
+        if self.nameless is not None:
+            self.nameless.note_forgotten()
 
     cdef void _forget_batch(self, uint32_t slot_index, RequestSlot *slot, FolderRequest *request) noexcept nogil:
         """The list stands in guest memory; whatever it says now, it is the guest's own loss."""

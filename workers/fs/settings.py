@@ -10,6 +10,8 @@ class ShareSettings(msgspec.Struct, frozen=True, kw_only=True, array_like=True):
     has_xattr: bool
     is_stateless: bool
     """OPEN and OPENDIR are answered with ENOSYS, which a guest takes for "not needed"."""
+    is_of_class: bool
+    """Whether a class of a user's own is the file system, and no folder."""
     entry_valid_s: int
     """How long a guest may go by what it knows of a name,"""
     attr_valid_s: int

@@ -64,6 +64,7 @@ cdef class Share:
     cdef uint64_t gather(self, RequestSlot *slot, uint8_t *target, uint64_t room_bytes) noexcept nogil
 
 
+cdef void fill_number(FileHandle *handle, uint64_t number, uint32_t kind) noexcept nogil
 cdef uint64_t node_id_of(const FileHandle *handle) noexcept nogil
 cdef bint is_same_handle(const FileHandle *handle, const FileHandle *other) noexcept nogil
 cdef int read_file_handle(int fd, FileHandle *handle) noexcept nogil

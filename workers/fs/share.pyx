@@ -16,7 +16,7 @@ from ringblk.shm.sync.atomic cimport load_acquire_64
 from ringblk.shm.sync.buffer_address cimport address_of
 from ringblk.shm.layout.slot cimport Range
 from ringblk.shm.platform.folder_calls cimport (
-    S_IFMT, S_IFREG, close, has_user_right, makedev, open_name, read_handle, read_statx, setfsgid, setfsuid, umask,
+    S_IFDIR, S_IFMT, S_IFREG, close, has_user_right, makedev, open_name, read_handle, read_statx, setfsgid, setfsuid, umask,
 )
 from ringblk.workers.fs.protocol cimport FUSE_ATTR_DAX, FUSE_ROOT_ID
 from ringblk.workers.fs.open_inodes cimport ACCESS_PATH
@@ -62,8 +62,19 @@ cdef int read_file_handle(int fd, FileHandle *handle) noexcept nogil:
     return 0
 
 
+cdef void fill_number(FileHandle *handle, uint64_t number, uint32_t kind) noexcept nogil:
+    """The handle of an inode that has a number and no file of the host (`python_executor.pyx`)."""
+    memset(handle, 0, sizeof(FileHandle))
+    handle.length_bytes = sizeof(number)
+    memcpy(handle.data, &number, sizeof(number))
+    handle.mode = kind
+
+
 cdef class ShareMemory:
-    """What the processes of a share have in common. `memory_fd` stays the caller's."""
+    """What the processes of a share have in common. `memory_fd` stays the caller's.
+
+    `mount_fd` is the folder's, or -1: inodes are numbers.
+    """
 
     def __init__(self, int memory_fd, int mount_fd):
         cdef statx found
@@ -71,7 +82,9 @@ cdef class ShareMemory:
         self.header = <FolderHeader *>address_of(self.view)
         if self.header.layout_version == 0:
             self.header.layout_version = FOLDER_LAYOUT_VERSION
-        if self.header.root.length_bytes == 0:
+        if mount_fd < 0:
+            fill_number(&self.header.root, FUSE_ROOT_ID, S_IFDIR)
+        elif self.header.root.length_bytes == 0:
             error = read_statx(mount_fd, &found)
             self.header.root.mode = found.stx_mode & S_IFMT
             error = error or read_file_handle(mount_fd, &self.header.root)
@@ -80,7 +93,10 @@ cdef class ShareMemory:
 
 
 cdef class Share:
-    """Made in each process that carries out requests. `settings` is a `ShareSettings`."""
+    """Made in each process that carries out requests. `settings` is a `ShareSettings`.
+
+    `mount_fd` is -1 where inodes are numbers: nothing of the host's is used then.
+    """
 
     def __init__(self, StateSegment state, GuestMemory memory, ShareMemory shared, int mount_fd, int put_fd, settings):
         self.state = state
@@ -100,11 +116,12 @@ cdef class Share:
         self.has_xattr = settings.has_xattr
         self.window_bytes = settings.window_bytes
         self.is_stateless = settings.is_stateless
-        self.changes_user = has_user_right()
+        self.changes_user = mount_fd >= 0 and has_user_right()
         self.own_uid = os.geteuid()
         self.own_gid = os.getegid()
         self.forgotten_head = self.header.forgotten_tail
-        umask(0)   # the guest has its own
+        if mount_fd >= 0:
+            umask(0)   # the guest has its own
         if self.buffer == NULL:
             raise MemoryError
 

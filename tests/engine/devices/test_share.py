@@ -332,7 +332,7 @@ def test_an_engine_that_cannot_share(tmp_path: Path) -> None:
         assert done.returncode != 0
         return own_lines(done)
 
-    assert "give --shared-dir and --tag" in said()
+    assert "give --tag, and one of --shared-dir and --file-system" in said()
     assert f"--shared-dir {tmp_path}/no: No such file" in said(f"--shared-dir={tmp_path}/no", "--tag=t")
     assert "not 1 to 36 bytes" in said(f"--shared-dir={tmp_path}", f"--tag={'t' * 37}")
     assert "needs --xattr" in said(f"--shared-dir={tmp_path}", "--tag=t", "--posix-acl")
