@@ -5,6 +5,7 @@ import os
 import socket
 
 from ringblk.shm.platform import sandbox_calls
+from ringblk.shm.platform.shared_memory import make_unnamed
 from ringblk.workers.backends.answers import Waiting
 from ringblk.workers.backends.file_waiting import folder_waiting
 from ringblk.workers.backends.interface import BackendError
@@ -29,8 +30,7 @@ class FolderBackend(NativeBackend):
         self.memory_fd = self.put_fd = self.take_fd = -1
         try:
             _check_handles(path, self.folder_fd)
-            self.memory_fd = os.memfd_create("ringblk-share", os.MFD_CLOEXEC)
-            os.ftruncate(self.memory_fd, MEMORY_BYTES)
+            self.memory_fd = make_unnamed("ringblk-share", MEMORY_BYTES)
             self.put_fd, self.take_fd = _make_queue()
         except BaseException:
             self.close()

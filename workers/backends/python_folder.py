@@ -6,6 +6,7 @@
 import os
 from collections.abc import Mapping
 
+from ringblk.shm.platform.shared_memory import make_unnamed
 from ringblk.workers.backends.answers import Waiting
 from ringblk.workers.backends.folder import MEMORY_BYTES
 from ringblk.workers.backends.interface import BackendError
@@ -82,8 +83,7 @@ class PythonFolderBackend(NativeBackend):
         if type(wants_worker) is not bool:
             raise BackendError(f"keeps_worker is {wants_worker!r}, not True or False")
         self._wants_worker = wants_worker
-        self.memory_fd = os.memfd_create("ringblk-share", os.MFD_CLOEXEC)
-        os.ftruncate(self.memory_fd, MEMORY_BYTES)
+        self.memory_fd = make_unnamed("ringblk-share", MEMORY_BYTES)
 
     def waiting(self) -> Waiting:
         """Nobody knows what a user's code does."""
