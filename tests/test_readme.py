@@ -34,7 +34,7 @@ def test_the_front_end_example_runs(tmp_path: Path) -> None:
 
 
 def test_the_table_has_every_option_with_its_default() -> None:
-    rows = re.findall(r"^\| `--([a-z-]+)` \| (\S*) ?\|", README, re.MULTILINE)
+    rows = re.findall(r"^\| `--([a-z0-9-]+)` \| (\S*) ?\|", README, re.MULTILINE)
     expected = []
     for field in option_fields():
         default = "" if isinstance(field.default, bool) or field.default is None else str(field.default)

@@ -8,6 +8,7 @@ import msgspec
 from ringblk.engine.devices.device_kind import DeviceKind
 from ringblk.engine.devices.fs_device import FsDevice
 from ringblk.engine.options.drive_config import DriveConfig
+from ringblk.engine.options.id_ranges import read_id_ranges
 from ringblk.workers.backends.folder import FolderBackend
 from ringblk.workers.backends.native import NativeBackend
 from ringblk.workers.backends.python_folder import PythonFolderBackend
@@ -18,8 +19,10 @@ from ringblk.workers.fs.flags import (
     BASE_FLAGS,
     DIRECT_OPEN,
     KEEP_OPEN,
+    KILLPRIV_FLAGS,
     WINDOW_FLAGS,
     WINDOW_FLAGS2,
+    WRITEBACK_FLAGS,
 )
 from ringblk.workers.fs.rules import OPERATION_NAMES
 from ringblk.workers.fs.settings import ShareSettings
@@ -55,6 +58,8 @@ def request_settings(config: DriveConfig) -> bytes:
     entry_valid_s, attr_valid_s = _VALID_S[config.guest_cache]
     is_cached = config.guest_cache in ("auto", "always")
     soft_limit = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+    uids = read_id_ranges("--translate-uid", config.translate_uid)
+    gids = read_id_ranges("--translate-gid", config.translate_gid)
     settings = ShareSettings(
         is_read_only=config.read_only,
         has_xattr=config.xattr,
@@ -66,8 +71,15 @@ def request_settings(config: DriveConfig) -> bytes:
         init_flags=BASE_FLAGS
         | (AUTO_FLAGS if config.guest_cache == "auto" else 0)
         | (ACL_FLAGS if config.posix_acl else 0)
+        | (KILLPRIV_FLAGS if config.killpriv_v2 else 0)
+        | (WRITEBACK_FLAGS if config.writeback else 0)
         | (0 if config.dax == "never" else WINDOW_FLAGS),
         init_flags2=WINDOW_FLAGS2 if config.dax == "inode" else 0,
+        allows_direct=config.allow_direct_io,
+        host_uids=uids.to_host,
+        guest_uids=uids.to_guest,
+        host_gids=gids.to_host,
+        guest_gids=gids.to_guest,
         window_bytes=_window_bytes(config),
         open_limit=_OPEN_LIMIT if soft_limit < 0 else min(_OPEN_LIMIT, soft_limit // 4),
     )

@@ -32,7 +32,12 @@ if TYPE_CHECKING:
 _SIZE_OPTIONS = {*BYTE_LIMITS, *SIZE_OPTIONS}
 _INTEGER_OPTIONS = ({"fd", "workers", "num_queues", "queue_size", "poll_us"} | {*LIMIT_NAMES}) - _SIZE_OPTIONS
 
-_REPEATED_OPTIONS = {"backend_arg": "KEY=VALUE", "sandbox_allow": "PATH"}
+_REPEATED_OPTIONS = {
+    "backend_arg": "KEY=VALUE",
+    "sandbox_allow": "PATH",
+    "translate_uid": "MAP",
+    "translate_gid": "MAP",
+}
 
 _LOGICAL_SIZES, _PHYSICAL_SIZES = (f"{SECTOR_BYTES} to {most_bytes}" for most_bytes in BLOCK_SIZES.values())
 
@@ -40,12 +45,17 @@ _HELP = {
     "socket_path": "listen on this unix socket",
     "fd": "serve this inherited socket, connected or listening",
     "kind": "block: a disk; fs: a shared folder",
-    "shared_dir": "share this folder with the guest; needs --kind fs, as the next seven do",
+    "shared_dir": "share this folder with the guest; needs --kind fs, as the next twelve do",
     "file_system": "share what a class of your own has, package.module:Class, instead of a folder",
     "tag": "what the guest mounts the folder by",
     "guest_cache": "how long the guest goes by what it knows of the folder: auto, always, never, metadata",
     "xattr": "let the guest see and set extended attributes",
     "posix_acl": "let the guest see and set access control lists; needs --xattr",
+    "allow_direct_io": "a guest's O_DIRECT goes past the host's page cache, too",
+    "killpriv_v2": "take set-user-id from what is written to, so that the guest need not ask for it",
+    "writeback": "let the guest gather what is written to files that nobody else changes",
+    "translate_uid": "users that have other numbers in the guest, as virtiofsd has it; may be repeated",
+    "translate_gid": "the same of groups; may be repeated",
     "dax": "map files into the guest's address space: never, inode: those of whole 2 MiB, always",
     "dax_window": "how large the place is where they are mapped, a power of two from 2M to 64G",
     "blk_file": "the image: a regular file or block device",

@@ -9,6 +9,7 @@ from msgspec import Meta
 from ringblk.engine.base.number_text import read_sizes
 from ringblk.engine.base.printable_text import printable
 from ringblk.engine.base.program_error import ProgramError
+from ringblk.engine.options.id_ranges import read_id_ranges
 from ringblk.engine.options.rate_limiter_config import (
     LIMIT_NAMES,
     PositiveCount,
@@ -38,6 +39,16 @@ GuestCache = Literal["auto", "always", "never", "metadata"]
 """How long a guest goes by what it knows of a shared folder: virtiofsd's `--cache`."""
 MAX_TAG_BYTES = 36
 """Virtio 1.2, 5.11.4."""
+
+_NOT_OF_CLASSES = {
+    "xattr": "a class has getxattr or it has not",
+    "posix_acl": "access control lists are the host's",
+    "allow_direct_io": "there is no page cache of the host's",
+    "killpriv_v2": "whoever writes takes set-user-id away, and that is the class",
+    "translate_uid": "the class is told the guest's own numbers",
+    "translate_gid": "the class is told the guest's own numbers",
+}
+"""Options of folders, and why a class that is a file system has no use for them."""
 
 MAX_PATH_BYTES = 4095
 """Linux's limit (PATH_MAX)."""
@@ -77,6 +88,16 @@ class DriveConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     """Whether the guest may see and set extended attributes,"""
     posix_acl: bool = False
     """and access control lists, which are some."""
+    allow_direct_io: bool = False
+    """Whether a guest's O_DIRECT goes past the host's page cache, too."""
+    killpriv_v2: bool = False
+    """Whether the host takes set-user-id and set-group-id from what is written to, for the guest."""
+    writeback: bool = False
+    """Whether the guest gathers what is written."""
+    translate_uid: list[str] = msgspec.field(default_factory=list)
+    """Which users of the guest are which here, as `read_id_ranges` takes them;"""
+    translate_gid: list[str] = msgspec.field(default_factory=list)
+    """and which groups."""
     dax: Literal["never", "inode", "always"] = "never"
     """Whether files are mapped into the guest's address space, in a window"""
     dax_window: Annotated[int, Meta(ge=1)] = 1 << 30
@@ -240,16 +261,20 @@ class DriveConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
             raise ProgramError(f"--dax-window {fault}")
         if self.posix_acl and not self.xattr:
             raise ProgramError("--posix-acl needs --xattr")
+        if self.writeback and self.guest_cache in ("never", "metadata"):
+            raise ProgramError(
+                f"--writeback: not with --guest-cache {self.guest_cache}, which caches no data"
+            )
+        for name in ("translate_uid", "translate_gid"):
+            read_id_ranges(option_of(name), getattr(self, name))
 
     def _check_file_system(self) -> None:
         """What of a folder a class has not, or by itself."""
         if self.dax != "never":
             raise ProgramError(f"--dax {self.dax}: not with --file-system, which has no files to be mapped")
-        for name in ("xattr", "posix_acl"):
+        for name, reason in _NOT_OF_CLASSES.items():
             if getattr(self, name):
-                raise ProgramError(
-                    f"{option_of(name)}: not with --file-system: a class has getxattr or it has not"
-                )
+                raise ProgramError(f"{option_of(name)}: not with --file-system: {reason}")
 
     @property
     def storage_option(self) -> str:

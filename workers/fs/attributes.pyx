@@ -1,7 +1,7 @@
 # cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True
 """Requests about what an inode is: its attributes, extended ones, and the file system that it is on."""
 
-from libc.errno cimport E2BIG, EACCES, EEXIST, ENODATA, ENOSYS, EOPNOTSUPP, ERANGE
+from libc.errno cimport E2BIG, EACCES, EEXIST, ENODATA, ENOSYS, EOPNOTSUPP, EPERM, ERANGE
 from libc.stdint cimport int64_t, uint32_t, uint64_t
 from libc.string cimport memset
 
@@ -60,6 +60,17 @@ cdef void choose_time(timespec *time, bint is_set, bint is_now, uint64_t seconds
     time.tv_nsec = UTIME_NOW if is_now else nanoseconds if is_set else UTIME_OMIT
 
 
+cdef int give_to(Share share, FolderRequest *request, uint32_t valid) noexcept nogil:
+    """Give an inode to another user, group or both."""
+    cdef const fuse_setattr_in *argument = <const fuse_setattr_in *>request.argument
+    cdef int64_t uid = share.host_uids.translate(argument.uid) if valid & FATTR_UID else 0xFFFFFFFF
+    cdef int64_t gid = share.host_gids.translate(argument.gid) if valid & FATTR_GID else 0xFFFFFFFF
+    cdef int fd = share.fd_of(request, ACCESS_PATH)
+    if uid < 0 or gid < 0:
+        return -EPERM
+    return fd if fd < 0 else change_owner(fd, <uint32_t>uid, <uint32_t>gid)
+
+
 cdef int do_setattr(Share share, RequestSlot *slot, FolderRequest *request) noexcept nogil:
     cdef const fuse_setattr_in *argument = <const fuse_setattr_in *>request.argument
     cdef uint32_t valid = argument.valid
@@ -70,9 +81,7 @@ cdef int do_setattr(Share share, RequestSlot *slot, FolderRequest *request) noex
         fd = share.fd_of(request, ACCESS_READ if can_open else ACCESS_PATH)
         error = fd if fd < 0 else change_mode(fd, argument.mode & 0o7777, can_open)
     if error == 0 and valid & (FATTR_UID | FATTR_GID):
-        fd = share.fd_of(request, ACCESS_PATH)
-        error = fd if fd < 0 else change_owner(fd, argument.uid if valid & FATTR_UID else <uint32_t>-1,
-                                               argument.gid if valid & FATTR_GID else <uint32_t>-1)
+        error = give_to(share, request, valid)
     if error == 0 and valid & FATTR_SIZE:
         error = truncate_to(share, request, argument.size, valid & FATTR_KILL_SUIDGID)
     if error == 0 and valid & (FATTR_ATIME | FATTR_MTIME):
@@ -109,8 +118,8 @@ cdef int do_statx(Share share, RequestSlot *slot, FolderRequest *request) noexce
     reply.stat.attributes = found.stx_attributes
     reply.stat.attributes_mask = found.stx_attributes_mask
     reply.stat.nlink = found.stx_nlink
-    reply.stat.uid = found.stx_uid
-    reply.stat.gid = found.stx_gid
+    reply.stat.uid = <uint32_t>share.guest_uids.translate(found.stx_uid)
+    reply.stat.gid = <uint32_t>share.guest_gids.translate(found.stx_gid)
     reply.stat.mode = found.stx_mode
     reply.stat.ino = found.stx_ino
     reply.stat.size = found.stx_size
@@ -158,9 +167,9 @@ cdef int do_access(Share share, RequestSlot *slot, FolderRequest *request) noexc
     if error:
         return error
     granted = found.stx_mode & 7
-    if request.header.uid == found.stx_uid:
+    if share.host_uids.translate(request.header.uid) == found.stx_uid:
         granted = (found.stx_mode >> 6) & 7
-    elif request.header.gid == found.stx_gid:
+    elif share.host_gids.translate(request.header.gid) == found.stx_gid:
         granted = (found.stx_mode >> 3) & 7
     if request.header.uid == 0 and (found.stx_mode & 0o111 or (found.stx_mode & S_IFMT) == S_IFDIR):
         granted = 7

@@ -14,18 +14,18 @@ from ringblk.shm.platform.folder_calls cimport (
     RWF_APPEND, S_IFDIR, copy_file_range, fallocate, fdatasync, fsync, keep_set_id_right, lseek, outcome,
     read_parts, syncfs, write_parts,
 )
-from ringblk.workers.fs.open_inodes cimport ACCESS_READ, ACCESS_WRITE
+from ringblk.workers.fs.open_inodes cimport ACCESS_DIRECT, ACCESS_READ, ACCESS_WRITE
 from ringblk.workers.fs.protocol cimport (
     FUSE_FSYNC_FDATASYNC, FUSE_NO_OPENDIR_SUPPORT, FUSE_NO_OPEN_SUPPORT, FUSE_OPENDIR, FUSE_WRITEBACK_CACHE, FUSE_WRITE_KILL_SUIDGID,
 )
 from ringblk.workers.fs.share cimport VECTOR_LIMIT
 from ringblk.workers.fs.wire cimport (
     fuse_copy_file_range_in, fuse_fallocate_in, fuse_fsync_in, fuse_lseek_in, fuse_lseek_out, fuse_open_out,
-    fuse_out_header, fuse_write_in, fuse_write_out,
+    fuse_out_header, fuse_read_in, fuse_write_in, fuse_write_out,
 )
 
 cdef extern from "fcntl.h" nogil:
-    int O_APPEND
+    int O_APPEND, O_DIRECT
 
 cdef enum:
     SEEK_DATA_WHENCE = 3
@@ -51,7 +51,9 @@ cdef int do_flush(Share share, RequestSlot *slot, FolderRequest *request) noexce
 
 
 cdef int do_read(Share share, RequestSlot *slot, FolderRequest *request) noexcept nogil:
-    cdef int fd = share.fd_of(request, ACCESS_READ), count
+    cdef uint32_t flags = (<const fuse_read_in *>request.argument).flags
+    cdef int fd = share.fd_of(request, ACCESS_DIRECT if share.allows_direct and flags & <uint32_t>O_DIRECT else ACCESS_READ)
+    cdef int count
     cdef uint64_t done = 0
     cdef int64_t part
     if fd < 0:
@@ -88,7 +90,8 @@ cdef int write_all(Share share, RequestSlot *slot, int fd, int flags) noexcept n
 cdef int do_write(Share share, RequestSlot *slot, FolderRequest *request) noexcept nogil:
     cdef const fuse_write_in *argument = <const fuse_write_in *>request.argument
     cdef fuse_write_out reply
-    cdef int flags = 0, fd = share.fd_of(request, ACCESS_WRITE), done
+    cdef bint is_direct = share.allows_direct and argument.flags & <uint32_t>O_DIRECT
+    cdef int flags = 0, fd = share.fd_of(request, ACCESS_DIRECT if is_direct else ACCESS_WRITE), done
     cdef bint takes_set_id = argument.write_flags & FUSE_WRITE_KILL_SUIDGID
     if fd < 0:
         return fd

@@ -14,3 +14,7 @@ DIRECT_OPEN = FOPEN_DIRECT_IO
 KEEP_OPEN = FOPEN_KEEP_CACHE | FOPEN_CACHE_DIR
 WINDOW_FLAGS = FUSE_MAP_ALIGNMENT
 WINDOW_FLAGS2 = FUSE_HAS_INODE_DAX
+KILLPRIV_FLAGS = FUSE_HANDLE_KILLPRIV_V2
+"""Whoever writes to a file takes its set-user-id from it: the host does, the guest need not ask."""
+WRITEBACK_FLAGS = FUSE_WRITEBACK_CACHE
+"""The guest gathers what is written."""

@@ -13,12 +13,12 @@ from libc.string cimport memset
 
 from ringblk.shm.sync.crash_point cimport crash_point
 from ringblk.shm.platform.folder_calls cimport (
-    S_IFDIR, S_IFLNK, S_IFMT, S_IFREG, STATX_BTIME, close, linkat, makedev, mkdirat, mknodat, open_name,
+    S_IFDIR, S_IFLNK, S_IFMT, S_IFREG, STATX_BTIME, close, keep_set_id_right, linkat, makedev, mkdirat, mknodat, open_name,
     outcome, read_name_statx, readlinkat, rename_name, statx, symlinkat, umask, unlinkat,
 )
 from ringblk.workers.fs.nameless cimport hold_inode, hold_name
 from ringblk.workers.fs.open_inodes cimport ACCESS_PATH, ACCESS_READ, ACCESS_WRITE
-from ringblk.workers.fs.protocol cimport FUSE_DONT_MASK
+from ringblk.workers.fs.protocol cimport FUSE_DONT_MASK, FUSE_OPEN_KILL_SUIDGID
 from ringblk.workers.fs.request cimport FoundInode
 from ringblk.workers.fs.wire cimport (
     fuse_create_in, fuse_entry_out, fuse_mkdir_in, fuse_mknod_in, fuse_open_out, fuse_rename2_in,
@@ -69,10 +69,11 @@ cdef int settle_made(Share share, FolderRequest *request, int folder_fd, uint32_
     return error
 
 
-cdef void begin_making(Share share, const FolderRequest *request, uint32_t mask) noexcept nogil:
-    share.become(request)
-    if share.header.flags & FUSE_DONT_MASK:
+cdef int begin_making(Share share, const FolderRequest *request, uint32_t mask) noexcept nogil:
+    cdef int error = share.become(request)
+    if error == 0 and share.header.flags & FUSE_DONT_MASK:
         umask(mask & 0o777)
+    return error
 
 
 cdef void end_making(Share share) noexcept nogil:
@@ -98,7 +99,9 @@ cdef int do_symlink(Share share, RequestSlot *slot, FolderRequest *request) noex
     cdef int error, folder_fd = share.fd_of(request, ACCESS_PATH)
     if folder_fd < 0:
         return folder_fd
-    share.become(request)
+    error = share.become(request)
+    if error:
+        return error
     error = <int>outcome(symlinkat(other_name_of(request), folder_fd, name_of(request)))
     share.be_itself()
     error = settle_made(share, request, folder_fd, S_IFLNK, error)
@@ -112,7 +115,9 @@ cdef int do_mknod(Share share, RequestSlot *slot, FolderRequest *request) noexce
     cdef int error, folder_fd = share.fd_of(request, ACCESS_PATH)
     if folder_fd < 0:
         return folder_fd
-    begin_making(share, request, argument.umask)
+    error = begin_making(share, request, argument.umask)
+    if error:
+        return error
     error = <int>outcome(mknodat(folder_fd, name_of(request), argument.mode, device))
     end_making(share)
     error = settle_made(share, request, folder_fd, kind if kind else <uint32_t>S_IFREG, error)
@@ -124,7 +129,9 @@ cdef int do_mkdir(Share share, RequestSlot *slot, FolderRequest *request) noexce
     cdef int error, folder_fd = share.fd_of(request, ACCESS_PATH)
     if folder_fd < 0:
         return folder_fd
-    begin_making(share, request, argument.umask)
+    error = begin_making(share, request, argument.umask)
+    if error:
+        return error
     error = <int>outcome(mkdirat(folder_fd, name_of(request), argument.mode & 0o7777))
     end_making(share)
     error = settle_made(share, request, folder_fd, S_IFDIR, error)
@@ -148,11 +155,18 @@ cdef int give_created(Share share, RequestSlot *slot, FolderRequest *request, in
 cdef int do_create(Share share, RequestSlot *slot, FolderRequest *request) noexcept nogil:
     cdef const fuse_create_in *argument = <const fuse_create_in *>request.argument
     cdef uint64_t flags = O_CREAT | O_RDWR | O_NONBLOCK | (argument.flags & (O_EXCL | O_TRUNC))
-    cdef int fd, folder_fd = share.fd_of(request, ACCESS_PATH)
+    cdef bint takes_set_id = argument.open_flags & FUSE_OPEN_KILL_SUIDGID
+    cdef int fd, error, folder_fd = share.fd_of(request, ACCESS_PATH)
     if folder_fd < 0:
         return folder_fd
-    begin_making(share, request, argument.umask)
+    error = begin_making(share, request, argument.umask)
+    if error:
+        return error
+    if takes_set_id:
+        keep_set_id_right(False)
     fd = open_name(folder_fd, name_of(request), flags, argument.mode & 0o7777)
+    if takes_set_id:
+        keep_set_id_right(True)
     end_making(share)
     crash_point("folder: file created")
     if fd == -EEXIST and is_made_since(share, request, folder_fd, name_of(request), S_IFREG):
@@ -166,7 +180,9 @@ cdef int do_tmpfile(Share share, RequestSlot *slot, FolderRequest *request) noex
     cdef int fd, error, folder_fd = share.fd_of(request, ACCESS_READ)
     if folder_fd < 0:
         return folder_fd
-    begin_making(share, request, argument.umask)
+    error = begin_making(share, request, argument.umask)
+    if error:
+        return error
     fd = open_name(folder_fd, ".", <uint64_t>(O_TMPFILE | O_RDWR | (argument.flags & O_EXCL)), argument.mode & 0o7777)
     end_making(share)
     if fd < 0:

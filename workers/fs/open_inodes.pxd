@@ -6,6 +6,7 @@ cdef enum Access:
     ACCESS_PATH = 0      # to look at it, and to name what is in it
     ACCESS_READ = 1      # to read a file or a folder
     ACCESS_WRITE = 2     # and to write to it
+    ACCESS_DIRECT = 3    # to read and write past the host's page cache; no other access does for this, nor this for others
 
 cdef enum:
     OPEN_LIMIT = 1024

@@ -11,7 +11,7 @@ from libc.stdlib cimport calloc, free
 from ringblk.shm.platform.folder_calls cimport S_IFDIR, S_IFMT, S_IFREG, close, open_handle
 
 cdef extern from "fcntl.h" nogil:
-    int O_PATH, O_RDONLY, O_RDWR, O_NONBLOCK, O_NOFOLLOW
+    int O_PATH, O_RDONLY, O_RDWR, O_NONBLOCK, O_NOFOLLOW, O_DIRECT
 
 cdef enum:
     BUCKET_COUNT = 2048    # a power of two
@@ -46,7 +46,8 @@ cdef class OpenInodes:
         """An inode that is open for this, or for more; NULL."""
         cdef int32_t place = self.buckets[node_id & (BUCKET_COUNT - 1)]
         while place >= 0:
-            if self.entries[place].node_id == node_id and self.entries[place].access >= access:
+            if self.entries[place].node_id == node_id and (self.entries[place].access == access or (
+                    self.entries[place].access > access and self.entries[place].access != ACCESS_DIRECT)):
                 self._use(place)
                 return &self.entries[place]
             place = self.entries[place].next_alike
@@ -61,10 +62,11 @@ cdef class OpenInodes:
             return 0
         if access == ACCESS_PATH:
             flags |= O_PATH
-        elif handle.mode != <uint32_t>S_IFREG and (handle.mode != <uint32_t>S_IFDIR or access == ACCESS_WRITE):
+        elif handle.mode != <uint32_t>S_IFREG and (handle.mode != <uint32_t>S_IFDIR or access >= ACCESS_WRITE):
             return -EINVAL
         else:
-            flags |= O_RDWR if access == ACCESS_WRITE else O_RDONLY
+            flags |= O_RDWR if access >= ACCESS_WRITE else O_RDONLY
+            flags |= O_DIRECT if access == ACCESS_DIRECT else 0
         fd = open_handle(self.mount_fd, handle.data, handle.length_bytes, handle.type, flags)
         if (fd == -EMFILE or fd == -ENFILE) and self.count:
             self.clear()     # others of this process may need some as well

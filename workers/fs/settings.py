@@ -20,6 +20,15 @@ class ShareSettings(msgspec.Struct, frozen=True, kw_only=True, array_like=True):
     init_flags: int
     """What is agreed to of what a guest offers in INIT."""
     init_flags2: int
+    allows_direct: bool
+    """Whether a guest's O_DIRECT is one here."""
+    host_uids: list[tuple[int, int, int, int]]
+    """What a guest's users are here (`IdMap`),"""
+    guest_uids: list[tuple[int, int, int, int]]
+    """and the host's there;"""
+    host_gids: list[tuple[int, int, int, int]]
+    """the same of groups."""
+    guest_gids: list[tuple[int, int, int, int]]
     window_bytes: int
     """Of the DAX window; 0: there is none."""
     open_limit: int

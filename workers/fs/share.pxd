@@ -5,6 +5,7 @@ from ringblk.shm.layout.slot cimport RequestSlot
 from ringblk.shm.memory.guest_memory cimport GuestMemory
 from ringblk.shm.state.segment cimport StateSegment
 from ringblk.shm.platform.folder_calls cimport statx
+from ringblk.workers.fs.id_map cimport IdMap
 from ringblk.workers.fs.open_inodes cimport OpenInodes
 from ringblk.workers.fs.request cimport FileHandle, FolderHeader, FolderRequest, FoundInode
 from ringblk.workers.fs.wire cimport fuse_attr, fuse_entry_out
@@ -35,6 +36,11 @@ cdef class Share:
     cdef uint32_t init_flags2
     cdef bint is_read_only
     cdef bint has_xattr
+    cdef bint allows_direct          # O_DIRECT of a guest's file is the host's, too
+    cdef IdMap host_uids             # what a guest's numbers are here,
+    cdef IdMap host_gids
+    cdef IdMap guest_uids            # and the host's there
+    cdef IdMap guest_gids
     cdef uint64_t window_bytes       # files may be mapped into the guest there (window.pyx); 0: they may not
     cdef bint is_stateless           # OPEN is not needed, and says so
     cdef bint changes_user           # requests are carried out as who makes them
@@ -52,7 +58,7 @@ cdef class Share:
                      bint is_kept) noexcept nogil
     cdef int describe(self, int fd, FoundInode *found, fuse_entry_out *entry) noexcept nogil
     cdef void fill_attr(self, const statx *found, fuse_attr *attr) noexcept nogil
-    cdef void become(self, const FolderRequest *request) noexcept nogil
+    cdef int become(self, const FolderRequest *request) noexcept nogil
     cdef void be_itself(self) noexcept nogil
     cdef void drop_forgotten(self) noexcept nogil
     cdef int give(self, RequestSlot *slot, const FolderRequest *request, const void *payload,

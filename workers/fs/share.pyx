@@ -8,7 +8,7 @@ here a guest that looks a name up again gets the same id again.
 import mmap
 import os
 
-from libc.errno cimport EINVAL, EIO, EMFILE, EOVERFLOW
+from libc.errno cimport EINVAL, EIO, EMFILE, EOVERFLOW, EPERM
 from libc.stdlib cimport free, malloc
 from libc.string cimport memcmp, memcpy, memset
 
@@ -18,6 +18,7 @@ from ringblk.shm.layout.slot cimport Range
 from ringblk.shm.platform.folder_calls cimport (
     S_IFDIR, S_IFMT, S_IFREG, close, has_user_right, makedev, open_name, read_handle, read_statx, setfsgid, setfsuid, umask,
 )
+from ringblk.workers.fs.id_map cimport IdMap
 from ringblk.workers.fs.protocol cimport FUSE_ATTR_DAX, FUSE_ROOT_ID
 from ringblk.workers.fs.open_inodes cimport ACCESS_PATH
 from ringblk.workers.fs.request cimport (
@@ -114,6 +115,9 @@ cdef class Share:
         self.init_flags2 = settings.init_flags2
         self.is_read_only = settings.is_read_only
         self.has_xattr = settings.has_xattr
+        self.allows_direct = settings.allows_direct
+        self.host_uids, self.guest_uids = IdMap(settings.host_uids), IdMap(settings.guest_uids)
+        self.host_gids, self.guest_gids = IdMap(settings.host_gids), IdMap(settings.guest_gids)
         self.window_bytes = settings.window_bytes
         self.is_stateless = settings.is_stateless
         self.changes_user = mount_fd >= 0 and has_user_right()
@@ -202,19 +206,23 @@ cdef class Share:
         attr.ctimensec = found.stx_ctime.tv_nsec
         attr.mode = found.stx_mode
         attr.nlink = found.stx_nlink
-        attr.uid = found.stx_uid
-        attr.gid = found.stx_gid
+        attr.uid = <uint32_t>self.guest_uids.translate(found.stx_uid)
+        attr.gid = <uint32_t>self.guest_gids.translate(found.stx_gid)
         attr.rdev = <uint32_t>makedev(found.stx_rdev_major, found.stx_rdev_minor)
         attr.blksize = found.stx_blksize
         attr.flags = 0
         if self.window_bytes and (found.stx_mode & S_IFMT) == S_IFREG and found.stx_size and found.stx_size % CHUNK_BYTES == 0:
             attr.flags = FUSE_ATTR_DAX   # front ends map nothing beyond a file's end
 
-    cdef void become(self, const FolderRequest *request) noexcept nogil:
-        """What is made from now on belongs to who asks for it."""
+    cdef int become(self, const FolderRequest *request) noexcept nogil:
+        """What is made from now on belongs to who asks for it; 0 or -EPERM: nothing may."""
+        cdef int64_t uid = self.host_uids.translate(request.header.uid), gid = self.host_gids.translate(request.header.gid)
+        if uid < 0 or gid < 0:
+            return -EPERM
         if self.changes_user:
-            setfsgid(request.header.gid)
-            setfsuid(request.header.uid)
+            setfsgid(<uint32_t>gid)
+            setfsuid(<uint32_t>uid)
+        return 0
 
     cdef void be_itself(self) noexcept nogil:
         """No more."""

@@ -26,7 +26,7 @@ def test_there_is_one_for_each_program_and_command() -> None:
 
 @pytest.mark.parametrize("name", SERVING)
 def test_every_option_of_the_table_is_in_the_page(name: str) -> None:
-    headed = set(re.findall(r"^\\fB(\\-\\-[a-z\\-]+)\\fR", PAGES[name], re.MULTILINE))
+    headed = set(re.findall(r"^\\fB(\\-\\-[a-z0-9\\-]+)\\fR", PAGES[name], re.MULTILINE))
     wanted = {f"--{field.name.replace('_', '-')}" for field in option_fields()} | {"--config"}
     assert {escaped(option) for option in wanted} <= headed
 
