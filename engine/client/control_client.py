@@ -1,5 +1,6 @@
 """A client of the control API that says what went wrong in one line."""
 
+import contextlib
 import http.client
 import socket
 from typing import Any
@@ -58,14 +59,24 @@ class Changed(msgspec.Struct):
     extents: list[_Extent]
 
 
+GET_ATTEMPTS = 3
+"""How often a question is asked that changes nothing: the control plane may be another one meanwhile."""
+
+
+class HungUp(ProgramError):
+    """Whoever listens there has hung up: whether it was done what it was asked for, it has not said."""
+
+
 class _UnixConnection(http.client.HTTPConnection):
-    def __init__(self, socket_path: str) -> None:
+    def __init__(self, socket_path: str, timeout_s: float | None) -> None:
         super().__init__("localhost")
         self._socket_path = socket_path
+        self._timeout_s = timeout_s
 
     def connect(self) -> None:
         """Connect to the socket; what is asked for may take as long as the I/O in flight does."""
         self.sock = socket.socket(socket.AF_UNIX)
+        self.sock.settimeout(self._timeout_s)
         self.sock.connect(self._socket_path)
 
 
@@ -75,13 +86,28 @@ class ControlClient:
     def __init__(self, socket_path: str) -> None:
         self._socket_path = socket_path
 
-    def ask(self, method: str, path: str, body: object = None, *, shape: Any = None) -> Any:
+    def ask(
+        self,
+        method: str,
+        path: str,
+        body: object = None,
+        *,
+        shape: Any = None,
+        timeout_s: float | None = None,
+    ) -> Any:
         """What the engine answers, decoded, which has this shape; None: it only says that it is done.
 
-        Raises `ProgramError` with the engine's own words where it refuses, and where there is no engine.
+        Raises `ProgramError` with the engine's own words where it refuses, and where there is no engine;
+        `HungUp` where the engine has gone meanwhile. Without `timeout_s` it waits without an end.
         """
+        for _ in range(GET_ATTEMPTS - 1 if method == "GET" else 0):
+            with contextlib.suppress(HungUp):
+                return self._ask(method, path, body, shape, timeout_s)
+        return self._ask(method, path, body, shape, timeout_s)
+
+    def _ask(self, method: str, path: str, body: object, shape: Any, timeout_s: float | None) -> Any:
         data = None if body is None else msgspec.json.encode(body)
-        connection = _UnixConnection(self._socket_path)
+        connection = _UnixConnection(self._socket_path, timeout_s)
         try:
             connection.request(method, path, data)
             answer = connection.getresponse()
@@ -106,6 +132,9 @@ class ControlClient:
             reason = "no engine listens there"
         elif isinstance(error, (http.client.HTTPException, ConnectionError)):
             reason = "what listens there hangs up, or is no control API"
+            return HungUp(f"--control {self._socket_path}: {reason}", ExitStatus.FAILED)
+        elif isinstance(error, TimeoutError):
+            reason = "no answer"
         else:
             reason = str(getattr(error, "strerror", None) or error)
         return ProgramError(f"--control {self._socket_path}: {reason}", ExitStatus.FAILED)

@@ -1,6 +1,7 @@
 """`ringblk upgrade`: first the control plane, then the drives' processes, a few drives at a time."""
 
 import argparse
+import contextlib
 import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -9,7 +10,7 @@ import msgspec
 
 from ringblk.engine.base.exit_status import ExitStatus
 from ringblk.engine.base.program_error import ProgramError
-from ringblk.engine.client.control_client import ControlClient, OneDrive, drive_path
+from ringblk.engine.client.control_client import ControlClient, HungUp, OneDrive, drive_path
 
 PATIENCE_S = 60.0
 """How long the next control plane may take until it answers."""
@@ -29,8 +30,7 @@ def run_upgrade(arguments: argparse.Namespace) -> int:
     client = ControlClient(arguments.control)
     before = _program(client)
     if not arguments.drives_only:
-        client.ask("POST", "/upgrade", shape=Program)
-        after = _wait_for_next(client, before)
+        after = _begin_upgrade(client, before)
         print(f"control plane: version {after.version}, was {before.version}", flush=True)
         before = after
     if not arguments.control_plane_only:
@@ -38,8 +38,20 @@ def run_upgrade(arguments: argparse.Namespace) -> int:
     return ExitStatus.DONE
 
 
-def _program(client: ControlClient) -> Program:
-    return msgspec.convert(client.ask("GET", "/upgrade", shape=Program), Program)
+def _begin_upgrade(client: ControlClient, before: Program) -> Program:
+    """Upgrade the control plane; the program that goes on. Raises `ProgramError`."""
+    try:
+        client.ask("POST", "/upgrade", shape=Program)
+    except HungUp:  # it has died, or somebody else has it upgraded at this moment
+        after = _program(client)
+        if after.program_id != before.program_id:
+            return after
+        client.ask("POST", "/upgrade", shape=Program)
+    return _wait_for_next(client, before)
+
+
+def _program(client: ControlClient, timeout_s: float | None = None) -> Program:
+    return msgspec.convert(client.ask("GET", "/upgrade", shape=Program, timeout_s=timeout_s), Program)
 
 
 def _wait_for_next(client: ControlClient, before: Program) -> Program:
@@ -47,7 +59,7 @@ def _wait_for_next(client: ControlClient, before: Program) -> Program:
     given_up_s = time.monotonic() + PATIENCE_S
     while True:
         try:
-            after = _program(client)
+            after = _program(client, max(_LOOK_S, given_up_s - time.monotonic()))
             if after.program_id != before.program_id:
                 return after
         except ProgramError as error:
@@ -89,7 +101,10 @@ def _renew_all(client: ControlClient, names: Sequence[str], at_once: int) -> Non
 def _renew(client: ControlClient, name: str) -> str | None:
     """Why a drive's processes could not be put in the place of others; None: they were."""
     try:
-        client.ask("POST", f"{drive_path(name)}/upgrade", shape=OneDrive)
+        with contextlib.suppress(HungUp):
+            client.ask("POST", f"{drive_path(name)}/upgrade", shape=OneDrive)
+            return None
+        client.ask("POST", f"{drive_path(name)}/upgrade", shape=OneDrive)  # of the control plane that is next
     except ProgramError as error:
         return str(error)
     return None

@@ -8,7 +8,8 @@ A round of an upgrade starts a new engine with `--takeover` under a load of as m
 longest time between two completions; the driver connects again as soon as the old engine has gone.
 
 A round of `control-plane` kills that of an engine with a list under such a load, and takes the longest time
-between two completions; it takes turns with one that kills nobody.
+between two completions; it takes turns with one that kills nobody, and with one in which another engine
+starts beside.
 """
 
 import argparse
@@ -165,21 +166,21 @@ def measure_upgrades(folder: Path, rounds: int, options: list[str]) -> Pause:
 
 
 def measure_control_plane(folder: Path, rounds: int, options: list[str]) -> list[Pause]:
-    """Kill it as many times, and as many times do not."""
-    from tests.bench.control_plane import KilledControlPlane
+    """Kill it as many times, and as many times do not (`control_plane.KINDS`)."""
+    from tests.bench.control_plane import KINDS, KilledControlPlane
 
     (io_engine,) = [each.removeprefix("--io-engine=") for each in options if each.startswith("--io-engine=")]
     engine = KilledControlPlane(folder, io_engine)
-    gaps_s: dict[bool, list[float]] = {False: [], True: []}
+    gaps_s: dict[str, list[float]] = {kind: [] for kind in KINDS}
     try:
         for _ in range(rounds):
-            for kills, found in gaps_s.items():
-                found.append(engine.longest_gap_s(kills=kills))
+            for kind, found in gaps_s.items():
+                found.append(engine.longest_gap_s(kind))
     finally:
         engine.close()
     return [
-        Pause(name, rounds, round(1000 * statistics.median(found), 2), round(1000 * max(found), 2))
-        for name, found in zip(("left alone", "control plane"), gaps_s.values(), strict=True)
+        Pause(kind, rounds, round(1000 * statistics.median(found), 2), round(1000 * max(found), 2))
+        for kind, found in gaps_s.items()
     ]
 
 

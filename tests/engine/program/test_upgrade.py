@@ -26,6 +26,9 @@ if words == "broken":
 if words != "the same":
     from ringblk.engine.program import installed, kept_form
     installed.VERSION = "9.8.7"
+if words == "hangs":
+    from ringblk.engine.program import start
+    start.take_left = lambda fd_texts: __import__("time").sleep(10000)
 if words == "another form":
     kept_form.KEPT_FORM = 987
 backend_program()
@@ -179,3 +182,48 @@ def test_what_cannot_be_asked_for_is_said_in_a_line(tmp_path: Path) -> None:
     done = subprocess.run([*command, "--at-once=0"], capture_output=True, text=True, check=False)
     assert done.returncode == 2
     assert os.path.exists(RINGBLK)
+
+
+def test_two_upgrades_at_once_are_both_done() -> None:
+    """Each is cut off by the other, and goes on with the control plane that comes."""
+    with ManyDrives({"vm1": {}, "vm2": {}}) as engine, engine.frontend("vm1") as disk:
+        disk.write(0, BLOCK)
+        command = [RINGBLK, "upgrade", f"--control={engine.control.socket_path}"]
+        running = [
+            subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+            for _ in range(2)
+        ]
+        for process in running:
+            said, errors = process.communicate()
+            assert process.returncode == 0, errors
+            assert "control plane: version" in said
+        assert disk.read(0, 4096) == BLOCK
+        assert engine.control.get("/upgrade")["outdated"] == []
+
+
+def test_a_control_plane_that_does_not_come_back_is_said(installed: Installed) -> None:
+    """Fault: the next one hangs before it listens. Guests go on, and the command ends."""
+    command = [sys.executable, "-c", HASTY.format(path=RINGBLK)]
+    with ManyDrives({"vm1": {}}, program=installed.program) as engine, engine.frontend("vm1") as disk:
+        disk.write(0, BLOCK)
+        installed.become("hangs")
+        done = subprocess.run(
+            [*command, "upgrade", f"--control={engine.control.socket_path}"],
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert done.returncode == 1
+        assert "the control plane has not come back in 1 s" in done.stderr
+        assert "guests go on" in done.stderr
+        assert disk.read(0, 4096) == BLOCK
+
+
+HASTY = """
+import sys
+from ringblk.engine.client import upgrade_command
+upgrade_command.PATIENCE_S = 1.0
+sys.argv[0] = {path!r}
+from ringblk.engine.program.cli import main
+sys.exit(main())
+"""
