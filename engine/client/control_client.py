@@ -63,7 +63,7 @@ GET_ATTEMPTS = 3
 """How often a question is asked that changes nothing: the control plane may be another one meanwhile."""
 
 
-class HungUp(ProgramError):
+class HungUp(ProgramError):  # noqa: N818
     """Whoever listens there has hung up: whether it was done what it was asked for, it has not said."""
 
 
@@ -132,7 +132,8 @@ class ControlClient:
             reason = "no engine listens there"
         elif isinstance(error, (http.client.HTTPException, ConnectionError)):
             reason = "what listens there hangs up, or is no control API"
-            return HungUp(f"--control {self._socket_path}: {reason}", ExitStatus.FAILED)
+            if isinstance(error, ConnectionError):  # RemoteDisconnected is one
+                return HungUp(f"--control {self._socket_path}: {reason}", ExitStatus.FAILED)
         elif isinstance(error, TimeoutError):
             reason = "no answer"
         else:

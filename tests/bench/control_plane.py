@@ -12,6 +12,7 @@ import os
 import signal
 import subprocess
 import time
+from collections.abc import Mapping
 from pathlib import Path
 
 from ringblk.engine.frontend.backend import engine_command
@@ -37,7 +38,7 @@ class KilledControlPlane:
             time.sleep(0.001)
         self._disk = Frontend(socket_path, queue_size=64)
 
-    def _start(self, name: str, drive: dict[str, object]) -> "subprocess.Popen[bytes]":
+    def _start(self, name: str, drive: Mapping[str, object]) -> "subprocess.Popen[bytes]":
         config = self._folder / f"{name}.json"
         control = str(self._folder / f"{name}.control")
         config.write_text(json.dumps({"control": control, "drives": {name: drive}}))

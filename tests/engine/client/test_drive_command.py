@@ -253,13 +253,15 @@ def test_where_another_program_listens(tmp_path: Path) -> None:
 
 @contextlib.contextmanager
 def answering(path: Path, said: bytes) -> Iterator[Path]:
-    """A program that says this to the first who connects, whatever that one says."""
+    """A program that says this to each who connects, whatever that one says."""
 
     def serve() -> None:
-        connected, _ = listening.accept()
-        with connected:
-            connected.recv(65536)
-            connected.sendall(said)
+        with contextlib.suppress(OSError):
+            while True:
+                connected, _ = listening.accept()
+                with connected:
+                    connected.recv(65536)
+                    connected.sendall(said)
 
     with socket.socket(socket.AF_UNIX) as listening:
         listening.bind(str(path))
@@ -267,6 +269,7 @@ def answering(path: Path, said: bytes) -> Iterator[Path]:
         thread = threading.Thread(target=serve)
         thread.start()
         yield path
+        listening.shutdown(socket.SHUT_RDWR)
         thread.join(DEADLINE_S)
     path.unlink()
 
