@@ -17,8 +17,8 @@ from distutils.command.install_data import install_data
 FLOORS = ("shm", "workers", "engine")
 """From the ground up: a floor imports from those before it."""
 PACKAGE = Path("src", "ringblk")
-OF_LINUX_ALONE = ("workers/fs/", "shm/platform/handles.pyx")
-"""What is not built elsewhere: shared folders."""
+OF_LINUX_ALONE = ("workers/nbd/", "workers/backends/nbd")
+"""What is not built elsewhere: NBD."""
 COMPILE_FLAGS = ["-O3", "-Wall", "-g0"]  # -g0: debug information is six sevenths of a module
 
 HEADERS = {"nbd": "libnbd.h", "rbd": "rbd/librbd.h", "rados": "rados/librados.h"}
@@ -41,13 +41,18 @@ def libraries_of(source: Path) -> list[str]:
     return [] if libraries is None else libraries[1].split()
 
 
+def is_of_linux_alone(path: Path) -> bool:
+    """Whether a source, a path below the project's folder, is not built elsewhere."""
+    return path.relative_to(PACKAGE).as_posix().startswith(OF_LINUX_ALONE)
+
+
 def compiled_modules(root: Path) -> dict[str, Path]:
     """The compiled modules by dotted names, with sources as paths below `root`, the project's folder."""
     modules = {}
     for floor in FLOORS:  # links in the tree, which a glob of the whole would not follow; folders in an sdist
         for source in sorted((root / PACKAGE / floor).rglob("*.pyx")):
             path = source.relative_to(root)
-            if sys.platform != "linux" and path.relative_to(PACKAGE).as_posix().startswith(OF_LINUX_ALONE):
+            if sys.platform != "linux" and is_of_linux_alone(path):
                 continue
             if all(has_header(HEADERS[library]) for library in libraries_of(source)):
                 modules[".".join(path.relative_to("src").with_suffix("").parts)] = path

@@ -12,11 +12,21 @@ import pytest
 
 from ringblk.engine.crashes.fixture import recorded_folder as recorded_folder
 from ringblk.shm.platform.form import LINUX
-from tests.rigs.portable_tests import what_is_lacking
+from tests.rigs.portable_tests import LACKING, is_left_out, what_is_lacking
 
 # Who is started by nohup, or by a shell's &, ignores a signal; the suite runs the same under those.
 signal.signal(signal.SIGHUP, signal.SIG_DFL)
 signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def pytest_report_header() -> list[str]:
+    """What a build of the portable forms lacks."""
+    return [] if LINUX else [f"left out: {what} ({', '.join(about)})" for what, about in LACKING.items()]
+
+
+def pytest_ignore_collect(collection_path: Path) -> bool | None:
+    """Leave files out that are about what a build of the portable forms lacks."""
+    return None if LINUX or not is_left_out(collection_path) else True
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -6,6 +6,7 @@ import msgspec
 
 from ringblk.engine.base.exit_status import ExitStatus
 from ringblk.engine.base.program_error import ProgramError
+from ringblk.shm.platform.form import LINUX
 from ringblk.shm.platform.kernel_files import sysctl
 from ringblk.shm.platform.process_table import own_seccomp_mode
 from ringblk.workers.backends.native import NativeBackend
@@ -84,6 +85,8 @@ def _check_uring(io_engine: str, backend: NativeBackend) -> None:
 
 def uring_problem() -> UringProblem | None:
     """None where there is an io_uring: one is made."""
+    if not LINUX:
+        return UringProblem("there is none in the portable forms", "Linux has one; docs/portability.md")
     try:
         Uring(2)
     except OSError as error:

@@ -21,8 +21,10 @@ from ringblk.engine.doctor.host_checks import (
 from ringblk.engine.doctor.image_checks import check_path
 from ringblk.engine.doctor.login_checks import check_remove_ipc
 from ringblk.engine.doctor.sandbox_checks import check_landlock, check_sandbox, check_seccomp
+from ringblk.engine.doctor.system_checks import check_forms, check_watching
+from ringblk.shm.platform.form import LINUX
 
-HOST_CHECKS: tuple[HostCheck, ...] = (
+LINUX_CHECKS: tuple[HostCheck, ...] = (
     check_pidfd,
     check_memfd,
     check_shared_memory,
@@ -37,6 +39,15 @@ HOST_CHECKS: tuple[HostCheck, ...] = (
     check_remove_ipc,
     check_engines,
 )
+PORTABLE_CHECKS: tuple[HostCheck, ...] = (
+    check_forms,
+    check_watching,
+    check_shared_memory,
+    check_open_files,
+    check_cores,
+    check_engines,
+)
+HOST_CHECKS = LINUX_CHECKS if LINUX else PORTABLE_CHECKS
 
 
 class Findings(msgspec.Struct, frozen=True):

@@ -19,9 +19,9 @@ from ringblk.engine.options.drive_config import DriveConfig
 from ringblk.engine.supervisor.process_parent import open_pidfd
 from ringblk.engine.supervisor.process_setup import DISPATCHER_ENTRIES, WORKER_ENTRIES
 from ringblk.shm.platform.kernel_files import memory_lines, sysctl, usable_cpus
+from ringblk.shm.platform.shared_memory import FOLDER, IS_IN_MEMORY
 from ringblk.shm.queues.inflight_region import make_inflight_region
 from ringblk.shm.segments.segment import SegmentError
-from ringblk.shm.segments.shared_folder import FOLDER
 from ringblk.shm.state.segment import StateSegment
 from ringblk.workers.backends.file_waiting import file_system_of
 from ringblk.workers.uring.ring import Uring
@@ -104,16 +104,17 @@ def check_shared_memory(need: Need) -> CheckResult:
     room = f"{size_text(free_bytes)} of {size_text(system.f_blocks * system.f_frsize)} free in {FOLDER}"
     wanted = f"{size_text(segment_bytes)} a drive"
     if free_bytes < need.drive_count * segment_bytes:
-        mend = f"mount -o remount,size={_mebibytes(2 * need.drive_count * segment_bytes)}M {FOLDER}"
+        wanted_mebibytes = -(-2 * need.drive_count * segment_bytes >> 20)
+        mend = (
+            f"mount -o remount,size={wanted_mebibytes}M {FOLDER}"
+            if IS_IN_MEMORY
+            else f"make room in {FOLDER}"
+        )
         return failure("shared memory", f"{room}: too little for {need.drive_count} drives, {wanted}", mend)
-    if kind_of_system not in ("tmpfs", "ramfs"):
+    if IS_IN_MEMORY and kind_of_system not in ("tmpfs", "ramfs"):
         mend = f"mount -t tmpfs -o mode=1777 tmpfs {FOLDER}"
         return warning("shared memory", f"{FOLDER} is not in memory but on {kind_of_system}", mend)
     return ok("shared memory", f"{room}, {wanted}")
-
-
-def _mebibytes(size_bytes: int) -> int:
-    return -(-size_bytes >> 20)
 
 
 def check_engines(_: Need) -> CheckResult:

@@ -5,6 +5,7 @@ import msgspec
 from ringblk.engine.base.number_text import size_text
 from ringblk.engine.devices.io_plan import IoPlan
 from ringblk.engine.options.drive_config import DriveConfig
+from ringblk.shm.platform.form import LINUX
 from ringblk.workers.backends.native import NativeBackend
 from ringblk.workers.sandbox.sandbox import Sandbox
 
@@ -44,7 +45,7 @@ def first_line(config: DriveConfig, facts: DriveFacts, size_bytes: int, *, is_re
 
 
 def _sandbox_level(config: DriveConfig, sandbox: Sandbox) -> str:
-    level = "off" if config.sandbox == "off" else "on"
-    if sandbox.missing:
+    level = "off" if config.sandbox == "off" or not LINUX else "on"
+    if sandbox.missing and LINUX:
         level += f" without {' and '.join(sandbox.missing)}"
     return level if config.user is None else f"{level}, user {config.user}"

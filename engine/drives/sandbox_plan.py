@@ -6,6 +6,7 @@ from ringblk.engine.base.exit_status import ExitStatus
 from ringblk.engine.base.program_error import ProgramError
 from ringblk.engine.devices.device_kind import DeviceKind
 from ringblk.engine.options.drive_config import DriveConfig
+from ringblk.shm.platform.form import LINUX
 from ringblk.workers.backends.native import NativeBackend
 from ringblk.workers.sandbox.process_user import ProcessUser, UnknownUser
 from ringblk.workers.sandbox.sandbox import Sandbox
@@ -49,7 +50,9 @@ def plan_sandbox(
     except OSError as error:
         where = f"--sandbox-allow {error.filename}" if error.filename else "--sandbox"
         raise ProgramError(f"{where}: {error.strerror or error}", ExitStatus.FAILED) from error
-    if sandbox.missing:
+    if sandbox.missing and not LINUX:
+        _log.warning("sandbox: there is none in the portable forms; going on without")
+    elif sandbox.missing:
         missing = " and no ".join(sandbox.missing)
         if config.sandbox == "on":
             raise ProgramError(f"--sandbox on: this kernel has no {missing}", ExitStatus.FAILED)

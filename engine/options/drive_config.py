@@ -6,6 +6,7 @@ from typing import Annotated, Literal
 import msgspec
 from msgspec import Meta
 
+from ringblk.engine.base.exit_status import ExitStatus
 from ringblk.engine.base.number_text import read_sizes
 from ringblk.engine.base.printable_text import printable
 from ringblk.engine.base.program_error import ProgramError
@@ -21,6 +22,7 @@ from ringblk.engine.options.rate_limiter_config import (
     settings_from_config,
     with_limits,
 )
+from ringblk.engine.options.system_fault import system_fault
 from ringblk.shm.layout.sizes import MAX_QUEUE_SIZE, MIN_QUEUE_SIZE, power_of_two_fault, queue_size_fault
 from ringblk.shm.platform.descriptors import kind_of
 from ringblk.shm.rates.group import group_name_fault
@@ -189,6 +191,8 @@ class DriveConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
         if self.rate_group is not None and (fault := group_name_fault(self.rate_group)):
             raise ProgramError(f"--rate-group {self.rate_group!r}: {fault}")
         self.rate_limits()
+        if fault := system_fault(self):
+            raise ProgramError(fault, ExitStatus.FAILED)
 
     @property
     def virtqueue_count(self) -> int:

@@ -15,6 +15,7 @@ from ringblk.engine.program.installed import ask_installed
 from ringblk.engine.supervisor.zygote_process import Zygote
 from ringblk.engine.zygote.left_sockets import list_sockets
 from ringblk.engine.zygote.zygote import flush_standard_streams
+from ringblk.shm.platform.process import HAS_ZYGOTE
 from ringblk.shm.sync.process import crash_point
 
 _log = logging.getLogger(__name__)
@@ -39,7 +40,11 @@ class Upgrade:
         """
         restart = self._zygote.restart
         if restart is None:
-            raise UpgradeRefused("this host cannot start a control plane again (see the engine's log)")
+            raise UpgradeRefused(
+                "this host cannot start a control plane again (see the engine's log)"
+                if HAS_ZYGOTE
+                else "in the portable forms drives end with it: end the engine, and start the new one"
+            )
         for served in drives:
             if served.state in ("starting", "ending"):
                 raise UpgradeRefused(f"drive {served.name} is {served.state}: wait for that")

@@ -65,10 +65,13 @@ class FdSet:
         """Hand over all fds with their handles, to be held for as long as the session likes."""
         return [HeldFd(fd, handle) for fd, handle in zip(self.take(), self._handles, strict=True)]
 
-    def eventfd_fault(self) -> str | None:
-        """What one of them is that is no wake-up descriptor, in words; None where all are."""
+    def eventfd_fault(self, *, is_read: bool) -> str | None:
+        """What one of them is that is no wake-up descriptor, in words; None where all are.
+
+        `is_read`: the front end wakes by it, and is not woken.
+        """
         for fd in self._fds:
-            if fault := wakeup_fault(fd):
+            if fault := wakeup_fault(fd, is_read=is_read):
                 return printable(fault)
         return None
 

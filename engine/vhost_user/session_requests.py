@@ -221,7 +221,7 @@ class SessionRequests:
 
     async def set_log_fd(self, fds: FdSet) -> None:
         """An eventfd for news in the dirty log: closed, as who looks at the log needs no news of it."""
-        if fault := fds.eventfd_fault():
+        if fault := fds.eventfd_fault(is_read=False):
             raise DeviceError(f"the log fd is {fault}")
 
     async def get_inflight_fd(self, wanted: InflightDescription) -> Reply:

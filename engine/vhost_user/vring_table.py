@@ -84,7 +84,7 @@ class VringTable:
     async def set_fd(self, kind: FdKind, vring_fd: VringFd, fds: FdSet) -> None:
         """SET_VRING_KICK, SET_VRING_CALL and SET_VRING_ERR."""
         ring = self._ring(vring_fd.queue_index)
-        if vring_fd.has_fd and (fault := fds.eventfd_fault()):
+        if vring_fd.has_fd and (fault := fds.eventfd_fault(is_read=kind == "kick")):
             raise DeviceError(f"the {kind} fd of queue {ring.queue_index} is {fault}")
         old_fd = ring.replace_fd(kind, fds.take_held()[0] if vring_fd.has_fd else None)
         ring.has_kick |= kind == "kick"

@@ -2,15 +2,15 @@
 
 import errno
 import os
+import sys
 
 _NAME = "system.posix_acl_access"
 _NONE = (errno.ENODATA, errno.EOPNOTSUPP, errno.ENOSYS)
-_HAS_LISTS = hasattr(os, "getxattr")
 
 
 def read_access_list(file: int | str | os.PathLike[str]) -> bytes | None:
     """A file's list; None where it has none. Raises `OSError`."""
-    if not _HAS_LISTS:
+    if sys.platform != "linux":
         return None
     try:
         return os.getxattr(file, _NAME)
@@ -22,12 +22,13 @@ def read_access_list(file: int | str | os.PathLike[str]) -> bytes | None:
 
 def write_access_list(fd: int, access_list: bytes) -> None:
     """Give a file a list that was read of another. Raises `OSError`."""
-    os.setxattr(fd, _NAME, access_list)
+    if sys.platform == "linux":  # elsewhere none was read
+        os.setxattr(fd, _NAME, access_list)
 
 
 def remove_access_list(fd: int) -> None:
     """Have a file without one. Raises `OSError`."""
-    if not _HAS_LISTS:
+    if sys.platform != "linux":
         return
     try:
         os.removexattr(fd, _NAME)

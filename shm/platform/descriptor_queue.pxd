@@ -11,6 +11,12 @@ cdef extern from * nogil:
     #include <stdint.h>
     #include <string.h>
     #include <sys/socket.h>
+    #ifndef MSG_NOSIGNAL
+    #define MSG_NOSIGNAL 0
+    #endif
+    #ifndef MSG_CMSG_CLOEXEC
+    #define MSG_CMSG_CLOEXEC 0
+    #endif
     static inline int queue_descriptor(int socket_fd, uint64_t number, int fd) {
         union { struct cmsghdr header; char space[CMSG_SPACE(sizeof(int))]; } control;
         struct iovec part = { &number, sizeof number };

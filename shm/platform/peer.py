@@ -6,6 +6,7 @@ Linux has both in one option (unix(7), SO_PEERCRED), macOS in two (LOCAL_PEERPID
 
 import socket
 import struct
+import sys
 
 _CREDENTIALS = struct.Struct("iII")  # struct ucred: process, user, group
 _SOL_LOCAL, _LOCAL_PEERCRED, _LOCAL_PEERPID = 0, 1, 2  # macOS, sys/un.h
@@ -15,21 +16,16 @@ _XUCRED_BYTES = 76
 
 def peer_process_id(connected: socket.socket) -> int | None:
     """Who has made the other end; None: nobody in this process's namespace."""
-    if hasattr(socket, "SO_PEERCRED"):
-        return _credentials(connected)[0] or None
+    if sys.platform == "linux":
+        found = connected.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
+        return int(_CREDENTIALS.unpack(found)[0]) or None
     return connected.getsockopt(_SOL_LOCAL, _LOCAL_PEERPID) or None
 
 
 def peer_user_id(connected: socket.socket) -> int:
     """Whose process it was."""
-    if hasattr(socket, "SO_PEERCRED"):
-        return _credentials(connected)[1]
+    if sys.platform == "linux":
+        found = connected.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
+        return int(_CREDENTIALS.unpack(found)[1])
     found = connected.getsockopt(_SOL_LOCAL, _LOCAL_PEERCRED, _XUCRED_BYTES)
     return int(_XUCRED.unpack_from(found)[1])
-
-
-def _credentials(connected: socket.socket) -> tuple[int, int, int]:
-    process_id, user_id, group_id = _CREDENTIALS.unpack(
-        connected.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
-    )
-    return process_id, user_id, group_id

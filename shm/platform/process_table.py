@@ -94,7 +94,7 @@ def began_ns(pid: int) -> int:
     by now is at least what it was ahead by when the process began.
     """
     fields = _stat_fields(pid)
-    if not fields:
+    if sys.platform != "linux" or not fields:
         return 0
     ahead_s = -time.monotonic()  # first: what passes between the two makes the answer earlier, never later
     ahead_s += time.clock_gettime(time.CLOCK_BOOTTIME)

@@ -15,7 +15,10 @@ import posix_ipc
 
 from ringblk.shm.platform.form import LINUX
 
-FOLDER = "/dev/shm" if LINUX or os.path.isdir("/dev/shm") else "/tmp"
+_IN_MEMORY = "/dev/shm"
+IS_IN_MEMORY = LINUX or os.path.isdir(_IN_MEMORY)
+"""Whether the system has a folder in memory for it."""
+FOLDER = _IN_MEMORY if IS_IN_MEMORY else "/tmp"
 _FLAGS = os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 _ZEROES_BYTES = 1 << 20
 

@@ -3,6 +3,7 @@
 import errno
 import fcntl
 import os
+import sys
 
 from ringblk.shm.platform.form import LINUX
 
@@ -39,5 +40,5 @@ def sync_file(fd: int) -> None:
 
 def drop_cache(fd: int) -> None:
     """Let the page cache forget the file, where the system can be told. Raises `OSError`."""
-    if hasattr(os, "posix_fadvise"):
+    if sys.platform != "darwin":
         os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_DONTNEED)

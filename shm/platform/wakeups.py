@@ -1,6 +1,7 @@
 """Wake-up descriptors for the control plane (wakeup_fd.pxd says what they are): made, written, recognised."""
 
 import contextlib
+import fcntl
 import os
 import stat
 
@@ -33,9 +34,15 @@ def write_wakeup(fd: int) -> None:
         os.write(fd, _ONE)
 
 
-def wakeup_fault(fd: int) -> str | None:
-    """What a descriptor is that is no wake-up descriptor, in words; None: it is one. Raises `OSError`."""
+def wakeup_fault(fd: int, *, is_read: bool) -> str | None:
+    """What a descriptor is that is no wake-up descriptor, in words; None: it is one. Raises `OSError`.
+
+    One end of a pipe is one for who is woken (`is_read`), the other for who wakes.
+    """
     if not LINUX and stat.S_ISFIFO(os.fstat(fd).st_mode):
+        mode = fcntl.fcntl(fd, fcntl.F_GETFL) & (os.O_RDONLY | os.O_WRONLY | os.O_RDWR)
+        if mode == (os.O_WRONLY if is_read else os.O_RDONLY):
+            return f"the {'writing' if is_read else 'reading'} end of a pipe"
         return None
     kind = kind_of(fd) or stat.filemode(os.fstat(fd).st_mode)
     if kind == _EVENTFD:

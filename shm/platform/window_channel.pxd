@@ -9,6 +9,12 @@ cdef extern from * nogil:
     #include <stdint.h>
     #include <string.h>
     #include <sys/socket.h>
+    #ifndef MSG_NOSIGNAL
+    #define MSG_NOSIGNAL 0
+    #endif
+    #ifndef MSG_CMSG_CLOEXEC
+    #define MSG_CMSG_CLOEXEC 0
+    #endif
     #include <sys/uio.h>
     enum { RINGBLK_SHMEM_MAP = 9, RINGBLK_SHMEM_UNMAP = 10, RINGBLK_VERSION = 1, RINGBLK_NEED_REPLY = 8, RINGBLK_MAP_RW = 1 };
     struct __attribute__((packed)) ringblk_mapping {

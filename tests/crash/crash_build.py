@@ -10,7 +10,7 @@ import sys
 from pathlib import Path
 
 from ringblk.shm.platform.form import LINUX
-from tests.rigs.portable_build import PORTABLE, modules_with_forms
+from tests.rigs.portable_build import PORTABLE, modules_of_linux, modules_with_forms
 from tests.rigs.separate_build import ROOT, SeparateBuild, module_name, package_files
 
 _USE = re.compile(r"\b(crash_point|invariant)\(")
@@ -26,9 +26,10 @@ def crash_build() -> Path:
     flags = ["-O0", "-g0", "-Wall", "-DRINGBLK_CRASH_POINTS", "-DRINGBLK_INVARIANTS"]
     if LINUX:
         return SeparateBuild("crash-build", flags, modules_with_points(), extra=[BREAKER]).make()
-    modules = sorted({*modules_with_points(), *modules_with_forms()})
+    absent = modules_of_linux()
+    modules = sorted({*modules_with_points(), *modules_with_forms()}.difference(absent))
     flags.append(PORTABLE)
-    return SeparateBuild("portable-crash-build", flags, modules, extra=[BREAKER]).make()
+    return SeparateBuild("portable-crash-build", flags, modules, extra=[BREAKER], absent=absent).make()
 
 
 def crash_environment(plan: Path | None) -> dict[str, str]:

@@ -1,8 +1,9 @@
 """The crash points by how a test comes to them."""
 
+from ringblk.shm.platform.process import HAS_ZYGOTE
 from tests.crash.crash_points import point_names
 
-POINTS = sorted(point_names())
+POINTS = sorted(name for name in point_names() if HAS_ZYGOTE or "zygote" not in name)
 # Points that a load alone does not reach: the deaths that lead to them.
 AFTER_DEATH_AT = {
     "recovery: stale slot freed": "dispatcher: slot prepared",

@@ -13,6 +13,7 @@ from pathlib import Path
 
 from ringblk.engine.frontend.frontend import Frontend
 from ringblk.engine.frontend.request import Completion
+from ringblk.shm.platform.form import LINUX
 from ringblk.workers.backends.topology import SECTOR_BYTES
 from ringblk.workers.block.protocol import RequestStatus
 
@@ -20,6 +21,8 @@ BLOCK_BYTES = 4096
 _SECTORS = BLOCK_BYTES // SECTOR_BYTES
 _MARK = struct.Struct("<QQ")
 _NEVER = 1 << 62
+CAN_READ_WHOLE_SECTORS = LINUX
+"""Past the page cache, which the portable form has no way to on Linux."""
 UNKNOWN_TYPE = 99
 """A request type that no device has: answered by the dispatcher itself."""
 
@@ -95,11 +98,11 @@ def pattern(stamp: int, sector: int) -> bytes:
     return bytes(SECTOR_BYTES) if stamp == 0 else _MARK.pack(stamp, sector) * (SECTOR_BYTES // _MARK.size)
 
 
-def check_block(block: int, data: bytes, allowed: set[int], what: str) -> None:
-    """Every sector of the block is one of the writes that may be there, whole."""
+def check_block(block: int, data: bytes, allowed: set[int], what: str, *, is_still: bool = False) -> None:
+    """Every sector of the block is one of the writes that may be there; `is_still`: nothing is under way."""
     for index in range(_SECTORS):
         piece = data[index * SECTOR_BYTES : (index + 1) * SECTOR_BYTES]
-        check_sector(block * _SECTORS + index, piece, allowed, what)
+        (check_sector if is_still else check_sector_read)(block * _SECTORS + index, piece, allowed, what)
 
 
 def check_sector(sector: int, piece: bytes, allowed: set[int], what: str) -> None:
@@ -107,6 +110,19 @@ def check_sector(sector: int, piece: bytes, allowed: set[int], what: str) -> Non
     stamp = _MARK.unpack_from(piece)[0]
     assert stamp in allowed, f"{what}: sector {sector} holds write {stamp}, not one of {sorted(allowed)}"
     assert piece == pattern(stamp, sector), f"{what}: sector {sector} is torn (write {stamp})"
+
+
+def check_sector_read(sector: int, piece: bytes, allowed: set[int], what: str) -> None:
+    """The sector, read while writes may be under way, is one of those that may be there.
+
+    It is whole, unless it went through the page cache: there one may see a part of what is being written.
+    """
+    if len(allowed) == 1 or CAN_READ_WHOLE_SECTORS:
+        check_sector(sector, piece, allowed, what)
+        return
+    of_writes = zip(*(pattern(stamp, sector) for stamp in allowed), strict=True)
+    foreign = [place for place, found in enumerate(of_writes) if piece[place] not in found]
+    assert not foreign, f"{what}: sector {sector} holds at {foreign[0]} what is of none of {sorted(allowed)}"
 
 
 class VerifiedLoad:
@@ -181,7 +197,7 @@ class VerifiedLoad:
 
     def check_bytes(self, data: bytes) -> None:
         """What somebody reads of all blocks is as it may be now, whatever is in flight."""
-        self._check_range(0, data, "all blocks")
+        self._check_all(data, "all blocks")
 
     def begin_sweep(self) -> None:
         """Nothing is in flight, and no more writes are to come: read everything once."""
@@ -200,12 +216,13 @@ class VerifiedLoad:
     def check_image(self, image: Path) -> None:
         """Nothing is in flight: every block of the image is as it may be."""
         assert not self.inflight_count
-        self._check_range(0, image.read_bytes()[: self._num_blocks * BLOCK_BYTES], "image")
+        self._check_all(image.read_bytes()[: self._num_blocks * BLOCK_BYTES], "image", is_still=True)
 
-    def _check_range(self, offset_bytes: int, data: bytes, what: str) -> None:
+    def _check_all(self, data: bytes, what: str, *, is_still: bool = False) -> None:
         for place in range(0, len(data), BLOCK_BYTES):
-            block = (offset_bytes + place) // BLOCK_BYTES
-            check_block(block, data[place : place + BLOCK_BYTES], self._model.possible(block), what)
+            block = place // BLOCK_BYTES
+            piece = data[place : place + BLOCK_BYTES]
+            check_block(block, piece, self._model.possible(block), what, is_still=is_still)
 
     def _submit(self, queue_index: int) -> None:
         requests = self._open[queue_index]

@@ -14,7 +14,8 @@ from pathlib import Path
 from Cython.Build import cythonize
 from setuptools import Extension  # type: ignore[import-untyped]
 
-from tests.rigs.portable_build import FORM, modules_with_forms
+from setup import HEADERS
+from tests.rigs.portable_build import FORM, modules_of_linux, modules_with_forms
 from tests.rigs.separate_build import ROOT, compiled_modules
 
 TARGETS = ("aarch64-macos", "x86_64-macos")
@@ -22,15 +23,10 @@ FLAGS = ("-c", "-O0", "-g0", "-fno-sanitize=all", "-Wall", "-Werror=implicit", "
 _HOME = ROOT / ".cache" / "macos-build"
 
 
-OF_LINUX = tuple(
-    f"ringblk.workers.{name}" for name in ("fs.", "nbd.", "rbd.", "backends.nbd", "backends.rbd")
-)
-"""Modules that have no form for another system (docs/portability.md)."""
-
-
 def compile_for_macos(modules: Sequence[str], targets: Sequence[str] = TARGETS, jobs: int = 2) -> list[str]:
     """Compile these modules for each target; what the compiler says of those that it does not take."""
     sources = _c_files(modules)
+    _link_headers()
     pairs = [(source, target) for target in targets for source in sources]
     with ThreadPoolExecutor(jobs) as pool:
         return [text for text in pool.map(lambda pair: _compile(*pair), pairs) if text]
@@ -63,11 +59,23 @@ def _c_files(modules: Sequence[str]) -> list[Path]:
     return [ROOT / extension.sources[0] for extension in made]
 
 
+def _link_headers() -> None:
+    """Have a folder with the headers of libraries that modules name, and none of this C library."""
+    folder = _HOME / "include"
+    folder.mkdir(parents=True, exist_ok=True)
+    for header in HEADERS.values():
+        name = Path(header).parts[0]
+        place, found = folder / name, Path("/usr/include", name)
+        if found.exists() and not place.is_symlink():
+            place.symlink_to(found)
+
+
 def _compile(source: Path, target: str) -> str:
     made = _HOME / target / source.relative_to(_HOME).with_suffix(".o")
     made.parent.mkdir(parents=True, exist_ok=True)
     include = sysconfig.get_path("include")
     command = [sys.executable, "-m", "ziglang", "cc", f"--target={target}", *FLAGS, f"-I{include}"]
+    command.append(f"-I{_HOME / 'include'}")
     done = subprocess.run(
         [*command, str(source), "-o", str(made)], capture_output=True, text=True, check=False
     )
@@ -76,7 +84,7 @@ def _compile(source: Path, target: str) -> str:
 
 def main(arguments: Sequence[str]) -> int:
     """Compile the modules named, or all; the exit status."""
-    modules = arguments or [name for name in compiled_modules() if not name.startswith(OF_LINUX)]
+    modules = arguments or [name for name in compiled_modules() if name not in modules_of_linux()]
     failures = compile_for_macos(modules)
     print(*failures, f"{len(modules)} modules for {', '.join(TARGETS)}: {len(failures)} failures", sep="\n")
     return 1 if failures else 0

@@ -10,6 +10,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+from setup import compiled_modules, is_of_linux_alone
 from tests.rigs.separate_build import ROOT, SeparateBuild, module_name, package_files
 
 FORM = "RINGBLK_LINUX"
@@ -20,19 +21,27 @@ TESTS = ("tests/shm", "tests/workers", "tests/engine", "tests/crash", "tests/rac
 
 def portable_build() -> Path:
     """The folder to put into PYTHONPATH; built where that has not been done for these very sources."""
-    return SeparateBuild("portable-build", FLAGS, modules_with_forms()).make()
+    return SeparateBuild("portable-build", FLAGS, modules_with_forms(), absent=modules_of_linux()).make()
+
+
+def modules_of_linux() -> list[str]:
+    """The compiled modules that other systems are not to have."""
+    return [name for name, path in compiled_modules(ROOT).items() if is_of_linux_alone(path)]
 
 
 def modules_with_forms() -> list[str]:
-    """The compiled modules that have a form, their own or that of a .pxd they cimport, through others too."""
+    """The compiled modules of any system that have a form.
+
+    That is their own or that of a .pxd that they cimport, through others too.
+    """
     headers = {module_name(path): path.read_text() for path in package_files(".pxd")}
     with_form = {name for name, text in headers.items() if FORM in text}
     while more := {name for name, text in headers.items() if _takes(text, with_form)} - with_form:
         with_form |= more
     sources = {module_name(path): path.read_text() for path in package_files(".pyx")}
-    return sorted(
-        name for name, text in sources.items() if name in with_form or _takes(text, with_form) or FORM in text
-    )
+    found = {name for name, text in sources.items() if FORM in text or _takes(text, with_form)}
+    found |= with_form & sources.keys()
+    return sorted(found.difference(modules_of_linux()))
 
 
 def _takes(text: str, headers: set[str]) -> bool:

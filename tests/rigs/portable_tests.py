@@ -1,57 +1,92 @@
 """What a build of the portable forms lacks, and which tests are about that (docs/portability.md)."""
 
+from pathlib import Path
+
 import pytest
 
-_NO_DIRECT = "no I/O past the page cache"
-_NO_HOLES = "no holes, and gives no shared memory back"
-_LATE = "no zygote: a drive's segment is let go of when the garbage collector comes by"
-_NO_BIRTH = "no birth times of files"
-_NO_SANDBOX = "no sandbox"
-_NO_URING = "no io_uring"
-_NO_ZYGOTE = "no zygote: processes end with the control plane"
+from tests.rigs.separate_build import ROOT
+
 LACKING = {
-    "tests/workers/sandbox/": _NO_SANDBOX,
-    "tests/engine/program/test_sandbox.py": _NO_SANDBOX,
-    "tests/engine/doctor/": "checks of a Linux host",
-    "tests/workers/uring/": _NO_URING,
-    "tests/workers/fs/": "no file handles, of which a shared folder is made",
-    "tests/engine/zygote/": _NO_ZYGOTE,
-    "tests/engine/supervisor/test_zygote_process.py": _NO_ZYGOTE,
-    "tests/engine/supervisor/test_kept_parts.py": _NO_ZYGOTE,
-    "tests/engine/dispatcher/test_control_line.py": _NO_ZYGOTE,
-    "tests/engine/control/test_drives_outlive.py": _NO_ZYGOTE,
-    "tests/engine/program/test_control_plane_dies.py": _NO_ZYGOTE,
-    "tests/engine/program/test_not_adopted.py": _NO_ZYGOTE,
-    "tests/engine/vhost_user/test_kept_socket.py": _NO_ZYGOTE,
-    "tests/engine/vhost_user/test_session_marks.py": _NO_ZYGOTE,
-    "tests/engine/vhost_user/test_session_machine.py": _NO_ZYGOTE,
-    "tests/crash/test_kept_session.py": _NO_ZYGOTE,
-    "tests/crash/test_walk_kept.py": _NO_ZYGOTE,
-    "tests/crash/test_walk_control_plane.py": _NO_ZYGOTE,
-    "tests/engine/control/test_drives.py::test_a_drive_that_is_refused_leaves_nothing[socket]": _LATE,
-    "tests/engine/control/test_drives.py::test_rounds_": _LATE,
-    "tests/engine/drives/test_settings_outlive.py::test_an_image_that_got_the_inode": _NO_BIRTH,
-    "tests/workers/backends/test_file.py::test_file_system_that_refuses_direct_io": _NO_DIRECT,
-    "tests/workers/backends/test_file.py::TestAlignment": _NO_DIRECT,
-    "tests/workers/backends/test_file_sizes.py::test_size_that_direct_io": _NO_DIRECT,
-    "tests/workers/backends/test_file_sizes.py::test_what_is_no_whole_block": _NO_DIRECT,
-    "tests/workers/backends/test_file_sizes.py::test_blocks_of_a_file_whose": _NO_DIRECT,
-    "tests/workers/backends/test_backends.py::test_loop_device": _NO_DIRECT,
-    "tests/workers/block/test_requests.py::test_direct_io": _NO_DIRECT,
-    "tests/workers/backends/test_file.py::test_file_system_that_is_full": _NO_HOLES,
-    "tests/workers/backends/test_file.py::test_discard_gives_space_back": _NO_HOLES,
-    "tests/workers/backends/test_overlay.py::test_blocks_that_are_in_no_layer": _NO_HOLES,
-    "tests/shm/state/test_segment.py::test_memory_comes": _NO_HOLES,
-    "tests/shm/state/test_segment.py::test_statistics_outlive": _NO_HOLES,
+    "no sandbox": (
+        "tests/workers/sandbox/",
+        "tests/engine/program/test_sandbox.py",
+        "tests/engine/doctor/test_host_checks.py::test_a_sandbox_that",
+    ),
+    "no io_uring": (
+        "tests/workers/uring/",
+        "tests/crash/test_walk.py::test_a_death_over_io_uring",
+        "tests/crash/test_walk.py::test_a_death_of_a_dispatcher_with_io_under_way",
+        "tests/engine/doctor/test_host_checks.py::test_io_uring_that",
+        "tests/engine/doctor/test_host_checks.py::test_the_engine_says_the_same_of_io_uring",
+    ),
+    "no process descriptors and no sealed memory": (
+        "tests/engine/doctor/test_host_checks.py::test_pidfd_open",
+        "tests/engine/doctor/test_host_checks.py::test_memfd_create",
+    ),
+    "no file handles, of which a shared folder is made": (
+        "tests/engine/devices/test_share.py",
+        "tests/engine/devices/test_share_kills.py",
+        "tests/engine/devices/test_share_window.py",
+        "tests/engine/devices/test_hostile_share.py",
+    ),
+    "no sendmmsg and recvmmsg, of which an NBD client that survives kills is made": (
+        "tests/workers/nbd/",
+        "tests/engine/program/test_nbd_answers.py",
+        "tests/engine/program/test_nbd_drives.py",
+        "tests/crash/test_nbd_deaths.py",
+    ),
+    "no zygote: processes end with the control plane": (
+        "tests/engine/zygote/",
+        "tests/engine/supervisor/test_zygote_process.py",
+        "tests/engine/supervisor/test_kept_parts.py",
+        "tests/engine/dispatcher/test_control_line.py",
+        "tests/engine/control/test_drives_outlive.py",
+        "tests/engine/program/test_control_plane_dies.py",
+        "tests/engine/program/test_not_adopted.py",
+        "tests/engine/vhost_user/test_kept_socket.py",
+        "tests/engine/vhost_user/test_session_marks.py",
+        "tests/engine/vhost_user/test_session_machine.py",
+        "tests/crash/test_kept_session.py",
+        "tests/crash/test_walk_kept.py",
+        "tests/crash/test_walk_control_plane.py",
+    ),
+    "no birth times of files": (
+        "tests/engine/drives/test_settings_outlive.py::test_an_image_that_got_the_inode",
+    ),
+    "no I/O past the page cache": (
+        "tests/workers/backends/test_file.py::test_file_system_that_refuses_direct_io",
+        "tests/workers/backends/test_file.py::TestAlignment",
+        "tests/workers/backends/test_file_sizes.py::test_size_that_direct_io",
+        "tests/workers/backends/test_file_sizes.py::test_what_is_no_whole_block",
+        "tests/workers/backends/test_file_sizes.py::test_blocks_of_a_file_whose",
+        "tests/workers/backends/test_backends.py::test_loop_device",
+        "tests/workers/block/test_requests.py::test_direct_io",
+        "tests/crash/test_partial_blocks.py",
+        "tests/engine/doctor/test_image_checks.py::test_an_image_that_can_be_served",
+        "tests/engine/doctor/test_image_checks.py::test_a_folder_is_left_as_it_was",
+    ),
+    "no holes, and gives no shared memory back": (
+        "tests/workers/backends/test_file.py::test_file_system_that_is_full",
+        "tests/workers/backends/test_file.py::test_discard_gives_space_back",
+        "tests/workers/backends/test_overlay.py::test_blocks_that_are_in_no_layer",
+        "tests/shm/state/test_segment.py::test_memory_comes",
+        "tests/shm/state/test_segment.py::test_statistics_outlive",
+    ),
 }
-"""The beginning of tests' ids: what they are about."""
+"""What it lacks, and how the ids of the tests begin that are about it."""
+
+
+def is_left_out(path: Path) -> bool:
+    """Whether all tests of a file or folder are about what is lacking; they may import what is not there."""
+    beginnings = [beginning for about in LACKING.values() for beginning in about]
+    return f"{path.relative_to(ROOT)}{'/' if path.is_dir() else ''}" in beginnings
 
 
 def what_is_lacking(item: pytest.Item) -> str | None:
     """What a test is about that is not there; None: it has all that it needs."""
-    for beginning, what in LACKING.items():
-        if item.nodeid.startswith(beginning):
+    for what, beginnings in LACKING.items():
+        if item.nodeid.startswith(beginnings):
             return what
     callspec = getattr(item, "callspec", None)
     parameters = () if callspec is None else callspec.params.values()
-    return _NO_URING if {"io_uring", "io_uring_inline"} & {str(value) for value in parameters} else None
+    return "no io_uring" if {"io_uring", "io_uring_inline"} & {str(value) for value in parameters} else None

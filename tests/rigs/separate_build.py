@@ -39,7 +39,7 @@ class SeparateBuild(msgspec.Struct, frozen=True):
     """What to compile and how. Modules of the package not compiled here are taken from the build in place.
 
     `extra` are .pyx and .pxd files from outside the package, which become modules at the top. Where nothing
-    but those is compiled, the folder has no package.
+    but those is compiled, the folder has no package. `absent` are compiled modules that it has not.
     """
 
     name: str
@@ -47,6 +47,7 @@ class SeparateBuild(msgspec.Struct, frozen=True):
     modules: Sequence[str]
     compiler: str = "gcc"
     extra: Sequence[Path] = ()
+    absent: Sequence[str] = ()
 
     @property
     def folder(self) -> Path:
@@ -64,7 +65,7 @@ class SeparateBuild(msgspec.Struct, frozen=True):
             fcntl.flock(lock, fcntl.LOCK_EX)
             stamp = self._home / "stamp"
             sources = self._sources()
-            way = f"{self.compiler} {self.flags} {self.modules}"
+            way = f"{self.compiler} {self.flags} {self.modules} {self.absent}"
             state = "\n".join([way, *(f"{path} {_version(path)}" for path in sources)])
             built = stamp.read_text() if stamp.exists() else ""
             if built != state:
@@ -83,8 +84,8 @@ class SeparateBuild(msgspec.Struct, frozen=True):
         return wanted + sorted(self.extra)
 
     def _is_replaced(self, path: Path) -> bool:
-        """A module of the build in place that is compiled here."""
-        return path.suffix == ".so" and module_name(path) in self.modules
+        """A module of the build in place that is compiled here, or is not to be there."""
+        return path.suffix == ".so" and module_name(path) in {*self.modules, *self.absent}
 
     def _copy(self, sources: list[Path]) -> None:
         for path in sources if self.modules else self.extra:

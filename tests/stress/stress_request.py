@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 
 from ringblk.workers.backends.topology import SECTOR_BYTES
 from ringblk.workers.block.protocol import DRIVE_ID_BYTES, RequestType
-from tests.rigs.crash_load import Read, SectorModel, Write, check_sector, pattern
+from tests.rigs.crash_load import Read, SectorModel, Write, check_sector_read, pattern
 from tests.rigs.inline_device import (
     DISCARD,
     FLUSH,
@@ -173,6 +173,6 @@ class StressRequest:
             model.end_read(read)
             if is_done:
                 piece = written[index * SECTOR_BYTES : (index + 1) * SECTOR_BYTES]
-                check_sector(sector, piece, read.allowed, "read")
+                check_sector_read(sector, piece, read.allowed, "read")
         if is_done and self.ask.request_type == GET_ID:
             assert written[:-1] == DRIVE_ID.ljust(DRIVE_ID_BYTES, b"\0")[: len(written) - 1]

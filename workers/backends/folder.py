@@ -5,6 +5,7 @@ import os
 import socket
 
 from ringblk.shm.platform import sandbox_calls
+from ringblk.shm.platform.message_end import message_pair
 from ringblk.shm.platform.shared_memory import make_unnamed
 from ringblk.workers.backends.answers import Waiting
 from ringblk.workers.backends.file_waiting import folder_waiting
@@ -80,7 +81,7 @@ class FolderBackend(NativeBackend):
 
 def _make_queue() -> tuple[int, int]:
     """A queue for descriptors (`workers/fs/nameless.pyx`): the end to put into, and the one to take from."""
-    put, take = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    put, take = message_pair()
     with contextlib.suppress(OSError):  # only root may have it so long
         put.setsockopt(socket.SOL_SOCKET, _SO_SNDBUFFORCE, QUEUE_BYTES)
     return put.detach(), take.detach()

@@ -11,6 +11,7 @@ import struct
 
 from ringblk.workers.backends.native cimport NativeBackend
 
+from ringblk.shm.platform.shared_memory import make_unnamed
 from ringblk.shm.sync.process import crash_point
 from ringblk.workers.backends.answers import DirectIo, Waiting
 from ringblk.workers.backends.open_storage import OpenRbd
@@ -32,8 +33,7 @@ cdef class RbdBackend(NativeBackend):
     def __init__(self, uri, *, read_only=False, conf=None, user=None):
         name = name_image(uri, conf, user)
         self.set_up(name, look_at_image(name, read_only), read_only)
-        self.client_fd = os.memfd_create("ringblk-rbd", os.MFD_CLOEXEC)
-        os.ftruncate(self.client_fd, _CLIENTS.size)
+        self.client_fd = make_unnamed("ringblk-rbd", _CLIENTS.size)
 
     def __cinit__(self, *_args, **_options):
         self.client_fd = -1

@@ -1,23 +1,26 @@
 # libraries: rbd rados
 # cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True
-"""The asynchronous form of an RBD image: librbd's own requests, whose ends one eventfd tells of."""
+"""The asynchronous form of an RBD image: librbd's own requests, whose ends a wake-up descriptor tells of."""
 
 import os
 
 from libc.errno cimport EIO, ENOMEM, EOPNOTSUPP
 from libc.stdlib cimport calloc, free, realloc
 from libc.string cimport memcpy
-from posix.unistd cimport read
 
+from ringblk.shm.platform.form cimport IS_LINUX
+from ringblk.shm.platform.wakeup_fd cimport drain_wakeup
 from ringblk.workers.backends.asynchronous cimport (
     STORAGE_DISCARD, STORAGE_FLUSH, STORAGE_READ, STORAGE_WRITE, STORAGE_WRITE_ZEROES,
 )
 from ringblk.workers.rbd.client cimport rbd_image_t
 
+from ringblk.shm.platform.wakeups import make_wakeup
+
 cdef extern from "<rbd/librbd.h>" nogil:
     ctypedef void *rbd_completion_t
     ctypedef void (*rbd_callback_t)(rbd_completion_t completion, void *argument)
-    enum: EVENT_TYPE_EVENTFD, RBD_WRITE_ZEROES_FLAG_THICK_PROVISION
+    enum: EVENT_TYPE_EVENTFD, EVENT_TYPE_PIPE, RBD_WRITE_ZEROES_FLAG_THICK_PROVISION
     int rbd_set_image_notification(rbd_image_t image, int fd, int kind)
     int rbd_poll_io_events(rbd_image_t image, rbd_completion_t *completions, int count)
     int rbd_aio_create_completion(void *argument, rbd_callback_t callback, rbd_completion_t *completion)
@@ -38,8 +41,8 @@ cdef class RbdForm(AsyncForm):
     def __init__(self, RbdImage image):
         cdef int result
         self.image = image
-        self.ready_fd = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
-        result = rbd_set_image_notification(image.image, self.ready_fd, EVENT_TYPE_EVENTFD)
+        self.ready_fd = make_wakeup()
+        result = rbd_set_image_notification(image.image, self.ready_fd, EVENT_TYPE_EVENTFD if IS_LINUX else EVENT_TYPE_PIPE)
         if result < 0:
             raise OSError(-result, os.strerror(-result))
 
@@ -84,13 +87,12 @@ cdef class RbdForm(AsyncForm):
 
     cdef bint reap(self, StorageOutcome *outcome) noexcept nogil:
         cdef RbdRequest *own
-        cdef uint64_t count
         cdef ssize_t result
         if self.taken_place == self.taken_count:
             if self.under_way == 0:
                 return False
             self.taken_place = 0
-            read(self.ready_fd, &count, sizeof(count))   # what ends from now on writes it anew
+            drain_wakeup(self.ready_fd)   # what ends from now on writes it anew
             self.taken_count = max(rbd_poll_io_events(self.image.image, self.taken, TAKEN_AT_ONCE), 0)
             if self.taken_count == 0:
                 return False

@@ -11,7 +11,7 @@ from libc.string cimport memset
 from posix.types cimport off_t
 
 from ringblk.shm.platform.folder_calls cimport (
-    RWF_APPEND, S_IFDIR, copy_file_range, fallocate, fdatasync, fsync, keep_set_id_right, lseek, outcome,
+    RWF_APPEND, S_IFDIR, change_space, copy_file_range, fdatasync, fsync, keep_set_id_right, lseek, outcome,
     read_parts, syncfs, write_parts,
 )
 from ringblk.workers.fs.open_inodes cimport ACCESS_DIRECT, ACCESS_READ, ACCESS_WRITE
@@ -135,7 +135,7 @@ cdef int do_fallocate(Share share, RequestSlot *slot, FolderRequest *request) no
     fd = share.fd_of(request, ACCESS_WRITE)
     if fd < 0:
         return fd
-    error = <int>outcome(fallocate(fd, <int>argument.mode, <off_t>argument.offset, <off_t>argument.length))
+    error = <int>outcome(change_space(fd, <int>argument.mode, <off_t>argument.offset, <off_t>argument.length))
     return error if error else share.give_read(slot, request, 0)
 
 

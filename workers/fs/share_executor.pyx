@@ -5,6 +5,7 @@ from libc.errno cimport EFAULT, EIO, ENOSYS
 from libc.stdint cimport uint32_t
 
 from ringblk.shm.layout.slot cimport RequestSlot
+from ringblk.shm.platform.folder_calls cimport guest_error
 from ringblk.shm.sync.crash_point cimport crash_point
 from ringblk.workers.fs.protocol cimport FUSE_BATCH_FORGET, FUSE_FORGET
 from ringblk.workers.fs.request cimport FolderRequest
@@ -71,7 +72,7 @@ cdef class ShareExecutor(RequestExecutor):
                 or request.header.opcode == FUSE_BATCH_FORGET:
             return
         header.len = sizeof(header)
-        header.error = -<int>slot.status
+        header.error = -guest_error(<int>slot.status)
         header.unique = request.header.unique
         self.share.put(slot, 0, &header, sizeof(header))
         slot.used_length_bytes = sizeof(header)

@@ -12,6 +12,9 @@ import socket
 import struct
 from collections.abc import Sequence
 
+from ringblk.shm.platform.message_end import message_pair, message_socket
+from ringblk.shm.platform.socket_options import CLOSE_ON_EXEC
+
 _GENERATION = struct.Struct("=I")
 _FD_BYTES = array.array("i").itemsize
 
@@ -21,10 +24,9 @@ class Mailbox:
 
     def __init__(self, fds: Sequence[int] | None = None) -> None:
         if fds is None:
-            self._ends = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+            self._ends = message_pair()
         else:
-            kind = (socket.AF_UNIX, socket.SOCK_SEQPACKET)
-            self._ends = (socket.socket(*kind, fileno=fds[0]), socket.socket(*kind, fileno=fds[1]))
+            self._ends = message_socket(fds[0]), message_socket(fds[1])
 
     @property
     def fds(self) -> tuple[int, int]:
@@ -43,7 +45,7 @@ class Mailbox:
         with contextlib.suppress(BlockingIOError):
             # Not recv_fds, which leaves the flags out.
             text, ancillary, _, _ = self._ends[1].recvmsg(
-                _GENERATION.size, socket.CMSG_LEN(_FD_BYTES), socket.MSG_DONTWAIT | socket.MSG_CMSG_CLOEXEC
+                _GENERATION.size, socket.CMSG_LEN(_FD_BYTES), socket.MSG_DONTWAIT | CLOSE_ON_EXEC
             )
             if ancillary:
                 return _GENERATION.unpack(text)[0], array.array("i", ancillary[0][2])[0]

@@ -23,6 +23,7 @@ FIOCLEX = 0x5451
 PROT_EXEC = 4
 CLONE_THREAD = 0x10000
 PR_SET_NAME = 15
+F_SETSIG = 10
 F_SETOWN_EX = 15
 
 COMMON = """
@@ -127,7 +128,7 @@ def _own_checks(names: list[str], runs_user_code: bool) -> dict[str, list[Instru
         checks["clone3"] = _answer(_ERRNO | _ENOSYS)  # its flags cannot be seen; C libraries then use clone
         checks["prctl"] = _allow_if_one_of(0, [PR_SET_NAME])
         # Whose signals come when a descriptor is ready: a way to signal others.
-        checks["fcntl"] = _refuse_if_one_of(1, [fcntl.F_SETOWN, fcntl.F_SETSIG, F_SETOWN_EX])
+        checks["fcntl"] = _refuse_if_one_of(1, [fcntl.F_SETOWN, F_SETSIG, F_SETOWN_EX])
         return checks
     # Not F_SETFL: O_DIRECT belongs to all. Not the image's lock, of an open file description: so does that.
     allowed = [fcntl.F_GETFD, fcntl.F_SETFD, fcntl.F_GETFL, fcntl.F_DUPFD_CLOEXEC]

@@ -17,6 +17,7 @@ import pytest
 
 from ringblk.engine.frontend.request import BackendRefused
 from ringblk.shm.memory.region import MemoryRegion
+from ringblk.shm.platform.form import LINUX
 from tests.rigs.engine_rig import Engine, EngineWithWorkers, RawFrontend, RawQueue, eventually, raw_frontend
 from tests.rigs.inline_device import GPA, IN, IOERR, OK, OUT, UVA_OFFSET
 
@@ -182,8 +183,9 @@ def test_an_in_flight_region_that_is_gone(tmp_path: Path) -> None:
         frontend.negotiate()
         frontend.add_memory()
         description, sealed_fd = frontend.connection.get_inflight(1, 16)
-        with pytest.raises(PermissionError):
-            os.ftruncate(sealed_fd, 0)
+        if LINUX:  # elsewhere there are no seals; what is cut off is noticed
+            with pytest.raises(PermissionError):
+                os.ftruncate(sealed_fd, 0)
         fd = os.memfd_create("in flight")
         os.ftruncate(fd, description.mmap_size_bytes)
         frontend.connection.set_inflight(description, fd)

@@ -20,6 +20,7 @@ from ringblk.engine.images.command import parse_size_bytes
 from ringblk.engine.images.direct_io_file import DirectIoFile
 from ringblk.engine.images.direct_io_reader import DirectIoReader
 from ringblk.engine.images.stream import CompressedReader
+from ringblk.shm.platform.form import LINUX
 from ringblk.workers.backends.image_lock import lock_image
 from tests.rigs.image_command import run_image
 
@@ -195,6 +196,11 @@ def test_standard_input_and_output(tmp_path: Path) -> None:
     assert (tmp_path / "again.raw").read_bytes() == content
 
 
+def said(errors: bytes) -> bytes:
+    """What it wrote to stderr, but for the word on the page cache where there is no way past it."""
+    return b"".join(line for line in errors.splitlines(keepends=True) if LINUX or b"page cache" not in line)
+
+
 def half_an_import(target: Path) -> subprocess.Popen[bytes]:
     """Start an import whose standard input does not end, and wait until data is in its partial file."""
     process = subprocess.Popen(
@@ -215,7 +221,7 @@ def test_an_interrupted_import_leaves_nothing(tmp_path: Path, number: int) -> No
     process.send_signal(number)
     _, errors = process.communicate()
     assert process.returncode == 128 + number
-    assert errors == b"ringblk image: interrupted\n"
+    assert said(errors) == b"ringblk image: interrupted\n"
     assert os.listdir(tmp_path) == []
 
 
@@ -233,7 +239,7 @@ def test_a_killed_import_leaves_no_target_and_the_next_one_cleans_up(tmp_path: P
     assert run_image("create", tmp_path / "third.raw", "1M") == 0
     left = {path.name for path in tmp_path.iterdir() if ".partial-" in path.name}
     assert [name.split(".partial-")[0] for name in left] == [".living.raw"]
-    assert living.communicate()[1] == b""
+    assert said(living.communicate()[1]) == b""
     assert living.returncode == 0
     assert sorted(os.listdir(tmp_path)) == ["living.raw", "target.raw", "third.raw"]
 

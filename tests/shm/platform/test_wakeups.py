@@ -5,6 +5,8 @@ import select
 import socket
 from pathlib import Path
 
+import pytest
+
 from ringblk.shm.platform.form import LINUX
 from ringblk.shm.platform.wakeups import make_wakeup, wakeup_fault, write_wakeup
 
@@ -34,9 +36,21 @@ def test_a_full_one_holds_nobody_up() -> None:
 
 def test_a_wakeup_descriptor_is_told_from_others(tmp_path: Path) -> None:
     fd = make_wakeup()
-    assert wakeup_fault(fd) is None
     with socket.socket() as other, (tmp_path / "file").open("w") as file:
         what = "no eventfd, but" if LINUX else "no pipe, but"
-        assert (wakeup_fault(other.fileno()) or "").startswith(what)
-        assert (wakeup_fault(file.fileno()) or "").startswith(what)
+        for is_read in (True, False):
+            assert wakeup_fault(fd, is_read=is_read) is None
+            for foreign in (other, file):
+                assert (wakeup_fault(foreign.fileno(), is_read=is_read) or "").startswith(what)
     os.close(fd)
+
+
+@pytest.mark.skipif(LINUX, reason="a pipe is no wake-up descriptor of this form")
+def test_an_end_of_a_pipe_is_for_one_side() -> None:
+    reads, writes = os.pipe()
+    assert wakeup_fault(reads, is_read=True) is None
+    assert wakeup_fault(writes, is_read=False) is None
+    assert wakeup_fault(reads, is_read=False) == "the reading end of a pipe"
+    assert wakeup_fault(writes, is_read=True) == "the writing end of a pipe"
+    os.close(reads)
+    os.close(writes)
