@@ -42,7 +42,7 @@ def test_no_group_has_a_longer_name() -> None:
 
 
 @pytest.mark.usefixtures("form")
-@pytest.mark.parametrize("name", LONGEST)
+@pytest.mark.parametrize("name", LONGEST, ids=["segment", "other segment", "record", "list", "group"])
 def test_the_longest_name_is_made_found_and_removed(name: str) -> None:
     assert len(name) <= os.pathconf(FOLDER, "PC_NAME_MAX") == 255
     os.close(create_named(name))
