@@ -56,8 +56,11 @@ class Device(Protocol):
     def window_bytes(self) -> int:
         """How large the device's shared memory is, which the front end shows the guest; 0: it has none."""
 
-    async def set_backend_channel(self, fd: int) -> None:
-        """Have files mapped there, on this channel. `fd` is the device's, also when it raises."""
+    async def set_backend_channel(self, fd: int, *, is_legacy: bool) -> None:
+        """Have files mapped there, on this channel. `fd` is the device's, also when it raises.
+
+        `is_legacy`: the front end knows FS_MAP and FS_UNMAP, which were there before SHMEM_MAP.
+        """
 
     async def add_region(self, region: MemoryRegion, fd: int) -> None:
         """Map a region in every process. `fd` is the device's from the call on, also when it raises."""

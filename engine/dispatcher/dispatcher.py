@@ -348,7 +348,7 @@ class Dispatcher:
 
     def _set_backend_channel(self, message: SetBackendChannel, fds: list[int]) -> None:
         outcome_fd = self._executor.outcome_fd
-        self._executor.set_backend_channel(fds.pop(), message.is_new)
+        self._executor.set_backend_channel(fds.pop(), message.is_new, message.is_legacy)
         if self._executor.outcome_fd != outcome_fd:
             self._table.watch(self._executor.outcome_fd)
 

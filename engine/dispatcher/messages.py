@@ -97,6 +97,8 @@ class SetBackendChannel(msgspec.Struct, tag=True, frozen=True):
 
     request_id: int
     is_new: bool = False
+    is_legacy: bool = False
+    """Of a new one: whether it knows FS_MAP and FS_UNMAP alone."""
 
 
 class StopQueue(msgspec.Struct, tag=True, frozen=True):

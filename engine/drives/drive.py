@@ -320,11 +320,13 @@ class Drive:
         """How large the device's shared memory is."""
         return self.device.window_bytes
 
-    async def set_backend_channel(self, fd: int) -> None:
+    async def set_backend_channel(self, fd: int, *, is_legacy: bool) -> None:
         """Have files mapped there, on this channel."""
         self._model.forget_backend_channel()
         self._model.backend_channel = fd
-        await self._requests.ask(lambda request_id: SetBackendChannel(request_id, is_new=True), [fd])
+        await self._requests.ask(
+            lambda request_id: SetBackendChannel(request_id, is_new=True, is_legacy=is_legacy), [fd]
+        )
 
     async def add_region(self, region: MemoryRegion, fd: int) -> None:
         """Map a region in every process. Raises `DeviceError`."""

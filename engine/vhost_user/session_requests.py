@@ -165,7 +165,8 @@ class SessionRequests:
 
     @property
     def _offered_features(self) -> int:
-        return PROTOCOL_FEATURES | (ProtocolFeature.SHMEM if self._device.window_bytes else 0)
+        window = ProtocolFeature.SHMEM | ProtocolFeature.BACKEND_SEND_FD
+        return PROTOCOL_FEATURES | (window if self._device.window_bytes else 0)
 
     async def get_shmem_config(self) -> Reply:
         """The regions of shared memory that the device has: its window."""
@@ -210,8 +211,19 @@ class SessionRequests:
         former, self.channel = self.channel, channel
         if former is not None:
             await former.close()
-        if self._device.window_bytes:
-            await self._device.set_backend_channel(os.dup(held.fd))
+        if self._device.window_bytes and (self._knows_shmem or self._may_know_fs_map):
+            await self._device.set_backend_channel(os.dup(held.fd), is_legacy=not self._knows_shmem)
+
+    @property
+    def _knows_shmem(self) -> bool:
+        """Whether the front end maps what SHMEM_MAP asks for."""
+        return ProtocolFeature.SHMEM in self.protocol_features
+
+    @property
+    def _may_know_fs_map(self) -> bool:
+        """Whether it can be asked in the older form, which no protocol feature is of, and answers."""
+        needed = ProtocolFeature.BACKEND_SEND_FD | ProtocolFeature.REPLY_ACK
+        return needed in self.protocol_features
 
     async def set_log_base(self, log: LogDescription, fds: FdSet) -> Reply:
         """A dirty log, or another; front ends wait for the answer whether or not they asked for one."""

@@ -1,5 +1,6 @@
 # A back end's messages about its shared memory, on the channel that its front end has given it, and the answers
-# (vhost-user, "Back-end message types": SHMEM_MAP, SHMEM_UNMAP). Nobody waits: -EAGAIN where there is no room, or nothing.
+# (vhost-user, "Back-end message types": SHMEM_MAP, SHMEM_UNMAP). Front ends that know nothing of those may know the form that
+# was there before: FS_MAP and FS_UNMAP, four arrays of eight, the first of each in use here. Nobody waits: -EAGAIN where there is no room, or nothing.
 
 from libc.stdint cimport uint32_t, uint64_t, uint8_t
 
@@ -16,19 +17,52 @@ cdef extern from * nogil:
     #define MSG_CMSG_CLOEXEC 0
     #endif
     #include <sys/uio.h>
-    enum { RINGBLK_SHMEM_MAP = 9, RINGBLK_SHMEM_UNMAP = 10, RINGBLK_VERSION = 1, RINGBLK_NEED_REPLY = 8, RINGBLK_MAP_RW = 1 };
+    enum { RINGBLK_FS_MAP = 6, RINGBLK_FS_UNMAP = 7, RINGBLK_SHMEM_MAP = 9, RINGBLK_SHMEM_UNMAP = 10, RINGBLK_VERSION = 1,
+           RINGBLK_NEED_REPLY = 8, RINGBLK_MAP_RW = 1, RINGBLK_FS_READ = 1, RINGBLK_FS_WRITE = 2, RINGBLK_FS_ENTRIES = 8 };
     struct __attribute__((packed)) ringblk_mapping {
         uint32_t request, flags, size;
-        uint8_t shmid, padding[7];
-        uint64_t fd_offset, shm_offset, len, map_flags;
+        union {
+            struct __attribute__((packed)) {
+                uint8_t shmid, padding[7];
+                uint64_t fd_offset, shm_offset, len, map_flags;
+            } shmem;
+            struct __attribute__((packed)) {
+                uint64_t fd_offset[RINGBLK_FS_ENTRIES], shm_offset[RINGBLK_FS_ENTRIES], len[RINGBLK_FS_ENTRIES];
+                uint64_t map_flags[RINGBLK_FS_ENTRIES];
+            } fs;
+        };
     };
-    static inline int send_mapping(int channel_fd, int fd, int is_map, uint64_t fd_offset, uint64_t shm_offset, uint64_t len) {
-        struct ringblk_mapping mapping = { is_map ? RINGBLK_SHMEM_MAP : RINGBLK_SHMEM_UNMAP, RINGBLK_VERSION | RINGBLK_NEED_REPLY, 40,
-                                           0, { 0 }, fd_offset, shm_offset, len, is_map ? RINGBLK_MAP_RW : 0 };
+    /* The two forms of the message. */
+    static inline void encode_shmem(struct ringblk_mapping *mapping, int is_map, uint64_t fd_offset, uint64_t shm_offset,
+                                    uint64_t len) {
+        mapping->request = is_map ? RINGBLK_SHMEM_MAP : RINGBLK_SHMEM_UNMAP;
+        mapping->size = sizeof mapping->shmem;
+        mapping->shmem.fd_offset = fd_offset;
+        mapping->shmem.shm_offset = shm_offset;
+        mapping->shmem.len = len;
+        mapping->shmem.map_flags = is_map ? RINGBLK_MAP_RW : 0;
+    }
+    static inline void encode_fs(struct ringblk_mapping *mapping, int is_map, uint64_t fd_offset, uint64_t shm_offset,
+                                 uint64_t len) {
+        mapping->request = is_map ? RINGBLK_FS_MAP : RINGBLK_FS_UNMAP;
+        mapping->size = sizeof mapping->fs;
+        mapping->fs.fd_offset[0] = fd_offset;
+        mapping->fs.shm_offset[0] = shm_offset;
+        mapping->fs.len[0] = len;   /* entries without a length are none */
+        mapping->fs.map_flags[0] = is_map ? RINGBLK_FS_READ | RINGBLK_FS_WRITE : 0;
+    }
+    static inline int send_mapping(int channel_fd, int is_legacy, int fd, int is_map, uint64_t fd_offset, uint64_t shm_offset,
+                                   uint64_t len) {
+        struct ringblk_mapping mapping;
         union { struct cmsghdr header; char space[CMSG_SPACE(sizeof(int))]; } control;
-        struct iovec part = { &mapping, sizeof mapping };
+        struct iovec part;
         struct msghdr message;
         ssize_t sent;
+        memset(&mapping, 0, sizeof mapping);
+        mapping.flags = RINGBLK_VERSION | RINGBLK_NEED_REPLY;
+        (is_legacy ? encode_fs : encode_shmem)(&mapping, is_map, fd_offset, shm_offset, len);
+        part.iov_base = &mapping;
+        part.iov_len = 3 * sizeof(uint32_t) + mapping.size;
         memset(&message, 0, sizeof message);
         message.msg_iov = &part;
         message.msg_iovlen = 1;
@@ -44,7 +78,7 @@ cdef extern from * nogil:
         sent = sendmsg(channel_fd, &message, MSG_DONTWAIT | MSG_NOSIGNAL);
         if (sent < 0)
             return -errno;
-        return sent == sizeof mapping ? 0 : -EPIPE;
+        return (size_t)sent == part.iov_len ? 0 : -EPIPE;
     }
     /* 1: an answer; 0: not all of one yet. `have` bytes of it are in `answer`. */
     static inline int receive_answer(int channel_fd, uint8_t *answer, uint32_t *have, uint64_t *value) {
@@ -65,6 +99,6 @@ cdef extern from * nogil:
         return 1;
     }
     """
-    int send_mapping(int channel_fd, int fd, bint is_map, uint64_t fd_offset_bytes, uint64_t window_offset_bytes,
-                     uint64_t length_bytes)
+    int send_mapping(int channel_fd, bint is_legacy, int fd, bint is_map, uint64_t fd_offset_bytes,
+                     uint64_t window_offset_bytes, uint64_t length_bytes)
     int receive_answer(int channel_fd, uint8_t *answer, uint32_t *have_bytes, uint64_t *value)

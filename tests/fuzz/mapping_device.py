@@ -54,7 +54,7 @@ class MappingDevice:
     def write_config(self, offset_bytes: int, data: bytes) -> None:
         self.config.write_config(offset_bytes, data)
 
-    async def set_backend_channel(self, fd: int) -> None:
+    async def set_backend_channel(self, fd: int, *, is_legacy: bool) -> None:
         raise AssertionError("a device without a window has no use for it")
 
     async def add_region(self, region: MemoryRegion, fd: int) -> None:

@@ -253,6 +253,9 @@ class RawQueue:
 class RawFrontend:
     """A front end without manners: connection, memory, queues, all of it open to the test."""
 
+    declined = ProtocolFeature(0)
+    """What it does not take, though it is offered."""
+
     def __init__(
         self,
         engine: Engine | socket.socket,
@@ -284,8 +287,9 @@ class RawFrontend:
         wanted = ProtocolFeature.MQ | ProtocolFeature.REPLY_ACK | ProtocolFeature.CONFIG
         wanted |= ProtocolFeature.CONFIGURE_MEM_SLOTS | ProtocolFeature.RESET_DEVICE
         wanted |= ProtocolFeature.INFLIGHT_SHMFD | ProtocolFeature.BACKEND_REQ | ProtocolFeature.LOG_SHMFD
+        wanted |= ProtocolFeature.SHMEM | ProtocolFeature.BACKEND_SEND_FD
         self.connection.set_owner()
-        self.connection.negotiate_protocol_features(wanted)
+        self.connection.negotiate_protocol_features(wanted & ~self.declined)
         self.features = offered & ~(F_EVENT_IDX | F_LOG_ALL) if features is None else features
         self.connection.set_features(self.features)
 

@@ -52,8 +52,8 @@ class FakeDevice:
     async def add_region(self, region: MemoryRegion, fd: int) -> None:
         self._note("add_region", region, fds=(fd,))
 
-    async def set_backend_channel(self, fd: int) -> None:
-        self._note("set_backend_channel", fds=(fd,))
+    async def set_backend_channel(self, fd: int, *, is_legacy: bool) -> None:
+        self._note("set_backend_channel", is_legacy, fds=(fd,))
 
     async def remove_region(self, region: MemoryRegion) -> None:
         self._note("remove_region", region)

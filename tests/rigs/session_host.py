@@ -41,7 +41,7 @@ class KeptDevice:
         self._state = state
         self.session: Session | None = None
 
-    async def set_backend_channel(self, fd: int) -> None:
+    async def set_backend_channel(self, fd: int, *, is_legacy: bool) -> None:
         raise AssertionError("a device without a window has no use for it")
 
     def keep(self, fds: Any) -> list[int]:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from ringblk.engine.frontend.connection import FrontendConnection
+from ringblk.engine.vhost_user.codes import ProtocolFeature
 from tests.rigs.engine_rig import PROGRAM as BLOCK_PROGRAM
 from tests.rigs.engine_rig import Engine, RawFrontend
 
@@ -64,11 +65,18 @@ class ShareFrontend:
     """A front end and the guest's file system; queue 0 is for what must not wait."""
 
     def __init__(
-        self, engine: Engine, *, queue_count: int = 2, data_bytes: int = 1 << 20, begins: bool = True
+        self,
+        engine: Engine,
+        *,
+        queue_count: int = 2,
+        data_bytes: int = 1 << 20,
+        begins: bool = True,
+        declined: int = 0,
     ) -> None:
         self.frontend = RawFrontend(
             engine, num_queues=queue_count, queue_size=QUEUE_SIZE, ram_bytes=(queue_count << 20) + data_bytes
         )
+        self.frontend.declined = ProtocolFeature(declined)
         # Each queue has room of its own for what is placed.
         for index, queue in enumerate(self.frontend.queues):
             queue.driver.places_gpa = queue.driver.gpa_base + (1 << 18) + index * (1 << 20)

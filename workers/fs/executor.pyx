@@ -85,12 +85,12 @@ cdef class FolderExecutor(ShareExecutor):
 
     cdef Window window        # None: no front end has given a channel for it, to this process
 
-    def set_backend_channel(self, int fd, bint is_new):
+    def set_backend_channel(self, int fd, bint is_new, bint is_legacy):
         """Have the front end map files, on this channel."""
         if self.window is None:
             self.window = Window(self.share, self.share.window_bytes)
             self.outcome_fd = self.window.ready_fd
-        self.window.set_channel(fd, is_new)
+        self.window.set_channel(fd, is_new, is_legacy)
 
     def hurry(self):
         """Wait for the front end no more."""

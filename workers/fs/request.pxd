@@ -111,6 +111,8 @@ cdef struct FolderHeader:
     # What the guest has forgotten lately, for whoever has it open; a position is one modulo FORGOTTEN_LIMIT.
     uint64_t forgotten_tail
     uint64_t forgotten[FORGOTTEN_LIMIT]
+    uint32_t window_is_legacy  # the dispatcher's: how the front end is asked (window.pyx)
+    uint32_t reserved
 
 
 cdef inline FolderRequest *folder_requests(FolderHeader *header) noexcept nogil:

@@ -2,7 +2,7 @@
 """The DAX window: files mapped into the guest's address space (virtio 1.2, 5.11.6.4), by the front end.
 
 The guest asks for a piece of a file at an offset of the window (SETUPMAPPING), the front end is asked to map it there
-(SHMEM_MAP, with the file's descriptor) and answers. The dispatcher asks, on the channel that the session was given, and
+(SHMEM_MAP, or FS_MAP as it was before; with the file's descriptor) and answers. The dispatcher asks, on the channel that the session was given, and
 a request is pending until the last of its answers has come; the control plane goes on serving the front end, which may
 say anything meanwhile. Answers come in the order of what was asked. What is mapped where is in the share's memory, as is
 how many answers are still to come: the next dispatcher passes over those of one that has died, and does its requests again.
@@ -55,8 +55,11 @@ cdef class Window:
         free(self.progress)
         free(self.done)
 
-    def set_channel(self, int fd, bint is_new):
-        """Ask on this channel from now on; it is ours. `is_new`: its front end has mapped nothing yet."""
+    def set_channel(self, int fd, bint is_new, bint is_legacy):
+        """Ask on this channel from now on; it is ours. `is_new`: its front end has mapped nothing yet.
+
+        `is_legacy` (of a new one): it knows FS_MAP and FS_UNMAP alone.
+        """
         if self.channel_fd >= 0:
             with nogil:
                 self._give_up()
@@ -67,6 +70,7 @@ cdef class Window:
         if is_new:
             memset(self.chunks, 0, WINDOW_CHUNK_LIMIT * sizeof(WindowChunk))
             self.share.header.window_asked = self.share.header.window_answered = 0
+            self.share.header.window_is_legacy = is_legacy
         self.stale_count = self.share.header.window_asked - self.share.header.window_answered
         self.ready.register(fd, select.EPOLLIN)
 
@@ -145,8 +149,8 @@ cdef class Window:
         chunk.state = CHUNK_CHANGING   # before the front end can have done anything: the next dispatcher unmaps it first
         self.share.header.window_asked += 1
         crash_point("window: about to ask")
-        error = send_mapping(self.channel_fd, fd, is_map, chunk.file_offset_bytes if is_map else 0,
-                             <uint64_t>chunk_index * CHUNK_BYTES, length_bytes if is_map else chunk.length_bytes)
+        error = send_mapping(self.channel_fd, self.share.header.window_is_legacy, fd, is_map,
+                             chunk.file_offset_bytes if is_map else 0, <uint64_t>chunk_index * CHUNK_BYTES, length_bytes if is_map else chunk.length_bytes)
         if error:
             self.share.header.window_asked -= 1
             chunk.state = state

@@ -83,8 +83,10 @@ cdef class RequestExecutor:
     cdef void finish(self, uint32_t slot_index) noexcept nogil:
         """Write what the driver reads of the slot's outcome (a status byte) into guest memory."""
 
-    def set_backend_channel(self, int fd, bint is_new):
+    def set_backend_channel(self, int fd, bint is_new, bint is_legacy):
         """A channel for messages to the front end, which is this executor's from now on; `is_new`: it was not there before.
+
+        `is_legacy` (of a new one): its front end does not know shared memory of devices but the older form of it.
 
         In a dispatcher, where the device has shared memory of its own (`DeviceFace.window_bytes`).
         """

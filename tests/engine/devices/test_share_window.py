@@ -1,5 +1,7 @@
 """The DAX window of a shared folder, by a scripted dialogue on the channel that the front end has given.
 
+In both forms of it: SHMEM_MAP and SHMEM_UNMAP, and FS_MAP and FS_UNMAP, which were there before.
+
 Fault model: the front end answers late, or refuses; the dispatcher is killed while an answer is on its way.
 """
 
@@ -29,6 +31,9 @@ pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="files are opened by t
 CHUNK = 1 << 21
 WINDOW = 1 << 24
 MAP, UNMAP = 9, 10
+LEGACY_CODES = {MAP: 6, UNMAP: 7}
+LEGACY_FLAGS = {3: 1, 0: 0}
+"""Readable and writable, in the older form."""
 NEED_REPLY, WRITABLE = 8, 1
 FUSE_ATTR_DAX = 2
 
@@ -48,10 +53,12 @@ class Asked(NamedTuple):
 class WindowFrontend:
     """A front end that answers on its channel when it is told to."""
 
-    def __init__(self, folder: Path, *options: str) -> None:
+    def __init__(self, folder: Path, *options: str, is_legacy: bool = False) -> None:
         self.folder = folder
+        self.is_legacy = is_legacy
         self.engine = share_engine(folder, f"--dax-window={WINDOW}", *options)
-        self.share = ShareFrontend(self.engine, begins=False)
+        declined = ProtocolFeature.SHMEM if is_legacy else ProtocolFeature(0)
+        self.share = ShareFrontend(self.engine, begins=False, declined=declined)
         self.channel, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
         self.channel.settimeout(DEADLINE_S)
         self.share.connection.command(FrontendRequest.SET_BACKEND_REQ_FD, b"", (theirs.fileno(),))
@@ -59,17 +66,25 @@ class WindowFrontend:
         self.share.begin()
 
     def hear(self) -> Asked:
-        """What the front end is asked next."""
-        data, fds, _, _ = socket.recv_fds(self.channel, 52, 4)
-        fields = struct.unpack("<IIIB7xQQQQ", data)
-        request, flags, size, shmid = fields[:4]
-        assert (flags & 3, flags & NEED_REPLY, size, shmid) == (1, NEED_REPLY, 40, 0)
+        """What the front end is asked next, in whatever form."""
+        data, fds, _, _ = socket.recv_fds(self.channel, 268 if self.is_legacy else 52, 4)
+        request, flags, size = struct.unpack_from("<III", data)
+        assert (flags & 3, flags & NEED_REPLY, size) == (1, NEED_REPLY, len(data) - 12)
         inode = os.fstat(fds[0]).st_ino if fds else 0
         for fd in fds:
             os.close(fd)
-        return Asked(request, fields[4], fields[5], fields[6], fields[7], inode)
+        if not self.is_legacy:
+            assert data[12] == 0  # the device's only region
+            fd_offset, window_offset, length, flags = struct.unpack("<QQQQ", data[20:])
+            return Asked(request, fd_offset, window_offset, length, flags, inode)
+        arrays = struct.unpack("<32Q", data[12:])
+        assert not any(arrays[place] for place in range(32) if place % 8)
+        (asked,) = (request_now for request_now, code in LEGACY_CODES.items() if code == request)
+        return Asked(asked, arrays[0], arrays[8], arrays[16], LEGACY_FLAGS[arrays[24]], inode)
 
     def answer(self, request: int, value: int = 0) -> None:
+        if self.is_legacy:
+            request = LEGACY_CODES[request]
         self.channel.sendall(struct.pack("<IIIQ", request, 1 | 4, 8, value))
 
     def begin_setup(self, node_id: int, file_offset: int, window_offset: int, head: int = 0) -> int:
@@ -96,13 +111,13 @@ class WindowFrontend:
         self.engine.__exit__(None, None, None)
 
 
-@pytest.fixture
-def start(shm_path: Path) -> Iterator[Callable[..., WindowFrontend]]:
+@pytest.fixture(params=[False, True], ids=["SHMEM_MAP", "FS_MAP"])
+def start(shm_path: Path, request: pytest.FixtureRequest) -> Iterator[Callable[..., WindowFrontend]]:
     started: list[WindowFrontend] = []
 
     def start_one(*options: str) -> WindowFrontend:
         (shm_path / "file").write_bytes(bytes(4 * CHUNK))
-        started.append(WindowFrontend(shm_path, *options))
+        started.append(WindowFrontend(shm_path, *options, is_legacy=request.param))
         return started[-1]
 
     yield start_one
@@ -185,6 +200,20 @@ def test_a_dispatcher_dies_while_it_waits(start: Callable[..., WindowFrontend]) 
     frontend.answer(UNMAP)
     frontend.answer(MAP)
     assert frontend.outcome(reply) == 0
+
+
+def test_a_front_end_that_answers_nothing_is_not_asked(shm_path: Path) -> None:
+    """FS_MAP has no feature of its own: one that has not said that it answers is taken to have no window."""
+    with share_engine(shm_path, "--dax=always") as engine:
+        declined = ProtocolFeature.SHMEM | ProtocolFeature.BACKEND_SEND_FD
+        share = ShareFrontend(engine, begins=False, declined=declined)
+        channel, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
+        with channel, theirs:
+            share.connection.command(FrontendRequest.SET_BACKEND_REQ_FD, b"", (theirs.fileno(),))
+            share.begin()
+            argument = struct.pack("<QQQQQ", (1 << 64) - 1, 0, CHUNK, WRITABLE, 0)
+            assert os.strerror(share.try_to(SETUPMAPPING, ROOT, argument)[0]) == "Function not implemented"
+        share.close()
 
 
 def test_which_files_may_be_mapped(start: Callable[..., WindowFrontend]) -> None:
