@@ -133,7 +133,7 @@ class ManyDrives:
     def settings(self, name: str, **settings: object) -> dict[str, object]:
         """All that a drive of that name needs, and its image."""
         found: dict[str, object] = {"socket_path": str(self.socket_path(name)), **settings}
-        if not {"backend", "blk_file", "overlay", "uri"} & settings.keys():
+        if not {"backend", "blk_file", "overlay", "uri", "kind"} & settings.keys():
             image = self.image(name)
             if not image.exists():
                 image.write_bytes(bytes(DISK_BYTES))

@@ -5,6 +5,7 @@ Plain struct, with nothing taken from the product's own wire structures.
 
 import errno
 import os
+import socket
 import struct
 from collections.abc import Sequence
 from pathlib import Path
@@ -66,7 +67,7 @@ class ShareFrontend:
 
     def __init__(
         self,
-        engine: Engine,
+        engine: Engine | socket.socket,
         *,
         queue_count: int = 2,
         data_bytes: int = 1 << 20,

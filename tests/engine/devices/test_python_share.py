@@ -288,6 +288,31 @@ def test_a_class_that_cannot_work_is_refused(
     assert str(refused.value).startswith(f"file system {module}:Faulty: {said}")
 
 
+def test_a_class_is_held_to_what_it_may_open(
+    start: Callable[..., Served], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Landlock: what `--sandbox-allow` names, and nothing else; no other rights than any user's class has."""
+    (tmp_path / "faulty.py").write_text(FAULTY)
+    (tmp_path / "allowed").write_text("yes")
+    (tmp_path / "other").write_text("no")
+    monkeypatch.chdir(tmp_path)
+    served = start(
+        "--file-system=faulty:Faulty", "--io-engine=sync", f"--sandbox-allow={tmp_path / 'allowed'}"
+    )
+    if "no Landlock" in served.engine.log():
+        pytest.skip("this kernel has no Landlock")
+
+    def read(what: str) -> str:
+        node_id = served.guest.lookup(what).node_id
+        return errno_of(READ, served.guest, node_id, struct.pack("<QQIIQII", 0, 0, 100, 0, 0, 0, 0), 100)
+
+    assert read("open('allowed', 'rb').read()") == ""
+    assert read("open('other', 'rb').read()") == "EACCES"
+    assert read("open('new', 'wb').close()") == "EACCES"
+    assert read("os.chown('allowed', 1, 1)") == "EPERM"
+    assert read("__import__('socket').socket()") == "EPERM"
+
+
 def test_options_that_a_class_has_no_use_for(tmp_path: Path) -> None:
     def said(*options: str) -> str:
         done = run_program(f"--socket-path={tmp_path}/socket", "--tag=t", *options, program=PROGRAM)
