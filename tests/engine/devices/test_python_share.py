@@ -1,11 +1,11 @@
 """A file system of a user's own in a whole engine, asked by a driver without a guest.
 
-Fault model: the class raises, returns what it should not, keeps a request for long; its workers are killed.
+Fault model: the class raises, returns what it should not, or cannot work at all. Its workers' deaths are in
+test_python_share_kills.py.
 """
 
 import errno
 import os
-import signal
 import stat
 import struct
 from collections.abc import Callable, Iterator
@@ -15,8 +15,8 @@ import pytest
 
 from ringblk.workers.backends.interface import BackendError
 from ringblk.workers.backends.python_folder import load_file_system
-from tests.rigs.engine_rig import Engine, eventually, own_lines, run_program
-from tests.rigs.process_tree import drive_processes_of
+from tests.rigs.engine_rig import own_lines, run_program
+from tests.rigs.python_share import Served, kept
 from tests.rigs.share import (
     COPY_FILE_RANGE,
     CREATE,
@@ -39,23 +39,10 @@ from tests.rigs.share import (
     STATFS,
     SYNCFS,
     ShareError,
-    ShareFrontend,
     errno_of,
 )
 
 WORDS = ("--file-system=word_folder:WordFolder", "--file-system-arg=words=apple,pear")
-
-
-class Served:
-    """An engine and a guest's file system."""
-
-    def __init__(self, *options: str) -> None:
-        self.engine = Engine("--tag=test", *options, program=PROGRAM)
-        self.guest = ShareFrontend(self.engine)
-
-    def close(self) -> None:
-        self.guest.close()
-        self.engine.__exit__(None, None, None)
 
 
 @pytest.fixture
@@ -69,10 +56,6 @@ def start() -> Iterator[Callable[..., Served]]:
     yield start_one
     for served in started:
         served.close()
-
-
-def kept(tmp_path: Path) -> tuple[str, str]:
-    return "--file-system=kept_folder:KeptFolder", f"--file-system-arg=path={tmp_path / 'tree'}"
 
 
 @pytest.mark.parametrize("io_engine", ["auto", "sync"])
@@ -326,96 +309,3 @@ def test_options_that_a_class_has_no_use_for(tmp_path: Path) -> None:
     assert "argument words is missing" in said(WORDS[0])
     assert "not of the form package.module:Class" in said("--file-system=word_folder")
     assert "--backend-arg needs --backend or --file-system" in said(f"--shared-dir={tmp_path}", WORDS[1])
-
-
-def kill_all(engine: Engine) -> None:
-    children = engine.children()
-    for pid in children:
-        os.kill(pid, signal.SIGKILL)
-    eventually(lambda: engine.children() and not engine.children() & children, "others in their place")
-
-
-def test_kills_lose_nothing(start: Callable[..., Served], tmp_path: Path) -> None:
-    served = start(*kept(tmp_path), "--workers=2")
-    guest = served.guest
-    node_id, folder_id = guest.create("file").node_id, guest.mkdir("folder").node_id
-    for round_number in range(3):
-        kill_all(served.engine)
-        guest.write(node_id, b"%d" % round_number, round_number)
-        guest.create(f"file {round_number}", folder_id)
-    assert guest.read(node_id, 10) == b"012"
-    assert sorted(guest.names_in(folder_id)) == [f"file {number}" for number in range(3)]
-
-
-DEADLY = """
-import os, signal
-from kept_folder import KeptFolder
-class Deadly(KeptFolder):
-    "Dies over each change, once it is made; but for the first process that is told not to."
-    def __init__(self, path: str, deaths: int):
-        super().__init__(path)
-        self.deaths_fd = os.open(path + ".deaths", os.O_RDWR | os.O_CREAT | os.O_APPEND)
-        self.deaths = deaths
-    def die(self):
-        if os.fstat(self.deaths_fd).st_size < self.deaths:
-            os.write(self.deaths_fd, b"x")
-            os.kill(os.getpid(), signal.SIGKILL)
-    def mkdir(self, *arguments):
-        try:
-            return super().mkdir(*arguments)
-        finally:
-            self.die()
-    def unlink(self, *arguments):
-        try:
-            super().unlink(*arguments)
-        finally:
-            self.die()
-    def rename(self, *arguments):
-        try:
-            super().rename(*arguments)
-        finally:
-            self.die()
-    def create(self, *arguments):
-        try:
-            return super().create(*arguments)
-        finally:
-            self.die()
-"""
-
-
-@pytest.mark.parametrize("operation", ["mkdir", "create", "unlink", "rename"])
-def test_what_a_worker_has_died_over_is_done_once(
-    start: Callable[..., Served], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, operation: str
-) -> None:
-    (tmp_path / "deadly.py").write_text(DEADLY)
-    monkeypatch.chdir(tmp_path)
-    arguments = (f"--file-system-arg=path={tmp_path / 'tree'}", "--file-system-arg=deaths=2", "--workers=1")
-    if operation in ("unlink", "rename"):
-        with_file = start(*kept(tmp_path))
-        with_file.guest.create("file")
-    guest = start("--file-system=deadly:Deadly", *arguments).guest
-    match operation:
-        case "mkdir":
-            assert stat.S_ISDIR(guest.mkdir("made").attr.mode)
-        case "create":
-            assert stat.S_ISREG(guest.create("made").attr.mode)
-        case "unlink":
-            guest.unlink("file")
-        case "rename":
-            guest.rename("file", "made")
-    assert os.path.getsize(tmp_path / "tree.deaths") == 2
-    assert guest.names_in(ROOT) == ([] if operation == "unlink" else ["made"])
-
-
-def test_a_request_over_which_workers_die_is_given_up(
-    start: Callable[..., Served], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    (tmp_path / "deadly.py").write_text(DEADLY)
-    monkeypatch.chdir(tmp_path)
-    arguments = (f"--file-system-arg=path={tmp_path / 'tree'}", "--file-system-arg=deaths=9", "--workers=1")
-    served = start("--file-system=deadly:Deadly", *arguments)
-    with pytest.raises(ShareError) as given_up:
-        served.guest.mkdir("made")
-    assert given_up.value.errno == errno.EIO
-    assert served.guest.names_in(ROOT) == ["made"]
-    assert drive_processes_of(served.engine.process.pid)
