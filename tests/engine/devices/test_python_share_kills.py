@@ -1,6 +1,6 @@
 """Workers of a file system of a user's own die.
 
-Fault model: SIGKILL of all the drive's processes between requests, and of a worker at the end of what a method does.
+Fault model: SIGKILL of all the drive's processes between requests, and of a worker at the end of a method.
 """
 
 import errno
