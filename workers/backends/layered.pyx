@@ -116,7 +116,7 @@ cdef class LayeredBackend(NativeBackend):
     def prepare(self):
         """Bring to an end what the engine before has begun, once the overlay is this one's. Raises `BackendError`."""
         try:
-            prepare_chain(self.folder)
+            prepare_chain(self.folder, self.chain.base.path)
         except LayerDamaged as error:
             raise BackendError(f"{self.folder}: {error}") from None
         except OSError as error:

@@ -12,7 +12,7 @@ from ringblk.workers.layers.chain_form import ChainLayer
 from ringblk.workers.layers.folder import MAP, base_fault, base_identity
 from ringblk.workers.layers.form import LAYER_BASE, BaseIdentity, LayerDamaged
 from ringblk.workers.layers.overlay_folder import opened_layer, read_chain
-from ringblk.workers.layers.snapshot_lock import use_snapshot
+from ringblk.workers.layers.snapshot_lock import use_first_layer, use_snapshot
 
 _log = logging.getLogger(__name__)
 
@@ -32,8 +32,7 @@ class OpenBase(NamedTuple):
         """Let go of it."""
         if self.image is not None:
             self.image.close()
-        for fd in self.lock_fds:
-            os.close(fd)
+        _close_all(self.lock_fds)
 
 
 def open_base(path: str, direct: DirectMode, snapshot: str | None = None, layer_id: bytes = b"") -> OpenBase:
@@ -94,8 +93,7 @@ def _open_snapshot(path: str, direct: DirectMode, snapshot: str | None, layer_id
         branch = list(chain.branch(layer.layer_id))
         if not all(each.is_settled for each in branch):
             raise LayerDamaged("its newest snapshot is not on the disk yet: start its drive, or try again")
-        with opened_layer(folder_fd, layer) as layer_fd:
-            lock_fd = os.open(MAP, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW, dir_fd=layer_fd)
+        lock_fds = _lock_branch(folder_fd, branch)
     finally:
         os.close(folder_fd)
     identity = BaseIdentity(
@@ -106,20 +104,42 @@ def _open_snapshot(path: str, direct: DirectMode, snapshot: str | None, layer_id
     )
     layers = [(path, each) for each in branch]
     try:
-        use_snapshot(lock_fd)
         if branch[-1].has_no_base:
-            return OpenBase(identity, None, layers, [lock_fd])
+            return OpenBase(identity, None, layers, lock_fds)
         below = open_base(os.fsdecode(chain.base.path), direct, layer_id=chain.base.layer_id)
     except BaseException:
-        os.close(lock_fd)
+        _close_all(lock_fds)
         raise
-    opened = OpenBase(identity, below.image, layers + below.layers, [lock_fd, *below.lock_fds])
+    opened = OpenBase(identity, below.image, layers + below.layers, lock_fds + below.lock_fds)
     try:
         check_base(path, chain.base, below.identity)
     except BaseException:
         opened.close()
         raise
     return opened
+
+
+def _lock_branch(folder_fd: int, branch: list[ChainLayer]) -> list[int]:
+    """Descriptors that keep a snapshot and what it lies on. Raises `LayerDamaged`, `OSError`."""
+    fds: list[int] = []
+    uses = [(branch[0], use_snapshot), *((each, use_first_layer) for each in branch if each.is_first)]
+    try:
+        for layer, use in uses:
+            with opened_layer(folder_fd, layer) as layer_fd:
+                fds.append(os.open(MAP, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW, dir_fd=layer_fd))
+            use(fds[-1])
+        chain = read_chain(folder_fd)
+        if chain is None or any(each.layer_id not in chain.layers for each in branch):
+            raise LayerDamaged("its layers were merged at this moment: try again")
+    except BaseException:
+        _close_all(fds)
+        raise
+    return fds
+
+
+def _close_all(fds: list[int]) -> None:
+    for fd in fds:
+        os.close(fd)
 
 
 def _missing(snapshot: str | None, names: list[str]) -> str:

@@ -223,7 +223,8 @@ class OverlayChanger:
         has_base = not (branch and branch[-1].has_no_base)
         indexed = None if is_index_stale else found
         if has_base:
-            if found.base is None and not found.foreign_count:
+            foreign = found.below[len(found.below) - found.foreign_count :]
+            if (found.base is None and not foreign) or self._needs_maps_of(foreign, below, indexed):
                 found, sealed = self._with_base(chain, numbers, found, sealed, fds)
             below += found.below[len(found.below) - found.foreign_count :]
         image = found.base if has_base else None
@@ -249,7 +250,7 @@ class OverlayChanger:
         sealed: OpenFile,
         fds: dict[str, int],
     ) -> tuple[OpenOverlay, OpenFile]:
-        """Open the base again, which the drive has lain on nothing of since it was flattened.
+        """Open the base again: the drive was flattened, or the base's own layers may have been merged since.
 
         What is open then, and what holds of the data of all layers. Raises as `open_layers`.
         """
@@ -283,6 +284,17 @@ class OverlayChanger:
         )
         return found, sealed
 
+    def _needs_maps_of(
+        self, foreign: list[OpenLayer], own: list[OpenLayer], known: OpenOverlay | None
+    ) -> bool:
+        """Whether maps of the base's layers are wanted that are not open any more."""
+        if not foreign:
+            return False
+        if not own and f"map {foreign[0].number}" not in self._backend.found.fd_names:
+            return True
+        below = [*own, *foreign]
+        return len(below) > 1 and not _is_indexed(below, known) and not _is_indexed_next(below, known)
+
     def _index(
         self,
         chain: Chain,
@@ -292,21 +304,14 @@ class OverlayChanger:
         fds: dict[str, int],
     ) -> OpenIndex | None:
         """An index of all but the nearest: that which is known, with one layer more, or another."""
-        wanted = [layer.layer_id for layer in below[1:]]
-        if not wanted:
+        if len(below) < 2:
             return None
-        found = known or msgspec.structs.replace(self._backend.found, below=[])
-        former = [layer.layer_id for layer in found.below]
-        if wanted == former[1:]:
+        found = known or self._backend.found
+        if _is_indexed(below, known):
             return found.index
-        near = found.below[0] if found.below else None
-        if (
-            found.index is not None
-            and near is not None
-            and wanted == former
-            and near.size_bytes <= found.index.size_bytes
-        ):
+        if found.index is not None and _is_indexed_next(below, known):
             # Whoever looks finds these blocks in the layer itself first, for as long as that is the nearest.
+            near = found.below[0]
             index = BlockIndex(self._backend.fd_of(f"index {found.index.number}"), found.index.size_bytes)
             index.hide(near.size_bytes)
             index.add(SealedMap(self._backend.fd_of(f"map {near.number}"), near.size_bytes), near.number)
@@ -350,3 +355,19 @@ class OverlayChanger:
                 return os.open(MAP, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW, dir_fd=layer_fd)
         finally:
             os.close(folder_fd)
+
+
+def _is_indexed(below: list[OpenLayer], known: OpenOverlay | None) -> bool:
+    """Whether there is an index of all but the nearest."""
+    return known is not None and _ids(below[1:]) == _ids(known.below[1:])
+
+
+def _is_indexed_next(below: list[OpenLayer], known: OpenOverlay | None) -> bool:
+    """Whether there is one to which no more than the former nearest has to be added."""
+    if known is None or known.index is None or not known.below:
+        return False
+    return _ids(below[1:]) == _ids(known.below) and known.below[0].size_bytes <= known.index.size_bytes
+
+
+def _ids(layers: list[OpenLayer]) -> list[bytes]:
+    return [layer.layer_id for layer in layers]

@@ -24,6 +24,7 @@ from ringblk.workers.layers.overlay_folder import (
     read_chain,
     remove_strays,
     settle_layer,
+    write_chain,
 )
 from ringblk.workers.layers.sealed_map import SealedMap
 
@@ -96,6 +97,8 @@ def _find_chain(folder_fd: int, folder: str, base: OpenBase | None, size_bytes: 
         return new_overlay(folder, folder_fd, size_bytes or base.identity.size_bytes, base.identity)
     if base is not None:
         check_base(folder, chain.base, base.identity)
+        moved = msgspec.structs.replace(chain.base, path=base.identity.path)
+        chain = msgspec.structs.replace(chain, base=moved)
     size_now_bytes = chain.layers[chain.top].size_bytes
     # It may have grown since it was made so large.
     if size_bytes is not None and size_bytes not in {layer.size_bytes for layer in chain.layers.values()}:
@@ -117,8 +120,8 @@ def is_current(folder: str, chain: Chain) -> bool:
         raise BackendError(f"{folder}: can't open it: {error.strerror or error}") from error
 
 
-def prepare_chain(folder: str) -> None:
-    """Bring to an end what another engine had begun: the caller has the overlay.
+def prepare_chain(folder: str, base_path: bytes) -> None:
+    """Bring to an end what another engine had begun: the caller has the overlay, and its base is there now.
 
     Raises `LayerDamaged`, `OSError`.
     """
@@ -126,6 +129,10 @@ def prepare_chain(folder: str) -> None:
         chain = read_chain(folder_fd)
         if chain is None:
             return
+        if chain.base.path != base_path:
+            moved = msgspec.structs.replace(chain.base, path=base_path)
+            chain = msgspec.structs.replace(chain.changed(), base=moved)
+            write_chain(folder_fd, chain)
         for layer in list(chain.layers.values()):
             if layer.is_sealed and not layer.is_settled:
                 chain = settle_layer(folder_fd, chain, layer)

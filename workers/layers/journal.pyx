@@ -23,6 +23,7 @@ from ringblk.shm.sync.atomic cimport load_acquire_64, set_bits_64, store_release
 from ringblk.shm.sync.crash_point cimport crash_point
 from ringblk.shm.sync.invariant cimport invariant
 from ringblk.workers.files.file_calls cimport lock_for_writing, sync_data, write_ranges, write_ranges_durably
+from ringblk.workers.files.holes cimport next_data
 from ringblk.workers.layers.checksum cimport crc32
 from ringblk.workers.layers.map cimport PAGE_SHIFT, LayerMap, LiveHeader
 
@@ -276,10 +277,15 @@ cdef class LayerJournal:
         Raises `LayerDamaged`, `OSError`.
         """
         cdef MapUnit units[READ_UNITS]
-        cdef uint64_t first, count, index, unit_count = (self.word_count + UNIT_WORDS - 1) // UNIT_WORDS
-        cdef uint64_t word, place
-        cdef int result = 0
-        for first in range(0, unit_count, READ_UNITS):
+        cdef uint64_t first = 0, count, index, unit_count = (self.word_count + UNIT_WORDS - 1) // UNIT_WORDS
+        cdef uint64_t word, place, end_bytes = self.map_offset_bytes + unit_count * UNIT_BYTES
+        cdef bint has_any = False
+        while True:
+            first = (next_data(self.fd, self.map_offset_bytes + first * UNIT_BYTES, end_bytes)
+                     - self.map_offset_bytes) // UNIT_BYTES
+            if first >= unit_count:
+                break
+            has_any = True
             count = min(<uint64_t>READ_UNITS, unit_count - first)
             _raise(_read(self.fd, units, count * UNIT_BYTES, self.map_offset_bytes + first * UNIT_BYTES))
             for index in range(count):
@@ -289,10 +295,15 @@ cdef class LayerJournal:
                     word = (first + index) * UNIT_WORDS + place
                     if word < self.word_count and units[index].words[place]:
                         _raise(self._restore(word, units[index].words[place]))
+            first += count
         self.change_count = 0
-        self._replay()
-        _raise(self._apply())
-        _raise(_sync(self.fd))
+        end_bytes = self.journal_offset_bytes + self.slot_count * sizeof(JournalRecord)
+        if next_data(self.fd, self.journal_offset_bytes, end_bytes) < end_bytes:
+            has_any = True
+            self._replay()
+            _raise(self._apply())
+        if has_any:   # what a process that has died had not flushed is on the disk before anybody builds on it
+            _raise(_sync(self.fd))
         self.map.header.journal_slot = 0
 
     def repair(self, int data_fd):

@@ -24,6 +24,7 @@ from ringblk.workers.layers.folder import (
 )
 from ringblk.workers.layers.form import LAYER_BASE, BaseIdentity, LayerDamaged, Superblock
 from ringblk.workers.layers.live import attach
+from ringblk.workers.layers.snapshot_lock import is_first_layer_used
 
 CHAIN = "chain"
 _NEW_CHAIN = "chain.new"
@@ -206,7 +207,7 @@ def note_settled(folder_fd: int, chain: Chain, layer: ChainLayer) -> Chain:
 def remove_strays(folder_fd: int, chain: Chain) -> None:
     """Remove layers that were left of an operation: the caller is the one that has the overlay.
 
-    Raises `OSError`.
+    The first one stays while others read it, and goes when this is called again. Raises `OSError`.
     """
     known = {layer.folder for layer in chain.layers.values()}
     for name in os.listdir(folder_fd):
@@ -214,8 +215,16 @@ def remove_strays(folder_fd: int, chain: Chain) -> None:
         if name not in known and name != layer_id and len(layer_id) == 2 * len(chain.top):
             with contextlib.suppress(ValueError):  # not one of ours
                 remove_layer(folder_fd, ChainLayer(layer_id=bytes.fromhex(layer_id), size_bytes=0))
-    if "." not in known and exists(MAP, folder_fd):
+    if "." not in known and exists(MAP, folder_fd) and not _is_first_used(folder_fd):
         remove_layer(folder_fd, ChainLayer(layer_id=chain.top, size_bytes=0, is_first=True))
+
+
+def _is_first_used(folder_fd: int) -> bool:
+    map_fd = os.open(MAP, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW, dir_fd=folder_fd)
+    try:
+        return is_first_layer_used(map_fd)
+    finally:
+        os.close(map_fd)
 
 
 def _check_kind(folder_fd: int) -> None:

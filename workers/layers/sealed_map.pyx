@@ -16,6 +16,7 @@ from libc.stdlib cimport calloc, free
 from libc.string cimport memcpy
 
 from ringblk.shm.sync.atomic cimport load_acquire_64
+from ringblk.workers.files.holes cimport next_data
 from ringblk.workers.layers.checksum cimport crc32
 from ringblk.workers.layers.journal cimport UNIT_BYTES, UNIT_WORDS, MapUnit
 from ringblk.workers.layers.map cimport WORD_SHIFT
@@ -24,10 +25,6 @@ from ringblk.workers.layers.form import LayerDamaged, MapLayout, block_count
 
 cdef extern from * nogil:
     int __builtin_ctzll(unsigned long long value)
-
-cdef extern from "unistd.h" nogil:
-    int SEEK_DATA
-    long lseek(int fd, long offset_bytes, int whence)
 
 cdef enum:
     LOOKS = 1000              # at a unit that somebody may be writing to
@@ -73,15 +70,13 @@ cdef class SealedMap:
 
     cdef uint64_t next_unit(self, uint64_t unit) noexcept nogil:
         """The first unit from this one on that may hold something; those in holes are passed over."""
-        cdef long found
+        cdef uint64_t offset_bytes = self.map_offset_bytes + unit * UNIT_BYTES
+        cdef uint64_t end_bytes = self.map_offset_bytes + self.unit_count * UNIT_BYTES
         if unit >= self.unit_count:
             return self.unit_count
-        if (self.map_offset_bytes + unit * UNIT_BYTES) & 4095:
+        if offset_bytes & 4095:
             return unit
-        found = lseek(self.fd, self.map_offset_bytes + unit * UNIT_BYTES, SEEK_DATA)
-        if found < 0:
-            return self.unit_count   # none from here on
-        return max(unit, (<uint64_t>found - self.map_offset_bytes) // UNIT_BYTES)
+        return (next_data(self.fd, offset_bytes, end_bytes) - self.map_offset_bytes) // UNIT_BYTES
 
     cdef int state_of(self, uint64_t block) noexcept nogil:
         """Negative errno for a damaged unit."""

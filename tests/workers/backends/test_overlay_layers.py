@@ -173,6 +173,74 @@ def test_what_still_lies_on_the_base_reads_so_once_the_drive_does_not(
     drive.close()
 
 
+def test_a_clone_goes_on_whose_base_s_layers_were_merged(tmp_path: Path, base: Path) -> None:
+    """The clone has them open; what is made anew while it runs is made of what is there now."""
+    source = Layered(tmp_path / "overlay", base=base)
+    for name in "abc":
+        source.write()
+        source.seal(name)
+    source.changer.settle()
+    clone = Layered(tmp_path / "clone", base=source.folder, snapshot="c", seed=1)
+    clone.snapshots[""] = bytes(clone.model)
+    for name in "ab":
+        layer = source.changer.chain.snapshot(name)
+        assert layer is not None
+        source.changer.write(source.changer.chain.changed(msgspec.structs.replace(layer, name="")))
+        merge_next(source)
+        clone.write()
+        clone.seal(f"after {name}")
+        clone.check()
+    clone.reset("")
+    clone.check()
+    clone.reset("after a")
+    clone.check()
+    clone.write()
+    clone.seal("top")
+    clone.changer.settle()
+    chain = clone.changer.chain
+    named = [layer for layer in chain.layers.values() if layer.name.startswith("after")]
+    clone.changer.write(chain.changed(*(msgspec.structs.replace(each, name="") for each in named)).pruned())
+    merge_next(clone)
+    clone.check()
+    source.check()
+    assert (source.folder / DATA).stat().st_size  # of the first layer, which the clone reads
+    for drive in (clone, source):
+        drive.close()
+        drive.open()
+        drive.check()
+        drive.close()
+    assert not (source.folder / DATA).stat().st_size
+
+
+def merge_next(drive: Layered) -> None:
+    """Merge what is to be merged."""
+    found = drive.changer.chain.mergeable()
+    assert found is not None
+    lower, upper = found
+    merge(str(drive.folder), drive.changer.chain, upper, lower, "off", MergeProgress(bps=0))
+    merged = msgspec.structs.replace(upper, below=lower.below)
+    after = drive.changer.chain.changed(merged, without=(lower.layer_id,))
+    drive.change(drive.changer.rebuilt(after))
+    drive.changer.remove_strays()
+
+
+def test_a_base_that_was_moved_is_found_by_all_that_looks_for_it(tmp_path: Path, base: Path) -> None:
+    """A drive may be started with its base's new path; what is done to its layers later goes by that."""
+    drive = Layered(tmp_path / "overlay", base=base)
+    drive.snapshots[""] = bytes(drive.model)
+    drive.write()
+    drive.close()
+    drive.base = base.rename(tmp_path / "moved")
+    drive.open()
+    drive.check()
+    drive.seal("flattened")
+    flatten(drive)
+    drive.check()
+    drive.reset("")
+    drive.check()
+    drive.close()
+
+
 def test_a_base_that_was_changed_is_not_lain_on_again(tmp_path: Path, base: Path) -> None:
     drive = Layered(tmp_path / "overlay", base=base)
     drive.snapshots[""] = bytes(drive.model)
