@@ -100,7 +100,8 @@ class DriveLayers:
 
     def check_name(self, name: str) -> None:
         """Raise `ChangeRefused` for what no new snapshot can be called."""
-        if not name or not name.isprintable() or "/" in name or len(name.encode()) > MAX_NAME_BYTES:
+        is_path = "/" in name or name in (".", "..")
+        if not name or not name.isprintable() or is_path or len(name.encode()) > MAX_NAME_BYTES:
             reason = f"1 to {MAX_NAME_BYTES} bytes of printable characters without a slash"
             raise ChangeRefused("name", f"is not {reason}")
         if self.chain.snapshot(name) is not None:

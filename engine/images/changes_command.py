@@ -46,6 +46,7 @@ def add_parsers(commands: Any) -> list[argparse.ArgumentParser]:
     point = commands.add_parser("point", help="have a point from which changes of an image are told")
     point.add_argument("image", metavar="FOLDER", help="what --track-changes names")
     point.add_argument("name", metavar="NAME", help="of the point")
+    point.add_argument("--remove", action="store_true", help="have none of this name any more")
     return [point]
 
 
@@ -62,11 +63,14 @@ def _opened(path: str) -> Iterator[TrackerFolder]:
 
 
 def set_point(arguments: argparse.Namespace) -> None:
-    """`point`: from now on."""
+    """`point`: from now on, or with `--remove` no more."""
     if not arguments.name or len(arguments.name.encode()) > MAX_NAME_BYTES:
         raise ImageError(f"a point's name has from 1 to {MAX_NAME_BYTES} bytes")
     with _opened(arguments.image) as folder:
-        folder.set_point(arguments.name)
+        if arguments.remove:
+            folder.remove_point(arguments.name)
+        else:
+            folder.set_point(arguments.name)
 
 
 def changed_extents(path: str, since: str) -> list[Extent]:

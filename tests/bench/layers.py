@@ -34,6 +34,8 @@ _BLOCK_BYTES = 4096
 _DEPTH = 32
 _WINDOW_S = 0.3
 _PIECE_BYTES = 1 << 20
+_PROGRAM = (sys.executable, "-P", "-m", "ringblk", "serve")
+"""As users have it: a drive at rest has no workers."""
 
 
 class Figure(msgspec.Struct, frozen=True):
@@ -100,7 +102,9 @@ def measure_reads(report: Report, folder: Path, layer_count: int, rounds: int) -
     }
     load = Load(depth=_DEPTH)
     found: dict[str, list[float]] = {name: [] for name in settings}
-    with ManyDrives({name.replace(" ", "-"): each for name, each in settings.items()}) as engine:
+    with ManyDrives(
+        {name.replace(" ", "-"): each for name, each in settings.items()}, program=_PROGRAM
+    ) as engine:
         for _ in range(rounds):
             for name in settings:
                 with engine.frontend(name.replace(" ", "-"), memory_size_bytes=load.memory_bytes) as disk:
@@ -152,7 +156,8 @@ def measure_snapshots(report: Report, folder: Path, rounds: int) -> None:
     base = folder / "small base"
     with base.open("wb") as file:
         file.truncate(_DRIVE_BYTES)
-    with ManyDrives({"vm": {"base": str(base), "overlay": str(folder / "vm")}}) as engine:
+    settings = {"vm": {"base": str(base), "overlay": str(folder / "vm")}}
+    with ManyDrives(settings, program=_PROGRAM) as engine:
         with engine.frontend("vm", memory_size_bytes=4 << 20, queue_size=2 * _DEPTH) as disk:
             writer = Writer(disk)
             writer.run_for(2.0)
@@ -210,7 +215,7 @@ def measure_clones(report: Report, folder: Path, rounds: int) -> None:
     base = folder / "large base"
     with base.open("wb") as file:
         file.truncate(_BASE_BYTES)
-    with ManyDrives({}) as engine:
+    with ManyDrives({}, program=_PROGRAM) as engine:
         raw_ms, clone_ms = [], []
         for number in range(rounds):
             raw = folder / f"raw {number}"
@@ -225,9 +230,10 @@ def measure_clones(report: Report, folder: Path, rounds: int) -> None:
                     )
                 )
             )
-        report.add("PUT of a raw file of 100 GiB", "ms", raw_ms)
-        report.add("PUT of a clone of a base of 100 GiB", "ms", clone_ms)
-        report.add(f"{rounds} clones, one after the other", "ms", [sum(clone_ms)])
+        report.add("the engine's first PUT of a clone", "ms", clone_ms[:1])
+        report.add("PUT of a raw file of 100 GiB", "ms", raw_ms[1:])
+        report.add("PUT of a clone of a base of 100 GiB", "ms", clone_ms[1:])
+        report.add(f"{rounds - 1} clones, one after the other", "ms", [sum(clone_ms[1:])])
     files = [each.stat() for each in (folder / "clone 0").iterdir()]
     report.add("a new clone on the disk", "KiB", [sum(each.st_blocks for each in files) / 2])
 
@@ -243,7 +249,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory(dir=arguments.place, prefix="ringblk-bench-") as place:
         folder = Path(place)
         measure_snapshots(report, folder, arguments.rounds)
-        measure_clones(report, folder, 2 * arguments.rounds)
+        measure_clones(report, folder, 2 * arguments.rounds + 1)
         measure_reads(report, folder, arguments.layers, arguments.rounds)
     print(msgspec.json.encode(report).decode())
 

@@ -21,6 +21,9 @@ from ringblk.workers.changes.tracker_folder import ImageState, TrackerFolder
 from ringblk.workers.changes.tracker_form import TrackerDamaged
 from ringblk.workers.sandbox.syscall_filter import FILE_CALLS, LOCK_CALLS
 
+_KEEPS_SIZE = ("the drive's changes are tracked, so it keeps its size: end it, resize its image, and begin with another folder"
+               " for track_changes")
+
 
 cdef class TrackedBackend(NativeBackend):
     """The image at `path`, and the folder that keeps what has changed, made where it isn't there.
@@ -76,6 +79,16 @@ cdef class TrackedBackend(NativeBackend):
         except OSError as error:
             raise BackendError(f"{self.folder.path}: can't track changes: {error.strerror or error}") from error
         self.has_begun = True
+
+    def resize(self, size_bytes):
+        """It keeps its size. Raises `BackendError`."""
+        raise BackendError(_KEEPS_SIZE)
+
+    def measure(self):
+        """The image's size, which is as it was. Raises `BackendError` where somebody else has changed it."""
+        if self.data.measure() != self.size_bytes:
+            raise BackendError(_KEEPS_SIZE)
+        return self.size_bytes
 
     @property
     def image(self):

@@ -51,6 +51,8 @@ class Point(msgspec.Struct, frozen=True):
     time_ns: int
     content: bytes = b""
     """The map, compressed."""
+    first: int = 0
+    """The number of the earliest point that was removed into it; 0: none was."""
 
 
 class ImageState(msgspec.Struct, frozen=True):
@@ -162,7 +164,7 @@ class TrackerFolder:
         lost = 0
         for point in points:
             if point.session == header.session:
-                lost |= int.from_bytes(zlib.decompress(point.content), "little")
+                lost |= _bits(point)
         size = len(self.tracker.content())
         if header.boot_id != this_boot():
             regions = os.pread(self.regions_fd, REGIONS_FILE_BYTES - _HEADER_BYTES, _HEADER_BYTES)
@@ -206,6 +208,35 @@ class TrackerFolder:
             self.end(ImageState(header.image_inode, header.image_modified_ns))
         return point
 
+    def remove_point(self, name: str) -> None:
+        """Have no such point any more; what is told since another is what it was. Raises `TrackerDamaged`."""
+        with _locked(self.path) as folder_fd:
+            points = _points(folder_fd)
+            names = [point.name for point in points]
+            if name == START:
+                raise TrackerDamaged("tracks from its start on: that is no point that can be removed")
+            if name not in names:
+                raise TrackerDamaged(f"has no point {name}; it has {', '.join([START, *names])}")
+            place = names.index(name)
+            removed = points[place]
+            if place + 1 < len(points):
+                after = points[place + 1]
+                both = _bits(removed) | _bits(after)
+                size = len(self.tracker.content())
+                _keep_point(
+                    folder_fd,
+                    msgspec.structs.replace(
+                        after,
+                        content=zlib.compress(both.to_bytes(size, "little")),
+                        first=removed.first or removed.number,
+                    ),
+                )
+            else:
+                self.tracker.add(zlib.decompress(removed.content))
+                os.fsync(self.changes_fd)
+            os.unlink(_point_file(removed.number), dir_fd=folder_fd)
+            os.fsync(folder_fd)
+
     def points(self) -> list[Point]:
         """All that were set, in order."""
         with _locked(self.path) as folder_fd:
@@ -220,17 +251,25 @@ class TrackerFolder:
                 raise TrackerDamaged(f"has no point {name}; it has {', '.join(names)}")
             content = int.from_bytes(self.tracker.content(), "little")
             for point in points[names.index(name) :]:
-                content |= int.from_bytes(zlib.decompress(point.content), "little")
+                content |= _bits(point)
             header = self.header()
             if header.state == OPEN and not _is_held(self.changes_fd):
                 content |= int.from_bytes(self._lost(header, points), "little")
         return content.to_bytes(len(self.tracker.content()), "little")
 
 
+def _bits(point: Point) -> int:
+    return int.from_bytes(zlib.decompress(point.content), "little")
+
+
+def _point_file(number: int) -> str:
+    return f"{_POINT}{number:08d}"
+
+
 def _keep_point(folder_fd: int, point: Point) -> None:
     content = msgspec.msgpack.encode(point)
     head = _POINT_HEAD.pack(_POINT_MAGIC, zlib.crc32(content), len(content))
-    name = f"{_POINT}{point.number:08d}"
+    name = _point_file(point.number)
     fd = os.open(name + _NEW, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, _MODE, dir_fd=folder_fd)
     with open(fd, "wb") as file:
         file.write(head + content)
@@ -242,7 +281,7 @@ def _keep_point(folder_fd: int, point: Point) -> None:
 
 def _points(folder_fd: int) -> list[Point]:
     """Raises `TrackerDamaged`, `OSError`."""
-    points = []
+    points: list[Point] = []
     for name in sorted(os.listdir(folder_fd)):
         if not name.startswith(_POINT) or name.endswith(_NEW):
             continue
@@ -253,7 +292,11 @@ def _points(folder_fd: int) -> list[Point]:
         if magic != _POINT_MAGIC or len(body) != length or zlib.crc32(body) != checksum:
             raise TrackerDamaged(f"{name} is damaged")
         points.append(msgspec.msgpack.decode(body, type=Point))
-    if [point.number for point in points] != list(range(1, len(points) + 1)):
+    # One that was being removed when that was cut off stands in the next one already.
+    removed = {number for point in points if point.first for number in range(point.first, point.number)}
+    points = [point for point in points if point.number not in removed]
+    numbers = {point.number for point in points} | removed
+    if len(numbers) != max(numbers, default=0):
         raise TrackerDamaged("has lost a point")
     return points
 

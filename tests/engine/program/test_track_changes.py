@@ -10,6 +10,7 @@ from ringblk import Frontend
 from ringblk.engine.frontend.request import BackendGone
 from tests.rigs.engine_process import EngineProcess
 from tests.rigs.image_command import run_image
+from tests.rigs.many_drives import ManyDrives
 from tests.rigs.stalling_file import stalling_file
 
 MIB = 1 << 20
@@ -157,3 +158,17 @@ def test_a_write_that_is_under_way_when_a_point_is_set(
             assert disk.wait(token, 30.0).status == 0
             assert run_image("diff", changes, "--since=monday") == 0
             assert capsys.readouterr().out == "65536 4096\n"
+
+
+def test_a_tracked_drive_keeps_its_size(tmp_path: Path) -> None:
+    """One line says why, and what to do instead."""
+    with ManyDrives({}) as engine:
+        assert engine.put("vm", track_changes=str(tmp_path / "changes"))[0] == 201
+        size_bytes = engine.control.get("/drives/vm")["state"]["size_bytes"]
+        assert engine.control.change("/drives/vm", size_bytes="image")["state"]["size_bytes"] == size_bytes
+        for size in (size_bytes * 2, size_bytes // 2):
+            status, answer = engine.control.ask("PATCH", "/drives/vm", {"size_bytes": size})
+            assert (status, "with another folder for track_changes" in answer["error"]) == (400, True)
+        os.truncate(engine.image("vm"), 2 * size_bytes)
+        status, answer = engine.control.ask("PATCH", "/drives/vm", {"size_bytes": "image"})
+        assert (status, "so it keeps its size" in answer["error"]) == (400, True)

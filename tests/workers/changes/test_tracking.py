@@ -21,7 +21,7 @@ from ringblk.workers.backends.interface import BackendError
 from ringblk.workers.backends.open_storage import OpenTracked
 from ringblk.workers.backends.tracked import TrackedBackend
 from ringblk.workers.changes.tracker_folder import CHANGES, REGIONS, START, TrackerFolder
-from ringblk.workers.changes.tracker_form import OPEN, RegionsHeader
+from ringblk.workers.changes.tracker_form import OPEN, RegionsHeader, TrackerDamaged
 from tests.rigs.recorded_folder import Record
 
 MIB = 1 << 20
@@ -109,8 +109,7 @@ class TrackingMachine(RuleBasedStateMachine):
             file.truncate(SIZE_BYTES)
         self.random = random.Random(seed)
         self.at_points = {START: contents_of(self.image)}
-        self.changed = dict.fromkeys(PLACES, 0)
-        """When each block was written to last; points count."""
+        self.count = 0
         self.open()
 
     def open(self) -> None:
@@ -121,15 +120,37 @@ class TrackingMachine(RuleBasedStateMachine):
     def write(self, block: int, way: str) -> None:
         backend = self.random.choice([self.backend, self.other])
         write(backend, block, self.random.randbytes(4096), way)
-        self.changed[block] = len(self.at_points)
 
     @rule()
     def set_point(self) -> None:
-        name = f"p{len(self.at_points)}"
+        self.count += 1
+        name = f"p{self.count}"
         tracker = TrackerFolder(str(self.folder))
         tracker.set_point(name)
         tracker.close()
         self.at_points[name] = contents_of(self.image)
+
+    @rule(chance=st.randoms())
+    def remove_point(self, chance: random.Random) -> None:
+        """Cut off before its file is gone, now and then: the points that are left tell what they told."""
+        names = [name for name in self.at_points if name != START]
+        if not names:
+            return
+        name = chance.choice(names)
+        tracker = TrackerFolder(str(self.folder))
+        before = {each: tracker.changed_since(each) for each in self.at_points if each != name}
+        number = next(point.number for point in tracker.points() if point.name == name)
+        file = self.folder / f"point-{number:08d}"
+        content = file.read_bytes()
+        tracker.remove_point(name)
+        del self.at_points[name]
+        assert {each: tracker.changed_since(each) for each in before} == before
+        if chance.random() < 0.5 and list(before)[-1] != START and number < tracker.points()[-1].number:
+            file.write_bytes(content)
+            assert {each: tracker.changed_since(each) for each in before} == before
+            assert [START, *(point.name for point in tracker.points())] == list(self.at_points)
+            file.unlink()
+        tracker.close()
 
     @rule()
     def look(self) -> None:
@@ -283,3 +304,19 @@ def test_after_a_power_failure_each_change_is_told(
                 assert contents_of(after / "image") == at_points[START]
             remove_folder(after)
         remove_folder(recorded.record)
+
+
+def test_what_no_point_is_removed_is_told(image: Path) -> None:
+    folder = image.with_name("changes")
+    opened(image, folder).close()
+    tracker = TrackerFolder(str(folder))
+    tracker.set_point("one")
+    with pytest.raises(TrackerDamaged, match="has no point two; it has start, one"):
+        tracker.remove_point("two")
+    with pytest.raises(TrackerDamaged, match="from its start on"):
+        tracker.remove_point(START)
+    tracker.set_point("two")
+    (folder / "point-00000001").unlink()
+    with pytest.raises(TrackerDamaged, match="has lost a point"):
+        tracker.points()
+    tracker.close()
