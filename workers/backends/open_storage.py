@@ -101,6 +101,8 @@ class OpenTracked(msgspec.Struct, frozen=True, kw_only=True, tag=True):
     """An image whose changes are tracked (`TrackedBackend`); its descriptor and the map's come along."""
 
     data: OpenFile
+    folder: str
+    """Which tracks them."""
 
 
 class OpenNbd(msgspec.Struct, frozen=True, kw_only=True, tag=True):

@@ -108,7 +108,7 @@ cdef class TrackedBackend(NativeBackend):
     def hand_over(self):
         """All that was found out, and the descriptors."""
         data, _ = self.data.hand_over()
-        return OpenTracked(data=data), self.fds
+        return OpenTracked(data=data, folder=self.folder.path), self.fds
 
     @staticmethod
     def take(found, fds):
@@ -117,6 +117,7 @@ cdef class TrackedBackend(NativeBackend):
         data_fd, regions_fd, changes_fd = fds
         backend.data = FileBackend.take(found.data, data_fd)
         backend.tracker = ChangeTracker(regions_fd, changes_fd, backend.data.size_bytes)
+        backend.folder = TrackerFolder.of(found.folder, backend.tracker)
         backend._settle()
         return backend
 
@@ -130,13 +131,8 @@ cdef class TrackedBackend(NativeBackend):
                 os.fsync(self.data.fd)
                 self.folder.end(ImageState.of(self.data.fd))
         finally:
-            fds = self.tracker.regions_fd, self.tracker.changes_fd
             self.fd = -1
-            if self.folder is not None:
-                self.folder.close()
-            else:
-                for fd in fds:
-                    os.close(fd)
+            self.folder.close()
             self.folder = self.tracker = None   # the mapping, too
             self.data.close()
 

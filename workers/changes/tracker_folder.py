@@ -99,6 +99,14 @@ class TrackerFolder:
             self.tracker = ChangeTracker(self.regions_fd, self.changes_fd, header.size_bytes)
             on_error.pop_all()
 
+    @staticmethod
+    def of(path: str, tracker: ChangeTracker) -> "TrackerFolder":
+        """The one whose files another process has opened; they are this one's from now on."""
+        folder = TrackerFolder.__new__(TrackerFolder)
+        folder.path, folder.tracker = path, tracker
+        folder.regions_fd, folder.changes_fd = tracker.regions_fd, tracker.changes_fd
+        return folder
+
     def close(self) -> None:
         """Close its files, and let go of the mapping, which has the lock as well."""
         del self.tracker

@@ -8,6 +8,7 @@ import pytest
 
 from ringblk import Frontend
 from ringblk.engine.frontend.request import BackendGone
+from ringblk.engine.images.changes_command import changed_extents
 from tests.rigs.engine_process import EngineProcess
 from tests.rigs.image_command import run_image
 from tests.rigs.many_drives import ManyDrives
@@ -172,3 +173,25 @@ def test_a_tracked_drive_keeps_its_size(tmp_path: Path) -> None:
         os.truncate(engine.image("vm"), 2 * size_bytes)
         status, answer = engine.control.ask("PATCH", "/drives/vm", {"size_bytes": "image"})
         assert (status, "so it keeps its size" in answer["error"]) == (400, True)
+
+
+def test_a_drive_that_is_added_tracks_its_changes(tmp_path: Path) -> None:
+    """Its image and the map are opened in another process then."""
+    changes = tmp_path / "changes"
+    with ManyDrives({}) as engine:
+        assert engine.put("vm", track_changes=str(changes))[0] == 201
+        with engine.frontend("vm") as disk:
+            disk.write(4096, b"a" * 4096)
+            assert run_image("point", changes, "monday") == 0
+            disk.write(12288, b"b" * 4096)
+            assert told(changes, "monday") == [(12288, 4096)]
+            status, answer = engine.put("other", blk_file=str(engine.image("vm")), track_changes=str(changes))
+            assert (status, "in use" in answer["error"] or "too" in answer["error"]) == (409, True)
+        engine.delete("vm")
+        assert engine.put("vm", track_changes=str(changes))[0] == 201
+        assert told(changes, "monday") == [(12288, 4096)]  # it ended well
+        assert told(changes, "start") == [(4096, 4096), (12288, 4096)]
+
+
+def told(changes: Path, since: str) -> list[tuple[int, int]]:
+    return [(extent.offset, extent.length) for extent in changed_extents(str(changes), since)]
