@@ -84,6 +84,8 @@ class ShareFrontend:
             queue.driver.forget_places()
         self.frontend.set_up()
         self.unique = 0
+        self.queue_index = 1
+        """Which queue requests go to that name none."""
         self.uid = self.gid = 0
         if begins:
             self.begin()
@@ -135,9 +137,10 @@ class ShareFrontend:
         data: bytes = b"",
         *,
         room: int = 0,
-        queue_index: int = 1,
+        queue_index: int | None = None,
     ) -> tuple[int, bytes]:
-        """Ask; errno and the reply's body."""
+        """Ask, in the queue that is in use; errno and the reply's body."""
+        queue_index = self.queue_index if queue_index is None else queue_index
         header = self.header(opcode, node_id, len(argument) + len(data))
         length, reply = self.send([header, argument, data], HEADER_BYTES + room, queue_index=queue_index)
         said_length, error, unique = struct.unpack_from("<IiQ", reply)
