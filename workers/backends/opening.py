@@ -91,6 +91,8 @@ def import_backend(name: str | None, *, is_folder: bool = False) -> None:
         import ringblk.workers.backends.folder
     elif name is None:
         import ringblk.workers.backends.file
+    elif name == "memory":  # without the loader, which opens it and brings much along for others
+        import ringblk.workers.backends.memory
     else:
         import ringblk.workers.backends.loader  # noqa: F401
 

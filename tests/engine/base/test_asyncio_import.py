@@ -39,6 +39,19 @@ def test_what_takes_long_to_import_is_not_imported_for_an_image(tmp_path: Path) 
     assert done.stdout.split() == []
 
 
+def test_a_zygote_imports_little_for_drives_that_may_come() -> None:
+    """It and all its children would have what the supervisor alone opens storage with."""
+    code = (
+        "import sys; from ringblk.engine.program import start\n"
+        "from ringblk.workers.backends.opening import import_backend\n"
+        "import_backend(None); import_backend('memory')\n"
+        "from ringblk.workers.backends import opening, memory\n"
+        "print(*{'pathlib', 'urllib.parse', 'ipaddress', 'asyncio'} & sys.modules.keys())"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == []
+
+
 def test_a_built_in_backend_needs_no_openssl() -> None:
     with Engine(*MEMORY) as engine:
         assert OPENSSL not in libraries(engine.process.pid)
