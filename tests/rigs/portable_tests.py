@@ -26,6 +26,7 @@ LACKING = {
     "no file handles, of which a shared folder is made": (
         "tests/engine/devices/test_share.py",
         "tests/engine/devices/test_share_kills.py",
+        "tests/engine/devices/test_share_options.py",
         "tests/engine/devices/test_share_window.py",
         "tests/engine/devices/test_hostile_share.py",
     ),
@@ -89,4 +90,5 @@ def what_is_lacking(item: pytest.Item) -> str | None:
             return what
     callspec = getattr(item, "callspec", None)
     parameters = () if callspec is None else callspec.params.values()
-    return "no io_uring" if {"io_uring", "io_uring_inline"} & {str(value) for value in parameters} else None
+    engines = {str(value).removeprefix("--io-engine=") for value in parameters}
+    return "no io_uring" if {"io_uring", "io_uring_inline"} & engines else None
