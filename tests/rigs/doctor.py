@@ -11,6 +11,7 @@ import msgspec
 from ringblk.engine.doctor.check import CheckResult
 from ringblk.engine.doctor.checks import Findings
 from tests.rigs.child_process import ends_with_tests
+from tests.rigs.engine_rig import Engine
 
 PROGRAM = str(Path(sys.executable).with_name("ringblk"))
 
@@ -29,6 +30,16 @@ def run_doctor(
     assert done.stderr == b""
     found = msgspec.json.decode(done.stdout, type=list[Findings])
     return done.returncode, {each.path: {check.name: check for check in each.checks} for each in found}
+
+
+def engine_agrees(image: Path, prepare: Callable[[], object] | None = None) -> bool:
+    """Whether an engine gives the doctor's reason for how it carries requests out.
+
+    Each measures how quickly the image reads, and on a busy machine they may measure differently once.
+    """
+    _, found = run_doctor(str(image), prepare=prepare)
+    with Engine(f"--blk-file={image}", prepare=prepare) as engine:
+        return found[str(image)]["I/O engine"].what.partition(": ")[2] in engine.log()
 
 
 def checked_in_child(
