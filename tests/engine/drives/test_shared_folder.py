@@ -246,7 +246,7 @@ def test_an_engine_whose_segment_lost_its_name_is_found_and_taken_over(image: Pa
         assert [found["supervisor_pid"] for found in stat_engines(str(engine.process.pid))] == [
             engine.process.pid
         ]
-        assert engines_on(subject_of(image.stat())) == [engine.process.pid]
+        assert engine.process.pid in engines_on(subject_of(image.stat()))
         other_socket = engine.folder / "other"  # found by its image, not by its socket
         with subprocess.Popen(
             [PROGRAM, f"--socket-path={other_socket}", f"--blk-file={image}", "--takeover"]

@@ -123,7 +123,8 @@ def test_a_segment_of_another_user_ends_nobody(
     forged = make_segment(f"{SEGMENT_PREFIX}{victim.pid}", image_fd)
     assert is_engine(victim.pid)
     os.fchown(forged.fileno(), NOBODY, -1)
-    assert engines_on(subject_of(os.fstat(image_fd))) == [victim.pid]
+    # An image that is gone may have had this inode, and a killed engine have left its segment.
+    assert victim.pid in engines_on(subject_of(os.fstat(image_fd)))
     with pytest.raises(ProgramError, match="in use by another program"):
         claim_image(hold_of(image), takes_over=True)
     assert was_spared(victim)
@@ -141,9 +142,11 @@ def test_who_got_the_process_id_of_a_dead_engine_is_not_ended(
 
 
 def test_a_name_without_a_process_id_is_passed_over(image_fd: int) -> None:
+    subject = subject_of(os.fstat(image_fd))
+    left = set(engines_on(subject))  # by killed engines, whose image had this inode
     for word in ("abc", "", "1x", "\u0661"):
         state = make_segment(f"{SEGMENT_PREFIX}{word}", image_fd)
-        assert engines_on(subject_of(os.fstat(image_fd))) == []
+        assert set(engines_on(subject)) <= left
         state.close()
 
 
@@ -198,7 +201,8 @@ def test_a_dead_engine_of_another_version_stays_known_while_its_image_is_locked(
     leave_orphan(dead_name, image_fd, version)
     assert dead_name not in remove_dead_engines((0, 0))
     assert shared_names(dead_name) == [dead_name]
-    assert (engines_on(subject_of(os.fstat(image_fd))) != []) == (version > LAYOUT_VERSION)
+    dead_pid = int(dead_name.removeprefix(SEGMENT_PREFIX))
+    assert (dead_pid in engines_on(subject_of(os.fstat(image_fd)))) == (version > LAYOUT_VERSION)
     remove_orphan(dead_name)
 
 
@@ -212,7 +216,7 @@ def test_a_dead_engine_of_another_version_whose_image_is_free_is_forgotten(
 
 def test_a_living_engine_of_another_version_is_known_by_its_image(image_fd: int) -> None:
     living = make_segment(f"{SEGMENT_PREFIX}{os.getpid()}", image_fd, LAYOUT_VERSION + 1)
-    assert engines_on(subject_of(os.fstat(image_fd))) == [os.getpid()]
+    assert os.getpid() in engines_on(subject_of(os.fstat(image_fd)))
     living.close()
 
 
