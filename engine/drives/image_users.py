@@ -16,8 +16,10 @@ def engines_on(image: tuple[int, int]) -> list[int]:
     That is what segments say, and anybody may make one: ask `is_engine` before anything is done to a process.
     """
     found = _users_of(image, named_segments())
+    if any(is_running(pid) for pid in found):
+        return found
     # Those whose names are gone are looked for where nobody else is found: it takes a look at every process.
-    return found or _users_of(image, all_segments())
+    return found + [pid for pid in _users_of(image, all_segments()) if pid not in found]
 
 
 def _users_of(image: tuple[int, int], segments: list[DriveSegment]) -> list[int]:

@@ -238,7 +238,19 @@ def test_own_segments_have_names_that_nobody_can_guess_where_the_first_is_taken(
         first.close()
 
 
+def leave_orphan(name: str, subject: tuple[int, int]) -> None:
+    """What a killed engine of an image leaves."""
+    pid = os.fork()
+    if pid == 0:
+        try:
+            StateSegment.create(name, 64, 128).set_image(*subject)
+        finally:
+            os._exit(0)
+    os.waitpid(pid, 0)
+
+
 def test_an_engine_whose_segment_lost_its_name_is_found_and_taken_over(image: Path) -> None:
+    """Also where a killed one has left a segment of the same image."""
     with Engine(f"--blk-file={image}", "--workers=1") as engine:
         (FOLDER / engine.segment_name).unlink(
             missing_ok=True
@@ -246,7 +258,9 @@ def test_an_engine_whose_segment_lost_its_name_is_found_and_taken_over(image: Pa
         assert [found["supervisor_pid"] for found in stat_engines(str(engine.process.pid))] == [
             engine.process.pid
         ]
-        assert engine.process.pid in engines_on(subject_of(image.stat()))
+        subject = subject_of(image.stat())
+        leave_orphan(f"{SEGMENT_PREFIX}{DEAD_PID}", subject)
+        assert engine.process.pid in engines_on(subject)
         other_socket = engine.folder / "other"  # found by its image, not by its socket
         with subprocess.Popen(
             [PROGRAM, f"--socket-path={other_socket}", f"--blk-file={image}", "--takeover"]
