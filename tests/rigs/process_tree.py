@@ -33,6 +33,11 @@ def zygotes_of(pid: int) -> list[int]:
     return [each for each in (parent_of(pid), *children_of(pid)) if process_name(each) == ZYGOTE]
 
 
+def serving_zygotes(pid: int) -> list[int]:
+    """An engine's zygotes that have forked something: one that has not may not have begun."""
+    return [each for each in zygotes_of(pid) if children_of(each)]
+
+
 def drive_processes_of(pid: int) -> list[int]:
     """Dispatchers and workers of an engine, whoever has forked them.
 

@@ -13,7 +13,7 @@ from tests.rigs.control_client import kill_and_reap, stop_process
 from tests.rigs.engine_process import wait_gone
 from tests.rigs.engine_rig import eventually
 from tests.rigs.many_drives import ManyDrives
-from tests.rigs.process_tree import remembers_dead, wait_none_with, zygotes_of
+from tests.rigs.process_tree import remembers_dead, serving_zygotes, wait_none_with, zygotes_of
 
 BLOCK = b"c" * 4096
 
@@ -130,7 +130,7 @@ def test_guests_go_on_when_the_zygote_dies(engine: ManyDrives) -> None:
         (zygote,) = zygotes_of(engine.pid)
         kill_and_reap(zygote)
         assert disk.read(0, 4096) == BLOCK
-        eventually(lambda: zygotes_of(engine.pid) not in ([], [zygote]), "another zygote")
+        eventually(lambda: serving_zygotes(engine.pid) not in ([], [zygote]), "another zygote")
         engine.kill_control_plane()
         for pid in serving:  # nor has the zygote that has started the next control plane
             kill_and_reap(pid)

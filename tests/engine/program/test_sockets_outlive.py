@@ -18,7 +18,7 @@ from ringblk.engine.vhost_user.messages import HEADER_BYTES, decode_header, enco
 from tests.rigs.engine_process import wait_gone
 from tests.rigs.engine_rig import DEADLINE_S, accepts, eventually
 from tests.rigs.many_drives import STARTED, ManyDrives
-from tests.rigs.process_tree import children_of, zygotes_of
+from tests.rigs.process_tree import serving_zygotes, zygotes_of
 
 BLOCK = b"s" * 4096
 
@@ -73,11 +73,6 @@ def no_control_plane(engine: ManyDrives) -> Iterator[None]:
     finally:
         os.kill(zygote, signal.SIGCONT)
     engine.wait_restarted(lines + 1)
-
-
-def serving_zygotes(engine: ManyDrives) -> list[int]:
-    """Those that have forked something: one that has not may not have begun."""
-    return [pid for pid in zygotes_of(engine.pid) if children_of(pid)]
 
 
 def is_dead(pid: int) -> bool:
@@ -149,7 +144,7 @@ def test_another_zygote_has_them_as_well(engine: ManyDrives) -> None:
         (first,) = zygotes_of(engine.pid)
         os.kill(first, signal.SIGKILL)
         wait_gone([first])
-        eventually(lambda: serving_zygotes(engine) not in ([], [first]), "the next zygote")
+        eventually(lambda: serving_zygotes(engine.pid) not in ([], [first]), "the next zygote")
         with no_control_plane(engine):
             other = Caller(engine, "vm2")
         with other:
