@@ -19,7 +19,7 @@ def engines_on(image: tuple[int, int]) -> list[int]:
     if any(is_running(pid) for pid in found):
         return found
     # Those whose names are gone are looked for where nobody else is found: it takes a look at every process.
-    return found + [pid for pid in _users_of(image, all_segments()) if pid not in found]
+    return _users_of(image, all_segments())
 
 
 def _users_of(image: tuple[int, int], segments: list[DriveSegment]) -> list[int]:

@@ -268,13 +268,13 @@ class DriveModel:
 
     def worker_setup(self) -> list[tuple[ToWorker, Sequence[int]]]:
         """All that a new worker must be told before its first request."""
+        parts = in_messages(sorted(self.regions.values(), key=lambda mapped: mapped.message.epoch))
         sent: list[tuple[ToWorker, Sequence[int]]] = []
-        in_turn = sorted(self.regions.values(), key=lambda mapped: mapped.message.epoch)
-        for part in in_messages(in_turn):
+        for part in parts:
+            # The newest epoch comes last: a worker may serve before it has read all.
+            epoch = self.epoch if part is parts[-1] else 0
             messages = [mapped.message for mapped in part]
-            sent.append((MapRegions(messages, messages[-1].epoch), [mapped.fd for mapped in part]))
-        if sent:  # not sooner: a worker may serve before it has read all
-            sent.append((MapRegions([], self.epoch), []))
+            sent.append((MapRegions(messages, epoch), [mapped.fd for mapped in part]))
         return sent
 
 

@@ -5,11 +5,13 @@ import os
 import subprocess
 import sys
 import threading
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import pytest
 
+from ringblk import Frontend
 from ringblk.engine.base.restart_limit import MAX_DEATHS
 from ringblk.workers.backends.image_lock import is_image_locked
 from ringblk.workers.backends.overlay import OverlayBackend
@@ -227,6 +229,10 @@ def is_free(overlay: Path) -> bool:
     return True
 
 
+Begin: TypeAlias = Callable[[LayeredRig, Frontend], Callable[[], None]]
+"""Prepares a change of layers, and returns what makes it."""
+
+
 class SharedRig:
     """One engine for as many deaths as it bears."""
 
@@ -234,7 +240,7 @@ class SharedRig:
         self._factory = factory
         self._rig: LayeredRig | None = None
 
-    def take(self, *, is_new: bool = False) -> LayeredRig:
+    def _take(self, *, is_new: bool = False) -> LayeredRig:
         """`is_new`: one that has no layer but its first."""
         rig, self._rig = self._rig, None
         if rig is not None and (is_new or rig.rig.deaths >= MAX_DEATHS or not rig.has_base):
@@ -242,7 +248,23 @@ class SharedRig:
             rig = None
         return rig or LayeredRig(self._factory)
 
-    def give_back(self, rig: LayeredRig) -> None:
+    def die(self, point: str, passage: int, begin: Begin, *, is_new: bool = False) -> None:
+        """A process dies in a change of layers; requests go on, and what it did is done or was not begun."""
+        rig = self._take(is_new=is_new)
+        try:
+            with rig.rig.connect_to_next() as disk:
+                rig.rig.run(disk, 20)
+                change = begin(rig, disk)
+                rig.rig.plan.arm((point, passage))
+                change()
+                assert rig.rig.plan.deaths == 1, f"nobody comes to {point}"
+                rig.drain()
+                rig.rig.run(disk)
+            rig.rig.deaths += 1
+        except BaseException:
+            print(rig.rig.log)
+            rig.close()
+            raise
         self._rig = rig
 
     def close(self) -> None:

@@ -5,10 +5,12 @@ one of them has died there. The disk keeps what was written to it. A drive that 
 as it is, but for what is written meanwhile; a snapshot that is committed to is as it was, or as the drive is.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 
 import pytest
 
+from ringblk import Frontend
 from tests.crash.layered_rig import AT_A_START, LayeredRig, SharedRig, finish
 from tests.crash.walk_choice import one_of
 from tests.crash.walk_points import CHAIN_POINTS
@@ -76,23 +78,13 @@ def carry_out(rig: LayeredRig, operation: str, name: str) -> None:
 @pytest.mark.parametrize(("operation", "point", "passage"), SOME)
 def test_a_process_dies(shared: SharedRig, operation: str, point: str, passage: int) -> None:
     """What was asked for is done by the next process, or was not begun; requests go on."""
-    rig = shared.take(is_new=operation == "flatten")
-    try:
-        with rig.rig.connect_to_next() as disk:
-            rig.rig.run(disk, 20)
-            name = prepare(rig, operation)
-            rig.rig.run(disk, 20)
-            rig.rig.plan.arm((point, passage))
-            carry_out(rig, operation, name)
-            assert rig.rig.plan.deaths == 1, f"nobody comes to {point}"
-            rig.drain()
-            rig.rig.run(disk)
-        rig.rig.deaths += 1
-    except BaseException:
-        print(rig.rig.log)
-        rig.close()
-        raise
-    shared.give_back(rig)
+
+    def begin(rig: LayeredRig, disk: Frontend) -> Callable[[], None]:
+        name = prepare(rig, operation)
+        rig.rig.run(disk, 20)
+        return partial(carry_out, rig, operation, name)
+
+    shared.die(point, passage, begin, is_new=operation == "flatten")
 
 
 @pytest.mark.parametrize(("operation", "point", "passage"), SOME_FIRST)

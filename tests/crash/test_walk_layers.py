@@ -50,21 +50,7 @@ def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SharedRig]:
 @pytest.mark.parametrize(("point", "passage"), walk(PASSAGES))
 def test_a_process_dies_while_layers_change(shared: SharedRig, point: str, passage: int) -> None:
     """A process dies while layers change: what it did is done by the next, or was not begun."""
-    rig = shared.take()
-    try:
-        with rig.rig.connect_to_next() as disk:
-            rig.rig.run(disk, 20)
-            rig.rig.plan.arm((point, passage))
-            rig.change_layers()
-            assert rig.rig.plan.deaths == 1, f"nobody comes to {point}"
-            rig.drain()
-            rig.rig.run(disk)
-        rig.rig.deaths += 1
-    except BaseException:
-        print(rig.rig.log)
-        rig.close()
-        raise
-    shared.give_back(rig)
+    shared.die(point, passage, lambda rig, _: rig.change_layers)
 
 
 @pytest.mark.parametrize(

@@ -45,19 +45,6 @@ from tests.rigs.share import (
 WORDS = ("--file-system=word_folder:WordFolder", "--file-system-arg=words=apple,pear")
 
 
-@pytest.fixture
-def start() -> Iterator[Callable[..., Served]]:
-    started: list[Served] = []
-
-    def start_one(*options: str) -> Served:
-        started.append(Served(*options))
-        return started[-1]
-
-    yield start_one
-    for served in started:
-        served.close()
-
-
 @pytest.mark.parametrize("io_engine", ["auto", "sync"])
 def test_a_dictionary_is_served(start: Callable[..., Served], io_engine: str) -> None:
     guest = start(*WORDS, f"--io-engine={io_engine}").guest

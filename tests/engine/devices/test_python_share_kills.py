@@ -7,7 +7,7 @@ import errno
 import os
 import signal
 import stat
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -16,19 +16,6 @@ from tests.rigs.engine_rig import Engine, eventually
 from tests.rigs.process_tree import drive_processes_of
 from tests.rigs.python_share import Served, kept
 from tests.rigs.share import ROOT, ShareError
-
-
-@pytest.fixture
-def start() -> Iterator[Callable[..., Served]]:
-    started: list[Served] = []
-
-    def start_one(*options: str) -> Served:
-        started.append(Served(*options))
-        return started[-1]
-
-    yield start_one
-    for served in started:
-        served.close()
 
 
 def kill_all(engine: Engine) -> None:
