@@ -41,7 +41,8 @@ class EngineLoad:
         for operation, token in zip(operations, tokens, strict=True):
             completion = self._disk.wait(token, 30.0)
             assert completion.status == 0
-            operation.began, operation.ended = began, self._now()
+            # A flush of the same round need not cover what changed the map alone: the record shows nothing of it.
+            operation.began, operation.ended = began, max(self._now(), began + 1)
         self.done += operations
 
     def _operation(self, block: int) -> Operation:

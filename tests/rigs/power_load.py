@@ -202,6 +202,8 @@ def _run(load: Load, backend: OverlayBackend, process: int, record_fd: int) -> l
         operation.began = os.fstat(record_fd).st_size
         carry_out(backend, operation)
         operation.ended = os.fstat(record_fd).st_size
+        if load.process_count > 1:  # a flush of another process that began at this moment need not cover it
+            operation.ended = max(operation.ended, operation.began + 1)
         done.append(operation)
     return done
 
