@@ -41,7 +41,7 @@ class EngineLoad:
         for operation, token in zip(operations, tokens, strict=True):
             completion = self._disk.wait(token, 30.0)
             assert completion.status == 0
-            # A flush of the same round need not cover what changed the map alone: the record shows nothing of it.
+            # A flush of the same round need not cover what changed the map alone: that is in no record.
             operation.began, operation.ended = began, max(self._now(), began + 1)
         self.done += operations
 
