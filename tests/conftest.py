@@ -1,5 +1,6 @@
 """Files, file systems and devices to keep a drive on."""
 
+import gc
 import os
 import shutil
 import signal
@@ -39,6 +40,12 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             if what := what_is_lacking(item):
                 item.add_marker(pytest.mark.skip(reason=f"the portable form has {what}"))
     items.sort(key=lambda item: item.get_closest_marker("timeout") is None)
+
+
+def pytest_collection_finish() -> None:
+    """No test that collects garbage looks through all of the suite: what was collected lives to the end."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture

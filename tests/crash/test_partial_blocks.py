@@ -17,6 +17,7 @@ from tests.crash.crash_points import point_names
 from tests.crash.partial_drive import IO_ENGINES, PartialDrive
 from tests.crash.partial_load import PartialLoad
 from tests.rigs.crash_load import BLOCK_BYTES
+from tests.rigs.engine_rig import DEADLINE_S, eventually
 from tests.rigs.stalling_file import StallingFile, stalling_file
 
 NUM_BLOCKS = 16
@@ -218,10 +219,10 @@ def test_stopping_the_queues_waits_for_what_waits(slow_drive: PartialDrive, disk
         )
     before = popped_count(slow_drive)
     tokens = hold_back(slow_drive, disk_file)
-    disk_file.wait_for(lambda: popped_count(slow_drive) == before + len(tokens))  # what is not goes back
+    eventually(lambda: popped_count(slow_drive) == before + len(tokens), "all popped: what is not goes back")
     closing = threading.Thread(target=slow_drive.disk.close)
     closing.start()
     disk_file.go_on()
-    closing.join(30.0)
+    closing.join(DEADLINE_S)
     assert not closing.is_alive()
     assert bytes(disk_file.content[PLACE : PLACE + BLOCK_BYTES]) == LAST

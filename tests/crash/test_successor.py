@@ -17,6 +17,8 @@ from tests.rigs import standing_workers
 from tests.rigs.engine_process import EngineProcess, wait_gone
 
 _MAIN = "from ringblk.engine.program.cli import backend_program; backend_program()"
+_IMPATIENT = f"from ringblk.engine.program import image_claim; image_claim.DEAD_HOLDER_S = 0.1; {_MAIN}"
+"""It does not wait as long for what is left of a dead engine."""
 _PIDFD_GETFD = 438
 _LOCKER = """
 import os, sys
@@ -34,9 +36,9 @@ def rig(tmp_path: Path) -> Iterator[Rig]:
     rig.close()
 
 
-def run_second(rig: Rig, *options: str) -> "subprocess.CompletedProcess[str]":
+def run_second(rig: Rig, *options: str, program: str = _MAIN) -> "subprocess.CompletedProcess[str]":
     """Another engine on the same image, which is expected to end by itself."""
-    command = [sys.executable, "-c", _MAIN, f"--socket-path={rig.socket_path}2", f"--blk-file={rig.image}"]
+    command = [sys.executable, "-c", program, f"--socket-path={rig.socket_path}2", f"--blk-file={rig.image}"]
     return subprocess.run([*command, *options], capture_output=True, text=True, timeout=30, check=False)
 
 
@@ -70,7 +72,7 @@ def test_a_program_that_is_no_engine_is_named_as_such(tmp_path: Path, rig: Rig) 
     ) as other:
         assert other.stdout is not None
         assert other.stdout.readline() == b"locked\n"
-        second = run_second(rig)
+        second = run_second(rig, program=_IMPATIENT)
         assert other.stdin is not None
         other.stdin.close()
     assert second.returncode == 1

@@ -113,14 +113,21 @@ def _copy(backend: OverlayBackend, *, with_base: bool, progress: MergeProgress) 
 
 
 def _pacing(progress: MergeProgress) -> Callable[[int], None]:
-    """Waits as long as the rate asks for after so many bytes."""
-    due_s = time.monotonic()
+    """Waits as long as the rate asks for after so many bytes; one that changes counts from that moment on."""
+    ahead_bytes = 0.0
+    at_s = time.monotonic()
 
     def pace(copied_bytes: int) -> None:
-        nonlocal due_s
-        now_s = time.monotonic()
-        due_s = max(due_s, now_s - 0.1) + (copied_bytes / progress.bps if progress.bps else 0.0)
-        while not progress.is_stopped and (wait_s := due_s - time.monotonic()) > 0:
-            time.sleep(min(wait_s, 0.1))
+        nonlocal ahead_bytes, at_s
+        ahead_bytes += copied_bytes
+        while not progress.is_stopped and (bps := progress.bps):
+            now_s = time.monotonic()
+            # What was not copied in a tenth of a second may be caught up on.
+            ahead_bytes = max(ahead_bytes - (now_s - at_s) * bps, -0.1 * bps)
+            at_s = now_s
+            if ahead_bytes <= 0:
+                return
+            time.sleep(min(ahead_bytes / bps, 0.1))
+        ahead_bytes, at_s = 0.0, time.monotonic()
 
     return pace

@@ -3,6 +3,7 @@
 import os
 import random
 import shutil
+import threading
 from collections.abc import Callable
 from pathlib import Path
 
@@ -17,6 +18,7 @@ from ringblk.workers.backends.overlay_merge import MergeProgress, MergeStopped, 
 from ringblk.workers.layers.chain_form import NO_LAYER
 from ringblk.workers.layers.folder import DATA, MAP
 from ringblk.workers.layers.overlay_folder import CHAIN
+from tests.rigs.engine_rig import DEADLINE_S, eventually
 
 BLOCK_BYTES = 4096
 BLOCKS = 3000
@@ -222,6 +224,26 @@ def merge_next(drive: Layered) -> None:
     after = drive.changer.chain.changed(merged, without=(lower.layer_id,))
     drive.change(drive.changer.rebuilt(after))
     drive.changer.remove_strays()
+
+
+def test_a_merge_goes_by_the_rate_of_the_moment(tmp_path: Path, base: Path) -> None:
+    """One that is made faster does not wait first for what the former rate asks for: here, weeks."""
+    drive = Layered(tmp_path / "overlay", base=base)
+    drive.write()
+    drive.seal("a")
+    drive.changer.settle()
+    lowest = drive.changer.chain.snapshot("a")
+    progress = MergeProgress(bps=1)
+    arguments = (str(drive.folder), drive.changer.chain, lowest, None, "off", progress)
+    merging = threading.Thread(target=merge, args=arguments, daemon=True)
+    merging.start()
+    eventually(lambda: progress.copied_bytes, "the first piece")
+    assert progress.done_bytes < progress.total_bytes
+    progress.bps = 1 << 40
+    merging.join(DEADLINE_S)
+    assert progress.done_bytes == progress.total_bytes
+    drive.check()
+    drive.close()
 
 
 def test_a_base_that_was_moved_is_found_by_all_that_looks_for_it(tmp_path: Path, base: Path) -> None:
