@@ -119,6 +119,7 @@ def flush_standard_streams() -> None:
 def _run_zygote(end: socket.socket, parent_pid: int, restart: Restart | None, parent_pidfd: int) -> NoReturn:
     status = 1
     try:
+        gc.freeze()  # what is garbage of the parent's would close descriptors here that are others' by now
         leave_parent({end.fileno()} if restart is None else {end.fileno(), parent_pidfd, *restart.fds})
         if restart is not None:
             signal.pthread_sigmask(signal.SIG_SETMASK, restart.start.blocked_signals)
@@ -137,7 +138,6 @@ def _run_zygote(end: socket.socket, parent_pid: int, restart: Restart | None, pa
             server.outlive(parent_pidfd, restart.config_fd, restart.launcher_pidfd, restart.kept_fds)
             for fd, message in restart.sockets.items():
                 server.sockets.add(encode_message(message), fd)
-        gc.collect()
         gc.freeze()  # neither here nor in a child a collection writes to these pages
         status = _serve(server, end, restart)
     except BaseException:

@@ -26,16 +26,12 @@ def children_of(pid: int) -> list[int]:
 
 
 def zygotes_of(pid: int) -> list[int]:
-    """An engine's zygotes: one, or none, or one that has just died and the next.
+    """An engine's living zygotes: one, or none where it has died and the next is not there yet.
 
     The one that has started this supervisor in the place of another is its parent.
     """
-    return [each for each in (parent_of(pid), *children_of(pid)) if process_name(each) == ZYGOTE]
-
-
-def serving_zygotes(pid: int) -> list[int]:
-    """An engine's zygotes that have forked something: one that has not may not have begun."""
-    return [each for each in zygotes_of(pid) if children_of(each)]
+    found = [each for each in (parent_of(pid), *children_of(pid)) if process_name(each) == ZYGOTE]
+    return [each for each in found if not has_ended(each)]
 
 
 def drive_processes_of(pid: int) -> list[int]:
@@ -62,15 +58,21 @@ def remembers_dead(pid: int) -> bool:
     for path in Path(f"/proc/{pid}/fdinfo").iterdir():
         with contextlib.suppress(OSError):
             for line in path.read_text().splitlines():
-                if line.startswith("Pid:\t") and _has_ended(int(line.split()[1])):
+                if line.startswith("Pid:\t") and has_ended(int(line.split()[1])):
                     return True
     return False
 
 
-def _has_ended(pid: int) -> bool:
+def has_ended(pid: int) -> bool:
+    """Whether it runs no more, reaped or not."""
+    return process_state(pid) in ("", "Z", "X")
+
+
+def process_state(pid: int) -> str:
+    """Its letter, as listings show it; empty where there is no such process."""
     with contextlib.suppress(OSError):
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
-    return True
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+    return ""
 
 
 def processes_with(variable: str) -> list[int]:

@@ -13,7 +13,7 @@ from tests.rigs.control_client import kill_and_reap, stop_process
 from tests.rigs.engine_process import wait_gone
 from tests.rigs.engine_rig import eventually
 from tests.rigs.many_drives import ManyDrives
-from tests.rigs.process_tree import remembers_dead, serving_zygotes, wait_none_with, zygotes_of
+from tests.rigs.process_tree import remembers_dead, wait_none_with, zygotes_of
 
 BLOCK = b"c" * 4096
 
@@ -104,7 +104,7 @@ def test_a_drive_that_is_configured_anew_is_not_gone_on_with(engine: ManyDrives)
 
 def test_nothing_stays_for_a_guest_that_is_gone(engine: ManyDrives) -> None:
     """Fault: SIGKILL of both, and no engine comes before the front end ends."""
-    with engine.frontend("vm1") as disk:
+    with engine.frontend("vm1", request_timeout_s=5) as disk:  # its end waits so long for an answer
         disk.write(0, BLOCK)
         kill_both(engine, zygote_first=True)
         disk.write(0, BLOCK)
@@ -131,7 +131,7 @@ def test_guests_go_on_when_the_zygote_dies(engine: ManyDrives) -> None:
         (zygote,) = zygotes_of(engine.pid)
         kill_and_reap(zygote)
         assert disk.read(0, 4096) == BLOCK
-        eventually(lambda: serving_zygotes(engine.pid) not in ([], [zygote]), "another zygote")
+        eventually(lambda: zygotes_of(engine.pid) not in ([], [zygote]), "another zygote")
         engine.kill_control_plane()
         for pid in serving:  # nor has the zygote that has started the next control plane
             kill_and_reap(pid)

@@ -18,7 +18,7 @@ from ringblk.engine.vhost_user.messages import HEADER_BYTES, decode_header, enco
 from tests.rigs.engine_process import wait_gone
 from tests.rigs.engine_rig import DEADLINE_S, accepts, eventually
 from tests.rigs.many_drives import STARTED, ManyDrives
-from tests.rigs.process_tree import serving_zygotes, zygotes_of
+from tests.rigs.process_tree import has_ended, zygotes_of
 
 BLOCK = b"s" * 4096
 
@@ -68,20 +68,11 @@ def no_control_plane(engine: ManyDrives) -> Iterator[None]:
     os.kill(zygote, signal.SIGSTOP)
     try:
         os.kill(engine.pid, signal.SIGKILL)
-        eventually(lambda: is_dead(engine.pid), "its death")
+        eventually(lambda: has_ended(engine.pid), "its death")
         yield
     finally:
         os.kill(zygote, signal.SIGCONT)
     engine.wait_restarted(lines + 1)
-
-
-def is_dead(pid: int) -> bool:
-    """Whether it runs no more, reaped or not."""
-    try:
-        with open(f"/proc/{pid}/stat") as file:
-            return file.read().rpartition(")")[2].split()[0] == "Z"
-    except FileNotFoundError:
-        return True
 
 
 def waiting_count(engine: ManyDrives) -> int:
@@ -89,6 +80,12 @@ def waiting_count(engine: ManyDrives) -> int:
     (zygote,) = zygotes_of(engine.pid)
     fds = os.listdir(f"/proc/{zygote}/fd")
     return sum(os.readlink(f"/proc/{zygote}/fd/{fd}").startswith("socket:") for fd in fds)
+
+
+def count_at_rest(engine: ManyDrives) -> int:
+    """The same with nobody there: two drives and the control API listen, and there is the channel."""
+    eventually(lambda: waiting_count(engine) == 4, "the custody of what listens")
+    return 4
 
 
 def test_who_comes_while_there_is_none_waits_for_the_next(engine: ManyDrives) -> None:
@@ -113,7 +110,7 @@ def test_who_was_not_accepted_yet_is_accepted_by_the_next(engine: ManyDrives) ->
 
 def test_who_waits_for_a_turn_waits_on(engine: ManyDrives) -> None:
     """The first is served all the time, the others in their order; each death is another's."""
-    before = waiting_count(engine)
+    before = count_at_rest(engine)
     with engine.frontend("vm1") as disk:
         disk.write(0, BLOCK)
         callers = [Caller(engine, "vm1") for _ in range(3)]
@@ -138,13 +135,13 @@ def test_a_client_of_the_control_api_waits_for_the_next(engine: ManyDrives) -> N
 
 def test_another_zygote_has_them_as_well(engine: ManyDrives) -> None:
     """Fault: SIGKILL of the zygote, then of the supervisor."""
-    before = waiting_count(engine)
+    before = count_at_rest(engine)
     with engine.frontend("vm1") as disk, Caller(engine, "vm1") as caller:
         eventually(lambda: waiting_count(engine) == before + 1, "its custody")
         (first,) = zygotes_of(engine.pid)
         os.kill(first, signal.SIGKILL)
         wait_gone([first])
-        eventually(lambda: serving_zygotes(engine.pid) not in ([], [first]), "the next zygote")
+        eventually(lambda: zygotes_of(engine.pid) not in ([], [first]), "the next zygote")
         with no_control_plane(engine):
             other = Caller(engine, "vm2")
         with other:
@@ -154,7 +151,7 @@ def test_another_zygote_has_them_as_well(engine: ManyDrives) -> None:
 
 
 def test_a_drive_that_is_removed_is_listened_for_no_more(engine: ManyDrives) -> None:
-    before = waiting_count(engine)
+    before = count_at_rest(engine)
     assert engine.put("vm3")[0] == 201
     with engine.frontend("vm3"), Caller(engine, "vm3") as caller:
         eventually(lambda: waiting_count(engine) == before + 2, "their custody")

@@ -5,6 +5,8 @@ import os
 import resource
 import select
 import signal
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -82,6 +84,32 @@ def test_it_holds_its_channel_and_nothing_of_its_children(zygote: ZygoteRig, sta
     assert opened()[1].startswith("socket:")
     child.channel.send(Stop())
     assert child.wait_end() == 0
+
+
+GARBAGE = """
+import gc, os
+gc.disable()
+class Garbage:
+    def __init__(self):
+        self.itself, self.file = self, open(os.devnull)
+for _ in range(8):
+    Garbage()  # so that the lowest numbers are of garbage
+from ringblk.engine.zygote.messages import DropPrivileges
+from ringblk.shm.sync.channel import encode_message
+from ringblk.engine.zygote.zygote import fork_zygote, take_leave
+from ringblk.workers.sandbox.confinement import Privileges
+end = fork_zygote()
+end.socket.send(encode_message(DropPrivileges(Privileges(confines=False, user=None))))
+end.socket.recv(4096)  # it has begun
+print(*sorted(os.readlink(f"/proc/{end.pid}/fd/{fd}") for fd in os.listdir(f"/proc/{end.pid}/fd")))
+take_leave(end)
+"""
+
+
+def test_garbage_of_the_supervisors_closes_nothing_in_it() -> None:
+    """Its numbers are those of the zygote's own descriptors by then: it would hear of no end any more."""
+    done = subprocess.run([sys.executable, "-c", GARBAGE], stdout=subprocess.PIPE, text=True, check=True)
+    assert "anon_inode:[signalfd]" in done.stdout
 
 
 def test_a_child_has_what_came_along_and_nothing_else(zygote: ZygoteRig, state: StateSegment) -> None:
