@@ -7,9 +7,9 @@ descriptor of the same file does not drop it, and the kernel drops it with the l
 
 QEMU's own image locks are of the same kind, but shared ones: a program holds byte 100 + N for each permission
 N that it uses, and byte 200 + N for each that it does not allow others (QEMU, block/file-posix.c). A QEMU
-that writes holds byte 101. Our exclusive lock runs into it; our shared lock does not, and asks for it. The
-shared lock leaves byte 101 out: who asks there finds writers, never our readers. It covers byte 201: a QEMU
-that would write later is refused.
+that writes holds byte 101. Our exclusive lock runs into it; our shared lock does not, and asks for it. Of
+QEMU's bytes the shared lock has 201 and 203 alone: who would write or resize is refused, and a QEMU that
+reads is not, as it would be by byte 200.
 
 A guest moves from one engine to another, and both have its image open meanwhile. So an engine that may give
 an image up locks it in two parts. It *announces* itself with a shared lock on byte 201, for as long as it has
@@ -31,6 +31,8 @@ from ringblk.shm.platform.file_locks import (
 )
 from ringblk.workers.backends.file_waiting import is_network_file_system
 
+_READER_PIECES = ((0, 100), (201, 1), (203, 1))  # 203: permission 3 is BLK_PERM_RESIZE
+_NO_READER_PIECES = ((100, 101), (202, 1), (204, TO_THE_END))
 _BUSY = (errno.EACCES, errno.EAGAIN)
 _QEMU_WRITE_BYTE = 101  # held, shared, by a QEMU that writes: permission 1 is BLK_PERM_WRITE
 _ANNOUNCED_BYTE = 201  # held, shared, by who lets nobody else write: also BLK_PERM_WRITE
@@ -65,9 +67,10 @@ def _lock_exclusive(fd: int) -> None:
 
 def _lock_shared(fd: int) -> None:
     try:
-        set_lock(fd, READ, 0, _QEMU_WRITE_BYTE)
-        set_lock(fd, READ, _QEMU_WRITE_BYTE + 1, TO_THE_END)
-        set_lock(fd, NONE, _QEMU_WRITE_BYTE, 1)
+        for piece in _READER_PIECES:
+            set_lock(fd, READ, *piece)
+        for piece in _NO_READER_PIECES:
+            set_lock(fd, NONE, *piece)
         # Lock first, then ask: QEMU takes byte 101, then asks for 201, so one of the two sees the other.
         check_not_written(fd)
     except BaseException:

@@ -141,6 +141,28 @@ def test_qemu_is_refused_to_write_what_is_locked(image: Path, read_only: bool) -
     os.close(fd)
 
 
+@needs_qemu
+def test_qemu_reads_what_is_locked_for_readers(image: Path) -> None:
+    fd = opened(image)
+    lock_image(fd, read_only=True)
+    with qemu_on(image, read_only=True):
+        pass
+    lock_image(fd, read_only=False)
+    assert not is_image_locked(fd)  # its own
+    lock_image(fd, read_only=True)  # what an exclusive lock had beside is let go of
+    with qemu_on(image, read_only=True):
+        pass
+    resized = subprocess.run(
+        ["qemu-img", "resize", "-q", "-f", "raw", str(image), "8K"],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert resized.returncode != 0
+    assert "lock" in resized.stderr
+    os.close(fd)
+
+
 def test_a_refused_shared_lock_leaves_nothing_locked(image: Path) -> None:
     qemu, ours, third = opened(image), opened(image), opened(image)
     set_byte_lock(qemu, fcntl.F_RDLCK, 101, 1)
