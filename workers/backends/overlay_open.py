@@ -5,6 +5,7 @@ from typing import NamedTuple
 
 import msgspec
 
+from ringblk.shm.platform.access_times import leave_access_time
 from ringblk.workers.backends.direct_io import DirectMode
 from ringblk.workers.backends.file import FileBackend
 from ringblk.workers.backends.file_identity import file_identity
@@ -209,6 +210,7 @@ def open_top(
     _note_files(files, number, fds)
     check_layer(files.superblock, top)
     data = FileBackend(os.path.join(folder, top.folder, DATA), direct=direct)
+    leave_access_time(data.fd)
     fds[f"data {number}"] = os.dup(data.fd)
     opened = data.hand_over()[0]
     data.close()
@@ -255,6 +257,7 @@ def open_sealed(
         os.close(folder_fd)
     # One that is not settled is still flushed.
     file = FileBackend(os.path.join(folder, layer.folder, DATA), read_only=layer.is_settled, direct=direct)
+    leave_access_time(file.fd)
     fds[f"data {number}"] = os.dup(file.fd)
     found = file.hand_over()[0]
     file.close()

@@ -102,6 +102,12 @@ cdef class BlockIndex:
         """How many blocks from `first` on are in the same layer, up to `end`."""
         cdef uint64_t block = first, page, until
         cdef uint16_t entry
+        if end - first == 1:   # most requests are
+            page = first >> INDEX_PAGE_SHIFT
+            number[0] = INDEX_NOTHING
+            if (load_acquire_64(&self.touched[page >> 6]) >> (page & 63)) & 1:
+                number[0] = self.entries[first]
+            return 1
         number[0] = -1
         while block < end:
             page = block >> INDEX_PAGE_SHIFT

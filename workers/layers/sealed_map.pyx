@@ -89,7 +89,7 @@ cdef class SealedMap:
         """How many blocks from `first` on are what it is, up to `end`; the state is a negative errno if that is unknown."""
         cdef uint64_t block = first, word, value, pattern
         state[0] = self.state_of(first)
-        if state[0] < 0:
+        if state[0] < 0 or end - first == 1:
             return end - first
         pattern = EACH * <uint64_t>state[0]
         while block < end:
