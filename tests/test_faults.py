@@ -1,6 +1,7 @@
 """Each row of the fault table (docs/faults.md) has tests whose docstrings begin with its name."""
 
 import ast
+import functools
 import re
 from collections.abc import Iterable
 from pathlib import Path
@@ -12,15 +13,21 @@ ROW = re.compile(r"^\| ((?:A|The) [^|(]+?)(?: \([^|]*\))? \| ", re.MULTILINE)
 ROWS = ROW.findall((ROOT / "docs" / "faults.md").read_text())
 
 
+@functools.cache
+def documented_tests(path: Path) -> list[tuple[str, str]]:
+    """The tests of a file that say something of themselves, and what."""
+    nodes = [node for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.FunctionDef)]
+    tests = [node for node in nodes if node.name.startswith("test_")]
+    return [(node.name, text) for node in tests if (text := ast.get_docstring(node))]
+
+
 def named_by(row: str, files: Iterable[Path]) -> list[str]:
     """The tests that name the row."""
     return [
-        node.name
+        name
         for path in files
-        for node in ast.walk(ast.parse(path.read_text()))
-        if isinstance(node, ast.FunctionDef)
-        and node.name.startswith("test_")
-        and re.match(rf"{re.escape(row)}\b", ast.get_docstring(node) or "")
+        for name, text in documented_tests(path)
+        if re.match(rf"{re.escape(row)}\b", text)
     ]
 
 

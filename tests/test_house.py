@@ -1,8 +1,14 @@
-"""The house stays in order: imports point downwards, files stay short, compiled modules built and typed."""
+"""The house stays in order: imports point downwards, files stay short, compiled modules built and typed.
+
+A rule is checked room by room, or folder by folder, and a failure names the files: one test for each file and
+rule would make thousands.
+"""
 
 import ast
+import functools
 import itertools
 import re
+from collections.abc import Set
 from pathlib import Path
 
 import pytest
@@ -61,6 +67,7 @@ TESTS, SCRIPTS = (
     for folder in ("tests", "scripts")
 )
 COMPILED = [path for path in SOURCES if path.suffix == ".pyx"]
+FOLDERS = (*FLOORS, "tests", "scripts")
 
 CYTHON_FROM = re.compile(r"^\s*from\s+([\w.]+)\s+(?:cimport|import)\s+\(?([^#\n]*)", re.MULTILINE)
 CYTHON_IMPORT = re.compile(r"^\s*(?:cimport|import)\s+([^#\n]+)", re.MULTILINE)
@@ -68,6 +75,26 @@ CYTHON_IMPORT = re.compile(r"^\s*(?:cimport|import)\s+([^#\n]+)", re.MULTILINE)
 
 def name_of(path: Path) -> str:
     return str(path.relative_to(ROOT))
+
+
+def files_of(room: str) -> list[Path]:
+    """A room's; none is as wrong as many."""
+    files = [path for path in IN_ROOMS if room_of(path) == room]
+    assert files, f"{room} is empty"
+    return files
+
+
+def files_below(folder: str) -> list[Path]:
+    """All that are written by hand below a folder."""
+    files = [path for path in (*SOURCES, *TESTS, *SCRIPTS) if path.is_relative_to(ROOT / folder)]
+    assert files, f"{folder} is empty"
+    return files
+
+
+@functools.cache
+def imports_of(path: Path) -> frozenset[str]:
+    """What a file of a room imports."""
+    return frozenset(imported_modules(path))
 
 
 def imported_modules(path: Path) -> set[str]:
@@ -95,7 +122,7 @@ def python_imports(tree: ast.Module) -> set[str]:
     return modules
 
 
-def misplaced_imports(modules: set[str], room: str) -> list[str]:
+def misplaced_imports(modules: Set[str], room: str) -> list[str]:
     """Imports that `room` may not have: relative ones, those without `ringblk.`, those of a room above."""
     above = ROOMS[ROOMS.index(room) + 1 :]
     floors_above = FLOORS[FLOORS.index(room.partition(".")[0]) + 1 :]
@@ -118,7 +145,7 @@ def import_table() -> dict[str, set[str]]:
     """The rooms that each room imports, itself left out."""
     table: dict[str, set[str]] = {room: set() for room in ROOMS}
     for path in IN_ROOMS:
-        for module in imported_modules(path):
+        for module in imports_of(path):
             imported = ".".join(module.split(".")[1:3])
             if module.startswith("ringblk.") and imported in table:
                 table[room_of(path)] |= {imported} - {room_of(path)}
@@ -132,9 +159,10 @@ def test_every_module_is_in_a_room_and_every_room_in_the_table() -> None:
     ] == []
 
 
-@pytest.mark.parametrize("path", IN_ROOMS, ids=name_of)
-def test_imports_point_downwards(path: Path) -> None:
-    assert misplaced_imports(imported_modules(path), room_of(path)) == []
+@pytest.mark.parametrize("room", ROOMS)
+def test_imports_point_downwards(room: str) -> None:
+    misplaced = {name_of(path): misplaced_imports(imports_of(path), room) for path in files_of(room)}
+    assert {name: modules for name, modules in misplaced.items() if modules} == {}
 
 
 def test_the_import_table() -> None:
@@ -185,18 +213,17 @@ BACKENDS = ("file", "loader", "memory", "null", "python")
 BACKEND_TYPE_CHECK = re.compile(r"isinstance\([\w.]*backend,|type\([\w.]*backend\)|<\w+>[\w.]*backend\b")
 
 
-def named_backends(modules: set[str]) -> set[str]:
+def named_backends(modules: Set[str]) -> set[str]:
     parts = [module.split(".") for module in modules if module.startswith("ringblk.workers.backends.")]
     return {names[3] for names in parts} & set(BACKENDS)
 
 
-@pytest.mark.parametrize("path", IN_ROOMS, ids=name_of)
-def test_only_the_backends_name_a_backend(path: Path) -> None:
-    if room_of(path) == "workers.backends":
-        return
-    assert named_backends(imported_modules(path)) == set()
-    if not path.is_relative_to(ROOT / "engine" / "frontend"):  # whose backend is the vhost-user side
-        assert not BACKEND_TYPE_CHECK.search(path.read_text())
+@pytest.mark.parametrize("room", [room for room in ROOMS if room != "workers.backends"])
+def test_only_the_backends_name_a_backend(room: str) -> None:
+    assert {name_of(path) for path in files_of(room) if named_backends(imports_of(path))} == set()
+    if room != "engine.frontend":  # whose backend is the vhost-user side
+        checking = {name_of(path) for path in files_of(room) if BACKEND_TYPE_CHECK.search(path.read_text())}
+        assert checking == set()
 
 
 def test_a_backend_that_is_named_is_found(tmp_path: Path) -> None:
@@ -218,7 +245,7 @@ BLOCK_OPTIONS = "engine/options/command_line.py"
 """It says what a block device's options mean."""
 
 
-def named_block_modules(modules: set[str]) -> set[str]:
+def named_block_modules(modules: Set[str]) -> set[str]:
     return {
         module
         for module in modules
@@ -226,12 +253,11 @@ def named_block_modules(modules: set[str]) -> set[str]:
     }
 
 
-@pytest.mark.parametrize("path", IN_ROOMS, ids=name_of)
-def test_only_its_own_rooms_name_the_block_device(path: Path) -> None:
-    if room_of(path) in KNOWERS_OF_BLOCK or name_of(path) == BLOCK_OPTIONS:
-        return
-    assert named_block_modules(imported_modules(path)) == set()
-    assert BLOCK_CLASS.findall(path.read_text()) == []
+@pytest.mark.parametrize("room", [room for room in ROOMS if room not in KNOWERS_OF_BLOCK])
+def test_only_its_own_rooms_name_the_block_device(room: str) -> None:
+    files = [path for path in files_of(room) if name_of(path) != BLOCK_OPTIONS]
+    assert {name_of(path) for path in files if named_block_modules(imports_of(path))} == set()
+    assert {name_of(path) for path in files if BLOCK_CLASS.search(path.read_text())} == set()
 
 
 def test_a_block_device_that_is_named_is_found(tmp_path: Path) -> None:
@@ -245,9 +271,10 @@ def test_a_block_device_that_is_named_is_found(tmp_path: Path) -> None:
     assert named_block_modules(imported_modules(source)) == set()
 
 
-@pytest.mark.parametrize("path", [*SOURCES, *TESTS, *SCRIPTS], ids=name_of)
-def test_a_file_is_read_in_one_sitting(path: Path) -> None:
-    assert len(path.read_text().splitlines()) <= MAX_LINES
+@pytest.mark.parametrize("folder", FOLDERS)
+def test_a_file_is_read_in_one_sitting(folder: str) -> None:
+    lengths = {name_of(path): len(path.read_text().splitlines()) for path in files_below(folder)}
+    assert {name: count for name, count in lengths.items() if count > MAX_LINES} == {}
 
 
 CYTHON_FUNCTION = re.compile(
@@ -272,9 +299,13 @@ def function_lengths(path: Path) -> dict[str, int]:
     return lengths
 
 
-@pytest.mark.parametrize("path", [*SOURCES, *TESTS, *SCRIPTS], ids=name_of)
-def test_a_function_does_one_job(path: Path) -> None:
-    lengths = function_lengths(path)
+@pytest.mark.parametrize("folder", FOLDERS)
+def test_a_function_does_one_job(folder: str) -> None:
+    lengths = {
+        f"{name_of(path)}: {name}": count
+        for path in files_below(folder)
+        for name, count in function_lengths(path).items()
+    }
     assert {name: count for name, count in lengths.items() if count > MAX_FUNCTION_LINES} == {}
 
 
@@ -316,9 +347,9 @@ def test_every_folder_with_modules_is_a_package() -> None:
     assert [name_of(folder) for folder in sorted(folders) if not (folder / "__init__.py").exists()] == []
 
 
-@pytest.mark.parametrize("path", COMPILED, ids=name_of)
-def test_a_compiled_module_says_its_types(path: Path) -> None:
-    assert path.with_suffix(".pyi").exists()
+def test_a_compiled_module_says_its_types() -> None:
+    assert COMPILED != []
+    assert [name_of(path) for path in COMPILED if not path.with_suffix(".pyi").exists()] == []
 
 
 C_ONLY = {
@@ -346,11 +377,10 @@ def calls_where_objects_die(text: str) -> set[str]:
     return {name if name.startswith("os.") else name.rpartition(".")[2] for name in names}
 
 
-@pytest.mark.parametrize("path", COMPILED, ids=name_of)
-def test_no_python_is_called_where_objects_die(path: Path) -> None:
-    text = path.read_text()
-    assert calls_where_objects_die(text) <= C_ONLY
-    assert "def __del__" not in text
+def test_no_python_is_called_where_objects_die() -> None:
+    texts = {name_of(path): path.read_text() for path in COMPILED}
+    assert {name for name, text in texts.items() if calls_where_objects_die(text) - C_ONLY} == set()
+    assert {name for name, text in texts.items() if "def __del__" in text} == set()
 
 
 def test_a_python_call_where_objects_die_is_found() -> None:
@@ -358,8 +388,11 @@ def test_a_python_call_where_objects_die_is_found() -> None:
     assert calls_where_objects_die(text) == {"free", "os.close"}
 
 
-@pytest.mark.parametrize("path", TESTS, ids=name_of)
-def test_no_test_is_imported(path: Path) -> None:
+def test_no_test_is_imported() -> None:
     """What tests share is in a module of its own: in tests/rigs, or beside them."""
-    modules = [module for module in imported_modules(path) if module.startswith("tests.")]
-    assert [module for module in modules if ".test_" in module or ".conftest" in module] == []
+    imported = {(name_of(path), module) for path in TESTS for module in imported_modules(path)}
+    assert {
+        (name, module)
+        for name, module in imported
+        if module.startswith("tests.") and (".test_" in module or ".conftest" in module)
+    } == set()
