@@ -64,7 +64,7 @@ _HELP = {
     "base_snapshot": "where the base is the folder of another drive's overlay: which snapshot of it",
     "overlay": "keep what is written in this folder, made if it isn't there; needs --base, unless flattened",
     "overlay_size": "size of a new overlay in bytes (default: the base's)",
-    "uri": "storage elsewhere: nbd://HOST[:PORT]/EXPORT, nbd+unix:///EXPORT?socket=PATH, rbd:POOL/IMAGE",
+    "uri": "storage elsewhere: nbd[s]://HOST[:PORT]/EXPORT, nbd[s]+unix:///NAME?socket=PATH, rbd:POOL/IMAGE",
     "rbd_conf": "configuration file of the Ceph cluster of --uri=rbd:POOL/IMAGE",
     "rbd_user": "whom that cluster knows this as, without client. (default: admin)",
     "reconnect_s": "seconds without the server of --uri after which requests fail (default: they wait)",

@@ -14,8 +14,9 @@ from tests.crash.rig import NUM_BLOCKS, Rig
 from tests.crash.walk_points import NBD_POINTS
 from tests.rigs.crash_load import BLOCK_BYTES
 from tests.rigs.nbd_server import NbdServer, needs_nbd
+from tests.rigs.tls_certificates import Certificates
 
-pytestmark = needs_nbd("nbdkit")
+pytestmark = needs_nbd("nbdkit", "openssl")
 SLOW = ["--filter=delay", "delay-write=2ms"]
 """So that there is always something to be waited for."""
 
@@ -24,12 +25,14 @@ def has_seen(plan: CrashPlan, count: int) -> bool:
     return plan.deaths == count
 
 
-@pytest.mark.parametrize("io_engine", ["sync", "psync"])
-def test_a_death_at_each_step_loses_nothing(tmp_path: Path, io_engine: str) -> None:
+@pytest.mark.parametrize(("io_engine", "uses_tls"), [("sync", False), ("psync", False), ("sync", True)])
+def test_a_death_at_each_step_loses_nothing(tmp_path: Path, io_engine: str, uses_tls: bool) -> None:
     image = tmp_path / "disk.img"
     image.touch()
     os.truncate(image, NUM_BLOCKS * BLOCK_BYTES)
-    with NbdServer(tmp_path, ["nbdkit", "-t", "8", *SLOW[:1], "file", str(image), *SLOW[1:]]) as server:
+    command = ["nbdkit", "-t", "8", *SLOW[:1], "file", str(image), *SLOW[1:]]
+    tls = Certificates(tmp_path) if uses_tls else None
+    with NbdServer(tmp_path, command, None, tls) as server:
         rig = Rig(tmp_path, f"--io-engine={io_engine}", image=image, uri=server.uri)
         assert rig.plan is not None
         for point in NBD_POINTS:

@@ -14,6 +14,7 @@ from types import TracebackType
 import pytest
 
 from tests.rigs.child_process import ends_with_tests
+from tests.rigs.tls_certificates import Certificates
 
 START_TIMEOUT_S = 30.0
 _POLL_S = 0.002
@@ -36,10 +37,14 @@ def needs_nbd(*programs: str) -> pytest.MarkDecorator:
 class NbdServer:
     """A server in a process of its own on a unix socket, or with `port` on that of TCP.
 
-    `command` is without the transport: nbdkit's arguments, or qemu-nbd's.
+    `command` is without the transport: nbdkit's arguments, or qemu-nbd's. With `tls` it takes encrypted
+    connections alone, of clients that have a certificate.
     """
 
-    def __init__(self, folder: Path, command: Sequence[str], port: int | None = None) -> None:
+    def __init__(
+        self, folder: Path, command: Sequence[str], port: int | None = None, tls: Certificates | None = None
+    ) -> None:
+        self._tls = tls
         self._socket_path = folder / "nbd.sock"
         self._port = port
         self._command = self._with_transport(command)
@@ -49,12 +54,17 @@ class NbdServer:
     @property
     def uri(self) -> str:
         """Of its default export."""
+        encrypted, wants = "", ""
+        if self._tls is not None:
+            encrypted, wants = "s", f"tls-certificates={self._tls.client}"
         if self._port is not None:
-            return f"nbd://127.0.0.1:{self._port}/"
-        return f"nbd+unix:///?socket={self._socket_path}"
+            return f"nbd{encrypted}://127.0.0.1:{self._port}/{wants and '?'}{wants}"
+        return f"nbd{encrypted}+unix:///?socket={self._socket_path}{wants and '&'}{wants}"
 
     def _with_transport(self, command: Sequence[str]) -> list[str]:
         program, *arguments = command
+        if self._tls is not None:
+            arguments = [*self._tls_arguments(program), *arguments]
         if program == "nbdkit":
             place = ["-U", str(self._socket_path)]
             if self._port is not None:
@@ -64,6 +74,13 @@ class NbdServer:
         if self._port is not None:
             place = ["-b", "127.0.0.1", "-p", str(self._port)]
         return [program, "--persistent", *place, *arguments]
+
+    def _tls_arguments(self, program: str) -> list[str]:
+        assert self._tls is not None
+        if program == "nbdkit":
+            return ["--tls=require", f"--tls-certificates={self._tls.server}", "--tls-verify-peer"]
+        creds = f"tls-creds-x509,id=tls,dir={self._tls.server},endpoint=server,verify-peer=yes"
+        return ["--object", creds, "--tls-creds=tls"]
 
     def _start(self) -> "subprocess.Popen[bytes]":
         self._socket_path.unlink(missing_ok=True)

@@ -2,7 +2,9 @@
 
 import contextlib
 import os
+import select
 import socket
+import ssl
 import struct
 import threading
 from collections.abc import Callable
@@ -15,7 +17,7 @@ READ, WRITE, DISCONNECT, FLUSH, TRIM, ZEROES = 0, 1, 2, 3, 4, 6
 HAS_FLAGS, CAN_FLUSH, CAN_FUA, CAN_TRIM, CAN_ZERO, CAN_MULTI = 1, 1 << 2, 1 << 3, 1 << 5, 1 << 6, 1 << 8
 ALL_FLAGS = HAS_FLAGS | CAN_FLUSH | CAN_FUA | CAN_TRIM | CAN_ZERO
 FUA = 1
-_OPT_ABORT, _OPT_GO, _OPT_STRUCTURED = 2, 7, 8
+_OPT_ABORT, _OPT_START_TLS, _OPT_GO, _OPT_STRUCTURED = 2, 5, 7, 8
 _REP_ACK, _REP_INFO, _REP_UNSUPPORTED = 1, 3, (1 << 31) + 1
 _OPTION_MAGIC, _OPTION_REPLY_MAGIC = 0x49484156454F5054, 0x3E889045565A9
 _REQUEST = struct.Struct(">IHHQQI")
@@ -59,8 +61,10 @@ class ScriptedNbd:
         answer: Callable[[NbdRequest], bytes | None] = lambda request: None,
         is_structured: bool = True,
         piece_bytes: int = 1 << 30,
+        tls: ssl.SSLContext | None = None,
     ) -> None:
-        """`piece_bytes`: replies go out in pieces of so many bytes."""
+        """`piece_bytes`: replies go out in pieces of so many bytes. `tls`: connections are encrypted."""
+        self._tls = tls
         self.disk = bytearray(size_bytes)
         self.requests: list[NbdRequest] = []
         """All that have come."""
@@ -88,8 +92,10 @@ class ScriptedNbd:
 
     def _serve(self, end: socket.socket) -> None:
         with end, contextlib.suppress(OSError, EOFError):
-            if not self._shake_hands(end):
+            shaken = self._shake_hands(end)
+            if shaken is None:
                 return
+            end = shaken
             with self.came:
                 index = len(self.connections)
                 self.connections.append(end)
@@ -137,8 +143,8 @@ class ScriptedNbd:
         """How many requests of that kind have come."""
         return sum(request.command == command for request in self.requests)
 
-    def _shake_hands(self, end: socket.socket) -> bool:
-        """Fixed newstyle; whether transmission follows."""
+    def _shake_hands(self, end: socket.socket) -> socket.socket | None:
+        """Fixed newstyle; what transmission goes by, if any follows."""
         end.sendall(struct.pack(">8sQH", b"NBDMAGIC", _OPTION_MAGIC, 3))
         _receive(end, 4)
         while True:
@@ -147,10 +153,14 @@ class ScriptedNbd:
             if option == _OPT_GO:
                 export = struct.pack(">HQH", 0, len(self.disk), self._flags)
                 end.sendall(_option_reply(option, _REP_INFO, export) + _option_reply(option, _REP_ACK))
-                return True
+                return end
             if option == _OPT_ABORT:
                 end.sendall(_option_reply(option, _REP_ACK))
-                return False
+                return None
+            if option == _OPT_START_TLS and self._tls is not None:
+                end.sendall(_option_reply(option, _REP_ACK))
+                end = TlsEnd(self._tls, end)
+                continue
             takes = option == _OPT_STRUCTURED and self._is_structured
             end.sendall(_option_reply(option, _REP_ACK if takes else _REP_UNSUPPORTED))
 
@@ -170,6 +180,35 @@ class ScriptedNbd:
         for end in self.connections:
             with contextlib.suppress(OSError):
                 end.shutdown(socket.SHUT_RDWR)
+
+
+class TlsEnd(socket.socket):
+    """An encrypted connection that one thread may read from while others write."""
+
+    def __init__(self, context: ssl.SSLContext, end: socket.socket) -> None:
+        super().__init__(fileno=end.detach())
+        self._tls = context.wrap_socket(socket.socket(fileno=os.dup(self.fileno())), server_side=True)
+        self._turn = threading.Lock()
+
+    def recv(self, size_bytes: int, flags: int = 0) -> bytes:
+        """Wait for some, without holding up who sends."""
+        self._tls.settimeout(0)
+        while True:
+            with self._turn, contextlib.suppress(ssl.SSLWantReadError):
+                return self._tls.recv(size_bytes)
+            select.select([self], [], [])
+
+    def sendall(self, data: bytes, flags: int = 0) -> None:  # type: ignore[override]
+        """All of it."""
+        with self._turn:
+            self._tls.settimeout(None)
+            self._tls.sendall(data)
+            self._tls.settimeout(0)
+
+    def close(self) -> None:
+        """Both descriptors."""
+        self._tls.close()
+        super().close()
 
 
 def _option_reply(option: int, kind: int, payload: bytes = b"") -> bytes:

@@ -8,6 +8,7 @@ still be with the server; the supervisor takes the replies to them (`is_fenced`)
 from libc.stdint cimport uint64_t
 from libc.string cimport memcpy
 from posix.uio cimport iovec
+from posix.unistd cimport close as close_fd
 
 from ringblk.workers.backends.native cimport NativeBackend
 from ringblk.workers.backends.nbd_form cimport NbdForm
@@ -36,12 +37,14 @@ cdef class NbdBackend(NativeBackend):
     cdef object reconnect_s
     cdef Ledger ledgers
     cdef list mailboxes, fences
+    cdef int files_fd         # -1: the connections are not encrypted
 
     def __init__(self, uri, *, read_only=False, reconnect_s=None):
-        export, connection_count = open_export(uri)
-        self.set_up(export, read_only, reconnect_s)
+        found = open_export(uri)
+        self.set_up(found.export, read_only, reconnect_s)
         self.ledgers = Ledger()
-        self.mailboxes = [Mailbox() for _ in range(connection_count)]
+        self.mailboxes = [Mailbox() for _ in range(found.connection_count)]
+        self.files_fd = -1 if found.files is None else keep(found.files)
 
     @staticmethod
     def take(found, fds):
@@ -49,7 +52,8 @@ cdef class NbdBackend(NativeBackend):
         cdef NbdBackend backend = NbdBackend.__new__(NbdBackend)
         backend.set_up(found.export, found.read_only, found.reconnect_s)
         backend.ledgers = Ledger(fds[0])
-        backend.mailboxes = [Mailbox(fds[place : place + 2]) for place in range(1, len(fds), 2)]
+        backend.files_fd = -1 if found.export.uri.tls is None else fds[len(fds) - 1]
+        backend.mailboxes = [Mailbox(fds[place : place + 2]) for place in range(1, len(fds) - 1, 2)]
         return backend
 
     def set_up(self, export, read_only, reconnect_s):
@@ -68,8 +72,17 @@ cdef class NbdBackend(NativeBackend):
 
     @property
     def fds(self):
-        """Of the ledger and the mailboxes."""
-        return (self.ledgers.fd, *(fd for mailbox in self.mailboxes for fd in mailbox.fds))
+        """Of the ledger, the mailboxes, and where the connections are encrypted what that needs."""
+        mailbox_fds = (fd for mailbox in self.mailboxes for fd in mailbox.fds)
+        return (self.ledgers.fd, *mailbox_fds, *(() if self.files_fd < 0 else (self.files_fd,)))
+
+    def tls_files(self):
+        """What encrypted connections need (`TlsFiles`), or None."""
+        if self.files_fd < 0:
+            return None
+        from ringblk.workers.nbd.tls_files import kept_files
+
+        return kept_files(self.files_fd)
 
     def waiting(self):
         """Nobody waits: requests are begun, and answered later."""
@@ -122,7 +135,7 @@ cdef class NbdBackend(NativeBackend):
     def begin(self, user):
         """Be the process that has the connections."""
         self.ledgers.user = user
-        self.form = NbdForm(self.export, self.ledgers, self.mailboxes, self.reconnect_s)
+        self.form = NbdForm(self.export, self.ledgers, self.mailboxes, self.reconnect_s, self.tls_files())
 
     cdef int readv_at(self, const iovec *ranges, int range_count, uint64_t offset_bytes,
                       uint64_t length_bytes) noexcept nogil:
@@ -131,7 +144,7 @@ cdef class NbdBackend(NativeBackend):
         cdef int index
         with gil:
             try:
-                data = read_export(self.export, offset_bytes, length_bytes)
+                data = read_export(self.export, self.tls_files(), offset_bytes, length_bytes)
             except OSError as error:
                 return -error.errno
             place = data
@@ -145,3 +158,13 @@ cdef class NbdBackend(NativeBackend):
         self.ledgers.close()
         for mailbox in self.mailboxes:
             mailbox.close()
+        if self.files_fd >= 0:
+            close_fd(self.files_fd)
+            self.files_fd = -1
+
+
+def keep(files):
+    """In memory that goes along with the ledger."""
+    from ringblk.workers.nbd.tls_files import keep_files
+
+    return keep_files(files)

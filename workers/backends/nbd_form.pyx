@@ -16,8 +16,9 @@ from posix.unistd cimport close, read
 from ringblk.shm.sync.clock cimport monotonic_ns
 from ringblk.workers.nbd.command cimport append, take_first
 from ringblk.workers.nbd.connection cimport CONNECTION_BEGINNING, CONNECTION_DOWN, CONNECTION_READY
-from ringblk.workers.nbd.handshake cimport Handshake
 from ringblk.workers.nbd.ledger cimport LEDGER_DEPTH
+
+from ringblk.workers.nbd.parts import make_parts
 
 cdef extern from "<time.h>" nogil:
     struct timespec:
@@ -54,12 +55,12 @@ _log = logging.getLogger(__name__)
 
 
 cdef class NbdForm(AsyncForm):
-    """Of an export (`NbdExport`), over as many connections as there are mailboxes.
+    """Of an export (`NbdExport`), over as many connections as there are mailboxes, encrypted with `files` or not.
 
     Connecting begins at once, and nobody waits for it.
     """
 
-    def __init__(self, export, Ledger ledgers, mailboxes, reconnect_s):
+    def __init__(self, export, Ledger ledgers, mailboxes, reconnect_s, files):
         cdef epoll_event event
         cdef Connection connection
         self.requests = NbdRequests(export.found)
@@ -74,8 +75,9 @@ cdef class NbdForm(AsyncForm):
         self.connections = []
         now_ns = monotonic_ns()
         for index, mailbox in enumerate(mailboxes):
-            connection = Connection(ledgers, index, mailbox, Handshake(export.uri.export_name), export.addresses,
-                                    self.ready_fd, ConnectionNotes(export.uri_text, index))
+            handshake, transmission = make_parts(export, ledgers, index, files)
+            connection = Connection(ledgers, index, mailbox, handshake, transmission, export.addresses, self.ready_fd,
+                                    ConnectionNotes(export.uri_text, index))
             self.connections.append(connection)
             self.connection[index] = <void *>connection
             self.connection_count += 1
@@ -254,17 +256,20 @@ cdef class NbdForm(AsyncForm):
 
 
 class ConnectionNotes:
-    """Says in the log what becomes of a connection: once, however often it is tried again."""
+    """Says in the log what becomes of a connection: once, however often it is tried again for the same reason."""
 
     def __init__(self, uri_text, index):
         self._name = uri_text if index == 0 else f"{uri_text} (connection {index + 1})"
         self._was_lost = False
+        self._fault = ""
 
-    def __call__(self, is_ready, error_number):
+    def __call__(self, is_ready, error_number, fault):
         if is_ready:
             if self._was_lost:
                 _log.info("%s: connected again", self._name)
             self._was_lost = False
-        elif not self._was_lost:
+            self._fault = ""
+        elif not self._was_lost or (fault and fault != self._fault):
             self._was_lost = True
-            _log.warning("%s: no connection: %s; trying again", self._name, os.strerror(error_number))
+            self._fault = fault
+            _log.warning("%s: no connection: %s; trying again", self._name, fault or os.strerror(error_number))

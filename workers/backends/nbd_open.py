@@ -1,5 +1,9 @@
 """Finding an NBD export: where its server is, and what that says of it."""
 
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NamedTuple
+
 from ringblk.workers.backends.interface import BackendError
 from ringblk.workers.backends.topology import (
     MAX_LOGICAL_BLOCK_BYTES,
@@ -7,8 +11,13 @@ from ringblk.workers.backends.topology import (
     SECTOR_BYTES,
     BlockTopology,
 )
-from ringblk.workers.nbd.export import BadUri, ExportFound, NbdExport, find_addresses, parse_uri
+from ringblk.workers.nbd.export import ExportFound, NbdExport, find_addresses
 from ringblk.workers.nbd.ledger import MAX_CONNECTIONS
+from ringblk.workers.nbd.parts import make_handshake
+from ringblk.workers.nbd.uri import BadUri, NbdUri, parse_uri
+
+if TYPE_CHECKING:
+    from ringblk.workers.nbd.tls_files import TlsFiles
 
 CONNECT_S = 10.0
 """How long one address of a server may take to answer."""
@@ -16,10 +25,18 @@ WANTED_CONNECTIONS = 1
 """Where the server allows more than one."""
 
 
-def open_export(uri_text: str) -> tuple[NbdExport, int]:
-    """The export, and how many connections to have. Raises `BackendError`."""
-    from ringblk.workers.nbd.handshake import Handshake
+class OpenedExport(NamedTuple):
+    """What is known once an export was looked at."""
 
+    export: NbdExport
+    connection_count: int
+    """How many connections to have."""
+    files: TlsFiles | None
+    """For connections that are encrypted."""
+
+
+def open_export(uri_text: str) -> OpenedExport:
+    """Find the export. Raises `BackendError`."""
     try:
         uri = parse_uri(uri_text)
         addresses = find_addresses(uri)
@@ -27,21 +44,34 @@ def open_export(uri_text: str) -> tuple[NbdExport, int]:
         raise BackendError(f"{uri_text}: {error}") from None
     except OSError as error:
         raise BackendError(f"{uri_text}: no such host: {error.strerror or error}") from error
-    if uri.uses_tls:
-        raise BackendError(f"{uri_text}: TLS cannot be had")
-    handshake = Handshake(uri.export_name)
+    files = _read_tls_files(uri_text, uri)
+    handshake = make_handshake(uri.export_name, files)
     reason = ""
     for place, address in enumerate(addresses):
         try:
             found = handshake.look(address, CONNECT_S)
         except OSError as error:
             reason = str(error.strerror or error)
+            if uri.tls is None and "requires TLS" in reason:  # libnbd's words
+                reason = f"the server takes encrypted connections alone: {uri_text.replace('nbd', 'nbds', 1)}"
             continue
         first_good = (*addresses[place:], *addresses[:place])
         export = NbdExport(uri_text=uri_text, uri=uri, addresses=first_good, found=found)
         _check(export)
-        return export, min(WANTED_CONNECTIONS, MAX_CONNECTIONS) if found.can_multi_conn else 1
+        connection_count = min(WANTED_CONNECTIONS, MAX_CONNECTIONS) if found.can_multi_conn else 1
+        return OpenedExport(export, connection_count, files)
     raise BackendError(f"{uri_text}: {reason}")
+
+
+def _read_tls_files(uri_text: str, uri: NbdUri) -> TlsFiles | None:
+    if uri.tls is None:
+        return None
+    from ringblk.workers.nbd.tls_files import BadTlsFiles, read_files
+
+    try:
+        return read_files(uri.tls)
+    except BadTlsFiles as error:
+        raise BackendError(f"{uri_text}: {error}") from None
 
 
 def _check(export: NbdExport) -> None:
@@ -56,11 +86,9 @@ def _check(export: NbdExport) -> None:
         raise BackendError(f"{export.uri_text}: has no bytes")
 
 
-def read_export(export: NbdExport, offset_bytes: int, length_bytes: int) -> bytes:
+def read_export(export: NbdExport, files: TlsFiles | None, offset_bytes: int, length_bytes: int) -> bytes:
     """Read from it through a connection made for that. Raises `OSError`."""
-    from ringblk.workers.nbd.handshake import Handshake
-
-    handshake = Handshake(export.uri.export_name)
+    handshake = make_handshake(export.uri.export_name, files)
     return handshake.read(export.addresses[0], offset_bytes, length_bytes, CONNECT_S)
 
 

@@ -33,5 +33,5 @@ cdef class Connection:
     cdef int _connect(self) noexcept nogil
     cdef int _take_over(self) noexcept nogil
     cdef void _end_attempt(self, int error, uint64_t now_ns) noexcept nogil
-    cdef void _note(self, bint is_ready, int error) noexcept nogil
+    cdef void _note(self, bint is_ready, int error, bint is_of_handshake) noexcept nogil
     cdef void _watch(self, int fd, int how, uint32_t events) noexcept nogil

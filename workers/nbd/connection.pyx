@@ -34,11 +34,12 @@ KEEPALIVE_S, KEEPALIVE_INTERVAL_S, KEEPALIVE_COUNT = 10, 5, 3
 cdef class Connection:
     """In place `index` of the ledger; `mailbox` is its own.
 
-    It is watched in `epoll_fd` under `index`. `note(is_ready, error)` is called when it has come to be ready, and
+    It is watched in `epoll_fd` under `index`. `note(is_ready, error, fault)` is called when it has come to be ready, and
     when it has been lost or the first attempt after that has failed.
     """
 
-    def __init__(self, Ledger ledgers, int index, mailbox, Handshake handshake, addresses, int epoll_fd, note):
+    def __init__(self, Ledger ledgers, int index, mailbox, Handshake handshake, Transmission transmission, addresses,
+                 int epoll_fd, note):
         self.ledgers = ledgers
         self.index = index
         self.mailbox = mailbox
@@ -46,7 +47,7 @@ cdef class Connection:
         self.addresses = tuple(addresses)
         self.epoll_fd = epoll_fd
         self.note = note
-        self.transmission = Transmission(ledgers, index)
+        self.transmission = transmission
         self.state = CONNECTION_DOWN
 
     cdef bint is_due(self, uint64_t now_ns) noexcept nogil:
@@ -90,7 +91,7 @@ cdef class Connection:
                 self.attempt_count = 0
                 self.watched_events = EPOLLIN
                 self._watch(self.transmission.fd, EPOLL_CTL_ADD, EPOLLIN)
-                self._note(True, 0)
+                self._note(True, 0, False)
                 return
         if result < 0:
             self._end_attempt(result, now_ns)
@@ -134,7 +135,7 @@ cdef class Connection:
         self.down_ns = now_ns
         self.attempt_ns = now_ns      # at once, the first time
         self.error = error
-        self._note(False, error)
+        self._note(False, error, False)
 
     cdef void _end_attempt(self, int error, uint64_t now_ns) noexcept nogil:
         self.handshake.drop()
@@ -142,13 +143,13 @@ cdef class Connection:
         self.attempt_ns = now_ns + min(<uint64_t>LONGEST_DELAY_NS,
                                        <uint64_t>FIRST_DELAY_NS << min(self.attempt_count, <uint32_t>MOST_DOUBLINGS))
         if self.attempt_count == 0 or error != self.error:
-            self._note(False, error)
+            self._note(False, error, True)
         self.attempt_count += 1
         self.error = error
 
-    cdef void _note(self, bint is_ready, int error) noexcept nogil:
+    cdef void _note(self, bint is_ready, int error, bint is_of_handshake) noexcept nogil:
         with gil:
-            self.note(is_ready, -error)
+            self.note(is_ready, -error, self.handshake.fault if is_of_handshake else "")
 
     cdef void _watch(self, int fd, int how, uint32_t events) noexcept nogil:
         cdef epoll_event event

@@ -1,7 +1,4 @@
-"""Which export of which NBD server a URI names, and what the server has said of it.
-
-The form of the URI: github.com/NetworkBlockDevice/nbd, doc/uri.md.
-"""
+"""Where the server of an export is, and what it has said of that."""
 
 import os
 import socket
@@ -9,26 +6,7 @@ import struct
 
 import msgspec
 
-DEFAULT_PORT = 10809
-SCHEMES = ("nbd", "nbds", "nbd+unix", "nbds+unix")
-_MAX_SOCKET_PATH = 107
-"""Bytes (unix(7))."""
-
-
-class BadUri(ValueError):  # noqa: N818
-    """It names no export. The message says what is wrong with it."""
-
-
-class NbdUri(msgspec.Struct, frozen=True, kw_only=True):
-    """A server's address, and an export's name."""
-
-    host: str = ""
-    """Empty where it is a unix socket."""
-    port: int = DEFAULT_PORT
-    socket_path: str = ""
-    export_name: bytes = b""
-    """Empty: the server's default export."""
-    uses_tls: bool = False
+from ringblk.workers.nbd.uri import NbdUri
 
 
 class ExportFound(msgspec.Struct, frozen=True, kw_only=True):
@@ -68,40 +46,6 @@ class NbdExport(msgspec.Struct, frozen=True, kw_only=True):
     def ports(self) -> tuple[int, ...]:
         """Of TCP, that its server has."""
         return () if self.uri.socket_path else (self.uri.port,)
-
-
-def parse_uri(text: str) -> NbdUri:
-    """What an `nbd:` URI names. Raises `BadUri`."""
-    from urllib.parse import parse_qsl, unquote_to_bytes, urlsplit  # takes long: for a drive that has a URI
-
-    try:
-        parts = urlsplit(text)
-        port = parts.port
-    except ValueError as error:
-        raise BadUri(str(error)) from None
-    if parts.scheme not in SCHEMES:
-        raise BadUri(f"{parts.scheme}: is none of {', '.join(SCHEMES)}")
-    if parts.fragment:
-        raise BadUri("what follows # names nothing")
-    settings = dict(parse_qsl(parts.query, keep_blank_values=True))
-    socket_path = settings.pop("socket", "")
-    export_name = unquote_to_bytes(parts.path.removeprefix("/"))
-    uses_tls = parts.scheme.startswith("nbds")
-    if settings:
-        raise BadUri(f"{next(iter(settings))}= is not known")
-    if b"\0" in export_name:
-        raise BadUri("no export has a NUL in its name")
-    if parts.scheme.endswith("+unix"):
-        if parts.hostname or not socket_path:
-            raise BadUri(f"{parts.scheme}:///EXPORT?socket=PATH names a unix socket")
-        if len(os.fsencode(socket_path)) > _MAX_SOCKET_PATH:
-            raise BadUri(f"the path of a unix socket has at most {_MAX_SOCKET_PATH} bytes")
-        return NbdUri(socket_path=socket_path, export_name=export_name, uses_tls=uses_tls)
-    if socket_path:
-        raise BadUri(f"socket= is for {parts.scheme}+unix:")
-    if not parts.hostname:
-        raise BadUri(f"{parts.scheme}://HOST[:PORT]/EXPORT names a host")
-    return NbdUri(host=parts.hostname, port=port or DEFAULT_PORT, export_name=export_name, uses_tls=uses_tls)
 
 
 def find_addresses(uri: NbdUri) -> tuple[bytes, ...]:

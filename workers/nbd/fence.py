@@ -6,6 +6,7 @@ import socket
 
 from ringblk.workers.nbd.ledger import LOOK_BYTES, Ledger, NotNbd, ReplyKeeper
 from ringblk.workers.nbd.mailbox import Mailbox
+from ringblk.workers.nbd.record_keeper import RecordKeeper
 
 _log = logging.getLogger(__name__)
 
@@ -15,7 +16,7 @@ class ConnectionFence:
 
     def __init__(self, ledgers: Ledger, index: int, mailbox: Mailbox) -> None:
         self._socket: socket.socket | None = None
-        self._keeper: ReplyKeeper | None = None
+        self._keeper: ReplyKeeper | RecordKeeper | None = None
         found = mailbox.take()
         if found is None:
             return  # it had never connected
@@ -25,7 +26,8 @@ class ConnectionFence:
             return
         self._socket = socket.socket(fileno=fd)
         try:
-            self._keeper = ReplyKeeper(ledgers, index)
+            is_encrypted = ledgers.is_encrypted(index)
+            self._keeper = RecordKeeper(ledgers, index) if is_encrypted else ReplyKeeper(ledgers, index)
         except NotNbd:
             self._close()
 

@@ -23,6 +23,7 @@ cdef class Handshake:
     cdef const char *name
     cdef nbd_handle *handle
     cdef ExportFacts facts             # of the last that went well
+    cdef readonly str fault            # why the last has failed; empty: the number says all there is to say
 
     cdef int begin(self, const char *sockaddr, uint32_t sockaddr_bytes) noexcept nogil
     cdef int fd(self) noexcept nogil

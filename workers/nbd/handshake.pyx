@@ -74,6 +74,7 @@ cdef class Handshake:
     def __init__(self, bytes export_name):
         self.export_name = export_name
         self.name = export_name   # where the bytes are
+        self.fault = ""
 
     def __dealloc__(self):
         nbd_close(self.handle)
@@ -111,7 +112,11 @@ cdef class Handshake:
                 looking.unregister(self.fd())
                 result = self.go_on(events[0][1])
         if result < 0:
-            raise OSError(-result, last_error() or os.strerror(-result))
+            raise OSError(-result, self.fault_text() or os.strerror(-result))
+
+    def fault_text(self):
+        """Why the call that has just failed did so, for people."""
+        return last_error()
 
     def found(self):
         """What the server said last (`ExportFound`)."""

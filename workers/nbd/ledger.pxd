@@ -29,6 +29,7 @@ cdef enum:
     CONNECTION_LIMIT = 8      # of one drive
     LEDGER_DEPTH = 256        # requests under way on one connection
     RECEIVE_BYTES = 1 << 17   # of the stream of replies, as it came
+    MARK_COUNT = 2 * LEDGER_DEPTH   # so that one of a request that was sent is always among them
 
 cdef struct Transfer:
     # One call that moves bytes; the kernel writes into it how many, before the call ends.
@@ -45,6 +46,22 @@ cdef struct Debt:
     uint16_t is_owed          # whether it was queued and not answered
     uint16_t command
 
+cdef struct TlsMark:
+    # A request of an encrypted connection, in the order of sending.
+    uint64_t end_bytes        # of the stream of requests: the server can read it when so many were sent
+    uint64_t answered_bytes   # how much data all answers have up to its own
+
+cdef struct TlsPlace:
+    uint64_t stream_bytes     # of the stream of replies: where a record ends
+    uint64_t answered_bytes   # how much of the answers' data has come up to there
+
+cdef struct TlsLedger:
+    # Of an encrypted connection: both streams are those of its records, and nobody but the dead process could read them.
+    uint32_t overhead_bytes   # how much longer a record is than what is in it; 0: this is no such connection
+    uint32_t current          # which of the places counts
+    TlsPlace places[2]
+    TlsMark marks[MARK_COUNT]
+
 cdef struct ConnectionLedger:
     uint32_t generation       # which connection it is of; the mailbox has its socket under the same number
     uint64_t boundary_bytes   # of the stream of replies: where the first head begins that was not taken note of
@@ -52,6 +69,7 @@ cdef struct ConnectionLedger:
     Direction received
     Debt debts[LEDGER_DEPTH]  # by cookie
     uint8_t stream[RECEIVE_BYTES]   # what was received into it, by place in the stream; data may have gone elsewhere
+    TlsLedger tls
 
 cdef struct DriveLedger:
     uint32_t user             # which process of the drive has the connections (`Ledger.user`)

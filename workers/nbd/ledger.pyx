@@ -43,6 +43,7 @@ cdef void begin_connection(ConnectionLedger *ledger) noexcept nogil:
     memset(&ledger.sent, 0, sizeof(Direction))
     memset(&ledger.received, 0, sizeof(Direction))
     ledger.boundary_bytes = 0
+    ledger.tls.overhead_bytes = 0   # until the transmission says otherwise, before the first request
     store_release_32(&ledger.generation, generation + 1)
 
 
@@ -72,6 +73,10 @@ cdef class Ledger:
     def generation(self, int index):
         """The number of a place's connection so far; 0: it has had none."""
         return self.connections[index].generation
+
+    def is_encrypted(self, int index):
+        """Whether a place's connection is."""
+        return self.connections[index].tls.overhead_bytes != 0
 
     def owed_count(self, int index):
         """Requests that the server has received on this connection and not answered."""

@@ -12,6 +12,7 @@ cdef enum:
 cdef class Transmission:
     cdef Ledger ledgers       # keeps the memory
     cdef ConnectionLedger *ledger
+    cdef uint8_t *stream      # of replies, RECEIVE_BYTES by place in it
     cdef int fd               # of a connection that has shaken hands; the caller's. -1: there is none
     cdef CommandList done     # answered, for the caller to take
     cdef uint32_t free_count  # more commands may be taken

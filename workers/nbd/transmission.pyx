@@ -31,9 +31,10 @@ cdef enum:
 cdef class Transmission:
     """Of the connection in place `index` of the ledger, and of its successors there."""
 
-    def __cinit__(self, Ledger ledgers, int index):
+    def __cinit__(self, Ledger ledgers, int index, *_):
         self.ledgers = ledgers
         self.ledger = &ledgers.connections[index]
+        self.stream = self.ledger.stream
         self.fd = -1
 
     cdef void begin(self, int fd) noexcept nogil:
@@ -193,11 +194,11 @@ cdef class Transmission:
         if self.large_count:
             room_bytes = min(room_bytes, <uint64_t>SMALL_RECEIVE_BYTES)
         size_bytes = min(room_bytes, RECEIVE_BYTES - place % RECEIVE_BYTES)
-        self.vectors[count].iov_base = self.ledger.stream + place % RECEIVE_BYTES
+        self.vectors[count].iov_base = self.stream + place % RECEIVE_BYTES
         self.vectors[count].iov_len = size_bytes
         count += 1
         if room_bytes > size_bytes:
-            self.vectors[count].iov_base = self.ledger.stream
+            self.vectors[count].iov_base = self.stream
             self.vectors[count].iov_len = room_bytes - size_bytes
             count += 1
         return count
@@ -338,7 +339,7 @@ cdef class Transmission:
             part_bytes = min(there_bytes, piece.iov_len - self.range_offset_bytes)
             if not is_direct:
                 part_bytes = min(part_bytes, RECEIVE_BYTES - place)
-                memcpy(<char *>piece.iov_base + self.range_offset_bytes, self.ledger.stream + place, part_bytes)
+                memcpy(<char *>piece.iov_base + self.range_offset_bytes, self.stream + place, part_bytes)
             there_bytes -= part_bytes
             self._advance_data(part_bytes)
         if self.data_bytes == 0:
@@ -377,8 +378,8 @@ cdef class Transmission:
         """Copy from the stream, where it may go round."""
         cdef uint64_t start = place % RECEIVE_BYTES
         cdef uint32_t part_bytes = <uint32_t>min(<uint64_t>size_bytes, RECEIVE_BYTES - start)
-        memcpy(target, self.ledger.stream + start, part_bytes)
-        memcpy(<char *>target + part_bytes, self.ledger.stream, size_bytes - part_bytes)
+        memcpy(target, self.stream + start, part_bytes)
+        memcpy(<char *>target + part_bytes, self.stream, size_bytes - part_bytes)
 
     cdef void give_back(self, CommandList *commands) noexcept nogil:
         """The connection is lost: what was not answered goes to `commands`, in any order."""

@@ -1,0 +1,13 @@
+from typing_extensions import Buffer
+
+from ringblk.workers.nbd.ledger import Ledger
+
+class RecordKeeper:
+    """Takes the encrypted replies that are owed to a process that is dead."""
+
+    def __init__(self, ledgers: Ledger, index: int) -> None: ...
+    @property
+    def owed_bytes(self) -> int: ...
+    @property
+    def owed_count(self) -> int: ...
+    def feed(self, data: Buffer) -> None: ...
