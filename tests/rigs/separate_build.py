@@ -10,7 +10,7 @@ from pathlib import Path
 
 import msgspec
 
-from setup import FLOORS
+from setup import FLOORS, libraries_of
 from setup import compiled_modules as modules_below
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -22,8 +22,10 @@ from setuptools import Extension, setup
 options = json.loads(sys.argv[1])
 os.environ["CC"] = options["compiler"]
 extensions = [
-    Extension(name, [f"src/{name.replace('.', '/')}.pyx"], extra_compile_args=options["flags"])
-    for name in options["modules"]
+    Extension(
+        name, [f"src/{name.replace('.', '/')}.pyx"], libraries=libraries, extra_compile_args=options["flags"]
+    )
+    for name, libraries in options["modules"].items()
 ]
 setup(
     name="ringblk-separate-build",
@@ -65,7 +67,7 @@ class SeparateBuild(msgspec.Struct, frozen=True):
             fcntl.flock(lock, fcntl.LOCK_EX)
             stamp = self._home / "stamp"
             sources = self._sources()
-            way = f"{self.compiler} {self.flags} {self.modules} {self.absent}"
+            way = f"{self.compiler} {self.flags} {self.modules} {self.absent} {_COMPILE!r}"
             state = "\n".join([way, *(f"{path} {_version(path)}" for path in sources)])
             built = stamp.read_text() if stamp.exists() else ""
             if built != state:
@@ -105,12 +107,15 @@ class SeparateBuild(msgspec.Struct, frozen=True):
             if process.returncode:
                 raise RuntimeError(f"the build {self.name} failed:\n{output}")
 
+    def _source(self, module: str) -> Path:
+        return self.folder / Path(*module.split(".")).with_suffix(".pyx")
+
     def _compile_some(self, modules: Sequence[str]) -> "subprocess.Popen[str]":
         options = msgspec.json.encode(
             {
                 "compiler": self.compiler,
                 "flags": self.flags,
-                "modules": modules,
+                "modules": {name: libraries_of(self._source(name)) for name in modules},
                 "include": ["src", str(ROOT / "src")],
             }
         )

@@ -118,7 +118,7 @@ async def end_of(child: zygote_process.ZygoteChild) -> int | None:
 def test_it_tells_how_each_child_has_ended() -> None:
     async def body(zygote: Zygote) -> None:
         children = [ask(zygote) for _ in range(3)]
-        for number, (child, channel) in zip((signal.SIGKILL, signal.SIGSEGV, 0), children, strict=True):
+        for number, (child, channel) in zip((signal.SIGKILL, signal.SIGUSR1, 0), children, strict=True):
             if number:
                 os.kill(child.pid, number)
             channel.close()  # the third has nobody any more who would tell it something
