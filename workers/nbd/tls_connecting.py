@@ -43,10 +43,10 @@ class TlsConnecting:
 
     @property
     def wanted_events(self) -> int:
-        """What epoll is to look for before `go_on`."""
+        """What a poll is to look for before `go_on`."""
         if not self._has_connected:
-            return select.EPOLLOUT
-        return select.EPOLLIN | (select.EPOLLOUT if self._unsent else 0)
+            return select.POLLOUT
+        return select.POLLIN | (select.POLLOUT if self._unsent else 0)
 
     def go_on(self) -> bool:
         """As far as it goes without waiting; whether it is done.

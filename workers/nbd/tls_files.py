@@ -8,6 +8,7 @@ import ssl
 
 import msgspec
 
+from ringblk.shm.platform.shared_memory import make_unnamed
 from ringblk.workers.nbd.uri import TlsChoice
 
 AUTHORITIES, CERTIFICATE, KEY = "ca-cert.pem", "client-cert.pem", "client-key.pem"
@@ -85,7 +86,7 @@ def _check(files: TlsFiles) -> None:
 
 def keep_files(files: TlsFiles) -> int:
     """A descriptor of memory that has them, for other processes of the drive. Raises `OSError`."""
-    fd = os.memfd_create("ringblk-tls", os.MFD_CLOEXEC)
+    fd = make_unnamed("ringblk-tls", 0)
     with open(fd, "wb", closefd=False) as file:
         file.write(msgspec.msgpack.encode(files))
     return fd
@@ -114,10 +115,10 @@ def make_context(files: TlsFiles) -> ssl.SSLContext:
 
 def _load_certificate(context: ssl.SSLContext, files: TlsFiles) -> None:
     """Python's ssl takes a key from a file alone, so it is one in memory."""
-    fd = os.memfd_create("ringblk-key", os.MFD_CLOEXEC)
+    fd = make_unnamed("ringblk-key", 0)
     try:
         os.write(fd, f"{files.certificate}\n{files.key}".encode())
-        context.load_cert_chain(f"/proc/self/fd/{fd}", password=_refuse_password)
+        context.load_cert_chain(f"/dev/fd/{fd}", password=_refuse_password)
     finally:
         os.close(fd)
 
