@@ -38,6 +38,7 @@ cdef class DispatchLoop:
     cdef readonly ResubmissionList resubmissions
     cdef uint64_t next_counter
     cdef uint32_t completed_count          # requests published since the round began
+    cdef uint32_t inline_batch             # how many requests are carried out here before the driver hears of them
     cdef uint32_t next_place               # of QueueTable.active: whose turn it is to be popped from
 
     cdef void _let_go(self, uint32_t queue_index) noexcept nogil

@@ -48,7 +48,8 @@ cdef enum:
     EVENT_WISH = 7         # requests wait for workers that are not up (Handover.take_wish)
 
     POP_LIMIT = 64         # chains popped from one queue before others are looked at
-    INLINE_BATCH = 8       # requests carried out here before the driver hears of them
+    INLINE_BATCH = 8       # requests carried out here before the driver hears of them: of many that wait a quarter,
+    LONG_BATCH = 32        # up to these: a call to the driver costs as much as some requests
 
 CONTROL, PROGRESS, BROKEN, ERROR = EVENT_CONTROL, EVENT_PROGRESS, EVENT_BROKEN, EVENT_ERROR
 LOST, UNHEARD, WISH = EVENT_LOST, EVENT_UNHEARD, EVENT_WISH
@@ -56,8 +57,7 @@ LOST, UNHEARD, WISH = EVENT_LOST, EVENT_UNHEARD, EVENT_WISH
 cdef class DispatchLoop:
     """Serves the queues given to it until something needs Python.
 
-    `ring` has its part under way through io_uring. What `gate` allows is carried out here by `executor`,
-    which also writes the outcome of what needs no worker.
+    `ring` has its part under way through io_uring. What `gate` allows `executor` carries out here, and what needs none.
     """
 
     def __cinit__(self, StateSegment state, GuestMemory memory, RequestParser parser, RequestExecutor executor,
@@ -290,6 +290,7 @@ cdef class DispatchLoop:
     cdef uint32_t _pop_queue(self, Virtqueue virtqueue, uint64_t *now_ns) noexcept nogil:
         cdef int head, available = virtqueue.available_count()
         cdef uint32_t popped = 0
+        self.inline_batch = min(LONG_BATCH, max(INLINE_BATCH, available // 4))
         if available > 0 and now_ns[0] == 0:
             now_ns[0] = monotonic_ns()
         while available > 0 and popped < POP_LIMIT and self.handover.free_count \
@@ -383,7 +384,7 @@ cdef class DispatchLoop:
         crash_point("dispatcher: inline request done")
         self.handover.batch[self.handover.batch_count] = slot_index
         self.handover.batch_count += 1
-        if self.handover.batch_count >= INLINE_BATCH:
+        if self.handover.batch_count >= self.inline_batch:
             self.complete()   # so that the driver goes on meanwhile
 
     cdef void complete(self) noexcept nogil:
