@@ -13,6 +13,8 @@ import pytest
 
 from ringblk.engine.crashes.fixture import recorded_folder as recorded_folder
 from ringblk.shm.platform.form import LINUX
+from tests.rigs.engine_rig import NOBODY
+from tests.rigs.left_records import remove_left
 from tests.rigs.portable_tests import LACKING, is_left_out, what_is_lacking
 
 # Who is started by nohup, or by a shell's &, ignores a signal; the suite runs the same under those.
@@ -46,6 +48,13 @@ def pytest_collection_finish() -> None:
     """No test that collects garbage looks through all of the suite: what was collected lives to the end."""
     gc.collect()
     gc.freeze()
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_runtest_teardown(item: pytest.Item, nextitem: pytest.Item | None) -> None:
+    """Behind each file nothing stays that killed engines have left for others."""
+    if nextitem is None or nextitem.path != item.path:
+        remove_left([NOBODY])
 
 
 @pytest.fixture

@@ -2,12 +2,14 @@
 
 import asyncio
 import logging
+import os
 from collections.abc import Mapping, Sequence
 
 import msgspec
 
 from ringblk.engine.base.program_error import ProgramError
 from ringblk.engine.drives.image_users import engines_on, is_engine
+from ringblk.engine.drives.names import supervisor_of
 from ringblk.engine.drives.plan import DrivePlan
 from ringblk.engine.drives.record import (
     FoundRecord,
@@ -70,9 +72,14 @@ class Claims:
         return _find_if_held(plan, self._predecessors.get(plan.name, _NOBODY))
 
 
-def remove_left(plans: Sequence[DrivePlan]) -> None:
-    """Remove the shared memory of engines that were killed, now that these drives are claimed."""
+def remove_left(plans: Sequence[DrivePlan], *, is_again: bool = False) -> None:
+    """Remove the shared memory of engines that were killed, now that these drives are claimed.
+
+    `is_again`: this process may have been another program before, which has left its own: that is no news.
+    """
     orphans = remove_dead_engines(*(plan.image or (0, 0) for plan in plans))
+    if is_again:
+        orphans = [name for name in orphans if supervisor_of(name) != os.getpid()]
     if orphans:
         _log.info("removed shared memory of engines that were killed: %s", ", ".join(orphans))
 

@@ -98,7 +98,8 @@ class DriveList:
         unclaimed = [served.plan for served in self if served.plan is not None and not served.is_adopted]
         claims = Claims(self._config, unclaimed)
         self._each(lambda served: None if served.is_adopted else served.claim(claims))
-        remove_left([served.plan for served in self if served.plan is not None])
+        plans = [served.plan for served in self if served.plan is not None]
+        remove_left(plans, is_again=self._each_alone)
 
     def _find_orphans(self) -> dict[str, Orphan]:
         """The drives that a control plane before this one has left, and that are still to be as they are."""

@@ -13,6 +13,7 @@ from types import TracebackType
 from tests.crash.crash_build import crash_environment
 from tests.rigs.child_process import ends_with_tests
 from tests.rigs.engine_rig import accepts
+from tests.rigs.left_records import note_socket
 from tests.rigs.process_tree import drive_processes_of, process_name, zygotes_of
 
 START_TIMEOUT_S = 60.0
@@ -41,6 +42,7 @@ class EngineProcess:
         program: Sequence[str] = PROGRAM,
     ) -> None:
         self.socket_path = socket_path
+        note_socket(socket_path)
         self.log_path = socket_path.with_suffix(".log")
         environment = crash_environment(plan) if plan else dict(os.environ)
         folders = [_BACKENDS, *environment.get("PYTHONPATH", "").split(":")]

@@ -24,6 +24,7 @@ from ringblk.shm.state.segment import SEGMENT_PREFIX
 from tests.rigs import standing_workers
 from tests.rigs.child_process import ends_with_tests, environment_with_path
 from tests.rigs.inline_device import GPA, UVA_OFFSET, GuestRam
+from tests.rigs.left_records import note_socket
 from tests.rigs.mock_driver import MockDriver
 from tests.rigs.process_tree import drive_processes_of, zygotes_of
 
@@ -100,6 +101,7 @@ class Engine:
         self._is_successor = after is not None
         self.folder = Path(self._folder.name)
         self.socket_path = self.folder / "socket"
+        note_socket(self.socket_path)
         if owner is not None:
             os.chown(self.folder, owner, -1)
         self._log_path = self.folder / f"log-{len(list(self.folder.glob('log*')))}"

@@ -26,6 +26,7 @@ from tests.rigs import standing_workers
 from tests.rigs.child_process import ends_with_tests
 from tests.rigs.control_client import ControlClient, kill_and_reap
 from tests.rigs.engine_rig import DEADLINE_S, NOBODY, environment, eventually
+from tests.rigs.left_records import note_control_socket, note_socket
 from tests.rigs.process_tree import drive_processes_of, kill_all_with, wait_none_with
 
 DISK_BYTES = 256 << 10
@@ -58,6 +59,7 @@ class ManyDrives:
         self._is_successor = after is not None
         self.folder = Path(self._folder.name)
         self.control = ControlClient(self.folder / "control.sock")
+        note_control_socket(self.control.socket_path)
         number = len(list(self.folder.glob("log*")))
         config: dict[str, Any] = {
             "drives": {name: self.settings(name, **settings) for name, settings in drives.items()}
@@ -132,6 +134,7 @@ class ManyDrives:
 
     def settings(self, name: str, **settings: object) -> dict[str, object]:
         """All that a drive of that name needs, and its image."""
+        note_socket(self.socket_path(name))
         found: dict[str, object] = {"socket_path": str(self.socket_path(name)), **settings}
         if not {"backend", "blk_file", "overlay", "uri", "kind"} & settings.keys():
             image = self.image(name)

@@ -17,6 +17,7 @@ from tests.rigs.process_tree import zygotes_of
 
 BLOCK = b"u" * 4096
 RINGBLK = str(Path(PROGRAM).with_name("ringblk"))
+UPGRADING = "the control plane goes on as the program that is installed now"
 
 INSTALLED = """
 from ringblk.engine.program.cli import backend_program
@@ -76,6 +77,7 @@ def test_all_of_an_engine_is_upgraded_while_guests_run() -> None:
         assert engine.find_control_plane()
         assert engine.pid == pid
         assert zygotes_of(pid) not in ([], [zygote])
+        assert "engines that were killed" not in after_upgrade(engine)
         assert sorted(engine.control.get("/upgrade")["outdated"]) == sorted(drives)
         after = engine.control.get("/drives")["drives"]
         for name, drive in after.items():
@@ -99,6 +101,11 @@ def test_all_of_an_engine_is_upgraded_while_guests_run() -> None:
         assert " died: " not in engine.log()
         assert engine.end() == 0
         assert "Traceback" not in engine.log()
+
+
+def after_upgrade(engine: ManyDrives) -> str:
+    """What the next program has said."""
+    return engine.log().rpartition(UPGRADING)[2]
 
 
 def test_one_that_was_started_again_is_upgraded_and_started_again() -> None:
