@@ -15,7 +15,10 @@ from ringblk.engine.crashes.fixture import recorded_folder as recorded_folder
 from ringblk.shm.platform.form import LINUX
 from tests.rigs.engine_rig import NOBODY
 from tests.rigs.left_records import remove_left
+from tests.rigs.longest_files import LONGEST
 from tests.rigs.portable_tests import LACKING, is_left_out, what_is_lacking
+
+ROOT = Path(__file__).resolve().parent
 
 # Who is started by nohup, or by a shell's &, ignores a signal; the suite runs the same under those.
 signal.signal(signal.SIGHUP, signal.SIG_DFL)
@@ -33,7 +36,7 @@ def pytest_ignore_collect(collection_path: Path) -> bool | None:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """What may take longest, as its own time limit says, begins first: nobody waits for it in the end.
+    """The longest files begin first.
 
     On a build of the portable forms, what it lacks is not tested.
     """
@@ -41,7 +44,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         for item in items:
             if what := what_is_lacking(item):
                 item.add_marker(pytest.mark.skip(reason=f"the portable form has {what}"))
-    items.sort(key=lambda item: item.get_closest_marker("timeout") is None)
+    places = {ROOT / name: place for place, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: places.get(item.path, len(LONGEST)))
 
 
 def pytest_collection_finish() -> None:

@@ -1,0 +1,23 @@
+"""The order in which the files of tests begin."""
+
+LONGEST = (
+    "scripts/test_wheel.py",
+    "fuzz/test_fuzz.py",
+    "guest/test_moving_guest.py",
+    "guest/test_guest.py",
+    "guest/test_guest_kills.py",
+    "crash/test_invariants.py",
+    "shm/platform/test_macos.py",
+    "crash/test_machine.py",
+    "stress/test_guest_machine.py",
+    "guest/test_hostile_neighbour.py",
+    "guest/test_guest_power_failure.py",
+    "stress/test_drives_storm.py",
+    "stress/test_limit_machine.py",
+    "engine/control/test_drives_machine.py",
+    "engine/control/test_machine.py",
+)
+"""Files that take some ten seconds and more, by themselves or because they compile; longest first.
+
+Of two processes one takes a file's tests while the other takes another's: a long one in the end is waited for.
+"""
