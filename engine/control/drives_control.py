@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -100,7 +101,7 @@ class DrivesControl:
         """
         version = await self._drives.upgrade.check(self._drives)
         answer = msgspec.structs.replace(self.program(), version=version)
-        return answer, self._drives.upgrade.carry_out
+        return answer, partial(self._drives.upgrade.carry_out, self._drives)
 
     async def renew(self, name: str) -> None:
         """Put other processes in the place of a drive's. Raises `NoSuchDrive`, `DriveBusy`, `DeviceError`."""

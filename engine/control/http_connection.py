@@ -11,6 +11,8 @@ import msgspec
 from ringblk.engine.control.http_messages import TEXT, HttpAnswer, HttpRequest, error_answer
 
 Answering = Callable[[HttpRequest], Awaitable[HttpAnswer]]
+Settling = Callable[["HttpConnection", HttpAnswer], Awaitable[HttpAnswer]]
+"""Waits until an answer that is the last one (`HttpAnswer.then`) may be sent, or returns another."""
 READ_BYTES = 65536
 
 _log = logging.getLogger(__name__)
@@ -32,6 +34,10 @@ class HttpLimits(msgspec.Struct, frozen=True):
     """To read an answer."""
     linger_s: float = 1.0
     """To read an answer to a request that has not come as a whole, and to stop sending the rest."""
+    coming_s: float = 1.0
+    """For a request that has begun to come before the last answer."""
+    settle_s: float = 10.0
+    """For requests that are being carried out before the last answer."""
 
 
 class HttpConnection:
@@ -43,7 +49,9 @@ class HttpConnection:
         writer: asyncio.StreamWriter,
         answer: Answering,
         limits: HttpLimits,
+        settle: Settling,
     ) -> None:
+        self._settle = settle
         self._reader = reader
         self._writer = writer
         self._answer = answer
@@ -54,6 +62,11 @@ class HttpConnection:
         self.has_ended = False
         self.is_at_work = False
         """Whether a request of it is being carried out; else it waits for its client."""
+        self.work = ""
+        """The request that is being carried out, or was last."""
+        self.is_reading = True
+        """Whether the next request has not come yet, or not all of it."""
+        self._has_begun = True  # who has just come is about to ask
         self.waits_since_s = time.monotonic()
         writer.transport.set_write_buffer_limits(high=0)  # so that to drain is to have sent it all
 
@@ -78,6 +91,12 @@ class HttpConnection:
         if not self.is_at_work:
             self.abort()
 
+    def end_soon(self) -> None:
+        """End it, after a request that is being carried out, or that has begun to come."""
+        self._is_last = True
+        if self.is_reading and not self._has_begun:
+            self.abort()
+
     def turn_away(self, answer: HttpAnswer) -> None:
         """Answer before anything was asked, and end."""
         self._is_last = True
@@ -87,9 +106,12 @@ class HttpConnection:
     async def _serve_next(self) -> bool:
         """Serve one request; whether there may be another."""
         answer = await self._read_and_answer()
+        self.is_reading = False
         self.waits_since_s = time.monotonic()
         if answer is None:
             return False
+        if answer.then is not None:
+            answer = await self._settle(self, answer)
         try:
             async with asyncio.timeout(self._limits.answer_s):
                 self._writer.write(self._encoded(answer))
@@ -99,6 +121,8 @@ class HttpConnection:
                 answer.then()
         if self._http.our_state is h11.DONE and self._http.their_state is h11.DONE:
             self._http.start_next_cycle()
+            self.is_reading = True
+            self._has_begun = bool(self._http.trailing_data[0])
             return True
         if not self._has_come:
             await self._linger()
@@ -130,7 +154,8 @@ class HttpConnection:
             return error_answer(408, f"the body took longer than {self._limits.body_s:g} s")
         if not isinstance(body, bytes):
             return body
-        self.is_at_work = True
+        self.is_at_work, self.is_reading = True, False
+        self.work = f"{head.method.decode()} {head.target.decode()}"
         try:
             return await self._answer(HttpRequest(head.method.decode(), head.target.decode(), body))
         finally:
@@ -179,6 +204,7 @@ class HttpConnection:
         """Have h11 see what comes next; False: nothing will."""
         data = await self._reader.read(READ_BYTES)
         if data:
+            self._has_begun = True
             self._http.receive_data(data)
         return bool(data)
 

@@ -72,8 +72,8 @@ class EngineUpgrade(Protocol):
     async def check(self, drives: "Iterable[EngineDrive]") -> str:
         """See that the program that is installed can go on; its version. Raises `UpgradeRefused`."""
 
-    def carry_out(self) -> None:
-        """Be that program; returns only where that cannot be begun."""
+    def carry_out(self, drives: "Iterable[EngineDrive]") -> None:
+        """Be that program; returns where that cannot be begun, or a drive stands in its way."""
 
 
 class EngineDrives(Protocol):

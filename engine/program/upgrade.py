@@ -45,21 +45,18 @@ class Upgrade:
                 if HAS_ZYGOTE
                 else "in the portable forms drives end with it: end the engine, and start the new one"
             )
-        for served in drives:
-            if served.state in ("starting", "ending"):
-                raise UpgradeRefused(f"drive {served.name} is {served.state}: wait for that")
-            drive = served.drive
-            if drive is not None and drive.is_connected and not drive.processes.are_kept:
-                raise UpgradeRefused(
-                    f"drive {served.name} serves a front end, and is of a backend whose processes end with"
-                    " the control plane: a class of a user's"
-                )
+        _check_drives(drives)
         return (await ask_installed(restart.start)).version
 
-    def carry_out(self) -> None:
+    def carry_out(self, drives: Iterable[EngineDrive]) -> None:
         """Never returns, unless the program cannot be begun: the engine goes on as it is then."""
         restart = self._zygote.restart
         assert restart is not None, "check comes first"
+        try:
+            _check_drives(drives)  # it may have been told to end meanwhile
+        except UpgradeRefused as error:
+            _log.error("the upgrade is given up: %s", error)
+            return
         _log.info("the control plane goes on as the program that is installed now")
         flush_standard_streams()
         config_fd = keep_config(as_begun(self._config), restart.program_id)
@@ -77,3 +74,16 @@ class Upgrade:
             _log.error("%s cannot be begun: %s; all stays as it was", restart.start.executable, error)
             os.close(config_fd)
             os.close(sockets_fd)
+
+
+def _check_drives(drives: Iterable[EngineDrive]) -> None:
+    """Raises `UpgradeRefused`."""
+    for served in drives:
+        if served.state in ("starting", "ending"):
+            raise UpgradeRefused(f"drive {served.name} is {served.state}: wait for that")
+        drive = served.drive
+        if drive is not None and drive.is_connected and not drive.processes.are_kept:
+            raise UpgradeRefused(
+                f"drive {served.name} serves a front end, and is of a backend whose processes end with"
+                " the control plane: a class of a user's"
+            )

@@ -49,6 +49,8 @@ class Client:
 class Http:
     """A server whose answer is the request, and clients of it."""
 
+    server: HttpServer
+
     def __init__(self, path: Path) -> None:
         self._path = path
         self.handler: Callable[[HttpRequest], Awaitable[HttpAnswer]] = self.echo
@@ -71,6 +73,7 @@ async def serving(folder: Path, limits: HttpLimits) -> AsyncIterator[Http]:
         end.listen()
         http = Http(path)
         server = HttpServer(end, http.answer, limits)
+        http.server = server
         await server.start()
         async with asyncio.timeout(TIMEOUT_S):
             yield http

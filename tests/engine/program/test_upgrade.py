@@ -7,6 +7,8 @@ be upgraded. Deaths meanwhile are in tests/crash/test_walk_control_plane.py.
 import os
 import subprocess
 import sys
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -206,6 +208,34 @@ def test_two_upgrades_at_once_are_both_done() -> None:
             assert "control plane: version" in said
         assert disk.read(0, 4096) == BLOCK
         assert engine.control.get("/upgrade")["outdated"] == []
+
+
+def test_no_change_is_cut_off_by_an_upgrade() -> None:
+    """Each request is answered, by this control plane or the next: none is begun and left."""
+    with ManyDrives({"vm1": {}}) as engine:
+        upgraded = threading.Event()
+        answers: list[tuple[int, int]] = []
+
+        def change() -> None:
+            while not upgraded.is_set():
+                answers.append((engine.put("vm2")[0], engine.delete("vm2")[0]))
+
+        with ThreadPoolExecutor(1) as threads:
+            changing = threads.submit(change)
+            try:
+                for _ in range(2):
+                    former = engine.control.get("/upgrade")["program_id"]
+                    # 409: the drive is just being started
+                    eventually(lambda: engine.control.ask("POST", "/upgrade")[0] == 200, "an upgrade")
+                    eventually(
+                        lambda: engine.control.get("/upgrade")["program_id"] != former,  # noqa: B023
+                        "the next control plane",
+                    )
+            finally:
+                upgraded.set()
+            changing.result()
+        assert set(answers) == {(201, 204)}
+        assert "Traceback" not in engine.log()
 
 
 def test_a_control_plane_that_does_not_come_back_is_said(installed: Installed) -> None:
