@@ -6,6 +6,7 @@ the processes hear of it, and whoever comes after a death goes by it.
 """
 
 import asyncio
+import errno
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from functools import partial
@@ -32,10 +33,15 @@ from ringblk.workers.layers.extent import Extent
 from ringblk.workers.layers.form import LayerDamaged
 
 _FILES_OF_A_CHANGE = 5
+_FULL = (errno.ENOSPC, errno.EDQUOT)
 LAYERS = "layers"
 """The holder of the pause in which layers change."""
 
 Result = TypeVar("Result")
+
+
+class DiskFull(ChangeRefused):
+    """There is no space for it."""
 
 
 class DriveLayers:
@@ -120,16 +126,40 @@ class DriveLayers:
     async def reset(self, name: str | None) -> None:
         """Have the drive be as it was at a snapshot, or as its base is: what was written since is gone.
 
-        Raises `NoSuchSnapshot`, `ChangeRefused`, `DeviceError`.
+        It gives back more space than it takes, so a full disk does not refuse it: the drive pauses for longer
+        then. Raises `NoSuchSnapshot`, `ChangeRefused`, `DeviceError`.
         """
-        async with self.changing():
+        await self.wait_told()
+        async with self._lock:
             layer_id = NO_LAYER if name is None else self._named(name).layer_id
-            change = await self._prepare(partial(self._changer.reset, layer_id))
+            is_full = False
+            try:
+                change = await self._prepare_reset(layer_id)
+            except DiskFull as error:
+                is_full = True
+                change = await self._prepare_on_full_disk(layer_id, error)
             async with self._goes_on(change):
                 await self.pause()
                 await self.commit(change)
                 await self.use(change)
+                if is_full:  # the guest would take what the next reset needs
+                    await self.remove_strays()
             await self.remove_strays()
+
+    async def _prepare_reset(self, layer_id: bytes) -> OverlayChange:
+        await self.settle()
+        return await self._prepare(partial(self._changer.reset, layer_id))
+
+    async def _prepare_on_full_disk(self, layer_id: bytes, error: ChangeRefused) -> OverlayChange:
+        """With the space that is kept for it, which the guest must not take first: it is left paused."""
+        try:
+            await self.pause()
+            if not await self._in_thread(self._changer.give_spare):
+                raise error
+            return await self._prepare_reset(layer_id)
+        except BaseException:
+            await self.go_on()
+            raise
 
     async def delete(self, name: str) -> None:
         """Have no such snapshot any more; its layer is merged into the one above in the background.
@@ -344,6 +374,7 @@ class DriveLayers:
         try:
             return await in_thread(call)
         except (BackendError, LayerDamaged) as error:
-            raise ChangeRefused("", str(error)) from error
+            is_full = isinstance(error.__cause__, OSError) and error.__cause__.errno in _FULL
+            raise (DiskFull if is_full else ChangeRefused)("", str(error)) from error
         except OSError as error:
             raise ChangeRefused("", f"{self._backend.folder}: {error.strerror or error}") from error

@@ -36,6 +36,7 @@ from ringblk.workers.layers.overlay_folder import (
 )
 from ringblk.workers.layers.sealed_map import SealedMap
 from ringblk.workers.layers.snapshot_lock import is_snapshot_used
+from ringblk.workers.layers.spare import give_spare, keep_spare
 
 MAX_NUMBER = 60000
 """Of a layer: an index has 16 bits for it, and no number is used twice while a drive is open."""
@@ -152,6 +153,13 @@ class OverlayChanger:
         """Remove the layers that the chain does not name any more, which no process of the drive needs."""
         with self._opening({}) as folder_fd:
             remove_strays(folder_fd, self.chain)
+            keep_spare(folder_fd, self.chain)
+
+    def give_spare(self) -> bool:
+        """Give back the space that is kept for a reset, and what was left of one; False: there is none."""
+        with self._opening({}) as folder_fd:
+            remove_strays(folder_fd, self.chain)
+            return give_spare(folder_fd)
 
     @contextlib.contextmanager
     def _opening(self, fds: dict[str, int]) -> Iterator[int]:

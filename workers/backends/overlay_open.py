@@ -28,6 +28,7 @@ from ringblk.workers.layers.overlay_folder import (
     write_chain,
 )
 from ringblk.workers.layers.sealed_map import SealedMap
+from ringblk.workers.layers.spare import keep_spare
 
 _READ_ONLY = os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW
 
@@ -138,6 +139,7 @@ def prepare_chain(folder: str, base_path: bytes) -> None:
             if layer.is_sealed and not layer.is_settled:
                 chain = settle_layer(folder_fd, chain, layer)
         remove_strays(folder_fd, chain)
+        keep_spare(folder_fd, chain)
 
 
 def close_all(fds: dict[str, int]) -> None:

@@ -25,11 +25,12 @@ from ringblk.workers.layers.folder import (
 from ringblk.workers.layers.form import LAYER_BASE, BaseIdentity, LayerDamaged, Superblock
 from ringblk.workers.layers.live import attach
 from ringblk.workers.layers.snapshot_lock import is_first_layer_used
+from ringblk.workers.layers.spare import SPARE
 
 CHAIN = "chain"
 _NEW_CHAIN = "chain.new"
 _LAYER_PREFIX = "layer-"
-_NOT_IN_THE_WAY = {DATA, LIVE, NEW_MAP, _NEW_CHAIN, "lost+found"}
+_NOT_IN_THE_WAY = {DATA, LIVE, NEW_MAP, _NEW_CHAIN, SPARE, "lost+found"}
 _FOLDER_MODE = 0o700
 _ID_BYTES = 16
 _LOCK_WAIT_S = 1.0
