@@ -13,6 +13,7 @@ from ringblk.workers.backends.file import FileBackend
 from ringblk.workers.backends.interface import BackendError
 from ringblk.workers.backends.overlay import OverlayBackend
 from ringblk.workers.layers.folder import DATA, LIVE, MAP
+from ringblk.workers.layers.spare import SPARE
 
 MIB = 1 << 20
 BLOCK = b"b" * 4096
@@ -159,7 +160,7 @@ def test_an_overlay_that_was_not_made_to_the_end_is_made_anew(base: Path, overla
     if step != "data alone":
         (overlay / "map.new").write_bytes(BLOCK)
     made(base, overlay)
-    assert sorted(path.name for path in overlay.iterdir()) == [DATA, LIVE, MAP]
+    assert sorted(path.name for path in overlay.iterdir()) == [DATA, LIVE, MAP, SPARE]
 
 
 def test_another_size_than_it_has_is_refused(base: Path, overlay: Path) -> None:
