@@ -132,7 +132,7 @@ class DriveLayers:
         await self.wait_told()
         async with self._lock:
             layer_id = NO_LAYER if name is None else self._named(name).layer_id
-            is_full = False
+            is_full, former = False, self.chain.layers[self.chain.top]
             try:
                 change = await self._prepare_reset(layer_id)
             except DiskFull as error:
@@ -143,6 +143,7 @@ class DriveLayers:
                 await self.commit(change)
                 await self.use(change)
                 if is_full:  # the guest would take what the next reset needs
+                    await self._in_thread(partial(self._changer.empty, former))
                     await self.remove_strays()
             await self.remove_strays()
 

@@ -21,7 +21,7 @@ from ringblk.workers.backends.open_storage import OpenFile, OpenIndex, OpenLayer
 from ringblk.workers.backends.overlay_base import check_base, open_base
 from ringblk.workers.backends.overlay_open import close_all, common_file, open_sealed, open_top
 from ringblk.workers.layers.chain_form import Chain, ChainLayer
-from ringblk.workers.layers.folder import MAP
+from ringblk.workers.layers.folder import DATA, MAP
 from ringblk.workers.layers.form import BLOCK_BYTES, LayerDamaged, Superblock
 from ringblk.workers.layers.index import BlockIndex
 from ringblk.workers.layers.live import attach
@@ -154,6 +154,12 @@ class OverlayChanger:
         with self._opening({}) as folder_fd:
             remove_strays(folder_fd, self.chain)
             keep_spare(folder_fd, self.chain)
+
+    def empty(self, layer: ChainLayer) -> None:
+        """Give back at once what a former top had: whoever has it open still needs it no more."""
+        flags = os.O_WRONLY | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW
+        with self._opening({}) as folder_fd, opened_layer(folder_fd, layer) as layer_fd:
+            os.close(os.open(DATA, flags, dir_fd=layer_fd))
 
     def give_spare(self) -> bool:
         """Give back the space that is kept for a reset, and what was left of one; False: there is none."""
