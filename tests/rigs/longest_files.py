@@ -19,5 +19,5 @@ LONGEST = (
 )
 """Files that take some ten seconds and more, by themselves or because they compile; longest first.
 
-Of two processes one takes a file's tests while the other takes another's: a long one in the end is waited for.
+Of two processes one takes one file while the other takes another: a long one in the end is waited for.
 """

@@ -3,10 +3,10 @@
 import contextlib
 import signal
 from collections.abc import Iterator
-from pathlib import Path
 
 from ringblk.workers.block.config_space import WRITEBACK_OFFSET_BYTES
-from tests.rigs.engine_rig import DEADLINE_S, Engine, RawFrontend, eventually
+from tests.rigs.engine_process import wait_gone
+from tests.rigs.engine_rig import DEADLINE_S, Engine, RawFrontend
 
 DISK_BYTES = 1 << 20
 WAYS = ("killed", "told to end", "taken over")
@@ -19,7 +19,7 @@ def succeeded(old: Engine, way: str, *options: str) -> Iterator[Engine]:
     if way == "killed":
         children = old.children()
         old.end(signal.SIGKILL)
-        eventually(lambda: not any(Path(f"/proc/{pid}").exists() for pid in children), "the children's end")
+        wait_gone(list(children))  # an orphan's entry in /proc stays until init looks, which may be seconds
     elif way == "told to end":
         assert old.end() == 0
     takeover = ["--takeover"] if way == "taken over" else []

@@ -15,6 +15,7 @@ from ringblk.engine.drives.record import record_of_process, socket_digest
 from ringblk.engine.options.drive_config import DriveConfig
 from ringblk.shm.segments.shared_folder import FOLDER, shared_names
 from tests.rigs.control_client import ControlClient
+from tests.rigs.engine_process import wait_gone
 from tests.rigs.engine_rig import NOBODY, Engine, RawFrontend, accepts, eventually
 from tests.rigs.inline_device import OUT
 from tests.rigs.succession import DISK_BYTES, QUEUE_SIZE, WAYS, Guest, succeeded
@@ -190,7 +191,7 @@ def test_it_holds_however_the_engine_became_its_user(before: str, after: str, wa
             if way == "killed":
                 children = old.children()
                 old.end(signal.SIGKILL)
-                eventually(lambda: not any(Path(f"/proc/{pid}").exists() for pid in children), "their end")
+                wait_gone(list(children))
             else:
                 options.append("--takeover")
             with start_as_nobody(after, *options, after=old) as new:

@@ -13,7 +13,8 @@ import pytest
 from ringblk import Frontend
 from tests.rigs import standing_workers
 from tests.rigs.control_client import ControlClient
-from tests.rigs.engine_rig import DEADLINE_S, Engine, environment, eventually, raw_frontend, run_program
+from tests.rigs.engine_process import wait_gone
+from tests.rigs.engine_rig import DEADLINE_S, Engine, environment, raw_frontend, run_program
 from tests.rigs.inline_device import OUT
 
 IMAGE_BYTES = 4 << 20
@@ -180,7 +181,7 @@ def test_a_program_with_a_front_end_ends_quietly_and_so_does_its_engine(image: P
     assert done.returncode == 0, done.stderr
     assert_quiet(done.stderr)
     pid = int(done.stdout)
-    eventually(lambda: not Path(f"/proc/{pid}").exists(), "the end of the engine")
+    wait_gone([pid])
 
 
 @pytest.mark.parametrize(
