@@ -2,12 +2,29 @@
 
 import contextlib
 import os
+import select
+import subprocess
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 
 def ends_with_tests(command: Sequence[str]) -> list[str]:
     """The command, run so that it is killed when the process (its starting thread) that starts it is gone."""
     return ["setpriv", "--pdeathsig", "KILL", *command]
+
+
+def wait_end(process: "subprocess.Popen[Any]", timeout_s: float) -> int:
+    """The exit status, at once: `Popen.wait` with a time limit looks every 50 ms in the end.
+
+    Raises `subprocess.TimeoutExpired`.
+    """
+    if process.poll() is None:
+        pidfd = os.pidfd_open(process.pid)  # a child that nobody has reaped
+        try:
+            select.select([pidfd], [], [], timeout_s)
+        finally:
+            os.close(pidfd)
+    return process.wait(0)
 
 
 def environment_with_path(*folders: str) -> dict[str, str]:

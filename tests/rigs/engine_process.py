@@ -11,7 +11,7 @@ from pathlib import Path
 from types import TracebackType
 
 from tests.crash.crash_build import crash_environment
-from tests.rigs.child_process import ends_with_tests
+from tests.rigs.child_process import ends_with_tests, wait_end
 from tests.rigs.engine_rig import accepts
 from tests.rigs.left_records import note_socket
 from tests.rigs.process_tree import drive_processes_of, process_name, zygotes_of
@@ -117,7 +117,7 @@ class EngineProcess:
 
     def wait_end(self) -> int:
         """Wait for the supervisor's end; its exit status (negative: the signal)."""
-        return self.process.wait(END_TIMEOUT_S)
+        return wait_end(self.process, END_TIMEOUT_S)
 
     def end(self) -> None:
         """End it in whatever state it is, and see that nothing is left of it."""
@@ -125,7 +125,7 @@ class EngineProcess:
         if self.process.poll() is None:
             self.process.terminate()
             try:
-                self.process.wait(END_TIMEOUT_S)
+                wait_end(self.process, END_TIMEOUT_S)
             except subprocess.TimeoutExpired:
                 self.process.kill()
                 self.process.wait()

@@ -22,7 +22,7 @@ from ringblk.engine.vhost_user.messages import VringAddress
 from ringblk.shm.segments.shared_folder import shared_names
 from ringblk.shm.state.segment import SEGMENT_PREFIX
 from tests.rigs import standing_workers
-from tests.rigs.child_process import ends_with_tests, environment_with_path
+from tests.rigs.child_process import ends_with_tests, environment_with_path, wait_end
 from tests.rigs.inline_device import GPA, UVA_OFFSET, GuestRam
 from tests.rigs.left_records import note_socket
 from tests.rigs.mock_driver import MockDriver
@@ -164,7 +164,7 @@ class Engine:
     def end(self, number: int = signal.SIGTERM) -> int:
         """Send a signal; the exit status."""
         self.process.send_signal(number)
-        return self.process.wait(DEADLINE_S)
+        return wait_end(self.process, DEADLINE_S)
 
     def assert_nothing_left(self, children: set[int]) -> None:
         assert not self.socket_path.exists()

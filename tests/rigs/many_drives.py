@@ -23,7 +23,7 @@ from ringblk.shm.segments.shared_folder import shared_names
 from ringblk.shm.state.segment import SEGMENT_PREFIX
 from tests.crash.crash_build import crash_environment
 from tests.rigs import standing_workers
-from tests.rigs.child_process import ends_with_tests
+from tests.rigs.child_process import ends_with_tests, wait_end
 from tests.rigs.control_client import ControlClient, kill_and_reap
 from tests.rigs.engine_rig import DEADLINE_S, NOBODY, environment, eventually
 from tests.rigs.left_records import note_control_socket, note_socket
@@ -218,7 +218,7 @@ class ManyDrives:
     def end(self, number: int = signal.SIGTERM) -> int:
         """Send a signal to the control plane; the exit status of the process that was started."""
         os.kill(self.pid, number)
-        status = self.process.wait(DEADLINE_S)
+        status = wait_end(self.process, DEADLINE_S)
         wait_none_with(self.mark)
         return status
 
