@@ -8,6 +8,7 @@ from typing import Any, NoReturn
 
 import msgspec
 
+from ringblk.engine.devices.device import DeviceError
 from ringblk.engine.dispatcher.messages import (
     FromDispatcher,
     Pause,
@@ -31,6 +32,8 @@ from ringblk.workers.process.messages import ChangeStorage, ToWorker
 
 STOP_TIMEOUT_S = 5.0
 """How long children may take to end once told to; then they are killed."""
+RENEW_S = 30.0
+"""How long workers may hold requests that are to end before others come in their place."""
 
 _log = logging.getLogger(__name__)
 
@@ -93,7 +96,12 @@ class DriveProcesses:
 
     async def renew(self) -> None:
         """Put processes of this program in the place of all; the guest sees a pause. Raises `DeviceError`."""
-        await self._workers.renew()
+        try:
+            async with asyncio.timeout(RENEW_S):
+                await self._workers.renew()
+        except TimeoutError:
+            reason = f"its workers hold requests that have not ended in {RENEW_S:g} s: the storage hangs"
+            raise DeviceError(f"{reason}; its processes stay until it is asked again") from None
         await self._dispatcher.renew()
 
     @property
