@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import select
 import signal
 import time
 from pathlib import Path
@@ -96,6 +97,19 @@ def kill_all_with(variable: str) -> None:
 def wait_none_with(variable: str, timeout_s: float = 30.0) -> None:
     """Wait until there is none of them any more."""
     deadline_s = time.monotonic() + timeout_s
-    while pids := processes_with(variable):
-        assert time.monotonic() < deadline_s, f"left: {[(pid, process_name(pid)) for pid in pids]}"
-        time.sleep(0.05)  # each look is at all processes of the machine
+    while pids := processes_with(variable):  # a look at all processes of the machine: not again and again
+        left_s = deadline_s - time.monotonic()
+        assert left_s > 0, f"left: {[(pid, process_name(pid)) for pid in pids]}"
+        _wait_end_of(pids[0], left_s)
+
+
+def _wait_end_of(pid: int, timeout_s: float) -> None:
+    """Return when it has ended, or after that time."""
+    try:
+        pidfd = os.pidfd_open(pid)
+    except ProcessLookupError:
+        return
+    try:
+        select.select([pidfd], [], [], timeout_s)
+    finally:
+        os.close(pidfd)
