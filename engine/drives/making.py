@@ -52,7 +52,11 @@ def make_drive(
         limits = open_limits(plan, state, settings.limits, users, is_adopted=adopted is not None)
         undo.callback(partial(limits.leave, goes_on=found is not None))
         is_only_inherited = _is_only_inherited(plan.backend)
-        own_forks = OwnForks(plan.backend, plan.storage_fds if is_only_inherited else ())
+        own_forks = OwnForks(
+            plan.backend,
+            plan.storage_fds if is_only_inherited else (),
+            inherits_storage=is_only_inherited,
+        )
         is_own = not HAS_ZYGOTE or is_only_inherited
         setup = ProcessSetup(
             drive_name=plan.name,

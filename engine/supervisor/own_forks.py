@@ -34,13 +34,18 @@ class OwnProcess:
 class OwnForks:
     """The parent of a drive's processes where storage can only be inherited: a user's object, made once.
 
-    And of those whose io_uring could not be had here, if the zygote forked them.
+    And of those whose io_uring could not be had here, if the zygote forked them; and of all where none is.
     """
 
-    inherits_storage = True
+    def __init__(
+        self, backend: NativeBackend, inherited_fds: Collection[int], *, inherits_storage: bool
+    ) -> None:
+        """`inherited_fds` is what the backend may have opened besides those that it names.
 
-    def __init__(self, backend: NativeBackend, inherited_fds: Collection[int]) -> None:
-        """`inherited_fds` is what the backend may have opened besides those that it names."""
+        Without `inherits_storage` a process makes its own of what it is handed over, as the zygote's do: this
+        process's may know more descriptors than it names, which are not open there.
+        """
+        self.inherits_storage = inherits_storage
         self._backend = backend
         self._inherited_fds = inherited_fds
 
