@@ -6,7 +6,7 @@ import shutil
 import signal
 import subprocess
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
 
 import pytest
@@ -23,6 +23,23 @@ ROOT = Path(__file__).resolve().parent
 # Who is started by nohup, or by a shell's &, ignores a signal; the suite runs the same under those.
 signal.signal(signal.SIGHUP, signal.SIG_DFL)
 signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_report_to_serializable() -> Generator[None, object, object]:
+    """Let what a test logged be no text, such as the name of a file: processes send each other UTF-8."""
+    return _printable((yield))
+
+
+def _printable(data: object) -> object:
+    """The same data with each surrogate escaped."""
+    if isinstance(data, str):
+        return data.encode(errors="backslashreplace").decode()
+    if isinstance(data, dict):
+        return {name: _printable(value) for name, value in data.items()}
+    if isinstance(data, (list, tuple)):
+        return type(data)(map(_printable, data))
+    return data
 
 
 def pytest_report_header() -> list[str]:
