@@ -15,6 +15,7 @@ from ringblk.engine.doctor.check import CheckResult, failure, ok, warning
 from ringblk.engine.drives.image_users import engines_on, holder_name, living
 from ringblk.engine.images.served_format import format_refusal
 from ringblk.shm.platform.block_device import is_read_only
+from ringblk.shm.platform.uncached import HAS_UNCACHED
 from ringblk.workers.backends.file_waiting import file_system_of
 from ringblk.workers.backends.image_lock import ImageLock
 from ringblk.workers.backends.interface import BackendError
@@ -100,7 +101,7 @@ def check_direct_io(image: OpenedImage) -> CheckResult:
         what = f"{granted.reason}; the drive goes through the page cache"
         if "multiple" in granted.reason:
             return warning(name, what, f"make its size one (truncate -s %{_BLOCK_BYTES}), or --direct=off")
-        return warning(name, what, _DIRECT_MEND)
+        return warning(name, what, _DIRECT_MEND if HAS_UNCACHED else "--direct=off says the same")
     with contextlib.closing(mmap.mmap(-1, _BLOCK_BYTES)) as page, memoryview(page) as block:
         try:
             backend.read_at(0, block[: min(_BLOCK_BYTES, backend.size_bytes)])

@@ -45,7 +45,9 @@ def first_line(config: DriveConfig, facts: DriveFacts, size_bytes: int, *, is_re
 
 
 def _sandbox_level(config: DriveConfig, sandbox: Sandbox) -> str:
-    level = "off" if config.sandbox == "off" or not LINUX else "on"
-    if sandbox.missing and LINUX:
+    level = "off" if config.sandbox == "off" else "on"
+    if not LINUX and config.sandbox != "off":
+        level = "off (none in this build)"
+    elif sandbox.missing:
         level += f" without {' and '.join(sandbox.missing)}"
     return level if config.user is None else f"{level}, user {config.user}"

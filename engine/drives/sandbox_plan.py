@@ -50,9 +50,7 @@ def plan_sandbox(
     except OSError as error:
         where = f"--sandbox-allow {error.filename}" if error.filename else "--sandbox"
         raise ProgramError(f"{where}: {error.strerror or error}", ExitStatus.FAILED) from error
-    if sandbox.missing and not LINUX:
-        _log.warning("sandbox: there is none in the portable forms; going on without")
-    elif sandbox.missing:
+    if sandbox.missing and LINUX:  # else there is none to miss, and the drive's first line says so
         missing = " and no ".join(sandbox.missing)
         if config.sandbox == "on":
             raise ProgramError(f"--sandbox on: this kernel has no {missing}", ExitStatus.FAILED)

@@ -8,6 +8,8 @@ import sys
 from ringblk.shm.platform.form import LINUX
 
 _NO_CACHE = None if LINUX else getattr(fcntl, "F_NOCACHE", None)
+HAS_UNCACHED = LINUX or _NO_CACHE is not None
+"""Whether there is such a thing at all. Where not, going without is no news of a file."""
 NEEDS_ALIGNMENT = LINUX
 """Whether requests past the cache must be aligned. Where not, what is unaligned goes through it."""
 

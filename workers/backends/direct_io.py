@@ -5,6 +5,7 @@ and makes a completed write less than it seems.
 """
 
 import errno
+import logging
 import mmap
 import os
 import stat
@@ -12,7 +13,7 @@ from typing import Literal, NamedTuple
 
 from ringblk.shm.platform import block_device
 from ringblk.shm.platform.statx import DIO_ALIGN, read_statx
-from ringblk.shm.platform.uncached import NEEDS_ALIGNMENT, set_uncached, unset_uncached
+from ringblk.shm.platform.uncached import HAS_UNCACHED, NEEDS_ALIGNMENT, set_uncached, unset_uncached
 from ringblk.workers.backends.topology import SECTOR_BYTES
 
 DirectMode = Literal["auto", "on", "off"]
@@ -49,6 +50,12 @@ def set_direct_for_size(fd: int, size_bytes: int) -> Alignment:
 def unset_direct(fd: int) -> None:
     """Let I/O on `fd` go through the page cache again."""
     unset_uncached(fd)
+
+
+def warn_of_refusal(log: logging.Logger, text: str) -> None:
+    """Say that I/O goes through the page cache. Where nothing goes past it, that is no news of a file."""
+    if HAS_UNCACHED:
+        log.warning("%s", text)
 
 
 def find_alignment(fd: int) -> Alignment:

@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 from ringblk.shm.platform import block_device
 from ringblk.shm.platform.descriptors import reopen
-from ringblk.workers.backends.direct_io import DirectMode, set_direct, unset_direct
+from ringblk.workers.backends.direct_io import DirectMode, set_direct, unset_direct, warn_of_refusal
 
 CREATED_MODE = 0o666  # less the umask, as any program that writes a file for its user
 CACHED_ALIGNMENT_BYTES = 4096  # not needed through the page cache; whole pages are cheaper
@@ -157,6 +157,6 @@ def _make_direct(fd: int, path: str | os.PathLike[str], mode: DirectMode) -> Ope
                 error.errno, f"direct I/O is refused ({error.strerror or error})", os.fspath(path)
             ) from error
         refusal = f"direct I/O is refused ({error.strerror or error})"
-        log.warning("%s: %s, going through the page cache", os.fspath(path), refusal)
+        warn_of_refusal(log, f"{os.fspath(path)}: {refusal}, going through the page cache")
         return OpenedFile(fd, False, CACHED_ALIGNMENT_BYTES, refusal)
     return OpenedFile(fd, True, max(alignment), None)

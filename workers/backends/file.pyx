@@ -127,7 +127,7 @@ cdef class FileBackend(NativeBackend):
         except OSError as error:
             if required:
                 raise BackendError(f"{path}: can't have direct I/O: {error.strerror or error}") from error
-            logger.warning("%s: can't have direct I/O: %s; going on without", path, error.strerror or error)
+            direct_io.warn_of_refusal(logger, f"{path}: can't have direct I/O: {error.strerror or error}; going on without")
             self.direct_refusal = error.strerror or str(error)
             return
         self.direct = True
