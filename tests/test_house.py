@@ -14,7 +14,6 @@ from pathlib import Path
 import pytest
 
 from setup import FLOORS, compiled_modules, extensions
-from tests.rigs.longest_files import LONGEST
 from tests.rigs.separate_build import module_name
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -397,7 +396,3 @@ def test_no_test_is_imported() -> None:
         for name, module in imported
         if module.startswith("tests.") and (".test_" in module or ".conftest" in module)
     } == set()
-
-
-def test_the_files_that_begin_first_are_there() -> None:
-    assert [name for name in LONGEST if not (ROOT / "tests" / name).is_file()] == []
