@@ -2,7 +2,7 @@
 
 import re
 
-from tests.rigs.separate_build import package_files
+from tests.rigs.separate_build import ROOT, package_files
 
 PROTOCOL_FILES = (
     "engine/dispatcher/dispatch_loop.pyx",
@@ -41,10 +41,13 @@ _POINT = re.compile(r'\bcrash_point\("([^"]+)"\)')
 _STORE = re.compile(r"\b(?:store_\w+|exchange_\d+|compare_swap_\d+|signal_wakeup)\(")
 
 
-def point_names() -> list[str]:
-    """Every point's name, as often as it stands in the code."""
+def point_names(*rooms: str) -> list[str]:
+    """Every point's name, as often as it stands in the code, or in that of some rooms alone."""
     return [
-        name for path in package_files(".py", ".pyx", ".pxd") for name in _POINT.findall(path.read_text())
+        name
+        for path in package_files(".py", ".pyx", ".pxd")
+        if not rooms or path.relative_to(ROOT).as_posix().startswith(tuple(f"{room}/" for room in rooms))
+        for name in _POINT.findall(path.read_text())
     ]
 
 

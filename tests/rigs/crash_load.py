@@ -13,7 +13,6 @@ from pathlib import Path
 
 from ringblk.engine.frontend.frontend import Frontend
 from ringblk.engine.frontend.request import Completion
-from ringblk.shm.platform.form import LINUX
 from ringblk.workers.backends.topology import SECTOR_BYTES
 from ringblk.workers.block.protocol import RequestStatus
 
@@ -21,7 +20,6 @@ BLOCK_BYTES = 4096
 _SECTORS = BLOCK_BYTES // SECTOR_BYTES
 _MARK = struct.Struct("<QQ")
 _NEVER = 1 << 62
-CAN_READ_WHOLE_SECTORS = LINUX
 """Past the page cache, which the portable form has no way to on Linux."""
 UNKNOWN_TYPE = 99
 """A request type that no device has: answered by the dispatcher itself."""
@@ -115,9 +113,9 @@ def check_sector(sector: int, piece: bytes, allowed: set[int], what: str) -> Non
 def check_sector_read(sector: int, piece: bytes, allowed: set[int], what: str) -> None:
     """The sector, read while writes may be under way, is one of those that may be there.
 
-    It is whole, unless it went through the page cache: there one may see a part of what is being written.
+    It need not be whole: in a page cache, as in a tmpfs, one may see a part of what is being written.
     """
-    if len(allowed) == 1 or CAN_READ_WHOLE_SECTORS:
+    if len(allowed) == 1:
         check_sector(sector, piece, allowed, what)
         return
     of_writes = zip(*(pattern(stamp, sector) for stamp in allowed), strict=True)

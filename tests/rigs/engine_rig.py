@@ -26,7 +26,7 @@ from tests.rigs.child_process import ends_with_tests, environment_with_path, wai
 from tests.rigs.inline_device import GPA, UVA_OFFSET, GuestRam
 from tests.rigs.left_records import note_socket
 from tests.rigs.mock_driver import MockDriver
-from tests.rigs.process_tree import drive_processes_of, zygotes_of
+from tests.rigs.process_tree import children_of, drive_processes_of, process_name, zygotes_of
 
 PROGRAM = str(Path(sys.executable).with_name("vhost-user-ringblk"))
 BACKENDS = str(Path(__file__).with_name("backends"))
@@ -122,6 +122,11 @@ class Engine:
             )
             assert self.process.poll() is None, self.log()
             self.say_hello()
+            own_name = process_name(self.process.pid)
+            eventually(
+                lambda: own_name not in map(process_name, children_of(self.process.pid)),
+                "that what it has forked has begun",
+            )
 
     def is_listening(self) -> bool:
         return accepts(self.socket_path)

@@ -17,7 +17,7 @@ LONGEST = (
     "engine/control/test_drives_machine.py",
     "engine/control/test_machine.py",
 )
-"""Files that take some ten seconds and more, by themselves or because they compile; longest first.
+"""Files that take some ten seconds and more, themselves or because they compile; longest first.
 
 Of two processes one takes one file while the other takes another: a long one in the end is waited for.
 """

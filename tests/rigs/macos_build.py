@@ -4,6 +4,7 @@ Python's own headers are those of this host: they are the same for 64 bits, but 
 """
 
 import os
+import shutil
 import subprocess
 import sys
 import sysconfig
@@ -26,10 +27,10 @@ _HOME = ROOT / ".cache" / "macos-build"
 def compile_for_macos(modules: Sequence[str], targets: Sequence[str] = TARGETS, jobs: int = 2) -> list[str]:
     """Compile these modules for each target; what the compiler says of those that it does not take."""
     sources = _c_files(modules)
-    _link_headers()
+    folders = [_python_headers(), _library_headers()]
     pairs = [(source, target) for target in targets for source in sources]
     with ThreadPoolExecutor(jobs) as pool:
-        return [text for text in pool.map(lambda pair: _compile(*pair), pairs) if text]
+        return [text for text in pool.map(lambda pair: _compile(*pair, folders), pairs) if text]
 
 
 def modules_of_the_room() -> list[str]:
@@ -59,8 +60,21 @@ def _c_files(modules: Sequence[str]) -> list[Path]:
     return [ROOT / extension.sources[0] for extension in made]
 
 
-def _link_headers() -> None:
-    """Have a folder with the headers of libraries that modules name, and none of this C library."""
+def _python_headers() -> Path:
+    """Python's own. Debian's `pyconfig.h` only leads to that of a system that it knows, as macOS is not."""
+    folder = Path(sysconfig.get_path("include"))
+    system = sysconfig.get_config_var("MULTIARCH") or "none"
+    of_this_system = folder.parent / system / folder.name / "pyconfig.h"
+    if not of_this_system.exists():
+        return folder
+    copied = _HOME / "python"
+    shutil.copytree(folder, copied, dirs_exist_ok=True)
+    shutil.copy(of_this_system, copied)
+    return copied
+
+
+def _library_headers() -> Path:
+    """A folder with the headers of libraries that modules name, and none of this C library."""
     folder = _HOME / "include"
     folder.mkdir(parents=True, exist_ok=True)
     for header in HEADERS.values():
@@ -68,14 +82,14 @@ def _link_headers() -> None:
         place, found = folder / name, Path("/usr/include", name)
         if found.exists() and not place.is_symlink():
             place.symlink_to(found)
+    return folder
 
 
-def _compile(source: Path, target: str) -> str:
+def _compile(source: Path, target: str, folders: Sequence[Path]) -> str:
     made = _HOME / target / source.relative_to(_HOME).with_suffix(".o")
     made.parent.mkdir(parents=True, exist_ok=True)
-    include = sysconfig.get_path("include")
-    command = [sys.executable, "-m", "ziglang", "cc", f"--target={target}", *FLAGS, f"-I{include}"]
-    command.append(f"-I{_HOME / 'include'}")
+    command = [sys.executable, "-m", "ziglang", "cc", f"--target={target}", *FLAGS]
+    command += [f"-I{folder}" for folder in folders]
     done = subprocess.run(
         [*command, str(source), "-o", str(made)], capture_output=True, text=True, check=False
     )

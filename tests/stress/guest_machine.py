@@ -27,9 +27,10 @@ from tests.stress.request_shape import Shape
 from tests.stress.stress_engine import KINDS, NUM_SECTORS, Kind, StressEngine
 from tests.stress.stress_request import BAD_ASKS, good_ask
 
-_OF_SUPERVISOR = ("session:", "supervisor:", "record:", "rate group:")
-"""Whoever dies there is all of the engine: `kill_engine`."""
-POINTS = sorted({name for name in point_names() if not name.startswith(_OF_SUPERVISOR)})
+POINTS = sorted(
+    {*point_names("engine/dispatcher", "engine/zygote", "workers/process", "shm/queues", "shm/sync")}
+)
+"""Whoever dies elsewhere is the control plane, which takes a session with it where the dispatcher dies as well."""
 QUEUES = st.integers(0, 3)
 REGIONS = st.integers(1, 7)
 TYPES = st.sampled_from([IN, IN, OUT, OUT, FLUSH, GET_ID, DISCARD, WRITE_ZEROES])
