@@ -30,7 +30,7 @@ from tests.stress.stress_request import BAD_ASKS, good_ask
 POINTS = sorted(
     {*point_names("engine/dispatcher", "engine/zygote", "workers/process", "shm/queues", "shm/sync")}
 )
-"""Whoever dies elsewhere is the control plane, which takes a session with it where the dispatcher dies as well."""
+"""Whoever dies elsewhere is the control plane: with the dispatcher it takes the session along."""
 QUEUES = st.integers(0, 3)
 REGIONS = st.integers(1, 7)
 TYPES = st.sampled_from([IN, IN, OUT, OUT, FLUSH, GET_ID, DISCARD, WRITE_ZEROES])
