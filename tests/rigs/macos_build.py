@@ -30,7 +30,7 @@ def compile_for_macos(modules: Sequence[str], targets: Sequence[str] = TARGETS, 
     folders = [_python_headers(), _library_headers()]
     pairs = [(source, target) for target in targets for source in sources]
     with ThreadPoolExecutor(jobs) as pool:
-        return [text for text in pool.map(lambda pair: _compile(*pair, folders), pairs) if text]
+        return [text for text in pool.map(lambda pair: _compile(pair[0], pair[1], folders), pairs) if text]
 
 
 def modules_of_the_room() -> list[str]:
