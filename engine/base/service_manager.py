@@ -8,7 +8,8 @@ import contextlib
 import logging
 import os
 import socket
-from collections.abc import MutableMapping
+from array import array
+from collections.abc import MutableMapping, Sequence
 
 import msgspec
 
@@ -54,7 +55,15 @@ class ServiceManager:
         self._status = status
         self._send(f"STOPPING=1\nSTATUS={status}")
 
-    def _send(self, state: str) -> None:
+    def store(self, name: str, fd: int) -> None:
+        """Have it keep a descriptor for the next process of the service, under this name."""
+        self._send(f"FDSTORE=1\nFDNAME={name}", [fd])
+
+    def forget(self, name: str) -> None:
+        """What it keeps under this name is of no use any more."""
+        self._send(f"FDSTOREREMOVE=1\nFDNAME={name}")
+
+    def _send(self, state: str, fds: Sequence[int] = ()) -> None:
         """One datagram. A manager that does not take it is no reason to stop."""
         if not self._address:
             return
@@ -62,7 +71,8 @@ class ServiceManager:
         try:
             with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as end:
                 end.setblocking(False)
-                end.sendto(state.encode(errors="replace"), address)
+                along = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array("i", fds))] if fds else []
+                end.sendmsg([state.encode(errors="replace")], along, 0, address)
         except OSError as error:
             _log.warning("the service manager cannot be told: %s", error.strerror or error)
 

@@ -77,13 +77,17 @@ def _start(
     start = ProgramStart.of_this_process()
     manager = ServiceManager.from_environment(os.environ)
     is_again = ADOPT_VARIABLE in os.environ
-    config = None if is_again else make_config(parsed, take_handed_sockets(os.environ))
+    handed = [] if is_again else take_handed_sockets(os.environ)
+    stored = [end for end in handed if "/" in end.name]  # no drive's name
+    config = None if is_again else make_config(parsed, [end for end in handed if end not in stored])
     from ringblk.engine.program.start import (  # what an engine is made of: not for --help
         start_again,
         start_engine,
     )
 
-    return start_again(start, manager) if config is None else start_engine(config, start, manager)
+    if config is None:
+        return start_again(start, manager)
+    return start_engine(config, start, manager, stored)
 
 
 def _exit_with(program: str, run: Callable[[], int]) -> None:

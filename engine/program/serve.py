@@ -24,7 +24,7 @@ def serve(
     `manager` is whom to tell how things are going. `zygote_end` is of a zygote that was forked before asyncio
     was imported, if one was. With `restart` this process is started again if it dies; `is_again`: it was.
     """
-    zygote = Zygote(zygote_end, restart)
+    zygote = Zygote(zygote_end, restart, manager)
     try:
         return _run(Engine(config, zygote, manager or ServiceManager(None), is_again=is_again))
     finally:

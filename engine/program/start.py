@@ -6,19 +6,20 @@ The zygote of an engine with a list of drives outlives this process where that d
 import gc
 import logging
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from ringblk.engine.base.asyncio_import import import_asyncio_without_tls
 from ringblk.engine.base.exit_status import ExitStatus
 from ringblk.engine.base.log_format import start_logging
 from ringblk.engine.base.program_start import ADOPT_VARIABLE, ASKED, UPGRADED, ProgramStart
-from ringblk.engine.base.service_manager import ServiceManager
+from ringblk.engine.base.service_manager import HandedSocket, ServiceManager
 from ringblk.engine.devices.kinds import kind_named
 from ringblk.engine.options.config import EngineConfig
 from ringblk.engine.program.adoption import keep_config, new_program_id, take_adoption, take_left
 from ringblk.engine.program.told_to_end import held_back, told_by_exception
 from ringblk.engine.zygote.messages import KeepSocket
 from ringblk.engine.zygote.restart import Restart, launcher_pidfd, listening_fds
+from ringblk.engine.zygote.stored_sockets import take_stored
 from ringblk.engine.zygote.zygote import ZygoteEnd, fork_zygote, take_leave
 from ringblk.shm.platform.process import HAS_ZYGOTE, set_process_name
 from ringblk.shm.sync.process import crash_point
@@ -27,13 +28,23 @@ from ringblk.workers.backends.opening import import_backend
 _log = logging.getLogger(__name__)
 
 
-def start_engine(config: EngineConfig, start: ProgramStart, manager: ServiceManager) -> int:
-    """Run an engine until it ends; its exit status. Raises `ProgramError`."""
+def start_engine(
+    config: EngineConfig,
+    start: ProgramStart,
+    manager: ServiceManager,
+    stored: Sequence[HandedSocket] = (),
+) -> int:
+    """Run an engine until it ends; its exit status. Raises `ProgramError`.
+
+    `stored` are sockets that the service manager has kept of an engine before this one.
+    """
     start_logging(config.log_format)
     if config.is_sole:
+        for end in stored:  # of one with a list of drives
+            os.close(end.fd)
         zygote_end = _fork_zygote(config, None) if config.runs_own_code_only else None
         return _serve(config, manager, zygote_end)
-    restart = _plan_restart(config, start)
+    restart = _plan_restart(config, start, sockets=take_stored(stored))
     with told_by_exception():
         with held_back():
             zygote_end = _fork_zygote(config, restart)

@@ -1,4 +1,4 @@
-"""The sockets that the zygote keeps for the next control plane (`SocketKeeper`).
+"""The sockets that the zygote and the service manager keep for the next control plane (`SocketKeeper`).
 
 A front end that comes while there is no control plane waits in a listening socket's queue, which lives as
 long as the socket does. One that was accepted is kept until its session is in its dispatcher's custody.
@@ -9,16 +9,19 @@ import socket
 from collections.abc import Sequence
 from typing import Protocol
 
+from ringblk.engine.base.service_manager import ServiceManager
 from ringblk.engine.vhost_user.listener import BACKLOG, socket_identity
 from ringblk.engine.zygote.left_sockets import socket_number
 from ringblk.engine.zygote.messages import ForgetSocket, KeepSocket
 from ringblk.engine.zygote.restart import Restart
+from ringblk.engine.zygote.stored_sockets import stored_name
 
 
 class SocketZygote(Protocol):
     """As this is told of it."""
 
     restart: Restart | None
+    manager: ServiceManager
 
     def tell(self, message: KeepSocket | ForgetSocket, fds: Sequence[int] = ()) -> None:
         """Have it keep a socket, or no longer."""
@@ -65,6 +68,8 @@ class SocketCustody:
         message = KeepSocket(socket_number(end.fileno()), os.fsencode(place), device, inode, file is not None)
         restart.sockets[end.fileno()] = message
         self._zygote.tell(message, [end.fileno()])
+        if (name := stored_name(message)) is not None:
+            self._zygote.manager.store(name, end.fileno())
 
     def let_go(self, end: socket.socket) -> None:
         """As `SocketKeeper` has it."""
@@ -72,6 +77,8 @@ class SocketCustody:
         kept = None if restart is None else restart.sockets.pop(end.fileno(), None)
         if kept is not None:
             self._zygote.tell(ForgetSocket(kept.identity))
+            if (name := stored_name(kept)) is not None:
+                self._zygote.manager.forget(name)
 
     def close_left(self) -> None:
         """Let go of all that nobody has taken: nobody of this engine is to listen there any more."""

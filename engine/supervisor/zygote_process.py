@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable, Collection, Sequence
 
 from ringblk.engine.base.restart_limit import RestartLimit
+from ringblk.engine.base.service_manager import ServiceManager
 from ringblk.engine.supervisor.child import describe_end
 from ringblk.engine.supervisor.process_parent import OnReaped, RingUnshared, cannot_watch
 from ringblk.engine.supervisor.socket_custody import SocketCustody
@@ -87,11 +88,17 @@ class Zygote:
 
     inherits_storage = False
 
-    def __init__(self, first: ZygoteEnd | None = None, restart: Restart | None = None) -> None:
+    def __init__(
+        self,
+        first: ZygoteEnd | None = None,
+        restart: Restart | None = None,
+        manager: ServiceManager | None = None,
+    ) -> None:
         """`first` is there already; without it, one is forked when it is needed.
 
-        With `restart` they outlive this process.
+        With `restart` they outlive this process, and `manager` keeps the engine's sockets, too.
         """
+        self.manager = manager or ServiceManager(None)
         self._first = first
         self.restart = restart
         """How this process is started again; None: it is not."""
