@@ -10,9 +10,10 @@ from ringblk.engine.crashes.history import SECTOR_BYTES
 from tests.crash.engine_power_failures import engine_power_failures
 from tests.crash.layers_power_failures import layers_power_failures
 from tests.crash.power_failures import MIB, power_failures
+from tests.rigs.io_engines import of_this_build
 from tests.rigs.power_load import Load
 
-IO_ENGINES = ("io_uring", "psync", "io_uring_inline", "sync")
+IO_ENGINES = of_this_build("io_uring", "psync", "io_uring_inline", "sync")
 
 
 def engine_states(seed: int, states: int) -> None:

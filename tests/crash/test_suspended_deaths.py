@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from ringblk.shm.platform.form import LINUX
 from tests.crash.crash_build import crash_environment
 from tests.crash.crash_plan import CrashPlan
 from tests.crash.walk_points import SUSPEND_POINTS
@@ -53,7 +54,7 @@ def options_for(disk_file: StallingFile) -> list[str]:
     return [
         f"--blk-file={disk_file.path}",
         "--io-engine=psync",
-        "--direct=on",
+        f"--direct={'on' if LINUX else 'off'}",
         "--workers=1",
         "--lock=running",
     ]

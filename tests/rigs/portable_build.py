@@ -14,6 +14,7 @@ from setup import compiled_modules, is_of_linux_alone
 from tests.rigs.separate_build import ROOT, SeparateBuild, module_name, package_files
 
 FORM = "RINGBLK_LINUX"
+_CRASH_BUILD = "from tests.crash.crash_build import crash_build; crash_build()"
 PORTABLE = "-DRINGBLK_PORTABLE"
 FLAGS = ("-O1", "-g0", "-Wall", PORTABLE)
 TESTS = ("tests/shm", "tests/workers", "tests/engine", "tests/crash", "tests/racing", "tests/stress")
@@ -51,6 +52,8 @@ def _takes(text: str, headers: set[str]) -> bool:
 def run_tests(arguments: list[str]) -> int:
     """pytest on that build; without arguments, all that does not test what it lacks."""
     environment = {**os.environ, "PYTHONPATH": str(portable_build())}
+    # No test's time: how long a build takes says nothing of what it tests.
+    subprocess.run([sys.executable, "-c", _CRASH_BUILD], cwd=ROOT, env=environment, check=True)
     command = [sys.executable, "-m", "pytest", *(arguments or TESTS)]
     return subprocess.run(command, cwd=ROOT, env=environment, check=False).returncode
 

@@ -63,6 +63,7 @@ LACKING = {
         "tests/workers/backends/test_backends.py::test_loop_device",
         "tests/workers/block/test_requests.py::test_direct_io",
         "tests/crash/test_partial_blocks.py",
+        "tests/crash/test_suspended_deaths.py::test_a_death_at_the_source[suspend: slot ended",
         "tests/engine/doctor/test_image_checks.py::test_an_image_that_can_be_served",
         "tests/engine/doctor/test_image_checks.py::test_a_folder_is_left_as_it_was",
     ),

@@ -19,6 +19,7 @@ from hypothesis.stateful import RuleBasedStateMachine, run_state_machine_as_test
 
 from tests.crash.storm import storm
 from tests.rigs.control_group import control_group
+from tests.rigs.io_engines import of_this_build
 from tests.rigs.session_lives import SessionLives
 from tests.stress.control_machine import ControlMachine
 from tests.stress.counts import counts
@@ -119,7 +120,7 @@ def run_life(seed: int) -> None:
 def run_storm(seed: int) -> None:
     """SIGKILLs under a load."""
     with tempfile.TemporaryDirectory(prefix="ringblk-") as folder:
-        storm(Path(folder), random.Random(seed).choice(["psync", "io_uring"]), STORM_S, seed)
+        storm(Path(folder), random.Random(seed).choice(of_this_build("psync", "io_uring")), STORM_S, seed)
 
 
 def run_drives_storm(seed: int) -> None:

@@ -14,6 +14,7 @@ from ringblk.engine.base.restart_limit import MAX_DEATHS
 from ringblk.engine.frontend.request import BackendGone
 from tests.rigs.control_client import kill_and_reap
 from tests.rigs.engine_rig import DEADLINE_S
+from tests.rigs.io_engines import of_this_build
 from tests.rigs.many_drives import DISK_BYTES, ManyDrives
 from tests.stress.counts import counts
 
@@ -24,7 +25,7 @@ SETTINGS = st.fixed_dictionaries(
     {},
     optional={
         "workers": st.integers(1, 3),
-        "io_engine": st.sampled_from(["psync", "io_uring", "sync"]),
+        "io_engine": st.sampled_from(of_this_build("psync", "io_uring", "sync")),
         "cache": st.sampled_from(["writeback", "writethrough", "unsafe"]),
         "bps": st.just(1 << 28),
         "queue_size": st.sampled_from([8, 128]),

@@ -7,10 +7,10 @@ that no limit on restarts ends it. Which processes die is drawn from a seed; whe
 
 import random
 import threading
-from collections.abc import Sequence
 
 from tests.rigs.control_client import kill_and_reap
 from tests.rigs.engine_rig import eventually
+from tests.rigs.io_engines import of_this_build
 from tests.rigs.many_drives import DISK_BYTES, ManyDrives
 from tests.rigs.process_tree import zygotes_of
 from tests.stress.counts import counts
@@ -67,9 +67,9 @@ class StormLoad(threading.Thread):
 def storm_over_drives(drive_count: int, kill_count: int, seed: int) -> None:
     """So many kills over so many drives; half of them carry out requests in workers."""
     drawn = random.Random(seed)
-    engines: Sequence[str] = ("psync", "io_uring_inline")
+    engines = of_this_build("psync", "io_uring_inline")
     drives = {
-        f"vm{index}": {"workers": 1 + index % 2, "io_engine": engines[index % 2]}
+        f"vm{index}": {"workers": 1 + index % 2, "io_engine": engines[index % len(engines)]}
         for index in range(drive_count)
     }
     with ManyDrives(drives) as engine:

@@ -13,6 +13,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 
 from tests.crash.crash_points import point_names
 from tests.crash.rig import Rig
+from tests.rigs.io_engines import of_this_build
 from tests.stress.counts import counts
 
 ROLES = ("dispatcher", "worker-0", "worker-1")
@@ -29,7 +30,7 @@ class EngineLife(RuleBasedStateMachine):
         self.stopped: set[int] = set()
 
     @initialize(
-        io_engine=st.sampled_from(["psync", "psync", "sync", "io_uring", "io_uring_inline"]),
+        io_engine=st.sampled_from(of_this_build("psync", "psync", "sync", "io_uring", "io_uring_inline")),
         seed=st.integers(0, 1 << 32),
     )
     def start(self, io_engine: str, seed: int) -> None:

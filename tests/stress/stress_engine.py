@@ -10,6 +10,7 @@ from ringblk.workers.backends.topology import SECTOR_BYTES
 from tests.crash.crash_plan import CrashPlan
 from tests.rigs.control_client import ControlClient
 from tests.rigs.engine_process import EngineProcess, listening_engine, wait_gone
+from tests.rigs.io_engines import of_this_build
 
 NUM_SECTORS = 512
 _DRIVE = "--drive-id=stress"
@@ -26,7 +27,7 @@ class Kind:
 
 KINDS = (
     Kind(2, ("--io-engine=psync", "--workers=2")),
-    Kind(3, ("--io-engine=io_uring", "--workers=3")),
+    *(Kind(3, (f"--io-engine={name}", "--workers=3")) for name in of_this_build("io_uring")),
     Kind(2, ("--io-engine=sync",), has_workers=False),
     Kind(4, ("--workers=2", "--direct=off", "--queue-size=32", "--poll-us=0")),
 )
