@@ -34,7 +34,7 @@ class HttpLimits(msgspec.Struct, frozen=True):
     """To read an answer."""
     linger_s: float = 1.0
     """To read an answer to a request that has not come as a whole, and to stop sending the rest."""
-    coming_s: float = 1.0
+    coming_s: float = 5.0
     """For a request that has begun to come before the last answer."""
     settle_s: float = 10.0
     """For requests that are being carried out before the last answer."""
