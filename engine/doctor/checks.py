@@ -1,4 +1,4 @@
-"""All checks: one table for the host, one for each image or folder (`IMAGE_CHECKS`)."""
+"""All checks: one table for the host, one for each image or folder, some for storage elsewhere."""
 
 from collections.abc import Iterator, Sequence
 
@@ -21,6 +21,7 @@ from ringblk.engine.doctor.host_checks import (
 from ringblk.engine.doctor.image_checks import check_path
 from ringblk.engine.doctor.login_checks import check_remove_ipc
 from ringblk.engine.doctor.sandbox_checks import check_landlock, check_sandbox, check_seccomp
+from ringblk.engine.doctor.server_checks import check_server, is_uri
 from ringblk.engine.doctor.system_checks import check_forms, check_watching
 from ringblk.shm.platform.form import LINUX
 
@@ -63,7 +64,8 @@ class Findings(msgspec.Struct, frozen=True):
 
 
 def examine(need: Need, paths: Sequence[str], *, read_only: bool) -> Iterator[Findings]:
-    """The host, then each path."""
+    """The host, then each path or URI."""
     yield Findings(None, [check(need) for check in HOST_CHECKS])
     for path in paths:
-        yield Findings(path, check_path(path, read_only=read_only))
+        check = check_server if is_uri(path) else check_path
+        yield Findings(path, check(path, read_only=read_only))

@@ -19,7 +19,10 @@ def add_parser(subparsers: Any) -> None:
         " asks, who should be the one that engines run as. Ends with status 1 where a drive would not start.",
     )
     doctor.add_argument(
-        "path", nargs="*", metavar="PATH", help="an image, or a folder that one is to be made in"
+        "path",
+        nargs="*",
+        metavar="PATH",
+        help="an image, a folder that one is to be made in, or the URI of storage elsewhere",
     )
     doctor.add_argument("--read-only", action="store_true", help="ask for a drive that is only read")
     defaults = DriveConfig()
