@@ -11,6 +11,7 @@ from ringblk.engine.drives.layer_reports import JobStatus
 from ringblk.engine.options.drive_config import DriveConfig
 from ringblk.engine.statistics.statistics import StatisticsSnapshot
 from ringblk.shm.state.segment import MAX_WORKERS
+from ringblk.workers.backends.answers import ServerConnection
 
 
 class DriveStatus(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -37,6 +38,8 @@ class DriveStatus(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True)
     sandbox: str | None = None
     limits: list[str] | None = None
     processes: dict[str, int] | None = None
+    server: ServerConnection | None = None
+    """Of a drive whose bytes a server keeps: how it stands with that."""
     job: JobStatus | None = None
     """What is merged of its layers, if anything is."""
     is_outdated: bool | None = None

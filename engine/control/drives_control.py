@@ -71,13 +71,13 @@ class DrivesControl:
         drive = self._drives.get(name).drive
         if drive is None:
             raise DriveBusy(f"drive {name} is not there any more, or not yet")
-        return take_snapshot(drive.state)
+        return snapshot_of(drive)
 
     def snapshots(self) -> Iterator[StatisticsSnapshot]:
         """The statistics of all drives that have any, one after the other: each takes some hundred KiB."""
         for served in self._drives:
             if served.drive is not None:
-                yield take_snapshot(served.drive.state)
+                yield snapshot_of(served.drive)
 
     def running(self, name: str) -> Drive:
         """The drive itself, if it can be changed. Raises `NoSuchDrive`, `DriveBusy`."""
@@ -228,7 +228,13 @@ def _describe(served: EngineDrive) -> DriveAnswer:
             sandbox=drive.facts.sandbox,
             limits=drive.limits.limit.limited,
             processes=drive.processes.pids,
+            server=drive.news.server(),
             job=None if drive.layers is None else drive.layers.jobs.status,
             is_outdated=drive.processes.are_outdated,
         )
     return DriveAnswer(**msgspec.structs.asdict(config), state=status)
+
+
+def snapshot_of(drive: Drive) -> StatisticsSnapshot:
+    """Its statistics, with what its control plane alone can tell."""
+    return msgspec.structs.replace(take_snapshot(drive.state), server=drive.news.server())

@@ -6,13 +6,13 @@ from msgspec import UNSET
 
 from ringblk.engine.base.version import VERSION
 from ringblk.engine.control.body_changes import change_of
-from ringblk.engine.control.drives_control import DrivesControl
+from ringblk.engine.control.drives_control import DrivesControl, snapshot_of
 from ringblk.engine.control.messages import DriveBody, DriveDescription, EngineDescription, WorkersBody
 from ringblk.engine.drives.drive import Drive
 from ringblk.engine.drives.drives import EngineDrives, OtherEngine
 from ringblk.engine.options.drive_names import SOLE_DRIVE
 from ringblk.engine.options.rate_limiter_config import patch_from_settings
-from ringblk.engine.statistics.statistics import StatisticsSnapshot, take_snapshot
+from ringblk.engine.statistics.statistics import StatisticsSnapshot
 
 
 class EngineControl:
@@ -72,12 +72,13 @@ class EngineControl:
             is_connected=drive.is_connected,
             worker_count=drive.processes.worker_count,
             workers_up=snapshot.workers_up,
+            server=snapshot.server,
             processes={"supervisor": snapshot.supervisor_pid, **drive.processes.pids},
         )
 
     def snapshot(self) -> StatisticsSnapshot:
         """The engine's statistics now."""
-        return take_snapshot(self._drive.state)
+        return snapshot_of(self._drive)
 
     async def patch_drive(self, body: DriveBody) -> None:
         """Change size, cache mode, limits and what else the body names: all of it, or nothing.

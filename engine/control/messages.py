@@ -18,6 +18,7 @@ from ringblk.engine.options.rate_limiter_config import (
     with_limits,
 )
 from ringblk.shm.state.segment import MAX_WORKERS
+from ringblk.workers.backends.answers import ServerConnection
 
 Burst = Count | None | UnsetType
 Limit = Count | WholeBucket | None | UnsetType
@@ -83,6 +84,8 @@ class EngineDescription(msgspec.Struct, frozen=True, kw_only=True):
     """Workers that there may be, as in `PATCH /workers`."""
     workers_up: int
     """Those that there are now; none at rest."""
+    server: ServerConnection | None
+    """Of a drive whose bytes a server keeps: how it stands with that."""
     processes: dict[str, int]
 
 

@@ -35,6 +35,7 @@ from ringblk.engine.drives.region_changes import RegionChanges
 from ringblk.engine.drives.reports import GuestReports
 from ringblk.engine.drives.running_settings import RunningSettings
 from ringblk.engine.drives.settings import DriveSettings
+from ringblk.engine.drives.storage_news import StorageNews
 from ringblk.engine.supervisor.dispatcher_link import DispatcherGone
 from ringblk.engine.supervisor.drive_model import DriveModel
 from ringblk.engine.supervisor.drive_processes import DriveProcesses, ProcessesFailed
@@ -112,6 +113,7 @@ class Drive:
         )
         self.layers = layers_of(plan, self.processes, self.changes)
         """None: it is no copy-on-write drive."""
+        self.news = StorageNews(plan.backend, self.changes, self.tell_size)
         self.started_ns = time.monotonic_ns()
         self._listener = plan.inherited
         self._adopted = adopted
@@ -174,6 +176,7 @@ class Drive:
         serving = loop.create_task(self._serve(on_change))
         ending = loop.create_task(self._is_to_end.wait())
         failing = loop.create_task(self.processes.wait_failure())
+        self.news.begin()
         try:
             ends: set[asyncio.Future[Any]] = {serving, ending, failing}
             await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
@@ -192,6 +195,7 @@ class Drive:
             self.kill()
             raise
         finally:
+            self.news.end()
             self.stop_listening()
             for task in (serving, ending, failing):
                 task.cancel()

@@ -76,6 +76,7 @@ def _open_backend(config: DriveConfig) -> NativeBackend:
                 config.uri,
                 read_only=config.read_only,
                 reconnect_s=config.reconnect_s,
+                connections=config.connections or 1,
                 rbd_conf=config.rbd_conf,
                 rbd_user=config.rbd_user,
             )

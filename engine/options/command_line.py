@@ -30,7 +30,9 @@ if TYPE_CHECKING:
     from _typeshed import SupportsWrite
 
 _SIZE_OPTIONS = {*BYTE_LIMITS, *SIZE_OPTIONS}
-_INTEGER_OPTIONS = ({"fd", "workers", "num_queues", "queue_size", "poll_us"} | {*LIMIT_NAMES}) - _SIZE_OPTIONS
+_INTEGER_OPTIONS = (
+    {"fd", "workers", "num_queues", "queue_size", "poll_us", "connections"} | {*LIMIT_NAMES}
+) - _SIZE_OPTIONS
 
 _REPEATED_OPTIONS = {
     "backend_arg": "KEY=VALUE",
@@ -68,6 +70,7 @@ _HELP = {
     "rbd_conf": "configuration file of the Ceph cluster of --uri=rbd:POOL/IMAGE",
     "rbd_user": "whom that cluster knows this as, without client. (default: admin)",
     "reconnect_s": "seconds without the server of --uri after which requests fail (default: they wait)",
+    "connections": "connections to the server of --uri, where it allows several (default: 1)",
     "format": "raw: serve the image as it is; probe: not if it is in another format, qcow2 for one",
     "backend": "memory, null or package.module:Class instead of an image",
     "backend_arg": "key=value for the constructor of backend or file system; may be repeated",

@@ -58,6 +58,8 @@ MAX_FD = (1 << 31) - 1
 """Of a C int."""
 
 MAX_RECONNECT_S = 1e9
+MAX_CONNECTIONS = 8
+"""As many have a place in a drive's ledger (workers/nbd/ledger.pxd)."""
 """Seconds: longer than anybody waits."""
 
 BLOCK_SIZES = {
@@ -122,6 +124,8 @@ class DriveConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     """storage elsewhere, `nbd://HOST/EXPORT` for one; or"""
     reconnect_s: Annotated[float, Meta(ge=0, le=MAX_RECONNECT_S)] | None = None
     """After how long without its server requests fail; None: they wait."""
+    connections: Annotated[int, Meta(ge=1, le=MAX_CONNECTIONS)] | None = None
+    """How many to have to an NBD server that allows several; None: one."""
     rbd_conf: str | None = None
     """The Ceph cluster's configuration file, for an `rbd:` one; None: where Ceph's own programs look."""
     rbd_user: str | None = None
@@ -223,6 +227,8 @@ class DriveConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
         scheme = (self.uri or "").partition(":")[0]
         if self.reconnect_s is not None and not scheme.startswith("nbd"):
             raise ProgramError("--reconnect-s needs --uri=nbd:...")
+        if self.connections is not None and not scheme.startswith("nbd"):
+            raise ProgramError("--connections needs --uri=nbd:...")
         for name in ("rbd_conf", "rbd_user"):
             if getattr(self, name) is not None and scheme != "rbd":
                 raise ProgramError(f"{option_of(name)} needs --uri=rbd:...")

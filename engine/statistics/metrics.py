@@ -15,6 +15,7 @@ from ringblk.engine.statistics.statistics import (
     WorkerSnapshot,
 )
 from ringblk.shm.layout.histogram import Histogram
+from ringblk.workers.backends.answers import ServerConnection
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 BOUNDS_NS = [1 << exponent for exponent in range(10, 36)]
@@ -115,9 +116,47 @@ def _histograms(name: str, text: str, histogram: Callable[[OperationSnapshot], H
     return Family(name, "histogram", text, lines)
 
 
+def _of_servers(name: str, kind: str, text: str, value: Callable[[ServerConnection], float]) -> Family:
+    def lines(name: str, identity: str, snapshot: StatisticsSnapshot) -> list[str]:
+        if snapshot.server is None:
+            return []
+        return [f"{name}{{{identity}}} {value(snapshot.server)!r}\n"]
+
+    return Family(name, kind, text, lines)
+
+
 def _info(name: str, identity: str, snapshot: StatisticsSnapshot) -> list[str]:
     return [f"{name}{{{identity},version={_quoted(VERSION)}}} 1\n"]
 
+
+_OF_SERVERS = (
+    _of_servers(
+        "ringblk_server_connected",
+        "gauge",
+        "1 while there is a connection to the server that keeps the bytes.",
+        lambda s: int(s.is_connected),
+    ),
+    _of_servers("ringblk_server_connections", "gauge", "Connections to it.", lambda s: s.connection_count),
+    _of_servers(
+        "ringblk_server_state_seconds",
+        "gauge",
+        "For how long there has been a connection, or none.",
+        lambda s: s.since_s,
+    ),
+    _of_servers(
+        "ringblk_server_reconnects_total",
+        "counter",
+        "Connections that were made again.",
+        lambda s: s.reconnect_count,
+    ),
+    _of_servers(
+        "ringblk_server_requests",
+        "gauge",
+        "Requests that were begun and that the server has not answered.",
+        lambda s: s.request_count,
+    ),
+)
+"""Of drives whose bytes a server keeps: the control plane alone can tell."""
 
 FAMILIES = (
     Family("ringblk_info", "gauge", "The engine and its drive.", _info),
@@ -174,5 +213,6 @@ FAMILIES = (
     _of_workers("ringblk_worker_requests_total", "Requests carried out.", lambda w: w.request_count),
     _of_workers("ringblk_worker_busy_seconds_total", "Time spent on requests.", lambda w: w.busy_ns / 1e9),
     _of_workers("ringblk_worker_restarts_total", "Workers that died.", lambda w: w.restart_count),
+    *_OF_SERVERS,
 )
 """All that there is, in the order in which it is shown."""

@@ -18,6 +18,7 @@ from ringblk.shm.state.reader import (
     read_workers,
 )
 from ringblk.shm.state.segment import StateSegment
+from ringblk.workers.backends.answers import ServerConnection
 
 DriveState = Literal["broken", "paused", "connected", "waiting"]
 """The first that holds: a queue is broken; requests are not popped; a front end is served; none is."""
@@ -89,6 +90,8 @@ class StatisticsSnapshot(msgspec.Struct, frozen=True):
     workers: list[WorkerSnapshot]
     worker_limit: int
     """Workers that there may be."""
+    server: ServerConnection | None = None
+    """How it stands with the server that keeps its bytes: what the control plane alone knows."""
 
     @property
     def state(self) -> DriveState:

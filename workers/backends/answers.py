@@ -42,3 +42,24 @@ class StorageIdentity(msgspec.Struct, frozen=True, kw_only=True):
     def subject(self) -> tuple[int, int]:
         """What a state segment says of it; never (0, 0)."""
         return self.device, self.inode
+
+
+class ServerConnection(msgspec.Struct, frozen=True, kw_only=True):
+    """How it stands between a drive and the server that keeps its bytes."""
+
+    is_connected: bool
+    """Whether there is any connection; where there is none, requests wait."""
+    since_s: float
+    """For how many seconds that has been so; 0: no process of the drive has connected so far."""
+    connection_count: int
+    connection_limit: int
+    """As many are wanted."""
+    reconnect_count: int
+    """Connections that were made again, after one was lost or its process had died."""
+    request_count: int
+    """Requests that were begun, and that the server has not answered."""
+    last_error: str
+    """Why there was no connection last; empty: there always was one."""
+    abilities: list[str]
+    """What the server said at the start that it can do."""
+    is_encrypted: bool

@@ -275,6 +275,18 @@ cdef class NativeBackend:
         """The size that the storage has now, which somebody else may have changed, in bytes."""
         return self.size_bytes
 
+    @property
+    def news_fd(self):
+        """A descriptor that is readable once the storage has another size (`measure`); -1: nobody would tell.
+
+        It is an eventfd, which who reads it empties.
+        """
+        return -1
+
+    def connection(self):
+        """How it stands with the server that keeps the bytes (`ServerConnection`); None: there is no server."""
+        return None
+
     def close(self):
         """Let go of what the backend holds in this process; no request may follow."""
 

@@ -5,6 +5,9 @@ One process of the drive has the connections: its dispatcher, or its one worker.
 still be with the server; the supervisor takes the replies to them (`is_fenced`) before another process goes on.
 """
 
+import os
+import time
+
 from libc.stdint cimport uint64_t
 from libc.string cimport memcpy
 from posix.uio cimport iovec
@@ -14,13 +17,15 @@ from ringblk.workers.backends.native cimport NativeBackend
 from ringblk.workers.backends.nbd_form cimport NbdForm
 from ringblk.workers.nbd.ledger cimport Ledger
 
-from ringblk.workers.backends.answers import DirectIo, Waiting
+from ringblk.shm.platform.wakeups import make_wakeup
+from ringblk.workers.backends.answers import DirectIo, ServerConnection, Waiting
 from ringblk.workers.backends.nbd_open import export_topology, open_export, read_export
 from ringblk.workers.backends.open_storage import OpenNbd
 from ringblk.workers.nbd.fence import ConnectionFence
 from ringblk.workers.nbd.mailbox import Mailbox
 
 _WORKER, _DISPATCHER = 1, 2
+ABILITIES = ("can_flush", "can_fua", "can_trim", "can_zero", "can_multi_conn")
 SYSTEM_CALLS = """
     socket connect getsockopt setsockopt shutdown fcntl(F_SETFL) getsockname getpeername
     sendto recvfrom sendmmsg recvmmsg epoll_create1 epoll_ctl epoll_wait timerfd_create timerfd_settime
@@ -28,7 +33,7 @@ SYSTEM_CALLS = """
 """libnbd's for the handshake, the transmission's and the timer's."""
 
 cdef class NbdBackend(NativeBackend):
-    """The export that `uri` names. After `reconnect_s` without a connection requests fail; None: they wait.
+    """The export that `uri` names, over so many connections if its server allows several. After `reconnect_s` without a connection requests fail; None: they wait.
 
     Raises BackendError.
     """
@@ -38,11 +43,14 @@ cdef class NbdBackend(NativeBackend):
     cdef Ledger ledgers
     cdef list mailboxes, fences
     cdef int files_fd         # -1: the connections are not encrypted
+    cdef readonly int news_fd
 
-    def __init__(self, uri, *, read_only=False, reconnect_s=None):
-        found = open_export(uri)
+    def __init__(self, uri, *, read_only=False, reconnect_s=None, connections=1):
+        found = open_export(uri, connections)
         self.set_up(found.export, read_only, reconnect_s)
         self.ledgers = Ledger()
+        self.ledgers.size_bytes = self.size_bytes
+        self.news_fd = make_wakeup()
         self.mailboxes = [Mailbox() for _ in range(found.connection_count)]
         self.files_fd = -1 if found.files is None else keep(found.files)
 
@@ -53,7 +61,9 @@ cdef class NbdBackend(NativeBackend):
         backend.set_up(found.export, found.read_only, found.reconnect_s)
         backend.ledgers = Ledger(fds[0])
         backend.files_fd = -1 if found.export.uri.tls is None else fds[len(fds) - 1]
-        backend.mailboxes = [Mailbox(fds[place : place + 2]) for place in range(1, len(fds) - 1, 2)]
+        backend.news_fd = fds[1]
+        backend.size_bytes = backend.ledgers.size_bytes
+        backend.mailboxes = [Mailbox(fds[place : place + 2]) for place in range(2, len(fds) - 1, 2)]
         return backend
 
     def set_up(self, export, read_only, reconnect_s):
@@ -72,9 +82,9 @@ cdef class NbdBackend(NativeBackend):
 
     @property
     def fds(self):
-        """Of the ledger, the mailboxes, and where the connections are encrypted what that needs."""
+        """Of the ledger, the news, the mailboxes, and where the connections are encrypted what that needs."""
         mailbox_fds = (fd for mailbox in self.mailboxes for fd in mailbox.fds)
-        return (self.ledgers.fd, *mailbox_fds, *(() if self.files_fd < 0 else (self.files_fd,)))
+        return (self.ledgers.fd, self.news_fd, *mailbox_fds, *(() if self.files_fd < 0 else (self.files_fd,)))
 
     def tls_files(self):
         """What encrypted connections need (`TlsFiles`), or None."""
@@ -112,6 +122,27 @@ cdef class NbdBackend(NativeBackend):
         """The server's."""
         return self.export.ports
 
+    def measure(self):
+        """What the server has said last, when a connection was made."""
+        return self.ledgers.size_bytes
+
+    def connection(self):
+        """What the process that has the connections has said of them last."""
+        made_count = sum(self.ledgers.generation(index) for index in range(len(self.mailboxes)))
+        abilities = [name.removeprefix("can_") for name in ABILITIES if getattr(self.export.found, name)]
+        changed_ns, error = self.ledgers.changed_ns, self.ledgers.error
+        return ServerConnection(
+            is_connected=self.ledgers.ready_count > 0,
+            since_s=(time.monotonic_ns() - changed_ns) / 1e9 if changed_ns else 0.0,
+            connection_count=self.ledgers.ready_count,
+            connection_limit=len(self.mailboxes),
+            reconnect_count=max(0, made_count - len(self.mailboxes)),
+            request_count=self.ledgers.request_count,
+            last_error=os.strerror(error) if error else "",
+            abilities=abilities,
+            is_encrypted=self.files_fd >= 0,
+        )
+
     def is_fenced(self, name):
         """Take the replies that are owed to the process that was reaped, if it had the connections."""
         if self.ledgers.user != (_DISPATCHER if name == "dispatcher" else _WORKER):
@@ -135,7 +166,7 @@ cdef class NbdBackend(NativeBackend):
     def begin(self, user):
         """Be the process that has the connections."""
         self.ledgers.user = user
-        self.form = NbdForm(self.export, self.ledgers, self.mailboxes, self.reconnect_s, self.tls_files())
+        self.form = NbdForm(self.export, self.ledgers, self.mailboxes, self.news_fd, self.reconnect_s, self.tls_files())
 
     cdef int readv_at(self, const iovec *ranges, int range_count, uint64_t offset_bytes,
                       uint64_t length_bytes) noexcept nogil:
@@ -156,6 +187,7 @@ cdef class NbdBackend(NativeBackend):
     def close(self):
         """Let go of ledger and mailboxes; what lies in those is closed."""
         self.ledgers.close()
+        close_fd(self.news_fd)
         for mailbox in self.mailboxes:
             mailbox.close()
         if self.files_fd >= 0:

@@ -14,15 +14,19 @@ cdef class NbdForm(AsyncForm):
     cdef Ledger ledgers
     cdef NbdRequests requests
     cdef uint64_t reconnect_ns
-    cdef int timer_fd
+    cdef int timer_fd, news_fd
     cdef uint64_t timer_ns            # what the timer is set to; 0: nothing
     cdef uint64_t looked_ns
+    cdef bint is_look_due             # it was left out: the timer sees to it
     cdef uint32_t under_way           # commands that connections have
 
     cdef void _give_out(self) noexcept nogil
     cdef uint32_t _least_busy(self) noexcept nogil
     cdef void _look(self, uint64_t now_ns) noexcept nogil
     cdef void _see(self, Connection connection, uint32_t events, uint64_t now_ns) noexcept nogil
+    cdef void _note_made(self, Connection connection, uint64_t now_ns) noexcept nogil
+    cdef bint _has_other(self, Connection connection) noexcept nogil
+    cdef void _note_state(self, int error, uint64_t now_ns) noexcept nogil
     cdef void _send(self) noexcept nogil
     cdef void _send_through(self, Connection connection) noexcept nogil
     cdef void _receive(self) noexcept nogil

@@ -15,6 +15,7 @@ class NbdForm(AsyncForm):
         export: NbdExport,
         ledgers: Ledger,
         mailboxes: Iterable[Mailbox],
+        news_fd: int,
         reconnect_s: float | None,
         files: TlsFiles | None,
     ) -> None: ...

@@ -11,12 +11,12 @@ import os
 from libc.errno cimport EIO, EPROTO
 from libc.stdint cimport uint32_t, uint64_t
 from libc.string cimport memset
-from posix.unistd cimport close, read
+from posix.unistd cimport close, read, write
 
 from ringblk.shm.sync.clock cimport monotonic_ns
 from ringblk.workers.nbd.command cimport append, take_first
 from ringblk.workers.nbd.connection cimport CONNECTION_BEGINNING, CONNECTION_DOWN, CONNECTION_READY
-from ringblk.workers.nbd.ledger cimport LEDGER_DEPTH
+from ringblk.workers.nbd.ledger cimport LEDGER_DEPTH, DriveLedger
 
 from ringblk.workers.nbd.parts import make_parts
 
@@ -47,6 +47,7 @@ cdef extern from "<sys/epoll.h>" nogil:
 cdef enum:
     TIMER_MARK = 1000         # in place of a connection's index
     LOOK_NS = 1000000         # how often idle connections are looked at while others are busy
+    SECTOR_BYTES = 512
     BATCH = 8                 # commands that one connection gets before another has any
 
 cdef uint64_t NEVER_NS = <uint64_t>-1
@@ -60,11 +61,13 @@ cdef class NbdForm(AsyncForm):
     Connecting begins at once, and nobody waits for it.
     """
 
-    def __init__(self, export, Ledger ledgers, mailboxes, reconnect_s, files):
+    def __init__(self, export, Ledger ledgers, mailboxes, int news_fd, reconnect_s, files):
         cdef epoll_event event
         cdef Connection connection
         self.requests = NbdRequests(export.found)
         self.ledgers = ledgers
+        self.news_fd = news_fd
+        self.ledgers.drive.request_count = 0
         self.reconnect_ns = NEVER_NS if reconnect_s is None else <uint64_t>(reconnect_s * 1e9)
         self.ready_fd = epoll_create1(EPOLL_CLOEXEC)
         self.timer_fd = timerfd_create(CLOCK_MONOTONIC, TFD_NONBLOCK | TFD_CLOEXEC)
@@ -74,6 +77,7 @@ cdef class NbdForm(AsyncForm):
             raise OSError(EIO, "no epoll or timer for the connections")
         self.connections = []
         now_ns = monotonic_ns()
+        self._note_state(0, now_ns)
         for index, mailbox in enumerate(mailboxes):
             handshake, transmission = make_parts(export, ledgers, index, files)
             connection = Connection(ledgers, index, mailbox, handshake, transmission, export.addresses, self.ready_fd,
@@ -98,6 +102,7 @@ cdef class NbdForm(AsyncForm):
     cdef bint submit(self) noexcept nogil:
         self._give_out()
         self._send()
+        self.ledgers.drive.request_count = self.requests.under_way
         if self.requests.waiting.first != NULL:
             self._set_timer(monotonic_ns())
         return False
@@ -111,11 +116,18 @@ cdef class NbdForm(AsyncForm):
             if self.under_way:
                 self._receive()
             now_ns = monotonic_ns()
-            if not self.requests.has_outcomes() and now_ns - self.looked_ns > LOOK_NS:
-                self._look(now_ns)
+            if not self.requests.has_outcomes():
+                if now_ns - self.looked_ns > LOOK_NS:
+                    self._look(now_ns)
+                elif not self.is_look_due:   # who watches `ready_fd` may be told once of what there is to see
+                    self.is_look_due = True
+                    self._set_timer(now_ns)
             self._give_out()
             self._send()
-        return self.requests.take_outcome(outcome)
+        if self.requests.take_outcome(outcome):
+            return True
+        self.ledgers.drive.request_count = self.requests.under_way
+        return False
 
     # Connections
 
@@ -185,8 +197,38 @@ cdef class NbdForm(AsyncForm):
             else:
                 append(&self.requests.waiting, command)
             command = take_first(&left)
+        self._note_state(error, monotonic_ns())
         self._set_timer(monotonic_ns())
         self.looked_ns = 0
+
+    cdef void _note_made(self, Connection connection, uint64_t now_ns) noexcept nogil:
+        """A connection stands: take note of what the server has said, and tell of another size."""
+        cdef uint64_t size_bytes = connection.handshake.facts.size_bytes, one = 1
+        self._note_state(0, now_ns)
+        size_bytes -= size_bytes % SECTOR_BYTES
+        if size_bytes != self.ledgers.drive.size_bytes:
+            self.ledgers.drive.size_bytes = size_bytes
+            write(self.news_fd, &one, sizeof(one))
+
+    cdef bint _has_other(self, Connection connection) noexcept nogil:
+        """Whether another connection is used."""
+        cdef uint32_t index
+        for index in range(self.connection_count):
+            if self.connection[index] != <void *>connection and (<Connection>self.connection[index]).state == CONNECTION_READY:
+                return True
+        return False
+
+    cdef void _note_state(self, int error, uint64_t now_ns) noexcept nogil:
+        """Say how many connections there are, for whoever asks; a negative errno says why one is not."""
+        cdef DriveLedger *drive = self.ledgers.drive
+        cdef uint32_t index, ready_count = 0
+        for index in range(self.connection_count):
+            ready_count += (<Connection>self.connection[index]).state == CONNECTION_READY
+        if drive.changed_ns == 0 or (ready_count == 0) != (drive.ready_count == 0):
+            drive.changed_ns = now_ns
+        drive.ready_count = ready_count
+        if error:
+            drive.error = -error
 
     cdef void _look(self, uint64_t now_ns) noexcept nogil:
         """See to connections that are being made, that have ended, and to those for which it is time."""
@@ -195,6 +237,7 @@ cdef class NbdForm(AsyncForm):
         cdef uint32_t index
         cdef int place, count = epoll_wait(self.ready_fd, events, CONNECTION_LIMIT + 1, 0)
         self.looked_ns = now_ns
+        self.is_look_due = False
         for place in range(count):
             if events[place].data.u32 == TIMER_MARK:
                 read(self.timer_fd, &expired_count, sizeof(expired_count))
@@ -213,7 +256,11 @@ cdef class NbdForm(AsyncForm):
     cdef void _see(self, Connection connection, uint32_t events, uint64_t now_ns) noexcept nogil:
         """epoll says this of a connection."""
         if connection.state == CONNECTION_BEGINNING:
-            connection.see(events, now_ns)
+            connection.see(events, self._has_other(connection), now_ns)
+            if connection.state == CONNECTION_READY:
+                self._note_made(connection, now_ns)
+            elif connection.state == CONNECTION_DOWN:
+                self._note_state(connection.error, now_ns)
             return
         if events & ~<uint32_t>EPOLLOUT:
             self._receive_from(connection)
@@ -242,6 +289,8 @@ cdef class NbdForm(AsyncForm):
         for index in range(self.connection_count):
             if (<Connection>self.connection[index]).state == CONNECTION_DOWN:
                 wanted_ns = min(wanted_ns, (<Connection>self.connection[index]).attempt_ns)
+        if self.is_look_due:
+            wanted_ns = min(wanted_ns, self.looked_ns + LOOK_NS + 1)
         if wanted_ns == NEVER_NS:
             wanted_ns = 0
         if wanted_ns == self.timer_ns:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from typing import TYPE_CHECKING, NamedTuple
 
 from ringblk.workers.backends.interface import BackendError
@@ -21,8 +22,8 @@ if TYPE_CHECKING:
 
 CONNECT_S = 10.0
 """How long one address of a server may take to answer."""
-WANTED_CONNECTIONS = 1
-"""Where the server allows more than one."""
+
+_log = logging.getLogger(__name__)
 
 
 class OpenedExport(NamedTuple):
@@ -35,8 +36,8 @@ class OpenedExport(NamedTuple):
     """For connections that are encrypted."""
 
 
-def open_export(uri_text: str) -> OpenedExport:
-    """Find the export. Raises `BackendError`."""
+def open_export(uri_text: str, connection_count: int) -> OpenedExport:
+    """Find the export; more connections than one are for a server that allows it. Raises `BackendError`."""
     try:
         uri = parse_uri(uri_text)
         addresses = find_addresses(uri)
@@ -58,8 +59,10 @@ def open_export(uri_text: str) -> OpenedExport:
         first_good = (*addresses[place:], *addresses[:place])
         export = NbdExport(uri_text=uri_text, uri=uri, addresses=first_good, found=found)
         _check(export)
-        connection_count = min(WANTED_CONNECTIONS, MAX_CONNECTIONS) if found.can_multi_conn else 1
-        return OpenedExport(export, connection_count, files)
+        if connection_count > 1 and not found.can_multi_conn:
+            _log.warning("%s: its server allows one connection: there are not %d", uri_text, connection_count)
+            connection_count = 1
+        return OpenedExport(export, min(connection_count, MAX_CONNECTIONS), files)
     raise BackendError(f"{uri_text}: {reason}")
 
 

@@ -14,6 +14,7 @@ cdef struct Place:
 
 cdef class NbdRequests:
     cdef CommandList waiting          # for a connection
+    cdef uint32_t under_way           # requests that were begun and whose outcome was not taken
     cdef uint64_t maximum_bytes
     cdef bint can_flush, can_fua, can_trim, can_zero
     cdef CommandList free_commands

@@ -52,6 +52,7 @@ cdef class NbdRequests:
         cdef int result
         if place == NO_PLACE:
             return -ENOMEM
+        self.under_way += 1
         result = self._add_commands(request, place)
         self.places[place].error = result
         if self.places[place].left == 0:   # nothing is to be done; else what was added goes its way
@@ -66,6 +67,7 @@ cdef class NbdRequests:
         cdef uint32_t place = self.first_done
         if place == NO_PLACE:
             return False
+        self.under_way -= 1
         self.first_done = self.places[place].next
         outcome.tag = self.places[place].tag
         outcome.result = self.places[place].error

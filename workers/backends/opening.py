@@ -60,7 +60,13 @@ def open_file_system(name: str, arguments: Mapping[str, str]) -> NativeBackend:
 
 
 def open_remote_backend(
-    uri: str, *, read_only: bool, reconnect_s: float | None, rbd_conf: str | None, rbd_user: str | None
+    uri: str,
+    *,
+    read_only: bool,
+    reconnect_s: float | None,
+    connections: int,
+    rbd_conf: str | None,
+    rbd_user: str | None,
 ) -> NativeBackend:
     """What another host keeps: an RBD image, an NBD export. Raises `BackendError`."""
     if uri.startswith("rbd:"):
@@ -75,7 +81,7 @@ def open_remote_backend(
         raise BackendError(
             f"{uri}: this ringblk was built without libnbd: install libnbd-dev and build it again"
         ) from None
-    return NbdBackend(uri, read_only=read_only, reconnect_s=reconnect_s)
+    return NbdBackend(uri, read_only=read_only, reconnect_s=reconnect_s, connections=connections)
 
 
 def open_named_backend(name: str, arguments: Mapping[str, str]) -> NativeBackend:

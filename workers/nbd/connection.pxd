@@ -27,7 +27,7 @@ cdef class Connection:
     cdef bint is_due(self, uint64_t now_ns) noexcept nogil
     cdef bint has_unsent(self) noexcept nogil
     cdef void attempt(self, uint64_t now_ns) noexcept nogil
-    cdef void see(self, uint32_t events, uint64_t now_ns) noexcept nogil
+    cdef void see(self, uint32_t events, bint has_other, uint64_t now_ns) noexcept nogil
     cdef void lose(self, int error, uint64_t now_ns) noexcept nogil
     cdef void watch(self) noexcept nogil
     cdef int _connect(self) noexcept nogil

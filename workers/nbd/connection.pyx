@@ -3,7 +3,7 @@
 
 import socket
 
-from libc.errno cimport EIO
+from libc.errno cimport EBUSY, EIO
 from posix.unistd cimport close
 
 from ringblk.shm.sync.crash_point cimport crash_point
@@ -77,11 +77,13 @@ cdef class Connection:
             self.address_index += 1
             return self.handshake.begin(address, <uint32_t>len(address))
 
-    cdef void see(self, uint32_t events, uint64_t now_ns) noexcept nogil:
-        """epoll says this of a connection that is being made."""
+    cdef void see(self, uint32_t events, bint has_other, uint64_t now_ns) noexcept nogil:
+        """epoll says this of a connection that is being made. `has_other`: another connection of the drive is used."""
         cdef int result
         cdef uint32_t wanted_events
         result = self.handshake.go_on(events)
+        if result > 0 and has_other and not self.handshake.facts.can_multi_conn:
+            result = -EBUSY   # a flush through one would not be for what was written through the other
         if result > 0:
             self._watch(self.handshake.fd(), EPOLL_CTL_DEL, 0)
             result = self._take_over()

@@ -1,6 +1,6 @@
 # What the connections of a drive owe, in memory that outlives the process that uses them.
 
-from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
+from libc.stdint cimport int32_t, uint8_t, uint16_t, uint32_t, uint64_t
 from posix.uio cimport iovec
 
 cdef extern from * nogil:
@@ -73,6 +73,12 @@ cdef struct ConnectionLedger:
 
 cdef struct DriveLedger:
     uint32_t user             # which process of the drive has the connections (`Ledger.user`)
+    # What that process has said of them last, for whoever asks; all numbers are of the process that has them now.
+    uint32_t ready_count      # connections that there are
+    uint32_t request_count    # that were begun and are not done
+    int32_t error             # of the last that was lost, or could not be made; a positive errno
+    uint64_t changed_ns       # since when there is any connection, or none; by the monotonic clock
+    uint64_t size_bytes       # of the export, in whole sectors
     ConnectionLedger connections[CONNECTION_LIMIT]
 
 

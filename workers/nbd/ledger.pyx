@@ -70,6 +70,35 @@ cdef class Ledger:
     def user(self, uint32_t user):
         self.drive.user = user
 
+    @property
+    def ready_count(self):
+        """How many connections there are."""
+        return self.drive.ready_count
+
+    @property
+    def request_count(self):
+        """Requests that were begun, and that the server has not answered."""
+        return self.drive.request_count
+
+    @property
+    def error(self):
+        """Why there was none last, as a positive errno; 0: there always was."""
+        return self.drive.error
+
+    @property
+    def changed_ns(self):
+        """Since when there is any, or none, by the monotonic clock; 0: there was none so far."""
+        return self.drive.changed_ns
+
+    @property
+    def size_bytes(self):
+        """Of the export, as the server has said last."""
+        return self.drive.size_bytes
+
+    @size_bytes.setter
+    def size_bytes(self, uint64_t size_bytes):
+        self.drive.size_bytes = size_bytes
+
     def generation(self, int index):
         """The number of a place's connection so far; 0: it has had none."""
         return self.connections[index].generation

@@ -1,0 +1,59 @@
+"""What a drive's storage tells of itself while it is served: that it has another size."""
+
+import asyncio
+import contextlib
+import logging
+import os
+from collections.abc import Callable
+
+from ringblk.engine.drives.changes import ChangeRefused, DriveChange, DriveChanges
+from ringblk.workers.backends.answers import ServerConnection
+from ringblk.workers.backends.native import NativeBackend
+
+_log = logging.getLogger(__name__)
+_NEWS_BYTES = 8
+
+
+class StorageNews:
+    """Hears of one drive's storage, from `begin` to `end`; `tell_size` tells the guest."""
+
+    def __init__(self, backend: NativeBackend, changes: DriveChanges, tell_size: Callable[[], None]) -> None:
+        self._backend = backend
+        self._changes = changes
+        self._tell_size = tell_size
+        self._taking: asyncio.Task[None] | None = None
+
+    def server(self) -> ServerConnection | None:
+        """How it stands with the server that keeps the bytes; None: there is no such."""
+        return self._backend.connection()
+
+    def begin(self) -> None:
+        """Listen from now on."""
+        if self._backend.news_fd >= 0:
+            asyncio.get_running_loop().add_reader(self._backend.news_fd, self._hear)
+
+    def end(self) -> None:
+        """Listen no more."""
+        if self._backend.news_fd >= 0:
+            asyncio.get_running_loop().remove_reader(self._backend.news_fd)
+        if self._taking is not None:
+            self._taking.cancel()
+            self._taking = None
+
+    def _hear(self) -> None:
+        if self._taking is not None and not self._taking.done():
+            asyncio.get_running_loop().remove_reader(self._backend.news_fd)  # until that is done
+            self._taking.add_done_callback(lambda task: None if task.cancelled() else self.begin())
+            return
+        with contextlib.suppress(BlockingIOError):
+            os.read(self._backend.news_fd, _NEWS_BYTES)
+            self._taking = asyncio.get_running_loop().create_task(self._take_size())
+
+    async def _take_size(self) -> None:
+        """Have the drive as large as the storage is now."""
+        try:
+            await self._changes.apply(DriveChange(size="image"))
+        except ChangeRefused as error:
+            _log.error("the storage has another size, which the drive cannot have: %s", error)
+            return
+        self._tell_size()
