@@ -54,8 +54,13 @@ class Exposition:
             parts.extend(family.lines(family.name, identity, snapshot))
 
     def encoded(self) -> bytes:
-        """All that was added, family by family."""
-        return "".join(chain.from_iterable(self._parts)).encode()
+        """All that was added, family by family; of servers that no drive has there is nothing."""
+        shown = (
+            parts
+            for family, parts in zip(FAMILIES, self._parts, strict=True)
+            if family not in _OF_SERVERS or len(parts) > 1
+        )
+        return "".join(chain.from_iterable(shown)).encode()
 
 
 def _quoted(text: str) -> str:

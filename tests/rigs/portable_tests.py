@@ -34,6 +34,9 @@ LACKING = {
         "tests/workers/nbd/",
         "tests/engine/program/test_nbd_answers.py",
         "tests/engine/program/test_nbd_drives.py",
+        "tests/engine/program/test_nbd_server_state.py",
+        "tests/engine/program/test_nbd_takeover.py",
+        "tests/engine/program/test_nbd_tls.py",
         "tests/crash/test_nbd_deaths.py",
     ),
     "no zygote: processes end with the control plane": (
