@@ -113,7 +113,7 @@ class Drive:
         )
         self.layers = layers_of(plan, self.processes, self.changes)
         """None: it is no copy-on-write drive."""
-        self.news = StorageNews(plan.backend, self.changes, self.tell_size)
+        self.news = StorageNews(plan.backend, self.changes)
         self.started_ns = time.monotonic_ns()
         self._listener = plan.inherited
         self._adopted = adopted
@@ -176,7 +176,7 @@ class Drive:
         serving = loop.create_task(self._serve(on_change))
         ending = loop.create_task(self._is_to_end.wait())
         failing = loop.create_task(self.processes.wait_failure())
-        self.news.begin()
+        self.news.begin(self.tell_size)
         try:
             ends: set[asyncio.Future[Any]] = {serving, ending, failing}
             await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)

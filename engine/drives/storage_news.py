@@ -15,25 +15,30 @@ _NEWS_BYTES = 8
 
 
 class StorageNews:
-    """Hears of one drive's storage, from `begin` to `end`; `tell_size` tells the guest."""
+    """Hears of one drive's storage, from `begin` to `end`."""
 
-    def __init__(self, backend: NativeBackend, changes: DriveChanges, tell_size: Callable[[], None]) -> None:
+    def __init__(self, backend: NativeBackend, changes: DriveChanges) -> None:
         self._backend = backend
         self._changes = changes
-        self._tell_size = tell_size
+        self._tell_size: Callable[[], None] | None = None
         self._taking: asyncio.Task[None] | None = None
 
     def server(self) -> ServerConnection | None:
         """How it stands with the server that keeps the bytes; None: there is no such."""
         return self._backend.connection()
 
-    def begin(self) -> None:
-        """Listen from now on."""
-        if self._backend.news_fd >= 0:
+    def begin(self, tell_size: Callable[[], None]) -> None:
+        """Listen from now on; `tell_size` tells the guest of another size."""
+        self._tell_size = tell_size
+        self._listen()
+
+    def _listen(self) -> None:
+        if self._tell_size is not None and self._backend.news_fd >= 0:
             asyncio.get_running_loop().add_reader(self._backend.news_fd, self._hear)
 
     def end(self) -> None:
-        """Listen no more."""
+        """Listen no more, and know nobody: a drive that knows itself would be freed some day, not now."""
+        self._tell_size = None
         if self._backend.news_fd >= 0:
             asyncio.get_running_loop().remove_reader(self._backend.news_fd)
         if self._taking is not None:
@@ -43,7 +48,7 @@ class StorageNews:
     def _hear(self) -> None:
         if self._taking is not None and not self._taking.done():
             asyncio.get_running_loop().remove_reader(self._backend.news_fd)  # until that is done
-            self._taking.add_done_callback(lambda task: None if task.cancelled() else self.begin())
+            self._taking.add_done_callback(lambda task: None if task.cancelled() else self._listen())
             return
         with contextlib.suppress(BlockingIOError):
             os.read(self._backend.news_fd, _NEWS_BYTES)
@@ -56,4 +61,5 @@ class StorageNews:
         except ChangeRefused as error:
             _log.error("the storage has another size, which the drive cannot have: %s", error)
             return
-        self._tell_size()
+        if self._tell_size is not None:
+            self._tell_size()
