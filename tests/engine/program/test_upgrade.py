@@ -76,9 +76,9 @@ def test_all_of_an_engine_is_upgraded_while_guests_run() -> None:
 
         done = upgrade(engine, "--control-plane-only")
         assert (done.returncode, done.stderr) == (0, "")
-        assert engine.find_control_plane()
+        eventually(engine.find_control_plane, "the upgraded control plane")
         assert engine.pid == pid
-        assert zygotes_of(pid) not in ([], [zygote])
+        eventually(lambda: zygotes_of(pid) not in ([], [zygote]), "another zygote")
         assert "engines that were killed" not in after_upgrade(engine)
         assert sorted(engine.control.get("/upgrade")["outdated"]) == sorted(drives)
         after = engine.control.get("/drives")["drives"]
@@ -87,7 +87,7 @@ def test_all_of_an_engine_is_upgraded_while_guests_run() -> None:
             before[name].pop("state")
         assert after == before
         for name, disk in disks.items():
-            assert serving[name] <= engine.processes(name)
+            assert serving[name] & engine.processes(name)  # workers go when there is no work
             assert disk.read(0, 4096) == BLOCK
 
         done = upgrade(engine, "--drives-only", "--at-once=3")
