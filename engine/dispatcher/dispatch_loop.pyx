@@ -57,7 +57,7 @@ LOST, UNHEARD, WISH = EVENT_LOST, EVENT_UNHEARD, EVENT_WISH
 cdef class DispatchLoop:
     """Serves the queues given to it until something needs Python.
 
-    `ring` has its part under way through io_uring. What `gate` allows `executor` carries out here, and what needs none.
+    `ring` has its part under way through io_uring. `executor` does here what `gate` allows, or what needs no worker.
     """
 
     def __cinit__(self, StateSegment state, GuestMemory memory, RequestParser parser, RequestExecutor executor,

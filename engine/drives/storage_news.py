@@ -46,13 +46,12 @@ class StorageNews:
             self._taking = None
 
     def _hear(self) -> None:
-        if self._taking is not None and not self._taking.done():
-            asyncio.get_running_loop().remove_reader(self._backend.news_fd)  # until that is done
-            self._taking.add_done_callback(lambda task: None if task.cancelled() else self._listen())
-            return
+        loop = asyncio.get_running_loop()
         with contextlib.suppress(BlockingIOError):
             os.read(self._backend.news_fd, _NEWS_BYTES)
-            self._taking = asyncio.get_running_loop().create_task(self._take_size())
+            loop.remove_reader(self._backend.news_fd)  # until this has been taken
+            self._taking = loop.create_task(self._take_size())
+            self._taking.add_done_callback(lambda _: self._listen())
 
     async def _take_size(self) -> None:
         """Have the drive as large as the storage is now."""

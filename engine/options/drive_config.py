@@ -58,9 +58,9 @@ MAX_FD = (1 << 31) - 1
 """Of a C int."""
 
 MAX_RECONNECT_S = 1e9
+"""Seconds: longer than anybody waits."""
 MAX_CONNECTIONS = 8
 """As many have a place in a drive's ledger (workers/nbd/ledger.pxd)."""
-"""Seconds: longer than anybody waits."""
 
 BLOCK_SIZES = {
     "logical_block_size": MAX_LOGICAL_BLOCK_BYTES,

@@ -14,7 +14,7 @@ from tests.crash.crash_build import crash_environment
 from tests.rigs.child_process import ends_with_tests, wait_end
 from tests.rigs.engine_rig import accepts
 from tests.rigs.left_records import note_socket
-from tests.rigs.process_tree import drive_processes_of, process_name, zygotes_of
+from tests.rigs.process_tree import drive_processes_of, has_ended, process_name, zygotes_of
 
 START_TIMEOUT_S = 60.0
 END_TIMEOUT_S = 30.0
@@ -157,18 +157,9 @@ def listening_engine(
 def wait_gone(pids: Sequence[int]) -> None:
     """Wait until none of these processes is there any more."""
     deadline = time.monotonic() + END_TIMEOUT_S
-    while left := [pid for pid in pids if _is_running(pid)]:
+    while left := [pid for pid in pids if not has_ended(pid)]:
         assert time.monotonic() < deadline, f"left behind: {[(pid, _role(pid)) for pid in left]}"
         time.sleep(_POLL_S)
-
-
-def _is_running(pid: int) -> bool:
-    """Whether the process has not ended (one that nobody has reaped yet has)."""
-    try:
-        stat = Path(f"/proc/{pid}/stat").read_text()
-    except (FileNotFoundError, ProcessLookupError):
-        return False
-    return stat.rpartition(")")[2].split()[0] not in "ZX"
 
 
 def _role(pid: int) -> str:

@@ -26,7 +26,7 @@ from tests.rigs.child_process import ends_with_tests, environment_with_path, wai
 from tests.rigs.inline_device import GPA, UVA_OFFSET, GuestRam
 from tests.rigs.left_records import note_socket
 from tests.rigs.mock_driver import MockDriver
-from tests.rigs.process_tree import children_of, drive_processes_of, process_name, zygotes_of
+from tests.rigs.process_tree import children_of, drive_processes_of, has_ended, process_name, zygotes_of
 
 PROGRAM = str(Path(sys.executable).with_name("vhost-user-ringblk"))
 BACKENDS = str(Path(__file__).with_name("backends"))
@@ -174,7 +174,7 @@ class Engine:
     def assert_nothing_left(self, children: set[int]) -> None:
         assert not self.socket_path.exists()
         assert shared_names(self.segment_name) == []
-        eventually(lambda: not any(is_alive(pid) for pid in children), "the children's end")
+        eventually(lambda: all(map(has_ended, children)), "the children's end")
 
     def __enter__(self) -> "Engine":
         return self
@@ -198,13 +198,6 @@ class EngineWithWorkers(Engine):
 
     def __init__(self, *options: str, **arguments: Any) -> None:
         super().__init__(*options, program=standing_workers.PROGRAM, **arguments)
-
-
-def is_alive(pid: int) -> bool:
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
-    except (FileNotFoundError, ProcessLookupError):  # the latter: gone since it was opened
-        return False
 
 
 class RawQueue:

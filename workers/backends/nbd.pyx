@@ -33,9 +33,9 @@ SYSTEM_CALLS = """
 """libnbd's for the handshake, the transmission's and the timer's."""
 
 cdef class NbdBackend(NativeBackend):
-    """The export that `uri` names, over so many connections if its server allows several. After `reconnect_s` without a connection requests fail; None: they wait.
+    """The export that `uri` names, over so many `connections` if its server allows several.
 
-    Raises BackendError.
+    After `reconnect_s` without a connection requests fail; None: they wait. Raises BackendError.
     """
 
     cdef readonly object export

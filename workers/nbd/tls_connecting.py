@@ -9,6 +9,7 @@ from collections.abc import Callable
 
 from ringblk.workers.nbd.export import ExportFound
 from ringblk.workers.nbd.negotiation import START_TLS, Conversation, NotServed
+from ringblk.workers.nbd.tls_files import reason_of
 from ringblk.workers.nbd.tls_session import PaddedRecords, TlsSession
 
 _RECEIVE_BYTES = 1 << 16
@@ -171,8 +172,7 @@ def describe_failure(error: Exception) -> str:
     if isinstance(error, ssl.SSLCertVerificationError):
         return f"the server's certificate is refused: {error.verify_message}"
     if isinstance(error, ssl.SSLError):
-        reason = (error.reason or str(error)).replace("_", " ").lower()
-        return f"no TLS with the server: {reason}"
+        return f"no TLS with the server: {reason_of(error)}"
     if isinstance(error, OSError):
         return error.strerror or str(error)
     return str(error)

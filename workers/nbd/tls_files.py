@@ -80,8 +80,7 @@ def _check(files: TlsFiles) -> None:
     try:
         make_context(files)
     except ssl.SSLError as error:
-        reason = (error.reason or str(error)).replace("_", " ").lower()
-        raise BadTlsFiles(f"{os.path.join(folder, CERTIFICATE)} and {KEY}: {reason}") from None
+        raise BadTlsFiles(f"{os.path.join(folder, CERTIFICATE)} and {KEY}: {reason_of(error)}") from None
 
 
 def keep_files(files: TlsFiles) -> int:
@@ -111,6 +110,11 @@ def make_context(files: TlsFiles) -> ssl.SSLContext:
     if files.certificate:
         _load_certificate(context, files)
     return context
+
+
+def reason_of(error: ssl.SSLError) -> str:
+    """OpenSSL's reason, for people."""
+    return (error.reason or str(error)).replace("_", " ").lower()
 
 
 def _load_certificate(context: ssl.SSLContext, files: TlsFiles) -> None:

@@ -16,8 +16,9 @@ from ringblk import RequestStatus
 from ringblk.engine.options.drive_names import NAME_RULE
 from ringblk.shm.segments.shared_folder import shared_names
 from tests.rigs.control_group import control_group
-from tests.rigs.engine_rig import DEADLINE_S, Engine, Gate, eventually, is_alive
+from tests.rigs.engine_rig import DEADLINE_S, Engine, Gate, eventually
 from tests.rigs.many_drives import DISK_BYTES, ManyDrives
+from tests.rigs.process_tree import has_ended
 from tests.stress.drive_rounds import run_rounds
 
 
@@ -47,7 +48,7 @@ def test_a_drive_comes_and_goes(engine: ManyDrives) -> None:
     assert engine.delete("vm1") == (204, b"")
     assert not engine.socket_path("vm1").exists()
     assert (engine.segments(), engine.records(), engine.children()) == ([], [], set())
-    assert not any(map(is_alive, processes))
+    assert all(map(has_ended, processes))
     assert engine.control.ask("GET", "/drives/vm1")[0] == 404
     assert engine.control.ask("DELETE", "/drives/vm1")[0] == 404
     assert engine.image("vm1").read_bytes()[:1] == b"a"

@@ -18,11 +18,11 @@ from tests.rigs.engine_rig import (
     RawFrontend,
     RawQueue,
     eventually,
-    is_alive,
     raw_frontend,
 )
 from tests.rigs.inline_device import GPA, IN, OK, UNSUPP
 from tests.rigs.mock_driver import MockDriver
+from tests.rigs.process_tree import has_ended
 
 DISK_BYTES = 1 << 20
 QUEUE_SIZE = 64
@@ -175,7 +175,7 @@ def test_an_engine_takes_over_more_long_chains_than_it_has_room_for(tmp_path: Pa
             engine.process.kill()
             engine.process.wait()
             # The zygote ends before they do: no worker is to go on while it still can.
-            eventually(lambda: not any(map(is_alive, children)), "the children's end")
+            eventually(lambda: all(map(has_ended, children)), "the children's end")
         state.close()
     with EngineWithWorkers(*options(tmp_path, f"--queue-size={QUEUE_SIZE}")) as engine:
         frontend.connection.close()

@@ -17,11 +17,11 @@ from tests.rigs.engine_rig import (
     MEMORY_BYTES,
     Engine,
     eventually,
-    is_alive,
     own_lines,
     run_program,
 )
 from tests.rigs.many_drives import DISK_BYTES, ManyDrives
+from tests.rigs.process_tree import has_ended
 
 MEMORY = {"backend": "memory", "backend_arg": {"size_bytes": str(MEMORY_BYTES)}}
 
@@ -50,7 +50,7 @@ def test_nothing_is_left_of_any(engine: ManyDrives) -> None:
     assert engine.segments() == []
     assert engine.records() == []
     assert list(engine.folder.glob("*.sock")) == []
-    eventually(lambda: not any(map(is_alive, children)), "the children's end")
+    eventually(lambda: all(map(has_ended, children)), "the children's end")
 
 
 def test_a_child_has_nothing_of_another_drive(engine: ManyDrives) -> None:

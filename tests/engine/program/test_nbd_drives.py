@@ -19,6 +19,7 @@ from ringblk.workers.block.protocol import RequestStatus
 from tests.rigs.engine_process import EngineProcess
 from tests.rigs.engine_rig import DEADLINE_S, Engine, run_program
 from tests.rigs.many_drives import ManyDrives
+from tests.rigs.nbd_drive import SERVING, WAYS, finish, kill_client, run_load, submit_write
 from tests.rigs.nbd_server import NbdServer, free_port, needs_nbd
 from tests.rigs.scripted_nbd import (
     ALL_FLAGS,
@@ -31,8 +32,6 @@ pytestmark = needs_nbd()
 SIZE_BYTES = 8 << 20
 BLOCK = 4096
 NBDKIT = ["nbdkit", "-t", "8"]
-WAYS = ["sync", "psync"]
-"""By the dispatcher, by a worker."""
 
 
 @pytest.fixture
@@ -47,18 +46,6 @@ def server_command(program: str, image: Path) -> list[str]:
     if program == "nbdkit":
         return [*NBDKIT, "file", str(image)]
     return [program, "--shared=8", "--format=raw", "--discard=unmap", str(image)]
-
-
-def run_load(load: VerifiedLoad, count: int) -> None:
-    wanted = load.request_count + count
-    while load.request_count < wanted:
-        load.step()
-
-
-def finish(load: VerifiedLoad) -> None:
-    load.drain()
-    load.verify_all()
-    assert load.fault_count == 0, load.faults
 
 
 @pytest.mark.parametrize("io_engine", WAYS)
@@ -102,10 +89,6 @@ def test_deaths_and_restarts_of_the_server_under_load(tmp_path: Path, image: Pat
                 engine.kill(chosen.choice(roles))
         run_load(load, 50)
         finish(load)
-
-
-SERVING = 1
-"""The connection of the first process that serves the drive: one before was for a look (--format=raw)."""
 
 
 class HeldAnswers:
@@ -186,20 +169,6 @@ def test_the_dead_may_have_received_any_part_of_an_answer(
 
 def options(server: ScriptedNbd, *more: str) -> list[str]:
     return [f"--uri={server.uri}", "--format=raw", *more]
-
-
-def kill_client(engine: EngineProcess, io_engine: str) -> None:
-    """Kill the process that has the connections, and wait until that is known."""
-    engine.kill("dispatcher" if io_engine == "sync" else "worker-0")
-    engine.wait_log("died: killed by SIGKILL")
-
-
-def submit_write(disk: Frontend, offset_bytes: int, data: bytes) -> int:
-    buffer = disk.allocate(len(data))
-    buffer.view[:] = data
-    token = disk.submit_write(offset_bytes, buffer)
-    disk.submit()
-    return token
 
 
 def test_requests_fail_after_a_while_without_the_server(tmp_path: Path) -> None:

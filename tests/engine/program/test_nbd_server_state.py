@@ -16,6 +16,7 @@ from ringblk.engine.frontend.request import RequestFailed
 from ringblk.workers.block.protocol import RequestStatus
 from tests.rigs.engine_rig import DEADLINE_S, eventually
 from tests.rigs.many_drives import ManyDrives
+from tests.rigs.nbd_drive import submit_write
 from tests.rigs.nbd_server import needs_nbd
 from tests.rigs.scripted_nbd import ALL_FLAGS, CAN_MULTI, FLUSH, WRITE, NbdRequest, ScriptedNbd
 
@@ -38,14 +39,6 @@ def served(
 
 def state_of(engine: ManyDrives) -> Any:
     return engine.control.get("/drives/vm1")["state"]
-
-
-def submit_write(disk: Frontend, offset_bytes: int, data: bytes) -> int:
-    buffer = disk.allocate(len(data))
-    buffer.view[:] = data
-    token = disk.submit_write(offset_bytes, buffer)
-    disk.submit()
-    return token
 
 
 def metric(engine: ManyDrives, name: str) -> float:

@@ -10,6 +10,7 @@ from ringblk import Frontend
 from ringblk.workers.block.protocol import RequestStatus
 from tests.rigs.engine_process import EngineProcess
 from tests.rigs.engine_rig import DEADLINE_S
+from tests.rigs.nbd_drive import submit_write
 from tests.rigs.nbd_server import needs_nbd
 from tests.rigs.scripted_nbd import WRITE, NbdRequest, ScriptedNbd
 
@@ -31,10 +32,7 @@ def test_another_engine_goes_on_once_the_server_has_answered(tmp_path: Path) -> 
             EngineProcess(tmp_path / "socket", options) as first,
             Frontend(str(tmp_path / "socket"), request_timeout_s=DEADLINE_S) as disk,
         ):
-            buffer = disk.allocate(BLOCK)
-            buffer.view[:] = b"A" * BLOCK
-            token = disk.submit_write(0, buffer)
-            disk.submit()
+            token = submit_write(disk, 0, b"A" * BLOCK)
             assert server.wait(lambda: server.count(WRITE) == 1)
             second = EngineProcess(tmp_path / "socket", [*options, "--takeover"])
             second.wait_log("taking over from the engine")

@@ -20,6 +20,7 @@ from ringblk.workers.block.protocol import RequestStatus
 from tests.rigs.engine_process import EngineProcess
 from tests.rigs.engine_rig import DEADLINE_S, Engine, run_program
 from tests.rigs.many_drives import ManyDrives
+from tests.rigs.nbd_drive import SERVING, WAYS, finish, kill_client, run_load, submit_write
 from tests.rigs.nbd_server import NbdServer, free_port, needs_nbd
 from tests.rigs.scripted_nbd import READ, WRITE, NbdRequest, ScriptedNbd, simple
 from tests.rigs.tls_certificates import Certificates
@@ -27,8 +28,6 @@ from tests.rigs.tls_certificates import Certificates
 pytestmark = needs_nbd("openssl")
 SIZE_BYTES = 4 << 20
 BLOCK = 4096
-WAYS = ["sync", "psync"]
-"""By the dispatcher, by a worker."""
 
 
 @pytest.fixture(scope="module")
@@ -42,18 +41,6 @@ def image(tmp_path: Path) -> Path:
     path.touch()
     os.truncate(path, SIZE_BYTES)
     return path
-
-
-def run_load(load: VerifiedLoad, count: int) -> None:
-    wanted = load.request_count + count
-    while load.request_count < wanted:
-        load.step()
-
-
-def finish(load: VerifiedLoad) -> None:
-    load.drain()
-    load.verify_all()
-    assert load.fault_count == 0, load.faults
 
 
 @pytest.mark.parametrize("io_engine", WAYS)
@@ -96,10 +83,6 @@ def test_a_verified_load_with_deaths(
         assert "refuses" not in engine.log
 
 
-SERVING = 1
-"""The connection of the first process that serves the drive: one before was for a look (--format=raw)."""
-
-
 def server_context(certificates: Certificates, version: ssl.TLSVersion, ciphers: str = "") -> ssl.SSLContext:
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(certificates.server / "server-cert.pem", certificates.server / "server-key.pem")
@@ -111,14 +94,6 @@ def server_context(certificates: Certificates, version: ssl.TLSVersion, ciphers:
 
 def encrypted_uri(server: ScriptedNbd, certificates: Certificates) -> str:
     return f"{server.uri.replace('nbd', 'nbds', 1)}&tls-certificates={certificates.client}"
-
-
-def submit_write(disk: Frontend, offset_bytes: int, data: bytes) -> int:
-    buffer = disk.allocate(len(data))
-    buffer.view[:] = data
-    token = disk.submit_write(offset_bytes, buffer)
-    disk.submit()
-    return token
 
 
 @pytest.mark.parametrize("io_engine", WAYS)
@@ -162,8 +137,7 @@ def test_nothing_is_done_again_before_the_server_has_answered_the_dead(
         tokens += [disk.submit_read(place * BLOCK, buffer) for place, buffer in enumerate(buffers)]
         disk.submit()
         assert server.wait(lambda: server.count(WRITE) == 1 and server.count(READ) == 2)
-        engine.kill("dispatcher" if io_engine == "sync" else "worker-0")
-        engine.wait_log("died: killed by SIGKILL")
+        kill_client(engine, io_engine)
         may_read.set()
         assert [has_answered.acquire(timeout=DEADLINE_S) for _ in buffers] == [True, True]
         # A successor would connect: that is what it does first.

@@ -23,11 +23,11 @@ from tests.rigs.engine_rig import (
     Gate,
     RawFrontend,
     eventually,
-    is_alive,
     raw_frontend,
     run_program,
 )
 from tests.rigs.inline_device import FLUSH, IN, OK, OUT
+from tests.rigs.process_tree import has_ended
 
 ENDING_SIGNALS = pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
 
@@ -275,7 +275,7 @@ def an_orphan_is_removed_by_our_next_engine() -> bool:
     with EngineWithWorkers(*MEMORY) as killed:
         children = killed.children()
         killed.end(signal.SIGKILL)
-        eventually(lambda: not any(is_alive(pid) for pid in children), "the children's end")
+        eventually(lambda: all(map(has_ended, children)), "the children's end")
         with EngineWithWorkers(*MEMORY) as next_one:
             assert shared_names(killed.segment_name) == []
             return killed.segment_name in next_one.log()

@@ -15,11 +15,11 @@ from tests.rigs.engine_rig import (
     Gate,
     RawFrontend,
     eventually,
-    is_alive,
     raw_frontend,
 )
 from tests.rigs.inline_device import FLUSH, GPA, IN, IOERR, OK, OUT, UNSUPP
 from tests.rigs.mock_driver import DESC_F_NEXT, MockDriver
+from tests.rigs.process_tree import has_ended
 
 DISK_BYTES = 1 << 20
 MEMORY = ("--backend=memory", f"--backend-arg=size_bytes={DISK_BYTES}", "--num-queues=2")
@@ -197,7 +197,7 @@ def test_the_supervisor_dies(tmp_path: Path) -> None:
         children = engine.children()
         assert len(children) == 4
         engine.end(signal.SIGKILL)
-        eventually(lambda: not any(is_alive(pid) for pid in children), "the children's end")
+        eventually(lambda: all(map(has_ended, children)), "the children's end")
         with EngineWithWorkers(*MEMORY):
             assert shared_names(engine.segment_name) == []
         assert engine.socket_path.exists()  # a path of its own: only an engine that wants it removes it

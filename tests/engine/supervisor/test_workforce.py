@@ -12,8 +12,9 @@ from ringblk.engine.statistics.statistics import StatisticsSnapshot, take_snapsh
 from ringblk.shm.state.segment import StateSegment
 from tests.rigs import hasty_workers
 from tests.rigs.control_client import ControlClient
-from tests.rigs.engine_rig import MEMORY, Engine, Gate, RawFrontend, eventually, is_alive, raw_frontend
+from tests.rigs.engine_rig import MEMORY, Engine, Gate, RawFrontend, eventually, raw_frontend
 from tests.rigs.inline_device import IN, OK, OUT
+from tests.rigs.process_tree import has_ended
 
 PSYNC = (*MEMORY, "--io-engine=psync")
 
@@ -83,7 +84,7 @@ def test_a_worker_with_a_request_does_not_go(tmp_path: Path) -> None:
             assert workers_of(engine) == [busy], number
         gate.open()
         frontend.queues[0].wait_used(1)
-        eventually(lambda: not is_alive(busy), "its end")
+        eventually(lambda: has_ended(busy), "its end")
 
 
 def test_one_that_dies_idle_has_a_successor_when_there_is_work() -> None:
