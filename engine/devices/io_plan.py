@@ -6,7 +6,7 @@ import msgspec
 
 from ringblk.engine.base.exit_status import ExitStatus
 from ringblk.engine.base.program_error import ProgramError
-from ringblk.shm.platform.form import LINUX
+from ringblk.shm.platform.abilities import HAS_URING
 from ringblk.shm.platform.kernel_files import sysctl
 from ringblk.shm.platform.process_table import own_seccomp_mode
 from ringblk.workers.backends.native import NativeBackend
@@ -85,7 +85,7 @@ def _check_uring(io_engine: str, backend: NativeBackend) -> None:
 
 def uring_problem() -> UringProblem | None:
     """None where there is an io_uring: one is made."""
-    if not LINUX:
+    if not HAS_URING:
         return UringProblem("there is none in the portable forms", "Linux has one; docs/portability.md")
     try:
         Uring(2)

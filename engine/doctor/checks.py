@@ -23,9 +23,9 @@ from ringblk.engine.doctor.login_checks import check_remove_ipc
 from ringblk.engine.doctor.sandbox_checks import check_landlock, check_sandbox, check_seccomp
 from ringblk.engine.doctor.server_checks import check_server, is_uri
 from ringblk.engine.doctor.system_checks import check_forms, check_watching
-from ringblk.shm.platform.form import LINUX
+from ringblk.shm.platform.abilities import HAS_ALL
 
-LINUX_CHECKS: tuple[HostCheck, ...] = (
+ALL_CHECKS: tuple[HostCheck, ...] = (
     check_pidfd,
     check_memfd,
     check_shared_memory,
@@ -48,7 +48,7 @@ PORTABLE_CHECKS: tuple[HostCheck, ...] = (
     check_cores,
     check_engines,
 )
-HOST_CHECKS = LINUX_CHECKS if LINUX else PORTABLE_CHECKS
+HOST_CHECKS = ALL_CHECKS if HAS_ALL else PORTABLE_CHECKS
 
 
 class Findings(msgspec.Struct, frozen=True):

@@ -5,7 +5,7 @@ import msgspec
 from ringblk.engine.base.number_text import size_text
 from ringblk.engine.devices.io_plan import IoPlan
 from ringblk.engine.options.drive_config import DriveConfig
-from ringblk.shm.platform.form import LINUX
+from ringblk.shm.platform.abilities import HAS_SANDBOX
 from ringblk.workers.backends.native import NativeBackend
 from ringblk.workers.sandbox.sandbox import Sandbox
 
@@ -46,7 +46,7 @@ def first_line(config: DriveConfig, facts: DriveFacts, size_bytes: int, *, is_re
 
 def _sandbox_level(config: DriveConfig, sandbox: Sandbox) -> str:
     level = "off" if config.sandbox == "off" else "on"
-    if not LINUX and config.sandbox != "off":
+    if not HAS_SANDBOX and config.sandbox != "off":
         level = "off (none in this build)"
     elif sandbox.missing:
         level += f" without {' and '.join(sandbox.missing)}"

@@ -6,7 +6,7 @@ from ringblk.engine.base.exit_status import ExitStatus
 from ringblk.engine.base.program_error import ProgramError
 from ringblk.engine.devices.device_kind import DeviceKind
 from ringblk.engine.options.drive_config import DriveConfig
-from ringblk.shm.platform.form import LINUX
+from ringblk.shm.platform.abilities import HAS_SANDBOX
 from ringblk.workers.backends.native import NativeBackend
 from ringblk.workers.sandbox.process_user import ProcessUser, UnknownUser
 from ringblk.workers.sandbox.sandbox import Sandbox
@@ -50,7 +50,7 @@ def plan_sandbox(
     except OSError as error:
         where = f"--sandbox-allow {error.filename}" if error.filename else "--sandbox"
         raise ProgramError(f"{where}: {error.strerror or error}", ExitStatus.FAILED) from error
-    if sandbox.missing and LINUX:  # else there is none to miss, and the drive's first line says so
+    if sandbox.missing and HAS_SANDBOX:  # else there is none to miss, and the drive's first line says so
         missing = " and no ".join(sandbox.missing)
         if config.sandbox == "on":
             raise ProgramError(f"--sandbox on: this kernel has no {missing}", ExitStatus.FAILED)

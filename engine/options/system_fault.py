@@ -6,7 +6,12 @@ the system is refused where it is tried: direct I/O, which macOS has in a form o
 
 from typing import Protocol
 
-from ringblk.shm.platform.form import LINUX
+from ringblk.shm.platform.abilities import (
+    HAS_FILE_HANDLES,
+    HAS_MESSAGE_BATCHES,
+    HAS_SANDBOX,
+    HAS_URING,
+)
 
 _PORTABLE = "this build has portable forms alone (docs/portability.md)"
 
@@ -33,14 +38,12 @@ class AskedOfSystem(Protocol):
 
 def system_fault(asked: AskedOfSystem) -> str | None:
     """The option that cannot be had, and why; None: there is none, as on Linux always."""
-    if LINUX:
-        return None
-    if asked.shared_dir is not None:
+    if not HAS_FILE_HANDLES and asked.shared_dir is not None:
         return f"--shared-dir {asked.shared_dir}: it takes Linux's file handles to share one, and {_PORTABLE}"
-    if (asked.uri or "").startswith("nbd"):
+    if not HAS_MESSAGE_BATCHES and (asked.uri or "").startswith("nbd"):
         return f"--uri {asked.uri}: NBD needs sendmmsg and recvmmsg of Linux, and {_PORTABLE}"
-    if asked.io_engine.startswith("io_uring"):
+    if not HAS_URING and asked.io_engine.startswith("io_uring"):
         return f"--io-engine {asked.io_engine}: io_uring is Linux's, and {_PORTABLE}"
-    if asked.sandbox == "on":
+    if not HAS_SANDBOX and asked.sandbox == "on":
         return f"--sandbox on: it is made of Landlock and seccomp of Linux, and {_PORTABLE}"
     return None

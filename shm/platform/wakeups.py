@@ -8,6 +8,8 @@ import stat
 from ringblk.shm.platform.descriptors import kind_of
 from ringblk.shm.platform.form import LINUX
 
+IS_EVENTFD = LINUX
+"""Whether one is an eventfd; else a FIFO."""
 _EVENTFD = "anon_inode:[eventfd]"  # proc(5); a path of a file's own begins with a slash
 _ONE = (1).to_bytes(8, "little")
 

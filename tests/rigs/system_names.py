@@ -14,6 +14,7 @@ MODULES = (
     "os",
     "resource",
     "select",
+    "selectors",
     "signal",
     "socket",
     "stat",

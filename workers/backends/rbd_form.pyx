@@ -8,14 +8,13 @@ from libc.errno cimport EIO, ENOMEM, EOPNOTSUPP
 from libc.stdlib cimport calloc, free, realloc
 from libc.string cimport memcpy
 
-from ringblk.shm.platform.form cimport IS_LINUX
 from ringblk.shm.platform.wakeup_fd cimport drain_wakeup
 from ringblk.workers.backends.asynchronous cimport (
     STORAGE_DISCARD, STORAGE_FLUSH, STORAGE_READ, STORAGE_WRITE, STORAGE_WRITE_ZEROES,
 )
 from ringblk.workers.rbd.client cimport rbd_image_t
 
-from ringblk.shm.platform.wakeups import make_wakeup
+from ringblk.shm.platform.wakeups import IS_EVENTFD, make_wakeup
 
 cdef extern from "<rbd/librbd.h>" nogil:
     ctypedef void *rbd_completion_t
@@ -42,7 +41,7 @@ cdef class RbdForm(AsyncForm):
         cdef int result
         self.image = image
         self.ready_fd = make_wakeup()
-        result = rbd_set_image_notification(image.image, self.ready_fd, EVENT_TYPE_EVENTFD if IS_LINUX else EVENT_TYPE_PIPE)
+        result = rbd_set_image_notification(image.image, self.ready_fd, EVENT_TYPE_EVENTFD if IS_EVENTFD else EVENT_TYPE_PIPE)
         if result < 0:
             raise OSError(-result, os.strerror(-result))
 

@@ -17,6 +17,13 @@ REFUSED = {
     "--sandbox on": {**DISK, "sandbox": "on"},
 }
 """What is asked for, by the words that the refusal begins with."""
+ABILITIES = ("HAS_FILE_HANDLES", "HAS_MESSAGE_BATCHES", "HAS_SANDBOX", "HAS_URING")
+
+
+def lack_all(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As a build of the portable forms does."""
+    for ability in ABILITIES:
+        monkeypatch.setattr(system_fault, ability, False)
 
 
 @pytest.mark.parametrize("option", REFUSED)
@@ -24,7 +31,7 @@ def test_what_a_system_has_not_is_refused_in_one_line(option: str, monkeypatch: 
     config = DriveConfig(**REFUSED[option])  # type: ignore[arg-type]
     if LINUX:
         config.check()
-    monkeypatch.setattr(system_fault, "LINUX", False)
+    lack_all(monkeypatch)
     with pytest.raises(ProgramError) as refused:
         config.check()
     text = str(refused.value)
@@ -35,7 +42,7 @@ def test_what_a_system_has_not_is_refused_in_one_line(option: str, monkeypatch: 
 
 @pytest.mark.parametrize("io_engine", ["auto", "psync", "sync"])
 def test_all_else_is_let_through(io_engine: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(system_fault, "LINUX", False)
+    lack_all(monkeypatch)
     for sandbox in ("auto", "off"):
         DriveConfig(**DISK, io_engine=io_engine, sandbox=sandbox).check()  # type: ignore[arg-type]
     DriveConfig(socket_path="s", uri="rbd:pool/disk").check()
