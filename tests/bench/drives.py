@@ -184,6 +184,7 @@ def _parser() -> argparse.ArgumentParser:
         metavar="NAME=FOLDER",
         help="the engine of another checkout too, where ./scripts/setup has run",
     )
+    add("--variant", action="append", default=[], metavar="ARGS", help="one engine with these options, too")
     add("--no-peers", action="store_true", help="our engine alone")
     add("--json", type=Path, metavar="FILE", help="write all figures there")
     return parser
@@ -194,6 +195,9 @@ def main() -> None:
     arguments = _parser().parse_args()
     options = shlex.split(arguments.engine_args)
     specs = [engine_fleet(options), one_engine_fleet(options)]
+    for variant in arguments.variant:
+        both = [*options, *shlex.split(variant)]
+        specs.append(one_engine_fleet(both, name=f"ringblk {variant}"))
     for build in arguments.engine_build:
         name, _, folder = build.partition("=")
         programs = Path(folder, ".venv", "bin")

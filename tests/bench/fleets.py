@@ -59,6 +59,11 @@ class Fleet:
                 raise BackendFailed(f"not all sockets accept: {self._log.read_text()}")
             time.sleep(_LOOK_S)
 
+    @property
+    def main_pids(self) -> list[int]:
+        """Those that were started."""
+        return [process.pid for process in self._processes]
+
     def pids(self) -> list[int]:
         """All processes that there are now."""
         return [pid for process in self._processes for pid in descendants(process.pid)]

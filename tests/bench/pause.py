@@ -8,11 +8,12 @@ A round of an upgrade starts a new engine with `--takeover` under a load of as m
 longest time between two completions; the driver connects again as soon as the old engine has gone.
 
 A round of `control-plane` kills that of an engine with a list under such a load, and takes the longest time
-between two completions; it takes turns with one that kills nobody, and with one in which another engine
-starts beside.
+between two completions; it takes turns with one that kills nobody, and with one in which that of another
+engine is killed (`control_plane`).
 """
 
 import argparse
+import itertools
 import os
 import signal
 import statistics
@@ -42,6 +43,8 @@ class Pause(msgspec.Struct):
     rounds: int
     median_ms: float
     worst_ms: float
+    least_ms: float | None = None
+    quartiles_ms: tuple[float, float] | None = None
 
 
 def child_of(supervisor_pid: int, role: str) -> int | None:
@@ -166,22 +169,38 @@ def measure_upgrades(folder: Path, rounds: int, options: list[str]) -> Pause:
 
 
 def measure_control_plane(folder: Path, rounds: int, options: list[str]) -> list[Pause]:
-    """Kill it as many times, and as many times do not (`control_plane.KINDS`)."""
-    from tests.bench.control_plane import KINDS, KilledControlPlane
+    """Kill it as many times, and as many times do not (`control_plane.KINDS`); and the differences."""
+    from tests.bench.control_plane import ANOTHER, KILLED, KINDS, LEFT_ALONE, KilledControlPlane
 
     (io_engine,) = [each.removeprefix("--io-engine=") for each in options if each.startswith("--io-engine=")]
     engine = KilledControlPlane(folder, io_engine)
     gaps_s: dict[str, list[float]] = {kind: [] for kind in KINDS}
     try:
-        for _ in range(rounds):
-            for kind, found in gaps_s.items():
-                found.append(engine.longest_gap_s(kind))
+        for index in range(rounds):
+            for kind in itertools.islice(itertools.cycle(KINDS), index, index + len(KINDS)):
+                gaps_s[kind].append(engine.longest_gap_s(kind))
     finally:
         engine.close()
-    return [
-        Pause(kind, rounds, round(1000 * statistics.median(found), 2), round(1000 * max(found), 2))
-        for kind, found in gaps_s.items()
-    ]
+    for first, second in ((KILLED, ANOTHER), (ANOTHER, LEFT_ALONE)):
+        pairs = zip(gaps_s[first], gaps_s[second], strict=True)
+        gaps_s[f"{first} - {second}"] = [one - other for one, other in pairs]
+    return [_spread(kind, found) for kind, found in gaps_s.items()]
+
+
+def _spread(kind: str, gaps_s: list[float]) -> Pause:
+    gaps_ms = [round(1000 * gap_s, 2) for gap_s in gaps_s]
+    low, middle, high = (
+        statistics.quantiles(gaps_ms, n=4, method="inclusive") if len(gaps_ms) > 1 else gaps_ms * 3
+    )
+    return Pause(kind, len(gaps_ms), middle, max(gaps_ms), min(gaps_ms), (low, high))
+
+
+def _line(pause: Pause) -> str:
+    line = f"{pause.killed:34} {pause.rounds:6} {pause.median_ms:10.2f} {pause.worst_ms:10.2f}"
+    if pause.quartiles_ms is not None:
+        low, high = pause.quartiles_ms
+        line += f"  (least {pause.least_ms:.2f}, quartiles {low:.2f} and {high:.2f})"
+    return line
 
 
 def main() -> None:
@@ -197,7 +216,7 @@ def main() -> None:
     )
     arguments = parser.parse_args()
     found = []
-    print(f"{'killed':14} {'rounds':>6} {'median ms':>10} {'worst ms':>10}")
+    print(f"{'killed':34} {'rounds':>6} {'median ms':>10} {'worst ms':>10}")
     with tempfile.TemporaryDirectory(dir=arguments.folder) as folder:
         options = arguments.engine_args.split()
         for role in arguments.what.split(","):
@@ -208,10 +227,7 @@ def main() -> None:
             else:
                 pauses = [measure(Path(folder), role, arguments.rounds, options)]
             for pause in pauses:
-                print(
-                    f"{pause.killed:14} {pause.rounds:6} {pause.median_ms:10.2f} {pause.worst_ms:10.2f}",
-                    flush=True,
-                )
+                print(_line(pause), flush=True)
             found += pauses
     print(msgspec.json.encode(found).decode())
 
