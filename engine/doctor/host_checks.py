@@ -1,6 +1,7 @@
 """What a drive needs of the host, whatever its image: each is asked for as an engine asks for it."""
 
 import errno
+import itertools
 import os
 import resource
 from collections.abc import Callable
@@ -72,7 +73,13 @@ def check_open_files(need: Need) -> CheckResult:
         return failure(name, str(error).partition(f": {OPEN_FILES_MEND}")[0], OPEN_FILES_MEND)
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     limit = "no limit" if hard == resource.RLIM_INFINITY else f"{hard} may be open"
-    slot_count = files.mem_slot_count(str(need.drive_count - 1))
+    in_use = list(
+        itertools.takewhile(lambda drive: not files.admit(drive), map(str, range(need.drive_count)))
+    )
+    slot_count = files.mem_slot_count(in_use[-1])  # there is room for one at least
+    if len(in_use) < need.drive_count:
+        what = f"{limit}: enough for {need.drive_count} drives, and for a front end at {len(in_use)} of them"
+        return warning(name, what, OPEN_FILES_MEND)
     what = f"{limit}: enough for {slot_count} memory slots a drive"
     if slot_count < MAX_MEM_SLOTS and need.drive_count == 1:
         return warning(name, f"{what}, of {MAX_MEM_SLOTS}", OPEN_FILES_MEND)

@@ -125,8 +125,8 @@ class Drive:
 
     def first_line(self) -> str:
         """What it says of itself at its start."""
-        size_bytes = self.device.capacity_bytes
-        return first_line(self.config, self.facts, size_bytes, is_read_only=self.device.read_only)
+        device = self.device
+        return first_line(self.config, self.facts, device.capacity_bytes, is_read_only=device.read_only)
 
     def listen(self, keeper: SocketKeeper) -> None:
         """Open the socket that front ends come to. The keeper has it, too. Raises `ProgramError`."""
@@ -153,6 +153,7 @@ class Drive:
     def _go_on(self, adopted: AdoptedDrive) -> None:
         """Be where another control plane has ended. Raises `AdoptionFailed` and `OSError`."""
         kept = adopted.kept
+        self._open_files.admit(self.name, kept.session.slot_count)
         self._keeper.resume(kept, adopted.parts)
         self._resumed = adopted.resume_session(self, self._keeper)
         if self.window_bytes and (channel_fd := self._resumed[0].channel_fd) is not None:
@@ -172,10 +173,9 @@ class Drive:
         What is in flight then is done before it returns. Raises `ProcessesFailed`; the front end goes on with
         another engine then.
         """
-        loop = asyncio.get_running_loop()
-        serving = loop.create_task(self._serve(on_change))
-        ending = loop.create_task(self._is_to_end.wait())
-        failing = loop.create_task(self.processes.wait_failure())
+        serving = asyncio.create_task(self._serve(on_change))
+        ending = asyncio.create_task(self._is_to_end.wait())
+        failing = asyncio.create_task(self.processes.wait_failure())
         self.news.begin(self.tell_size)
         try:
             ends: set[asyncio.Future[Any]] = {serving, ending, failing}
@@ -213,9 +213,11 @@ class Drive:
         if self.layers is not None:
             self.layers.jobs.begin()
         async for connected in listener.connections(adopted):
+            if session is None and (reason := self._open_files.admit(self.name)):
+                listener.turn_away(connected, reason)
+                continue
             self._keeper.when_kept = partial(listener.settle, connected)
-            self._current.session = session or Session(connected, self, self._keeper)
-            session = None
+            self._current.session, session = session or Session(connected, self, self._keeper), None
             if not self._keeper.is_keeping:
                 listener.settle(connected)
             self.state.set_connected(True)
@@ -226,9 +228,9 @@ class Drive:
             try:
                 await serve_turn(self._current.session, connected, listener)
             finally:
-                self._keeper.when_kept = None
-                self._current.session = None
+                self._keeper.when_kept = self._current.session = None
                 self.state.set_connected(False)
+                self._open_files.leave(self.name, self.processes.workers_up)
                 on_change()
 
     def end(self, *, for_successor: bool = False, is_removed: bool = False) -> None:
@@ -249,10 +251,8 @@ class Drive:
     def tell_size(self) -> None:
         """Tell the driver of another size, where its front end takes that."""
         is_told = self._current.session is not None and self._current.session.notify_config_change()
-        size_bytes = self.device.capacity_bytes
-        _log.info(
-            "the drive has %d bytes; the driver %s", size_bytes, "is told" if is_told else "is not told"
-        )
+        told = "is told" if is_told else "is not told"
+        _log.info("the drive has %d bytes; the driver %s", self.device.capacity_bytes, told)
 
     async def stop(self) -> None:
         """End its processes; the session has been reset, so nothing is in flight, or they were killed."""

@@ -141,6 +141,10 @@ class DriveProcesses:
             children["dispatcher"] = self._dispatcher.child
         return children
 
+    def workers_up(self) -> int:
+        """How many workers there are now."""
+        return len(self._workers.children)
+
     # Messages
 
     async def ask(

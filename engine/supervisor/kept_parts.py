@@ -36,8 +36,18 @@ class _Part(msgspec.Struct):
     data: bytes = b""
     fds: dict[int, int] = {}
     """By handle."""
+    lent: set[int] = set()
+    """Handles of those that are somebody else's."""
     lifeline: int = 0
     """As `KeepState` has it."""
+
+    def drop(self, handle: int) -> None:
+        """Have it no more."""
+        fd = self.fds.pop(handle)
+        if handle in self.lent:
+            self.lent.discard(handle)
+        else:
+            os.close(fd)
 
 
 class KeptParts:
@@ -51,13 +61,20 @@ class KeptParts:
         self._parts: dict[str, _Part] = {}
         self._last_handle = 0
 
-    def keep(self, part: str, fds: Sequence[int]) -> list[int]:
-        """Have copies of these kept; returns a handle for each, never used before. Raises `OSError`."""
-        copies = copy_fds(fds)
+    def keep(self, part: str, fds: Sequence[int], *, are_lent: bool = False) -> list[int]:
+        """Have copies of these kept; returns a handle for each, never used before. Raises `OSError`.
+
+        This process has copies, too, for the next dispatcher; `are_lent`: it needs none, as these stay open
+        for as long as the part names them.
+        """
+        copies = fds if are_lent else copy_fds(fds)
         handles = list(range(self._last_handle + 1, self._last_handle + 1 + len(fds)))
         self._last_handle += len(fds)
         added = dict(zip(handles, copies, strict=True))
-        self._parts.setdefault(part, _Part()).fds |= added
+        kept = self._parts.setdefault(part, _Part())
+        kept.fds |= added
+        if are_lent:
+            kept.lent.update(handles)
         for message, few in _fds_messages(part, added):
             self._link.tell(message, few)
         return handles
@@ -78,7 +95,7 @@ class KeptParts:
         kept = self._parts.setdefault(part, _Part())
         used = set(handles)
         for handle in kept.fds.keys() - used:
-            os.close(kept.fds.pop(handle))
+            kept.drop(handle)
         kept.data, kept.lifeline = data, lifeline
         if begins:
             self._link.begin()
@@ -100,14 +117,14 @@ class KeptParts:
     def close(self) -> None:
         """Let go of all copies; nobody is to go on."""
         for kept in self._parts.values():
-            for fd in kept.fds.values():
-                os.close(fd)
+            for handle in list(kept.fds):
+                kept.drop(handle)
         self._parts.clear()
 
     def resume(self, adopted: "AdoptedParts", part: str, handles: Iterable[int], lifeline: int = 0) -> None:
         """Go on with a part of a predecessor's. Raises `AdoptionFailed` and `OSError`."""
         fds = {handle: adopted.take(handle) for handle in handles}
-        self._parts[part] = _Part(adopted.states[part], fds, lifeline)
+        self._parts[part] = _Part(adopted.states[part], fds, lifeline=lifeline)
         self._last_handle = max([self._last_handle, *adopted.fds])
 
 

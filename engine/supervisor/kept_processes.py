@@ -100,14 +100,16 @@ class ProcessesKeeper:
 
     def note_dispatcher(self, child: Child[Any]) -> None:
         """There is a dispatcher, or another."""
-        process = self._keep_process(child)
+        # It is closed once this process has ended; the next dispatcher is told of none but its own.
+        process = self._keep_process(child, is_lent=True)
         if self._kept is not None:
             program_id = self._setup.program_id
             self._keep(msgspec.structs.replace(self._kept, dispatcher=process, program_id=program_id))
             return
         storage, storage_fds = self._setup.backend.hand_over()
         storage_handles = self._parts.keep(PROCESSES_PART, storage_fds)
-        segment, eventfd, listening = self._parts.keep(PROCESSES_PART, self._own_fds)
+        # All three are there until nothing is kept any more (`DispatcherProcess.close`).
+        segment, eventfd, listening = self._parts.keep(PROCESSES_PART, self._own_fds, are_lent=True)
         kept = KeptProcesses(
             name=self._setup.drive_name,
             config=self._setup.config,
@@ -144,8 +146,8 @@ class ProcessesKeeper:
             others = {other: worker for other, worker in self._kept.workers.items() if other != index}
             self._keep(msgspec.structs.replace(self._kept, workers=others))
 
-    def _keep_process(self, child: Child[Any]) -> KeptProcess:
-        (pidfd,) = self._parts.keep(PROCESSES_PART, [child.pidfd])
+    def _keep_process(self, child: Child[Any], *, is_lent: bool = False) -> KeptProcess:
+        (pidfd,) = self._parts.keep(PROCESSES_PART, [child.pidfd], are_lent=is_lent)
         return KeptProcess(child.pid, pidfd, child.ring_fd)
 
     def _keep(self, kept: KeptProcesses) -> None:

@@ -2,6 +2,7 @@
 
 import contextlib
 import errno
+import logging
 import os
 import socket
 import stat
@@ -19,6 +20,8 @@ MAX_PATH_BYTES = 107
 """sun_path of struct sockaddr_un, without the zero at its end (unix(7))."""
 BACKLOG = 8
 """How many may wait to be accepted."""
+
+_log = logging.getLogger(__name__)
 
 
 class Listener:
@@ -98,6 +101,11 @@ class Listener:
         """Return once another front end waits for its turn; not for an inherited connection."""
         assert self._waiting is not None, "no connection has been asked for"
         await self._waiting.wait()
+
+    def turn_away(self, connected: socket.socket, reason: str) -> None:
+        """Close a connection that was given out, and that cannot be served."""
+        _log.error("a front end is turned away: %s", reason)
+        turn_away(connected, self._keeper)
 
     def settle(self, connected: socket.socket) -> None:
         """This connection needs no custody any more: its session has another, or begins without one."""

@@ -43,10 +43,9 @@ class WaitingFrontends:
         self._keeper = keeper
         self._ends: collections.OrderedDict[int, socket.socket] = collections.OrderedDict()
         self._arrived = asyncio.Event()
-        self._news = NewsSet()
+        self._news: NewsSet | None = None  # from the first on: a drive at rest has no descriptor for it
         self._loop = asyncio.get_running_loop()
         self._retry: asyncio.TimerHandle | None = None
-        self._loop.add_reader(self._news.fileno(), self._look)
         self._loop.add_reader(listening.fileno(), self._accept)
         for connected in came:
             self._let_in(connected)
@@ -56,7 +55,7 @@ class WaitingFrontends:
         while not self._ends:
             await self.wait()
         fd, connected = self._ends.popitem(last=False)
-        self._news.remove(fd)
+        self._open_news().remove(fd)
         look_ahead(connected, begin=False)
         return connected
 
@@ -71,14 +70,16 @@ class WaitingFrontends:
         if self._retry is not None:
             self._retry.cancel()
         self._loop.remove_reader(self._listening.fileno())
-        self._loop.remove_reader(self._news.fileno())
-        self._news.close()
+        if self._news is not None:
+            self._loop.remove_reader(self._news.fileno())
+            self._news.close()
         while self._ends:
             turn_away(self._ends.popitem()[1], self._keeper)
 
     def _accept(self) -> None:
         for _ in range(MAX_WAITING):  # the loop has other things to do; what is left is told again
             try:
+                self._open_news()
                 connected, _ = self._listening.accept()
             except BlockingIOError:
                 return
@@ -96,19 +97,26 @@ class WaitingFrontends:
             self._keeper.keep(connected, self._place)
             self._let_in(connected)
 
+    def _open_news(self) -> NewsSet:
+        """Raises `OSError`."""
+        if self._news is None:
+            self._news = NewsSet()
+            self._loop.add_reader(self._news.fileno(), self._look)
+        return self._news
+
     def _let_in(self, connected: socket.socket) -> None:
         take_inline(connected)
         look_ahead(connected, begin=True)
         connected.setblocking(False)
         self._ends[connected.fileno()] = connected
         # Each arrival is an event of its own: what came before stays unread.
-        self._news.add(connected.fileno())
+        self._open_news().add(connected.fileno())
         self._arrived.set()
 
     def _look(self) -> None:
         """Something was sent by those who wait, or they have gone."""
         is_changed = False
-        for fd, has_hung_up, _ in self._news.look():
+        for fd, has_hung_up, _ in self._open_news().look():
             if fd not in self._ends:
                 continue
             if has_hung_up:
@@ -129,7 +137,7 @@ class WaitingFrontends:
     def _drop(self, fd: int) -> None:
         connected = self._ends.pop(fd)
         with contextlib.suppress(OSError):
-            self._news.remove(fd)
+            self._open_news().remove(fd)
         turn_away(connected, self._keeper)
 
 

@@ -1,5 +1,6 @@
 """Descriptors set apart for drives: what all of them can need together is never more than there may be."""
 
+import itertools
 import re
 import resource
 from collections.abc import Iterator
@@ -10,8 +11,8 @@ import pytest
 from ringblk.engine.base.open_files import LEAST_MEM_SLOTS, MAX_MEM_SLOTS, OpenFiles
 from ringblk.engine.base.program_error import ProgramError
 
-LEAST, MOST = 206, 1637
-"""What one drive with four workers and a queue can need: with 32 memory slots, and with 509."""
+LEAST, MOST = 134, 1637
+"""What one drive with four workers and a queue can need: with 8 memory slots, and with 509."""
 
 
 class Limits:
@@ -57,12 +58,73 @@ def test_few_are_enough_for_few_memory_slots(limits: Limits) -> None:
 def test_hundreds_of_drives_have_room(limits: Limits) -> None:
     files = OpenFiles(is_sole=False)
     for number in range(700):
-        files.reserve(f"vm{number}", 4, 1)
+        files.reserve(f"vm{number}", 4, 1, 1)
+        assert files.admit(f"vm{number}") == ""
     slots = [files.mem_slot_count(f"vm{number}") for number in range(700)]
     assert slots[0] == MAX_MEM_SLOTS
     assert slots == sorted(slots, reverse=True)
     assert min(slots) >= LEAST_MEM_SLOTS
     assert limits.soft <= limits.hard
+
+
+def test_a_thousand_without_a_front_end_need_few(limits: Limits, caplog: pytest.LogCaptureFixture) -> None:
+    limits.hard = 20_000
+    files = OpenFiles(is_sole=False)
+    for number in range(1000):
+        files.reserve(f"vm{number}", 4, 1, 1)
+    assert files.admit("vm0") == ""
+    assert files.mem_slot_count("vm0") > LEAST_MEM_SLOTS
+    (line,) = caplog.messages
+    assert re.fullmatch(
+        r"20000 files may be open, \d+ drives can need \d+ once each of them has a front end: .*", line
+    )
+
+
+def test_a_front_end_that_finds_too_few_is_told_so_until_another_goes(limits: Limits) -> None:
+    limits.hard = 1000
+    files = OpenFiles(is_sole=False)
+    for number in range(20):
+        files.reserve(f"vm{number}", 4, 1, 1)
+    admitted = list(
+        itertools.takewhile(lambda drive: not files.admit(drive), (f"vm{each}" for each in range(20)))
+    )
+    assert 2 < len(admitted) < 20
+    refused = f"vm{len(admitted)}"
+    assert files.admit(refused).startswith(
+        f"too few files may be open for one more beside {len(admitted)} others:"
+    )
+    assert files.mem_slot_count(admitted[-1]) == LEAST_MEM_SLOTS
+    workers = [4, 4]
+    for drive in admitted[:2]:  # of the first the regions, too, make room
+        files.leave(drive, lambda: workers[0])
+    files.leave(admitted[-1], lambda: workers[0])
+    assert files.admit(refused) == ""
+    files.leave(refused, lambda: 0)
+    assert files.admit(admitted[-1]) == ""
+
+
+def test_workers_that_stay_count_as_long_as_they_stay(limits: Limits) -> None:
+    limits.hard = 800
+    files = OpenFiles(is_sole=False)
+    for drive in ("vm1", "vm2"):
+        files.reserve(drive, 60, 1, 1)
+    assert files.admit("vm1") == ""
+    workers = 60
+    files.leave("vm1", lambda: workers)
+    assert "too few files" in files.admit("vm2")
+    workers = 0
+    assert files.admit("vm2") == ""
+
+
+def test_a_front_end_of_before_is_never_turned_away(limits: Limits) -> None:
+    limits.hard = 300
+    files = OpenFiles(is_sole=False)
+    for drive in ("vm1", "vm2"):
+        files.reserve(drive, 4, 1, 1)
+    assert files.admit("vm1", 30) == ""
+    assert files.mem_slot_count("vm1") == 30
+    assert "too few files" in files.admit("vm2")
+    assert files.admit("vm2", 8) == ""
 
 
 def test_one_too_many_is_refused_with_the_figure_and_fits_where_another_goes(limits: Limits) -> None:
@@ -77,9 +139,10 @@ def test_one_too_many_is_refused_with_the_figure_and_fits_where_another_goes(lim
             count += 1
         except ProgramError as error:
             refusal = str(error)
-    assert count > 5
+    assert count > 100
     found = re.fullmatch(
-        r"only 2000 files may be open, (\d+) drives with (\d+) workers and \d+ queues can need (\d+): .*",
+        r"only 2000 files may be open, (\d+) drives with (\d+) workers and \d+ queues need at least (\d+):"
+        r" .*",
         refusal,
     )
     assert found is not None
@@ -89,6 +152,7 @@ def test_one_too_many_is_refused_with_the_figure_and_fits_where_another_goes(lim
     add("another")
     with pytest.raises(ProgramError):
         add("one more")
+    assert files.admit("vm1") == "", "there is room for the front end of one"
 
 
 def test_more_workers_count_as_well(limits: Limits) -> None:

@@ -317,7 +317,8 @@ def test_a_drive_that_could_need_too_many_files_is_refused_with_the_figure(engin
     status, answer = engine.put("vm2", workers=64)
     assert status == 400
     assert re.search(
-        r"only 400 files may be open, 2 drives with 65 workers and 2 queues can need \d+", answer["error"]
+        r"only 400 files may be open, 2 drives with 65 workers and 2 queues need at least \d+",
+        answer["error"],
     )
     status, answer = engine.control.ask("PATCH", "/drives/vm1", {"workers": 64, "iops": 5})
     assert (status, answer["field"]) == (400, "workers")

@@ -51,13 +51,16 @@ def test_open_files(tmp_path: Path, hard: int, state: str) -> None:
 def test_more_drives_workers_and_queues_need_more() -> None:
     for options, what in (
         (("--workers=64", "--num-queues=64"), "64 workers and 64 queues can need"),
-        (("--drives=100",), "15 drives with 60 workers and 15 queues can need 3235"),
+        (("--drives=100",), "40 drives with 160 workers and 40 queues need at least 703"),
     ):
-        status, found = run_doctor(*options, prepare=open_files(700 if len(options) == 2 else 3200))
+        status, found = run_doctor(*options, prepare=open_files(700))
         check = found[None]["open files"]
         assert (status, check.state) == (1, "failure")
         assert what in check.what
     assert run_doctor("--drives=10", prepare=open_files(3200))[1][None]["open files"].state == "ok"
+    check = run_doctor("--drives=100", prepare=open_files(3200))[1][None]["open files"]
+    assert check.state == "warning"
+    assert re.search(r"enough for 100 drives, and for a front end at \d+ of them", check.what)
 
 
 def test_io_uring_that_a_filter_refuses() -> None:
