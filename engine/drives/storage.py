@@ -1,9 +1,12 @@
 """A drive's storage: opened before all else, closed when no process uses it any more."""
 
+import asyncio
 import logging
+from functools import partial
 from typing import NamedTuple
 
 from ringblk.engine.base.exit_status import ExitStatus
+from ringblk.engine.base.in_thread import in_thread
 from ringblk.engine.base.program_error import ProgramError
 from ringblk.engine.devices.io_plan import IoPlan
 from ringblk.engine.options.drive_config import DriveConfig
@@ -88,6 +91,33 @@ def _open_backend(config: DriveConfig) -> NativeBackend:
         raise ProgramError(f"--base {error}", ExitStatus.FAILED) from error
     except BackendError as error:
         raise ProgramError(f"{config.storage_option.partition(' ')[0]} {error}", ExitStatus.FAILED) from error
+
+
+SAVE_S = 60.0
+"""How long a drive's end waits for its disk to take what closing the storage brings to it."""
+
+
+async def save_storage(backend: NativeBackend, save_s: float = SAVE_S) -> bool:
+    """Bring to the disk what `close_storage` would wait for, beside all else.
+
+    False, and a log line: the disk does not answer. Who closes the storage would wait for it, too, and its
+    descriptors are in use.
+    """
+    if not backend.saves_at_close:
+        return True
+    saving = asyncio.get_running_loop().create_task(in_thread(partial(_try_to_save, backend)))
+    if (await asyncio.wait([saving], timeout=save_s))[0]:
+        return True
+    _log.error("its disk does not answer within %g s: the storage is left open", save_s)
+    saving.cancel()
+    return False
+
+
+def _try_to_save(backend: NativeBackend) -> None:
+    try:
+        backend.save()
+    except OSError:
+        _log.debug("closing tries again, and says why not", exc_info=True)
 
 
 def close_storage(backend: NativeBackend) -> bool:

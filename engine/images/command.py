@@ -72,7 +72,10 @@ def add_parser(subparsers: Any) -> argparse.ArgumentParser:
     create.add_argument(
         "size", type=parse_size_bytes, nargs="?", help="such as 10G (of an overlay: its base's)"
     )
-    create.add_argument("--base", metavar="FILE", help="make an overlay on this raw image or block device")
+    create.add_argument(
+        "--base", metavar="FILE", help="make an overlay on this raw image, block device, or other overlay"
+    )
+    create.add_argument("--base-snapshot", metavar="SNAPSHOT", help="which snapshot of that overlay")
     create.add_argument("--preallocate", action="store_true", help="take up its room on the disk now")
     _add_force(create)
 
@@ -221,6 +224,8 @@ def _create(arguments: argparse.Namespace) -> None:
         return
     if arguments.size is None:
         raise ImageError("a raw image needs a size, an overlay a --base")
+    if arguments.base_snapshot is not None:
+        raise ImageError("--base-snapshot goes with --base")
     target = Path(os.path.realpath(arguments.image))
     with _naming(arguments.image):
         partial = PartialFile(target, replace=arguments.force)

@@ -61,7 +61,7 @@ def add_states(parser: argparse.ArgumentParser) -> None:
 
 def create(arguments: argparse.Namespace) -> None:
     """`create --base`: an overlay without blocks."""
-    create_overlay(arguments.image, arguments.base, arguments.size)
+    create_overlay(arguments.image, arguments.base, arguments.size, arguments.base_snapshot)
 
 
 def info(arguments: argparse.Namespace) -> None:

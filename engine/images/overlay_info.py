@@ -49,11 +49,14 @@ def read_overlay_info(folder: str) -> OverlayInfo:
     """Look at an overlay, which may be in use. Raises `ImageError`, `OSError`."""
     with OverlayImage(folder, is_watched=True) as image:
         rest = BlockSet.of_range(0, block_count(image.size_bytes))
-        layers, own_blocks = [], 0
+        layers, own_blocks, shared_blocks = [], 0, 0
         for each in image.layers:
             seen = each.states.own & rest
             rest = rest - seen
-            own_blocks += len(seen) if each.overlay == folder else 0
+            if each.overlay == folder:
+                own_blocks += len(seen)
+            else:
+                shared_blocks += len(seen)
             layers.append(
                 LayerInfo(
                     layer_id=each.layer.layer_id.hex(),
@@ -70,6 +73,9 @@ def read_overlay_info(folder: str) -> OverlayInfo:
             )
         on_branch = {each.layer.layer_id for each in image.layers}
         base_bytes = None if image.base_fd is None else os.lseek(image.base_fd, 0, os.SEEK_END)
+        if base_bytes is not None:  # nothing of it is seen through a layer that ends before
+            seen_bytes = min([base_bytes, *(each.layer.size_bytes for each in image.layers)])
+            shared_blocks += len(rest & BlockSet.of_range(0, block_count(seen_bytes)))
         return OverlayInfo(
             path=utf8_text(folder),
             size_bytes=image.size_bytes,
@@ -77,7 +83,7 @@ def read_overlay_info(folder: str) -> OverlayInfo:
             base=utf8_text(os.fsdecode(image.chain.base.path)) if image.chain.base.path else None,
             base_bytes=base_bytes,
             own_blocks=own_blocks,
-            shared_blocks=block_count(image.size_bytes) - own_blocks,
+            shared_blocks=shared_blocks,
             layers=layers,
             other_snapshots=sorted(
                 layer.name

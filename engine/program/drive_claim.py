@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 
 import msgspec
 
+from ringblk.engine.base.in_thread import in_thread
 from ringblk.engine.base.program_error import ProgramError
 from ringblk.engine.drives.image_users import engines_on, is_engine
 from ringblk.engine.drives.names import supervisor_of
@@ -87,9 +88,14 @@ def remove_left(plans: Sequence[DrivePlan], *, is_again: bool = False) -> None:
 async def claim_drive(plan: DrivePlan) -> FoundRecord | None:
     """Be the only one on a drive that comes while others are served. Raises `ProgramError`."""
     claim = ImageClaim(plan.hold, takes_over=False)
-    while not claim.attempt():
+    while not await _attempt(plan, claim):
         await asyncio.sleep(LOOK_S)
     return _find_if_held(plan)
+
+
+async def _attempt(plan: DrivePlan, claim: ImageClaim) -> bool:
+    """One whose layers are read and written for it may wait for their disk: the others don't."""
+    return claim.attempt() if plan.backend.layered is None else await in_thread(claim.attempt)
 
 
 def _look_at_predecessors(config: EngineConfig, plans: Sequence[DrivePlan]) -> dict[str, _Predecessors]:

@@ -62,7 +62,7 @@ class DriveList:
         self._open_files = OpenFiles(is_sole=config.is_sole)
         self._changing: dict[str, asyncio.Task[None]] = {}
         self._openers = StorageOpeners()
-        self.upgrade = Upgrade(config, zygote)
+        self.upgrade = Upgrade(config, zygote, self._openers)
         self._opening: set[str] = set()
         self._is_ending = False
         if carried:
@@ -315,6 +315,7 @@ class DriveList:
 
     async def finish(self) -> None:
         """Wait until all have ended, and end their processes."""
+        self._openers.end_idle()
         await asyncio.gather(*(served.finish() for served in self))
 
     def close(self) -> bool:

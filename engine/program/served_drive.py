@@ -17,13 +17,14 @@ from ringblk.engine.drives.making import make_drive
 from ringblk.engine.drives.plan import DrivePlan, plan_drive
 from ringblk.engine.drives.record import FoundRecord
 from ringblk.engine.drives.sandbox_plan import plan_user
-from ringblk.engine.drives.storage import OpenedStorage, close_storage
+from ringblk.engine.drives.storage import OpenedStorage, close_storage, save_storage
 from ringblk.engine.options.config import EngineOptions, of_drive, place_of
 from ringblk.engine.options.drive_config import DriveConfig
 from ringblk.engine.options.drive_names import SOLE_DRIVE
 from ringblk.engine.program.drive_claim import Claims, claim_drive, find_record
+from ringblk.engine.program.opener import open_here
 from ringblk.engine.program.orphans import Orphan
-from ringblk.engine.program.storage_opening import StorageOpeners, open_here
+from ringblk.engine.program.storage_opening import StorageOpeners
 from ringblk.engine.supervisor.cgroup import DriveCgroup
 from ringblk.engine.supervisor.drive_processes import ProcessesFailed
 from ringblk.engine.supervisor.kept_parts import AdoptionFailed
@@ -57,6 +58,8 @@ class ServedDrive:
         self._open_files: OpenFiles | None = None
         self._cgroup: DriveCgroup | None = None
         self._sockets: SocketKeeper = NOTHING_KEPT
+        self._is_stuck = False
+        """Whether its storage cannot be closed."""
 
     @property
     def is_sole(self) -> bool:
@@ -245,6 +248,8 @@ class ServedDrive:
         if self.drive is not None:
             self.drive.stop_listening()
             await self.drive.stop()
+        if self.plan is not None:
+            self._is_stuck = not await save_storage(self.plan.backend)
 
     def close(self) -> bool:
         """Let go of all that is its; False where the storage has failed at that."""
@@ -260,4 +265,4 @@ class ServedDrive:
                 return True
             plan, self.plan = self.plan, None
             plan.sandbox.close()
-            return close_storage(plan.backend)
+            return not self._is_stuck and close_storage(plan.backend)

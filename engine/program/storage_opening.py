@@ -2,88 +2,58 @@
 
 What a file is on may hang, an NFS server for example, and who opens it or reads from it hangs with it, where
 not even SIGKILL ends that. So while others are served a process of its own does that and hands over the
-descriptor. It has nothing of the other drives, and the engine can end without it. A class of a user's is made
-in the engine itself: its object cannot be handed over.
+descriptors (`Opener`). It has nothing of the other drives, and the engine can end without it. One that has
+nothing to do stays for a while: the next storage needs no fork. A class of a user's is made in the engine
+itself: its object cannot be handed over.
 """
 
 import asyncio
-import contextlib
-import logging
 import os
-import signal
-import socket
-from functools import partial
-
-import msgspec
 
 from ringblk.engine.base.exit_status import ExitStatus
-from ringblk.engine.base.printable_text import printable
 from ringblk.engine.base.program_error import ProgramError
-from ringblk.engine.devices.io_plan import IoPlan, plan_io
 from ringblk.engine.drives.drives import DriveBusy
-from ringblk.engine.drives.storage import OpenedStorage, close_storage, open_storage
-from ringblk.engine.images.served_format import check_served_format
+from ringblk.engine.drives.storage import OpenedStorage
 from ringblk.engine.options.drive_config import DriveConfig
+from ringblk.engine.program.opener import NotOpened, Opened, Opener, open_here, take_opened
 from ringblk.engine.supervisor.child import describe_end
-from ringblk.engine.supervisor.own_forks import OwnProcess, fork_from_here
 from ringblk.engine.vhost_user.message_socket import wait_readable
-from ringblk.shm.platform.process import signal_process
-from ringblk.shm.sync.channel import Channel, ChannelClosed
+from ringblk.shm.sync.channel import ChannelClosed
 from ringblk.workers.backends.direct_open import descriptor_of
-from ringblk.workers.backends.open_storage import OpenStorage
-from ringblk.workers.backends.opening import take_backend
 
 OPEN_S = 30.0
 """How long storage may take to open: a disk that has to spin up first needs some seconds."""
-MAX_REASON = 16384
-"""Characters; a message has room for more."""
+IDLE_S = 60.0
+"""How long a process waits for the next storage. It costs memory, and a fork costs milliseconds."""
 OPENER_LIMIT = 24
 """Storages that are being opened at once; the control API has more connections, for all else."""
 
-_log = logging.getLogger(__name__)
 
-
-class _Opened(msgspec.Struct, tag=True, frozen=True):
-    """What was opened; its descriptors come along."""
-
-    storage: OpenStorage
-    io: IoPlan
-
-
-class _NotOpened(msgspec.Struct, tag=True, frozen=True):
-    """Why not, as a `ProgramError` has it."""
-
-    reason: str
-    exit_status: ExitStatus
-
-
-def open_here(config: DriveConfig, *, is_sole: bool) -> OpenedStorage:
-    """Open it in this process, which waits for it. Raises `ProgramError`."""
-    backend, fds = open_storage(config, is_sole=is_sole)
-    try:
-        check_served_format(config, backend)
-        return OpenedStorage(backend, fds, plan_io(config.io_engine, backend))
-    except BaseException:
-        close_storage(backend)
-        raise
+class _Ended(Exception):  # noqa: N818
+    """The process has ended before it has answered."""
 
 
 class StorageOpeners:
     """Opens storage while drives are served, in processes that may hang."""
 
-    def __init__(self, open_s: float = OPEN_S) -> None:
+    def __init__(self, open_s: float = OPEN_S, idle_s: float = IDLE_S) -> None:
         self._open_s = open_s
+        self._idle_s = idle_s
         self._waited_for: set[int] = set()
         """The processes whose answer somebody waits for."""
         self._hanging: dict[str, int] = {}
         """Those that were given up and have not ended, by what they were to open."""
+        self._ended: dict[Opener, asyncio.Future[int | None]] = {}
+        """All that there are; each future has the wait status once it was reaped."""
+        self._idle: Opener | None = None
+        self._idle_end: asyncio.TimerHandle | None = None
 
     async def open(self, config: DriveConfig) -> OpenedStorage:
         """Open it, beside all else.
 
         Raises `ProgramError`, `DriveBusy`, and `OSError` where there is no process for it.
         """
-        if config.blk_file is None and config.uri is None:  # a user's class, or a drive without a disk
+        if config.backend is not None or config.file_system is not None:
             return open_here(config, is_sole=False)
         option = config.storage_option
         if option in self._hanging:
@@ -91,70 +61,111 @@ class StorageOpeners:
             raise ProgramError(f"{option}: {text}", ExitStatus.FAILED)
         if len(self._waited_for) >= OPENER_LIMIT:
             raise DriveBusy(f"{OPENER_LIMIT} drives are being opened: try again when they are")
-        our_end, its_end = Channel.socketpair()
-        channel: Channel[_Opened | _NotOpened] = Channel(our_end, _Opened | _NotOpened)
-        with contextlib.closing(channel):
-            given = None if config.blk_file is None else descriptor_of(config.blk_file)
-            kept_fds = {its_end.fileno()} | (set() if given is None else {given})
-            with contextlib.closing(its_end):
-                opener = fork_from_here("rb-opener", partial(_open_and_tell, config, its_end), kept_fds)
-            return await self._receive(option, opener, channel)
+        given_fds = _given_fds(config)
+        if not given_fds and (idle := self._take_idle()) is not None:
+            try:
+                idle.ask(config)
+                return await self._receive(config, idle, is_kept=True)
+            except (ChannelClosed, _Ended):  # somebody has ended it: another comes
+                pass
+        opener = Opener(config, given_fds)
+        self._watch(opener)
+        try:
+            return await self._receive(config, opener, is_kept=not given_fds and config.uri is None)
+        except _Ended as error:
+            text = f"the process that was to open the storage ended {error}"
+            raise ProgramError(text, ExitStatus.FAILED) from None
 
-    async def _receive(
-        self, option: str, opener: OwnProcess, channel: Channel[_Opened | _NotOpened]
-    ) -> OpenedStorage:
-        self._waited_for.add(opener.pid)
-        ended = self._watch(option, opener)
+    async def _receive(self, config: DriveConfig, opener: Opener, *, is_kept: bool) -> OpenedStorage:
+        """What it answers. Raises `ProgramError`, `_Ended`."""
+        answer, fds = await self._wait(config, opener)
+        if is_kept:
+            asyncio.get_running_loop().add_reader(opener.channel.socket.fileno(), self._keep, opener)
+        else:
+            opener.channel.close()
+        if isinstance(answer, NotOpened):
+            raise ProgramError(answer.reason, answer.exit_status)
+        return take_opened(config, answer, fds)
+
+    async def _wait(self, config: DriveConfig, opener: Opener) -> tuple[Opened | NotOpened, list[int]]:
+        pid, ended = opener.process.pid, self._ended[opener]
+        self._waited_for.add(pid)
         try:
             async with asyncio.timeout(self._open_s):
-                await wait_readable(channel.socket.fileno())
+                await wait_readable(opener.channel.socket.fileno())
         except BaseException as error:
+            opener.channel.close()
             if not ended.done():
-                self._hanging[option] = opener.pid
-                signal_process(opener.pidfd, opener.pid, signal.SIGKILL)
+                self._hanging[config.storage_option] = pid
+                opener.kill()
             if not isinstance(error, TimeoutError):
                 raise
-            text = f"cannot be opened within {self._open_s:g} s: what it is on does not answer"
-            raise ProgramError(f"{option}: {text}", ExitStatus.FAILED) from None
+            what = "what it is on" if config.base is None else "what it or its base is on"
+            text = f"cannot be opened within {self._open_s:g} s: {what} does not answer"
+            raise ProgramError(f"{config.storage_option}: {text}", ExitStatus.FAILED) from None
         finally:
-            self._waited_for.discard(opener.pid)
+            self._waited_for.discard(pid)
         try:
-            received = channel.receive()
-            assert received is not None, "it was readable"
+            received = opener.channel.receive()
         except ChannelClosed:
-            text = f"the process that was to open the storage ended {describe_end(await ended)}"
-            raise ProgramError(text, ExitStatus.FAILED) from None
+            opener.channel.close()
+            raise _Ended(describe_end(await ended)) from None
+        assert received is not None, "it was readable"
         answer, fds = received
-        if isinstance(answer, _NotOpened):
-            raise ProgramError(answer.reason, answer.exit_status)
-        return OpenedStorage(take_backend(answer.storage, fds), frozenset(fds), answer.io)
+        assert isinstance(answer, Opened | NotOpened), "it was asked"
+        return answer, fds
 
-    def _watch(self, option: str, opener: OwnProcess) -> asyncio.Future[int | None]:
-        """Reap it, whenever it ends; the future has its wait status then."""
+    # Those that nobody waits for
+
+    def _keep(self, opener: Opener) -> None:
+        """It is ready for the next, or has ended: one is enough."""
         loop = asyncio.get_running_loop()
-        ended: asyncio.Future[int | None] = loop.create_future()
+        loop.remove_reader(opener.channel.socket.fileno())
+        try:
+            received = opener.channel.receive()
+        except ChannelClosed:
+            received = None
+        if received is None or self._idle is not None:
+            opener.channel.close()
+            return
+        self._idle = opener
+        self._idle_end = loop.call_later(self._idle_s, self.end_idle)
 
-        def see_end() -> None:
-            loop.remove_reader(opener.pidfd)
-            opener.when_reaped(ended.set_result)
-            os.close(opener.pidfd)
-            if self._hanging.get(option) == opener.pid:
+    def _take_idle(self) -> Opener | None:
+        if self._idle_end is not None:
+            self._idle_end.cancel()
+        opener, self._idle, self._idle_end = self._idle, None, None
+        return opener
+
+    def end_idle(self) -> None:
+        """Have none that waits for the next storage: it is gone when this returns."""
+        opener = self._take_idle()
+        if opener is None:
+            return
+        opener.channel.close()
+        opener.kill()
+        self._see_end(opener)  # nothing that it could hang in is open there
+
+    def _watch(self, opener: Opener) -> None:
+        """Reap it, whenever it ends."""
+        loop = asyncio.get_running_loop()
+        self._ended[opener] = loop.create_future()
+        loop.add_reader(opener.process.pidfd, self._see_end, opener)
+
+    def _see_end(self, opener: Opener) -> None:
+        process = opener.process
+        asyncio.get_running_loop().remove_reader(process.pidfd)
+        process.when_reaped(self._ended.pop(opener).set_result)
+        os.close(process.pidfd)
+        if self._idle is opener:
+            self._take_idle()
+            opener.channel.close()
+        for option, pid in list(self._hanging.items()):
+            if pid == process.pid:
                 del self._hanging[option]
 
-        loop.add_reader(opener.pidfd, see_end)
-        return ended
 
-
-def _open_and_tell(config: DriveConfig, end: socket.socket) -> None:
-    """All that the process does; it ends with what it has opened."""
-    channel: Channel[None] = Channel(end, None)
-    try:
-        opened = open_here(config, is_sole=False)
-        storage, fds = opened.backend.hand_over()
-    except ProgramError as error:
-        channel.send(_NotOpened(printable(str(error))[:MAX_REASON], error.exit_status))
-    except Exception as error:
-        _log.exception("the storage cannot be opened")
-        channel.send(_NotOpened(f"{type(error).__name__}: see the engine's log", ExitStatus.FAILED))
-    else:
-        channel.send(_Opened(storage, opened.io), fds)
+def _given_fds(config: DriveConfig) -> set[int]:
+    """Descriptors of this process's that the configuration's paths name (`/dev/fd/3`)."""
+    paths = (config.blk_file, config.base)
+    return {fd for path in paths if path is not None and (fd := descriptor_of(path)) is not None}

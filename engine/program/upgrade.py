@@ -12,6 +12,7 @@ from ringblk.engine.drives.drives import EngineDrive, UpgradeRefused
 from ringblk.engine.options.config import EngineConfig
 from ringblk.engine.program.adoption import as_begun, keep_config
 from ringblk.engine.program.installed import ask_installed
+from ringblk.engine.program.storage_opening import StorageOpeners
 from ringblk.engine.supervisor.zygote_process import Zygote
 from ringblk.engine.zygote.left_sockets import list_sockets
 from ringblk.engine.zygote.zygote import flush_standard_streams
@@ -24,9 +25,10 @@ _log = logging.getLogger(__name__)
 class Upgrade:
     """Of one engine."""
 
-    def __init__(self, config: EngineConfig, zygote: Zygote) -> None:
+    def __init__(self, config: EngineConfig, zygote: Zygote, openers: StorageOpeners) -> None:
         self._config = config
         self._zygote = zygote
+        self._openers = openers
 
     @property
     def program_id(self) -> str:
@@ -63,6 +65,7 @@ class Upgrade:
         restart.check_kept()
         sockets_fd = list_sockets(restart.sockets)
         crash_point("control plane: about to be upgraded")
+        self._openers.end_idle()  # nobody would reap it
         self._zygote.leave()
         crash_point("control plane: zygote left")
         try:

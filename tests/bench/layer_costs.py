@@ -1,9 +1,12 @@
 """What layers cost beside speed: bytes written, flushes, memory, and a snapshot when much is dirty."""
 
+import os
 import random
+import shutil
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 
 from ringblk import Frontend
@@ -134,35 +137,59 @@ def map_kib(pids: Iterable[int]) -> dict[str, int]:
 
 
 def measure_dirty_snapshots(report: LayerReport, folder: Path, rounds: int) -> None:
-    """The longest gap of a snapshot just after 2 GiB were written, past the page cache and through it."""
+    """The longest gap of a snapshot just after 2 GiB were written, past the page cache and through it.
+
+    Beside it that of a small file which this program makes in the same folder and flushes: a file system with
+    a journal has all wait for that who get new blocks, whoever asks.
+    """
     base = folder / "dirty base"
     make_sparse(base, 2 * _DIRTY_BYTES)
     filling = Load(depth=8, block_bytes=1 << 20, read_percent=0, pattern="sequential")
     for direct in ("auto", "off"):
-        quiet, taken = [], []
+        found: dict[str, list[float]] = {
+            "nothing else": [],
+            "a file is made and flushed beside": [],
+            "a snapshot is taken": [],
+        }
         for number in range(rounds):
-            with ExitStack() as stack:
-                overlay = folder / f"dirty {direct} {number}"
-                settings = {"vm": {"base": str(base), "overlay": str(overlay), "direct": direct}}
-                engine = stack.enter_context(ManyDrives(settings, program=PROGRAM))
-                with engine.frontend("vm", memory_size_bytes=16 << 20) as disk:
-                    written = 0
-                    while written < _DIRTY_BYTES:
-                        figures = generate_load(disk, filling, seconds=0.2, warm_up_s=0)
-                        written += figures.request_count << 20
-                    quiet.append(_gap(disk, engine, None))
-                    taken.append(_gap(disk, engine, f"number {number}"))
+            for what in found:
+                with ExitStack() as stack:
+                    overlay = folder / f"dirty {direct} {number} {what[:3]}"
+                    settings = {"vm": {"base": str(base), "overlay": str(overlay), "direct": direct}}
+                    engine = stack.enter_context(ManyDrives(settings, program=PROGRAM))
+                    with engine.frontend("vm", memory_size_bytes=16 << 20) as disk:
+                        written = 0
+                        while written < _DIRTY_BYTES:
+                            figures = generate_load(disk, filling, seconds=0.2, warm_up_s=0)
+                            written += figures.request_count << 20
+                        calls: dict[str, Callable[[], object]] = {
+                            "a file is made and flushed beside": partial(_flush_new_file, folder / "small"),
+                            "a snapshot is taken": partial(
+                                engine.control.ask, "POST", "/drives/vm/snapshots", {"name": "now"}
+                            ),
+                        }
+                        found[what].append(_gap(disk, calls.get(what)))
+                shutil.rmtree(overlay)  # the next is to have as much space and as little to write back
+                os.sync()
         how = {"auto": "past the page cache", "off": "through the page cache"}[direct]
-        report.add(f"2 GiB written {how}: longest gap, no snapshot", "ms", quiet)
-        report.add(f"2 GiB written {how}: longest gap, a snapshot is taken", "ms", taken)
+        for what, gaps in found.items():
+            report.add(f"2 GiB written {how}: longest gap, {what}", "ms", gaps)
 
 
-def _gap(disk: Frontend, engine: ManyDrives, snapshot: str | None) -> float:
-    """The longest time between two completions, while a snapshot is taken and thereafter."""
+def _flush_new_file(path: Path) -> None:
+    path.unlink(missing_ok=True)
+    with path.open("xb") as file:
+        file.write(bytes(_BLOCK_BYTES))
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _gap(disk: Frontend, call: Callable[[], object] | None) -> float:
+    """The longest time between two completions, while a call is made and thereafter."""
     writer = Writer(disk, 2 * _DIRTY_BYTES)
     longest_ms = 0.0
-    if snapshot is not None:
-        with asking(engine.control, "/drives/vm/snapshots", {"name": snapshot}) as ask:
+    if call is not None:
+        with asking(call) as ask:
             longest_ms = writer.run_until(ask.is_done)
     longest_ms = max(longest_ms, writer.run_for(_WINDOW_S))
     writer.drain()

@@ -7,7 +7,6 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from ringblk import Buffer, Frontend
-from tests.rigs.control_client import ControlClient
 
 DEPTH = 32
 _BLOCK_BYTES = 4096
@@ -55,15 +54,15 @@ class Writer:
 
 
 class Asking:
-    """A request of the control API in a thread."""
+    """A call in a thread, of the control API for one."""
 
-    def __init__(self, control: ControlClient, path: str, body: object) -> None:
+    def __init__(self, call: Callable[[], object]) -> None:
         self.took_ms = 0.0
-        self._thread = threading.Thread(target=self._ask, args=(control, path, body))
+        self._thread = threading.Thread(target=self._ask, args=(call,))
         self._thread.start()
 
-    def _ask(self, control: ControlClient, path: str, body: object) -> None:
-        self.took_ms = timed(lambda: control.ask("POST", path, body))
+    def _ask(self, call: Callable[[], object]) -> None:
+        self.took_ms = timed(call)
 
     def is_done(self) -> bool:
         """Whether it was answered."""
@@ -71,9 +70,9 @@ class Asking:
 
 
 @contextmanager
-def asking(control: ControlClient, path: str, body: object) -> Iterator[Asking]:
+def asking(call: Callable[[], object]) -> Iterator[Asking]:
     """Ask meanwhile."""
-    yield Asking(control, path, body)
+    yield Asking(call)
 
 
 def timed(call: Callable[[], object]) -> float:

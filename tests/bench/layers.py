@@ -11,6 +11,7 @@ import shutil
 import sys
 import tempfile
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import msgspec
@@ -73,7 +74,8 @@ def measure_snapshots(report: LayerReport, folder: Path, rounds: int) -> None:
             quiet, taken, took_ms = [], [], []
             for number in range(rounds):
                 quiet.append(writer.run_for(_WINDOW_S))
-                with asking(engine.control, "/drives/vm/snapshots", {"name": f"number {number}"}) as ask:
+                body: dict[str, str] = {"name": f"number {number}"}
+                with asking(partial(engine.control.ask, "POST", "/drives/vm/snapshots", body)) as ask:
                     gap_ms = writer.run_until(ask.is_done)
                 took_ms.append(ask.took_ms)
                 taken.append(max(gap_ms, writer.run_for(_WINDOW_S)))

@@ -1,3 +1,5 @@
+import os
+
 from ringblk.workers.backends.file import FileBackend
 from ringblk.workers.backends.image_lock import ImageLock
 from ringblk.workers.backends.native import NativeBackend
@@ -21,6 +23,13 @@ class LayeredBackend(NativeBackend):
     def stack(self) -> LayerStack: ...
     @property
     def lock_fd(self) -> int: ...
+    def note_asked(
+        self,
+        base_path: str | os.PathLike[str] | None,
+        size_bytes: int | None,
+        direct: str,
+        snapshot: str | None,
+    ) -> None: ...
     def image_lock(self) -> ImageLock: ...
     def is_current(self) -> bool: ...
     def open_again(self) -> None: ...

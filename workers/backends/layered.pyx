@@ -31,11 +31,15 @@ from ringblk.workers.sandbox.syscall_filter import FILE_CALLS, LOCK_CALLS
 cdef class LayeredBackend(NativeBackend):
     def __init__(self, base_path, folder, *, size_bytes=None, str direct="auto", snapshot=None):
         self.folder = os.fspath(folder)
-        self._base_path = base_path
-        self._snapshot = snapshot
-        self._direct = direct
-        self._asked_bytes = size_bytes
+        self.note_asked(base_path, size_bytes, direct, snapshot)
         self._hold()
+
+    def note_asked(self, base_path, size_bytes, str direct, snapshot):
+        """What it is opened with, here or in another process, and again where another engine changes it."""
+        self._base_path = base_path
+        self._asked_bytes = size_bytes
+        self._direct = direct
+        self._snapshot = snapshot
 
     def _hold(self):
         """Open all that there is. Nothing is read or written yet."""
@@ -215,13 +219,25 @@ cdef class LayeredBackend(NativeBackend):
         """What a block of the top layer is: 0 absent, 1 zeroes, 3 present."""
         return self.map.state(block)
 
+    @property
+    def saves_at_close(self):
+        """It does, where the map is this process's."""
+        return self.stack is not None and self.data.fd >= 0
+
+    def save(self):
+        """Save the map: a host that is shut down keeps what was written. Raises `OSError`."""
+        cdef LayerStack stack = self.stack
+        cdef int fd = self.data.fd, result
+        with nogil:
+            result = stack.save(fd)
+        if result < 0:
+            raise OSError(-result, os.strerror(-result))
+
     def close(self):
-        """Save the map, where it is this process's, and close all: a host that is shut down keeps what was written."""
+        """Save the map, where it is this process's, and close all."""
         try:
-            if self.stack is not None and self.data.fd >= 0:
-                result = self.stack.save(self.data.fd)
-                if result < 0:
-                    raise OSError(-result, os.strerror(-result))
+            if self.saves_at_close:
+                self.save()
         finally:
             self.fd = -1
             self.map = self.journal = self.stack = None

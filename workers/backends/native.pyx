@@ -287,6 +287,14 @@ cdef class NativeBackend:
         """How it stands with the server that keeps the bytes (`ServerConnection`); None: there is no server."""
         return None
 
+    @property
+    def saves_at_close(self):
+        """Whether `close` brings to the disk what was written: `save` does so before, where nobody else waits."""
+        return False
+
+    def save(self):
+        """Have `close` find nothing to be brought to the disk; no request may follow. Raises `OSError`."""
+
     def close(self):
         """Let go of what the backend holds in this process; no request may follow."""
 

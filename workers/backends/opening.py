@@ -2,7 +2,8 @@
 
 from collections.abc import Mapping, Sequence
 
-from ringblk.shm.sync.parcel import unpack_fds
+from ringblk.shm.platform.shared_memory import make_unnamed
+from ringblk.shm.sync.parcel import pack_fds, unpack_fds
 from ringblk.workers.backends.direct_io import DirectMode
 from ringblk.workers.backends.interface import BackendError
 from ringblk.workers.backends.native import NativeBackend
@@ -143,3 +144,43 @@ def take_backend(storage: OpenStorage, fds: Sequence[int]) -> NativeBackend:
             from ringblk.workers.backends.null import NullBackend
 
             return NullBackend(storage.size_bytes)
+
+
+def give_opened(backend: NativeBackend) -> tuple[OpenStorage, list[int], list[int]]:
+    """What to say of storage that is open and not claimed yet, the descriptors to send along, and those of
+    them that are to be closed when they were sent. Raises `OSError`.
+    """
+    storage, fds = backend.hand_over()
+    if backend.layered is None:
+        return storage, list(fds), []
+    packed, unneeded = pack_fds(fds)
+    chain_fd = make_unnamed("ringblk-chain", 0)  # it may be longer than a message
+    unneeded.append(chain_fd)
+    with open(chain_fd, "wb", closefd=False) as file:
+        file.write(backend.layered.chain.encode())
+    return storage, [chain_fd, *packed], unneeded
+
+
+def take_opened_overlay(
+    storage: OpenStorage,
+    fds: Sequence[int],
+    base: str | None,
+    *,
+    size_bytes: int | None,
+    direct: DirectMode,
+    snapshot: str | None,
+) -> NativeBackend:
+    """An overlay that another process has opened with these arguments (`give_opened`), to be claimed."""
+    from ringblk.workers.backends.overlay import OverlayBackend
+    from ringblk.workers.backends.overlay_open import OpenedOverlay
+    from ringblk.workers.layers.chain_form import Chain
+
+    assert isinstance(storage, OpenOverlay)
+    chain_fd, *packed = fds
+    with open(chain_fd, "rb") as file:
+        file.seek(0)
+        chain = Chain.decode(file.read())
+    found_fds = dict(zip(storage.fd_names, unpack_fds(packed, len(storage.fd_names)), strict=True))
+    backend = OverlayBackend.of(OpenedOverlay(storage, found_fds, chain))
+    backend.note_asked(base, size_bytes, direct, snapshot)
+    return backend

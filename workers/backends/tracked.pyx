@@ -121,6 +121,15 @@ cdef class TrackedBackend(NativeBackend):
         backend._settle()
         return backend
 
+    @property
+    def saves_at_close(self):
+        """It does, where it was begun here."""
+        return self.has_begun
+
+    def save(self):
+        """Bring the image to the disk. Raises `OSError`."""
+        os.fsync(self.data.fd)
+
     def close(self):
         """Close all. Where it was begun here the map is saved: no other process has the drive any more."""
         if self.data is None or self.data.fd < 0:

@@ -1,5 +1,6 @@
 """A layer as files: `data` has its blocks, `map` says which, `live` is the map in use (docs/layers.md)."""
 
+import contextlib
 import os
 import stat
 import time
@@ -88,22 +89,30 @@ def open_layer(layer_fd: int) -> LayerFiles:
         raise
 
 
-def make_layer(layer_fd: int, superblock: Superblock) -> None:
-    """Make a layer without blocks: it is there as soon as its map has its name. Raises `OSError`."""
+def make_layer(layer_fd: int, superblock: Superblock, *, is_named_by_chain: bool = False) -> None:
+    """Make a layer without blocks: it is there as soon as its map has its name, or a chain names it.
+
+    All files are made before the first is brought to the disk: a file system with a journal then writes that
+    once. Who writes to it meanwhile waits for each time. Raises `OSError`.
+    """
     data_bytes = block_count(superblock.size_bytes) * BLOCK_BYTES
-    for name, size_bytes, content in (
-        (DATA, data_bytes, b""),
-        (NEW_MAP, MapLayout.of(superblock.size_bytes).file_bytes, superblock.encode()),
-    ):
-        flags = os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW
-        fd = os.open(name, flags, FILE_MODE, dir_fd=layer_fd)
-        try:
+    map_name = MAP if is_named_by_chain else NEW_MAP
+    with contextlib.ExitStack() as stack:
+        fds = []
+        for name, size_bytes, content in (
+            (DATA, data_bytes, b""),
+            (map_name, MapLayout.of(superblock.size_bytes).file_bytes, superblock.encode()),
+        ):
+            flags = os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW
+            fd = os.open(name, flags, FILE_MODE, dir_fd=layer_fd)
+            stack.callback(os.close, fd)
             os.ftruncate(fd, size_bytes)
             os.pwrite(fd, content, 0)
+            fds.append(fd)
+        for fd in fds:
             os.fsync(fd)
-        finally:
-            os.close(fd)
-    os.rename(NEW_MAP, MAP, src_dir_fd=layer_fd, dst_dir_fd=layer_fd)
+    if not is_named_by_chain:
+        os.rename(NEW_MAP, MAP, src_dir_fd=layer_fd, dst_dir_fd=layer_fd)
     os.fsync(layer_fd)
 
 

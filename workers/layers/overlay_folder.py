@@ -128,7 +128,7 @@ def new_layer(folder_fd: int, chain: Chain, below: bytes, size_bytes: int) -> Ch
     layer = ChainLayer(layer_id=superblock.layer_id, below=below, size_bytes=size_bytes)
     os.mkdir(layer.folder, _FOLDER_MODE, dir_fd=folder_fd)
     with opened_layer(folder_fd, layer) as layer_fd:
-        make_layer(layer_fd, superblock)
+        make_layer(layer_fd, superblock, is_named_by_chain=True)
     os.fsync(folder_fd)
     crash_point("chain: layer made")
     return layer

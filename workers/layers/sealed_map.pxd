@@ -11,6 +11,7 @@ cdef class SealedMap:
     cdef object view          # keeps the mapping
     cdef const MapUnit *units
     cdef uint64_t *is_sound   # a bit for each unit: it was looked at
+    cdef bint is_damaged      # a unit was waited for in vain: nobody waits for another
 
     cdef int state_of(self, uint64_t block) noexcept nogil
     cdef uint64_t run_length(self, uint64_t first, uint64_t end, int *state) noexcept nogil

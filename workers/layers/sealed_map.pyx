@@ -15,6 +15,7 @@ from libc.stdint cimport uint8_t, uint64_t
 from libc.stdlib cimport calloc, free
 from libc.string cimport memcpy
 
+from ringblk.shm.platform.poll cimport poll
 from ringblk.shm.sync.atomic cimport load_acquire_64
 from ringblk.workers.files.holes cimport next_data
 from ringblk.workers.layers.checksum cimport crc32
@@ -27,7 +28,8 @@ cdef extern from * nogil:
     int __builtin_ctzll(unsigned long long value)
 
 cdef enum:
-    LOOKS = 1000              # at a unit that somebody may be writing to
+    LOOKS = 1000              # at a unit that somebody may be writing to: that takes less than a microsecond,
+    WAITS = 1000              # or until the host lets him go on, milliseconds
 
 cdef uint64_t EACH = 0x5555555555555555   # a bit for each block of a word
 
@@ -109,7 +111,11 @@ cdef class SealedMap:
         cdef int look
         if (self.is_sound[unit >> 6] >> (unit & 63)) & 1:
             return True
-        for look in range(LOOKS):   # who merges may be in the middle of writing it
+        for look in range(LOOKS + WAITS):   # who merges may be in the middle of writing it
+            if look >= LOOKS:
+                if self.is_damaged:
+                    break
+                poll(NULL, 0, 1)
             memcpy(&copy, &self.units[unit], UNIT_BYTES)
             place = 0
             if copy.checksum == 0 and copy.index == 0:
@@ -118,4 +124,5 @@ cdef class SealedMap:
             if place == UNIT_WORDS or (copy.index == unit and copy.checksum == crc32(&copy.index, UNIT_BYTES - 4)):
                 self.is_sound[unit >> 6] |= <uint64_t>1 << (unit & 63)
                 return True
+        self.is_damaged = True
         return False

@@ -15,6 +15,7 @@ from ringblk.engine.images.delta_import import import_delta
 from ringblk.engine.images.error import ImageError
 from ringblk.engine.images.overlay import OverlayImage
 from ringblk.engine.images.overlay_diff import changed_since
+from ringblk.engine.images.overlay_info import read_overlay_info
 from ringblk.workers.layers.changed_blocks import extents_of
 from ringblk.workers.layers.extent import Extent
 from tests.rigs.image_command import run_image
@@ -121,6 +122,43 @@ def test_a_wrong_base_is_refused(tmp_path: Path) -> None:
             base.write(b"another")
         assert run_image("create", changed, size_bytes, f"--base={changed.parent / 'base'}") == 0
         refuse_import(first, changed, "its base has not the content that the delta was made for")
+
+
+def test_an_overlay_on_a_snapshot_of_another(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with known_overlay(layers=two_snapshots()) as overlay:
+        clone, option = tmp_path / "clone", f"--base={overlay.folder}"
+        assert run_image("create", clone, option) == 1
+        assert (
+            "say which snapshot of it is the base (--base-snapshot; it has s0, s1)" in capsys.readouterr().err
+        )
+        assert run_image("create", clone, option, "--base-snapshot=none") == 1
+        assert "has no snapshot none: it has s0, s1" in capsys.readouterr().err
+        assert run_image("create", clone, f"--base={overlay.base}", "--base-snapshot=s0") == 1
+        assert "has no snapshots: it is no folder of an overlay" in capsys.readouterr().err
+        assert run_image("create", clone, "1M", "--base-snapshot=s0") == 1
+        assert "--base-snapshot goes with --base" in capsys.readouterr().err
+        assert run_image("create", clone, option, "--base-snapshot=s0") == 0
+        assert content_at(clone) == overlay.contents["s0"]
+        found = read_overlay_info(str(clone))
+        assert (found.own_blocks, found.shared_blocks) == (0, 13)  # the base has half of the last of them
+
+
+def test_what_lies_on_nothing_shares_nothing() -> None:
+    with known_overlay(layers=two_snapshots()) as overlay:
+        before = read_overlay_info(str(overlay.folder))
+        assert before.own_blocks > 0
+        assert before.shared_blocks > 0
+        assert run_image("flatten", overlay.folder) == 0
+        after = read_overlay_info(str(overlay.folder))
+        assert after.own_blocks >= before.own_blocks
+        assert after.shared_blocks == 0
+
+
+def test_what_is_beyond_the_base_is_not_shared(tmp_path: Path) -> None:
+    base = tmp_path / "base"
+    base.write_bytes(bytes(5 * 4096))
+    assert run_image("create", tmp_path / "overlay", "1M", f"--base={base}") == 0
+    assert read_overlay_info(str(tmp_path / "overlay")).shared_blocks == 5
 
 
 def test_an_overlay_that_was_written_to_since_is_refused(tmp_path: Path) -> None:

@@ -1,14 +1,15 @@
 """Storage that hangs when it is opened, while others are served: nobody waits for it but who has asked.
 
-Fault model: a file system takes the request to open an image and does not answer it, so that who opens it
-cannot even be killed; a process that opens an image is killed.
+Fault model: a file system takes the request to open an image, or an overlay's base, and does not answer it,
+so that who opens it cannot even be killed; a process that opens an image, or waits for the next, is killed; a
+disk does not take what is written to it at a drive's end.
 """
 
 import asyncio
 import os
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +17,13 @@ import pytest
 
 from ringblk.engine.base.program_error import ProgramError
 from ringblk.engine.drives.drives import DriveBusy
+from ringblk.engine.drives.storage import save_storage
 from ringblk.engine.options.drive_config import DriveConfig
-from ringblk.engine.program import storage_opening
+from ringblk.engine.program import opener
+from ringblk.engine.program.opener import Opener
 from ringblk.engine.program.storage_opening import OPENER_LIMIT, StorageOpeners
+from ringblk.shm.platform.process import signal_process
+from ringblk.workers.backends.memory import MemoryBackend
 from tests.rigs.engine_rig import DEADLINE_S
 from tests.rigs.many_drives import DISK_BYTES, ManyDrives
 from tests.rigs.stalling_file import StallingFile, stalling_file
@@ -47,9 +52,17 @@ class Putting(threading.Thread):
             self.answer = None
 
 
-def test_the_others_are_served_meanwhile(hung: StallingFile) -> None:
+@pytest.fixture(params=["image", "base"])
+def settings(request: pytest.FixtureRequest, hung: StallingFile, tmp_path: Path) -> dict[str, str]:
+    """Of a drive that hangs when it is opened."""
+    if request.param == "image":
+        return {"blk_file": str(hung.path)}
+    return {"base": str(hung.path), "overlay": str(tmp_path / "overlay")}
+
+
+def test_the_others_are_served_meanwhile(hung: StallingFile, settings: dict[str, str]) -> None:
     with ManyDrives({}) as engine:
-        putting = Putting(engine, "hangs", blk_file=str(hung.path))
+        putting = Putting(engine, "hangs", **settings)
         hung.wait_for(lambda: hung.held_opening_count > 0)
         assert engine.put("vm1")[0] == 201
         with engine.frontend("vm1") as disk:
@@ -61,7 +74,7 @@ def test_the_others_are_served_meanwhile(hung: StallingFile) -> None:
         }
         status, answer = engine.delete("hangs")
         assert (status, b"is being started" in answer) == (409, True)
-        assert engine.put("hangs", blk_file=str(hung.path))[0] == 409
+        assert engine.put("hangs", **settings)[0] == 409
         assert engine.delete("vm1")[0] == 204
         hung.go_on()
         putting.join()
@@ -74,9 +87,9 @@ def test_the_others_are_served_meanwhile(hung: StallingFile) -> None:
         assert engine.end() == 0
 
 
-def test_an_engine_ends_without_what_hangs(hung: StallingFile) -> None:
+def test_an_engine_ends_without_what_hangs(hung: StallingFile, settings: dict[str, str]) -> None:
     with ManyDrives({"vm1": {}}) as engine:
-        putting = Putting(engine, "hangs", blk_file=str(hung.path))
+        putting = Putting(engine, "hangs", **settings)
         hung.wait_for(lambda: hung.held_opening_count > 0)
         os.kill(engine.pid, signal.SIGTERM)
         assert engine.process.wait(DEADLINE_S) == 0
@@ -159,11 +172,91 @@ def test_only_so_many_at_once(hung: StallingFile) -> None:
 
 
 def test_a_process_that_ends_before_it_has_answered(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(
-        storage_opening, "open_here", lambda config, is_sole: os.kill(os.getpid(), signal.SIGKILL)
-    )
+    monkeypatch.setattr(opener, "open_here", lambda config, is_sole: os.kill(os.getpid(), signal.SIGKILL))
     with pytest.raises(ProgramError, match="was to open the storage ended killed by SIGKILL"):
         asyncio.run(StorageOpeners().open(config_of(tmp_path / "disk.img")))
+
+
+def test_one_process_opens_one_after_the_other(tmp_path: Path) -> None:
+    image = tmp_path / "disk.img"
+    image.write_bytes(bytes(DISK_BYTES))
+    layered = DriveConfig(socket_path="/nowhere", base=str(image), overlay=str(tmp_path / "overlay"))
+
+    async def run() -> None:
+        openers = StorageOpeners()
+        assert (await idle_opener(openers, config_of(image), None)) == DISK_BYTES
+        first = openers._idle
+        assert first is not None
+        for config in (layered, layered, config_of(image)):
+            assert (await idle_opener(openers, config, first)) == DISK_BYTES
+        with pytest.raises(ProgramError, match="No such file or directory"):
+            await openers.open(config_of(tmp_path / "none.img"))
+        await until(lambda: openers._idle is first)
+        signal_process(first.process.pidfd, first.process.pid, signal.SIGKILL)
+        assert (await idle_opener(openers, config_of(image), None)) == DISK_BYTES
+        second = openers._idle
+        assert second is not None
+        assert second is not first
+        openers.end_idle()
+        for each in (first, second):
+            with pytest.raises(ChildProcessError):
+                os.waitpid(each.process.pid, os.WNOHANG)
+
+    asyncio.run(run())
+
+
+async def idle_opener(openers: StorageOpeners, config: DriveConfig, expected: Opener | None) -> int:
+    """Open and claim it, and wait until its process is ready for the next: the size."""
+    opened = await openers.open(config)
+    if (lock := opened.backend.image_lock()) is not None:
+        lock.lock()
+    await until(lambda: openers._idle is expected if expected else openers._idle is not None)
+    size_bytes = opened.backend.size_bytes
+    opened.backend.close()
+    return size_bytes
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    async with asyncio.timeout(DEADLINE_S):
+        while not condition():
+            await asyncio.sleep(0.001)
+
+
+def test_one_that_has_nothing_to_do_ends(tmp_path: Path) -> None:
+    image = tmp_path / "disk.img"
+    image.write_bytes(bytes(DISK_BYTES))
+
+    async def run() -> None:
+        openers = StorageOpeners(idle_s=0.0)
+        (await openers.open(config_of(image))).backend.close()
+        await until(lambda: not openers._ended)
+
+    asyncio.run(run())
+
+
+class SlowToSave(MemoryBackend):
+    """What closing it waits for takes as long as it is told to."""
+
+    def __init__(self) -> None:
+        super().__init__(DISK_BYTES)
+        self.is_to_go_on = threading.Event()
+
+    @property
+    def saves_at_close(self) -> bool:
+        return True
+
+    def save(self) -> None:
+        self.is_to_go_on.wait()
+
+
+def test_a_disk_that_hangs_at_a_drives_end_holds_up_nobody() -> None:
+    async def run() -> None:
+        backend = SlowToSave()
+        assert not await save_storage(backend, save_s=0.01)
+        backend.is_to_go_on.set()
+        assert await save_storage(backend)
+
+    asyncio.run(run())
 
 
 def test_what_is_wrong_with_an_image_is_said_as_at_the_start(tmp_path: Path) -> None:
