@@ -26,7 +26,9 @@ from typing import Literal, NoReturn
 
 CACHE = Path(__file__).resolve().parent.parent / ".cache" / "guest"
 QEMU = "qemu-system-x86_64"
-MODULES = ("virtio_pci", "virtio_blk", "ext4")
+WINDOW_QEMU = CACHE / "window" / "qemu"
+"""A QEMU that has a device with a DAX window (11.1), where `scripts/setup-guest-window` could get one."""
+MODULES = ("virtio_pci", "virtio_blk", "ext4", "virtiofs")
 
 MemoryBackend = Literal["memfd", "shm", "file"]
 
@@ -90,10 +92,24 @@ class Drive:
 
 
 @dataclasses.dataclass(frozen=True)
+class Share:
+    """A vhost-user-fs share; `num_queues` are its request queues.
+
+    With `has_window` its device has a DAX window and its tag is the backend's: that takes `WINDOW_QEMU`.
+    """
+
+    socket_path: Path
+    tag: str = "share"
+    num_queues: int = 1
+    has_window: bool = False
+
+
+@dataclasses.dataclass(frozen=True)
 class Machine:
     """The guest's hardware. With `split_memory` half of the memory is a region of its own above 4 GiB."""
 
-    drives: Sequence[Drive]
+    drives: Sequence[Drive] = ()
+    shares: Sequence[Share] = ()
     memory_mib: int = 256
     cpus: int = 1
     memory_backend: MemoryBackend = "memfd"
@@ -260,6 +276,19 @@ def drive_options(index: int, drive: Drive) -> list[str]:
     return ["-chardev", chardev, "-device", device]
 
 
+def share_options(index: int, share: Share) -> list[str]:
+    """QEMU's options for one vhost-user-fs share."""
+    device = f"vhost-user-fs-pci,tag={share.tag},num-request-queues={share.num_queues},queue-size=128"
+    if share.has_window:
+        # The generic device: its config space (virtio 1.2, 5.11.4) is the backend's.
+        queues = f"num_vqs={share.num_queues + 1},vq_size=128"
+        device = f"vhost-user-test-device-pci,virtio-id=26,{queues},config_size=40"
+    return [
+        *("-chardev", f"socket,id=share{index},path={share.socket_path}"),
+        *("-device", f"{device},chardev=share{index}"),
+    ]
+
+
 def qemu_command(
     machine: Machine, image: GuestImage, serial_options: Sequence[str], init_mode: str
 ) -> list[str]:
@@ -270,7 +299,9 @@ def qemu_command(
     options = "q35,memory-backend=memory,hpet=off,vmport=off,i8042=off"
     if machine.split_memory:
         options += f",max-ram-below-4g={machine.memory_mib // 2}M"
-    command = [QEMU, "-nodefaults", "-no-user-config", "-display", "none", "-bios", "qboot.rom"]
+    has_window = any(share.has_window for share in machine.shares)
+    qemu = str(WINDOW_QEMU) if has_window else QEMU
+    command = [qemu, "-nodefaults", "-no-user-config", "-display", "none", "-bios", "qboot.rom"]
     # Without the processor's random numbers mke2fs waits four seconds for the kernel's first ones.
     processor = "qemu64,+rdrand,+rdseed"
     command += ["-machine", options, "-accel", "tcg", "-cpu", processor, "-smp", str(machine.cpus)]
@@ -281,6 +312,8 @@ def qemu_command(
     command += ["-append", f"{arguments} {machine.kernel_arguments} -- {init_mode}"]
     for index, drive in enumerate(machine.drives):
         command += drive_options(index, drive)
+    for index, share in enumerate(machine.shares):
+        command += share_options(index, share)
     return [*command, *serial_options]
 
 

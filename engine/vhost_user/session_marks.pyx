@@ -53,8 +53,12 @@ cdef struct Marks:
     uint64_t number  # of the reply that `sent_bytes` is about
 
 cdef size_t PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
-MAX_REPLY_BYTES = 2048
-"""What a unix stream socket takes as a whole or not at all, however small its buffer (socket(7), unix(7))."""
+MAX_REPLY_BYTES = 2112
+"""What a unix stream socket takes as a whole or not at all, however small its buffer (socket(7), unix(7)).
+
+That is half of the least buffer, which is two of 2048 bytes with what the kernel has to say of each, less 64.
+The longest reply is to GET_SHMEM_CONFIG, of 2068 bytes.
+"""
 
 
 cdef class SessionMarks:

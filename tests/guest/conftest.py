@@ -17,7 +17,7 @@ def missing_guest_parts() -> list[str]:
     return missing_parts()
 
 
-@pytest.fixture(autouse=True)
+@pytest.fixture(scope="session", autouse=True)
 def _guest_can_boot(missing_guest_parts: list[str]) -> None:
     if missing_guest_parts:
         pytest.skip(f"no guest without {', '.join(missing_guest_parts)}; scripts/setup-guest gets them")

@@ -14,6 +14,8 @@ from pathlib import Path
 
 import pytest
 
+from ringblk.engine.vhost_user.codes import FrontendRequest, ProtocolFeature
+from ringblk.engine.vhost_user.messages import encode_message, encode_shmem_config, encode_u64
 from tests.rigs.control_client import stop_process
 from tests.rigs.engine_process import wait_gone
 from tests.rigs.engine_rig import DEADLINE_S, eventually
@@ -104,6 +106,30 @@ def start(shm_path: Path) -> Iterator[Callable[..., ManyDrives]]:
     yield start_one
     for engine in reversed(started):
         engine.__exit__(None, None, None)
+
+
+def test_a_drive_of_a_list_tells_of_its_window(shm_path: Path) -> None:
+    """The longest reply there is, to a session that is kept for the next control plane."""
+    window_bytes = 8 << 20
+    drive = {
+        "kind": "fs",
+        "shared_dir": str(shm_path),
+        "tag": NAME,
+        "dax": "always",
+        "dax_window": window_bytes,
+    }
+    with ManyDrives({NAME: drive}) as engine, socket.socket(socket.AF_UNIX) as connected:
+        connected.settimeout(DEADLINE_S)
+        connected.connect(str(engine.socket_path(NAME)))
+        features = ProtocolFeature.SHMEM | ProtocolFeature.BACKEND_SEND_FD
+        connected.sendall(
+            encode_message(FrontendRequest.SET_PROTOCOL_FEATURES, encode_u64(features))
+            + encode_message(FrontendRequest.GET_SHMEM_CONFIG)
+        )
+        expected = encode_message(
+            FrontendRequest.GET_SHMEM_CONFIG, encode_shmem_config([window_bytes]), reply=True
+        )
+        assert connected.recv(len(expected), socket.MSG_WAITALL) == expected
 
 
 @pytest.mark.parametrize("io_engine", ["auto", "psync"])

@@ -7,6 +7,8 @@ from collections.abc import Iterator
 
 import pytest
 
+from ringblk.engine.vhost_user.codes import FrontendRequest
+from ringblk.engine.vhost_user.messages import encode_message, encode_shmem_config
 from ringblk.engine.vhost_user.session_marks import MAX_REPLY_BYTES, SessionMarks
 from tests.rigs.vhost_user_client import no_fd_left
 
@@ -52,6 +54,11 @@ def test_what_has_no_room_is_not_marked(marks: SessionMarks) -> None:
         theirs.recv(1 << 20)
         assert marks.send(ours.fileno(), count + 1, bytes(MAX_REPLY_BYTES), []) == MAX_REPLY_BYTES
         assert marks.was_sent(count + 1)
+
+
+def test_there_is_room_for_the_longest_reply() -> None:
+    payload = encode_shmem_config([1 << 30])
+    assert len(encode_message(FrontendRequest.GET_SHMEM_CONFIG, payload, reply=True)) <= MAX_REPLY_BYTES
 
 
 def test_a_peer_that_is_gone_has_nothing_sent(marks: SessionMarks) -> None:
