@@ -7,9 +7,11 @@ import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import TypeVar
 
 from ringblk.engine.frontend.frontend import Frontend
 from ringblk.engine.frontend.request import BackendGone
+from ringblk.shm.platform.form import LINUX
 from tests.crash.crash_build import crash_environment
 from tests.crash.crash_plan import CrashPlan
 from tests.rigs.child_process import ends_with_tests
@@ -21,6 +23,7 @@ NUM_BLOCKS = 256
 NUM_QUEUES = 2
 DEPTH = 6
 GO_ON_S = 30.0
+_Answer = TypeVar("_Answer")
 _MAIN = "from ringblk.engine.program.cli import main; main()"
 
 
@@ -38,6 +41,7 @@ class KeptRig:
         self._first_stamp = first_stamp
         self._writes_image = "overlay" not in settings
         self._load: VerifiedLoad | None = None
+        self._disk: Frontend | None = None
         self.deaths = 0
         """Of control planes, as who kills them counts."""
         drive = {
@@ -53,13 +57,16 @@ class KeptRig:
         config = {"control": str(self._control.socket_path), "drives": {"kept": drive}}
         self.config_path.write_text(json.dumps(config))
         self.log_path = folder / "log"
-        with self.log_path.open("wb") as log:
-            self._first = subprocess.Popen(
+        self._first = self._start()
+        self.wait_listening()
+
+    def _start(self) -> "subprocess.Popen[bytes]":
+        with self.log_path.open("ab") as log:
+            return subprocess.Popen(
                 ends_with_tests([sys.executable, "-c", _MAIN, "serve", f"--config={self.config_path}"]),
                 stderr=log,
                 env=crash_environment(self.plan.path),
             )
-        self.wait_listening()
 
     def wait_listening(self) -> None:
         """Wait until a control plane listens, and has nobody connected."""
@@ -89,9 +96,10 @@ class KeptRig:
 
     def connect(self) -> Frontend:
         """The front end, which has one connection."""
-        return Frontend(
+        self._disk = Frontend(
             str(self.socket_path), num_queues=NUM_QUEUES, queue_size=16, request_timeout_s=GO_ON_S
         )
+        return self._disk
 
     def connect_to_next(self) -> Frontend:
         """Another front end: one that comes just when a control plane dies comes again."""
@@ -113,6 +121,20 @@ class KeptRig:
                 assert time.monotonic() < given_up_s, f"nobody listens:\n{self.log}"
         self.run(disk)
 
+    def go_on_where_drives_end(self, do: Callable[[], _Answer]) -> _Answer:
+        """Do something with the load, of the next engine where drives end with the control plane."""
+        while True:
+            try:
+                return do()
+            except BackendGone:
+                if LINUX:
+                    raise
+                self._first.wait(GO_ON_S)
+                self._first = self._start()
+                self.wait_listening()
+                assert self._disk is not None
+                self._disk.reconnect(str(self.socket_path))
+
     def run(self, disk: Frontend, count: int = 100) -> None:
         """A load whose every answer is checked, and then all blocks."""
         if self._load is None:
@@ -122,11 +144,11 @@ class KeptRig:
         load = self._load
         count += load.completed
         while load.completed < count:
-            load.step()
+            self.go_on_where_drives_end(load.step)
         while load.inflight_count:
-            load.take()
+            self.go_on_where_drives_end(load.take)
         load.begin_sweep()
-        while load.sweep():
+        while self.go_on_where_drives_end(load.sweep):
             pass
         if self._writes_image:
             load.check_image(self.image)

@@ -13,6 +13,7 @@ import pytest
 
 from ringblk import Frontend
 from ringblk.engine.base.restart_limit import MAX_DEATHS
+from ringblk.engine.frontend.request import BackendGone
 from ringblk.workers.backends.image_lock import is_image_locked
 from ringblk.workers.backends.overlay import OverlayBackend
 from ringblk.workers.backends.topology import SECTOR_BYTES
@@ -70,12 +71,24 @@ class LayeredRig:
         thread = threading.Thread(target=ask)
         thread.start()
         while thread.is_alive() and not self._is_over():
-            self.rig.load.step()
+            self.step()
         thread.join()
         if found[0] == 0:
             while not self._is_over() and self.snapshot_names() is None:
-                self.rig.load.step()
+                self.step()
         return found[0]
+
+    def step(self) -> None:
+        """Some more of the load; nothing where all processes were to end, and have."""
+
+        def step() -> None:
+            try:
+                self.rig.load.step()
+            except BackendGone:
+                if not self._is_over():
+                    raise
+
+        self.rig.go_on_where_drives_end(step)
 
     def _is_over(self) -> bool:
         """Whether all of its processes are dead, because one of them was to be and has died."""
@@ -175,7 +188,7 @@ class LayeredRig:
         """Go on with the load until nothing is to be merged."""
         while not self._is_over() and ((state := self.state()) is None or "job" in state):
             assert state is None or not state["job"]["error"], state
-            self.rig.load.step()
+            self.step()
 
     def change_layers(self) -> None:
         """All that the points are of."""
@@ -187,7 +200,7 @@ class LayeredRig:
     def drain(self) -> None:
         """Until nothing is in flight."""
         while self.rig.load.inflight_count:
-            self.rig.load.take()
+            self.rig.go_on_where_drives_end(self.rig.load.take)
 
     def check_snapshots(self) -> None:
         """Nothing runs any more: each snapshot that there is holds what it may."""

@@ -63,12 +63,13 @@ def test_the_engine_dies(tmp_path_factory: pytest.TempPathFactory, point: str) -
     try:
         with rig.rig.connect() as disk:
             rig.rig.run(disk, 20)
+            rig.dies_whole = True
             plan.arm((point, 1))
             looks = rig.rig.load.begin_look()
             asking = threading.Thread(target=rig.ask_alone, args=("snapshots", {"name": "last"}))
             asking.start()
             while plan.deaths == 0:
-                rig.rig.load.step()
+                rig.step()
             rig.rig.kill_all()
             asking.join()
             rig.rig.load.end_look(looks)

@@ -59,6 +59,7 @@ LACKING = {
     ),
     "no I/O past the page cache": (
         "tests/workers/backends/test_file.py::test_file_system_that_refuses_direct_io",
+        "tests/workers/backends/test_file.py::test_auto_goes_on_without",
         "tests/workers/backends/test_file.py::TestAlignment",
         "tests/workers/backends/test_file_sizes.py::test_size_that_direct_io",
         "tests/workers/backends/test_file_sizes.py::test_what_is_no_whole_block",
@@ -69,6 +70,9 @@ LACKING = {
         "tests/crash/test_suspended_deaths.py::test_a_death_at_the_source[suspend: slot ended",
         "tests/engine/doctor/test_image_checks.py::test_an_image_that_can_be_served",
         "tests/engine/doctor/test_image_checks.py::test_a_folder_is_left_as_it_was",
+    ),
+    "no space of a file that is given before it is written": (
+        "tests/workers/backends/test_overlay_costs.py::test_a_map_takes_64_bytes",
     ),
     "no holes, and gives no shared memory back": (
         "tests/workers/backends/test_file.py::test_file_system_that_is_full",
