@@ -16,7 +16,7 @@ from Cython.Build import cythonize
 from setuptools import Extension  # type: ignore[import-untyped]
 
 from setup import HEADERS
-from tests.rigs.portable_build import FORM, modules_of_linux, modules_with_forms
+from tests.rigs.portable_build import modules_of_linux
 from tests.rigs.separate_build import ROOT, compiled_modules
 
 TARGETS = ("aarch64-macos", "x86_64-macos")
@@ -26,25 +26,19 @@ _HOME = ROOT / ".cache" / "macos-build"
 
 def compile_for_macos(modules: Sequence[str], targets: Sequence[str] = TARGETS, jobs: int = 2) -> list[str]:
     """Compile these modules for each target; what the compiler says of those that it does not take."""
-    sources = _c_files(modules)
+    sources = _c_files(modules, jobs)
     folders = [_python_headers(), _library_headers()]
     pairs = [(source, target) for target in targets for source in sources]
     with ThreadPoolExecutor(jobs) as pool:
         return [text for text in pool.map(lambda pair: _compile(pair[0], pair[1], folders), pairs) if text]
 
 
-def modules_of_the_room() -> list[str]:
-    """The modules whose own code has forms, and one of each kind of those that take them from a .pxd."""
-    own = [name for name, source in _sources(modules_with_forms()).items() if FORM in source.read_text()]
-    return [*own, "ringblk.engine.dispatcher.queue_table", "ringblk.workers.backends.file"]
-
-
 def _sources(modules: Collection[str]) -> dict[str, Path]:
     return {name: ROOT / "src" / f"{name.replace('.', '/')}.pyx" for name in modules}
 
 
-def _c_files(modules: Sequence[str]) -> list[Path]:
-    """What Cython makes of them; below .cache, and only where a source is newer."""
+def _c_files(modules: Sequence[str], jobs: int) -> list[Path]:
+    """What Cython makes of them, in as many processes; below .cache, and only where a source is newer."""
     _HOME.mkdir(parents=True, exist_ok=True)
     former = Path.cwd()
     os.chdir(ROOT)
@@ -53,7 +47,7 @@ def _c_files(modules: Sequence[str]) -> list[Path]:
             Extension(name, [str(path.relative_to(ROOT))]) for name, path in _sources(modules).items()
         ]
         made = cythonize(  # type: ignore[no-untyped-call]
-            extensions, build_dir=str(_HOME), include_path=["src"], quiet=True
+            extensions, build_dir=str(_HOME), include_path=["src"], nthreads=jobs, quiet=True
         )
     finally:
         os.chdir(former)

@@ -16,6 +16,8 @@ LACKING = {
         "tests/workers/uring/",
         "tests/crash/test_walk.py::test_a_death_over_io_uring",
         "tests/crash/test_walk.py::test_a_death_of_a_dispatcher_with_io_under_way",
+        "tests/crash/test_slow_disk.py::test_a_killed_dispatchers_own_write",
+        "tests/crash/test_slow_disk.py::test_what_fails_in_the_dispatchers_ring",
         "tests/engine/doctor/test_host_checks.py::test_io_uring_that",
         "tests/engine/doctor/test_host_checks.py::test_the_engine_says_the_same_of_io_uring",
     ),
