@@ -11,6 +11,17 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent
 ROW = re.compile(r"^\| ((?:A|The) [^|(]+?)(?: \([^|]*\))? \| ", re.MULTILINE)
 ROWS = ROW.findall((ROOT / "docs" / "faults.md").read_text())
+OF_DISKS = {
+    "A storage server goes away",
+    "A process dies while layers change",
+    "A layer is lost or damaged",
+    "The power fails under an overlay",
+    "The power fails under a drive whose changes are tracked",
+}
+"""Rows of storage that no folder has."""
+OF_ALL = {"A broken invariant of our own"}
+"""Rows in which nothing is of a kind: a test with disks is one of them all."""
+OF_FOLDERS = sorted(set(ROWS) - OF_DISKS - OF_ALL)
 
 
 @functools.cache
@@ -38,6 +49,15 @@ def test_the_table_has_rows() -> None:
 @pytest.mark.parametrize("row", ROWS)
 def test_a_row_has_a_test(row: str) -> None:
     assert named_by(row, (ROOT / "tests").rglob("test_*.py"))
+
+
+@pytest.mark.parametrize("row", OF_FOLDERS)
+def test_a_row_has_a_test_with_a_shared_folder(row: str) -> None:
+    assert named_by(f"{row}, of a shared folder", (ROOT / "tests").rglob("test_*.py"))
+
+
+def test_rows_that_are_not_of_folders_are_there() -> None:
+    assert set(ROWS) > OF_DISKS | OF_ALL
 
 
 def test_a_row_without_a_test_is_found(tmp_path: Path) -> None:

@@ -1,9 +1,9 @@
 # cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True
 """The dispatcher's loop: pop chains, hand them over, publish what is done, call the guest, sleep.
 
-The one owner of every virtqueue. What a dispatcher has done at any instruction can be read from shared
-memory: a head is in flight once its in-flight record says so, and then has a slot that says everything else;
-it is done once used.idx has passed it. Recovery (recovery.pyx) goes on from there after a death.
+The one owner of every virtqueue. What a dispatcher has done at any instruction can be read from shared memory: a head
+is in flight once its in-flight record says so, and then has a slot that says everything else; it is done once used.idx
+has passed it. Recovery (recovery.pyx) goes on from there after a death.
 """
 
 from libc.errno cimport EAGAIN, EPROTO
@@ -68,6 +68,7 @@ cdef class DispatchLoop:
         self.parser = parser
         self.executor = executor
         self.handover = handover
+        handover.first_queue_slots = parser.first_queue_slots
         self.overlaps = OverlapList(state, parser, handover)
         self.table = table
         self.throttle = throttle
@@ -235,10 +236,7 @@ cdef class DispatchLoop:
 
     cdef uint32_t _release_held(self) noexcept nogil:
         """Begin what has waited for requests that change the same blocks."""
-        cdef uint32_t place, count
-        if self.overlaps.woken_count == 0:
-            return 0
-        count = self.overlaps.take_ready()
+        cdef uint32_t place, count = self.overlaps.take_ready() if self.overlaps.woken_count else 0
         for place in range(count):
             self._begin(self.overlaps.ready[place])
         return count
@@ -293,7 +291,7 @@ cdef class DispatchLoop:
         self.inline_batch = min(LONG_BATCH, max(INLINE_BATCH, available // 4))
         if available > 0 and now_ns[0] == 0:
             now_ns[0] = monotonic_ns()
-        while available > 0 and popped < POP_LIMIT and self.handover.free_count \
+        while available > 0 and popped < POP_LIMIT and self.handover.has_free(virtqueue.queue_index) \
                 and not self.throttle.is_full(virtqueue.queue_index, self.table.active_count):
             head = virtqueue.peek()
             if head < 0 or self._take_in(virtqueue, <uint16_t>head, self.next_counter, now_ns[0], True) <= 0:

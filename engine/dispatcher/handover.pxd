@@ -15,6 +15,7 @@ cdef class Handover:
     cdef bint has_slots               # the slots have been looked at: they have memory
     cdef uint32_t *free_slots
     cdef readonly uint32_t free_count
+    cdef uint32_t first_queue_slots   # of them, left to the first queue
     cdef uint32_t free_lists[LONG_LIST_LIMIT]   # of long chains, counted from 1
     cdef readonly uint32_t free_list_count
     cdef uint32_t *backlog            # slots that wait for a worker to come
@@ -36,6 +37,9 @@ cdef class Handover:
     cdef uint64_t service_ns          # moving average of what a request takes, once it is begun
     cdef int eventfds[WORKER_LIMIT]
 
+    cdef inline bint has_free(self, uint32_t queue_index) noexcept nogil:
+        """Whether there is a slot for a chain of this queue."""
+        return self.free_count > (self.first_queue_slots if queue_index else 0)
     cdef inline uint32_t peek_free(self) noexcept nogil:
         """The slot that is taken next; there must be one."""
         invariant(self.free_count > 0, "there is a free slot where one is taken")
@@ -48,7 +52,7 @@ cdef class Handover:
     cdef void give(self, uint32_t slot_index) noexcept nogil
     cdef void wish(self) noexcept nogil
     cdef bint _may_come(self) noexcept nogil
-    cdef int _choose(self, uint64_t now_ns) noexcept nogil
+    cdef int _choose(self, uint64_t now_ns, bint is_long) noexcept nogil
     cdef void _hand(self, uint32_t slot_index, uint32_t worker_index) noexcept nogil
     cdef void publish(self) noexcept nogil
     cdef uint32_t collect(self) noexcept nogil

@@ -20,7 +20,7 @@ from ringblk.shm.sync.invariant cimport invariant
 from ringblk.shm.layout.slot cimport NO_WORKER, SLOT_FREE, SLOT_HANDED, SLOT_PREPARED, RequestSlot
 from ringblk.shm.state.segment cimport WORKER_LIMIT, StateSegment, WorkerState
 from ringblk.shm.sync.wakeup cimport wake
-from ringblk.workers.requests.request cimport SLOT_LET_GO
+from ringblk.workers.requests.request cimport SLOT_LET_GO, SLOT_LONG
 
 cdef enum:
     # What waking a sleeping worker costs, against which its queue of work is weighed (docs/performance.md).
@@ -185,7 +185,8 @@ cdef class Handover:
 
     cdef void give(self, uint32_t slot_index) noexcept nogil:
         """Hand a prepared slot to the worker that is likely to be done with it first, or keep it for one to come."""
-        cdef int worker_index = self._choose(self.state.slots[slot_index].popped_ns)
+        cdef RequestSlot *slot = &self.state.slots[slot_index]
+        cdef int worker_index = self._choose(slot.popped_ns, slot.flags & SLOT_LONG)
         if worker_index < 0 or (self.least_cost_ns > WAKE_COST_NS and self._may_come()):
             self.backlog[self.backlog_count] = slot_index   # at most every slot: the array holds slot_count
             self.backlog_count += 1
@@ -202,16 +203,16 @@ cdef class Handover:
         """Whether there may be another worker, which would have nothing else to do."""
         return not self.is_wish_refused and self.up_count < load_relaxed_32(&self.state.header.worker_limit)
 
-    cdef int _choose(self, uint64_t now_ns) noexcept nogil:
+    cdef int _choose(self, uint64_t now_ns, bint is_long) noexcept nogil:
         """The worker with the least to wait for (`least_cost_ns`): its load, or a wake-up where it has none. -1: none is up.
 
-        One that hangs is likely to hang at least as long again.
+        One that hangs is likely to hang at least as long again. The first is none for long requests, where there may be others.
         """
         cdef uint64_t cost_ns, least_ns = 0
         cdef uint32_t index
         cdef int best = -1
         for index in range(self.ring_count):
-            if not self.is_up[index]:
+            if not self.is_up[index] or (is_long and index == 0 and (self.up_count > 1 or self._may_come())):
                 continue
             cost_ns = WAKE_COST_NS
             if self.load[index]:

@@ -28,8 +28,8 @@ cdef class IdleWait:
         """Whether there is a slot and no debt; what is new comes after what an earlier engine left."""
         return not self.throttle.is_in_debt() and self.handover.free_count and self.resubmissions.is_empty()
     cdef inline bint _may_pop_queue(self, uint32_t queue_index) noexcept nogil:
-        """Whether nothing of the queue's own holds it up: a chain that waits for a long list, too much that waits for tokens."""
-        return not self.intake.is_waiting(queue_index) and not self.throttle.is_full(queue_index, self.table.active_count)
+        """Whether nothing holds up this queue alone: a chain that waits for a long list, too much that waits for tokens."""
+        return self.handover.has_free(queue_index) and not self.intake.is_waiting(queue_index) and not self.throttle.is_full(queue_index, self.table.active_count)
     cdef void wait(self) noexcept nogil
     cdef bint _poll(self) noexcept nogil
     cdef bint _has_work(self) noexcept nogil

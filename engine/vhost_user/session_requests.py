@@ -211,7 +211,11 @@ class SessionRequests:
         former, self.channel = self.channel, channel
         if former is not None:
             await former.close()
-        if self._device.window_bytes and (self._knows_shmem or self._may_know_fs_map):
+        if (
+            self._device.window_bytes
+            and self._answers_mappings
+            and (self._knows_shmem or self._may_know_fs_map)
+        ):
             await self._device.set_backend_channel(os.dup(held.fd), is_legacy=not self._knows_shmem)
 
     @property
@@ -221,7 +225,16 @@ class SessionRequests:
 
     @property
     def _may_know_fs_map(self) -> bool:
-        """Whether it can be asked in the older form, which no protocol feature is of, and answers."""
+        """Whether it may know the older form, which no protocol feature is of.
+
+        Front ends that do take what they have a use for. QEMU, which does not, takes all that it has heard
+        of, and hangs up on what it does not know.
+        """
+        return not self.protocol_features & (ProtocolFeature.RESET_DEVICE | ProtocolFeature.STATUS)
+
+    @property
+    def _answers_mappings(self) -> bool:
+        """Whether it takes descriptors on the channel, and answers: in either form both are needed."""
         needed = ProtocolFeature.BACKEND_SEND_FD | ProtocolFeature.REPLY_ACK
         return needed in self.protocol_features
 

@@ -1,7 +1,7 @@
 # Descriptors that stay open in a socket's queue, whoever of those dies that have the socket (unix(7), SCM_RIGHTS).
 #
-# Each is a message of one number and one descriptor. Who looks at the first gets a copy of its descriptor; it goes when
-# it is taken. Nobody waits: -EAGAIN where there is no room, or nothing.
+# Each is a message of a number, a mark and one descriptor. Who looks at the first may get a copy of its descriptor; it
+# goes when it is dropped. Nobody waits: -EAGAIN where there is no room, or nothing.
 
 from libc.stdint cimport uint64_t
 
@@ -17,9 +17,10 @@ cdef extern from * nogil:
     #ifndef MSG_CMSG_CLOEXEC
     #define MSG_CMSG_CLOEXEC 0
     #endif
-    static inline int queue_descriptor(int socket_fd, uint64_t number, int fd) {
+    struct ringblk_queued { uint64_t number, mark; };
+    static inline int queue_descriptor(int socket_fd, const struct ringblk_queued *entry, int fd) {
         union { struct cmsghdr header; char space[CMSG_SPACE(sizeof(int))]; } control;
-        struct iovec part = { &number, sizeof number };
+        struct iovec part = { (void *)entry, sizeof *entry };
         struct msghdr message;
         memset(&message, 0, sizeof message);
         memset(&control, 0, sizeof control);
@@ -33,22 +34,42 @@ cdef extern from * nogil:
         memcpy(CMSG_DATA(&control.header), &fd, sizeof fd);
         return sendmsg(socket_fd, &message, MSG_DONTWAIT | MSG_NOSIGNAL) < 0 ? -errno : 0;
     }
-    static inline int first_descriptor(int socket_fd, uint64_t *number, int *fd, int is_taken) {
+    /* `fd`: where a copy of the descriptor goes, or NULL. */
+    static inline int first_queued(int socket_fd, struct ringblk_queued *entry, int *fd) {
         union { struct cmsghdr header; char space[CMSG_SPACE(sizeof(int))]; } control;
-        struct iovec part = { number, sizeof *number };
+        struct iovec part = { entry, sizeof *entry };
+        struct msghdr message;
+        ssize_t size;
+        memset(&message, 0, sizeof message);
+        message.msg_iov = &part;
+        message.msg_iovlen = 1;
+        if (fd) {
+            *fd = -1;
+            message.msg_control = &control;
+            message.msg_controllen = sizeof control.space;
+        }
+        size = recvmsg(socket_fd, &message, MSG_DONTWAIT | MSG_CMSG_CLOEXEC | MSG_PEEK);
+        if (size != sizeof *entry && size != sizeof entry->number)   /* engines of before put no mark there */
+            return size < 0 ? -errno : -EBADMSG;
+        if (size == sizeof entry->number)
+            entry->mark = 0;
+        if (fd && message.msg_controllen >= CMSG_LEN(sizeof(int)))
+            memcpy(fd, CMSG_DATA(&control.header), sizeof *fd);
+        return 0;
+    }
+    static inline int drop_first(int socket_fd) {   /* with its descriptor, which nobody makes room for */
+        struct ringblk_queued entry;
+        struct iovec part = { &entry, sizeof entry };
         struct msghdr message;
         memset(&message, 0, sizeof message);
         message.msg_iov = &part;
         message.msg_iovlen = 1;
-        message.msg_control = &control;
-        message.msg_controllen = sizeof control.space;
-        *fd = -1;
-        if (recvmsg(socket_fd, &message, MSG_DONTWAIT | MSG_CMSG_CLOEXEC | (is_taken ? 0 : MSG_PEEK)) != sizeof *number)
-            return errno ? -errno : -EBADMSG;
-        if (message.msg_controllen >= CMSG_LEN(sizeof(int)))
-            memcpy(fd, CMSG_DATA(&control.header), sizeof *fd);
-        return 0;
+        return recvmsg(socket_fd, &message, MSG_DONTWAIT) < 0 ? -errno : 0;
     }
     """
-    int queue_descriptor(int socket_fd, uint64_t number, int fd)
-    int first_descriptor(int socket_fd, uint64_t *number, int *fd, bint is_taken)
+    struct QueuedDescriptor "ringblk_queued":
+        uint64_t number
+        uint64_t mark
+    int queue_descriptor(int socket_fd, const QueuedDescriptor *entry, int fd)
+    int first_queued(int socket_fd, QueuedDescriptor *entry, int *fd)
+    int drop_first(int socket_fd)

@@ -194,7 +194,7 @@ cdef extern from * nogil:
         struct ringblk_statx_timestamp stx_atime, stx_btime, stx_ctime, stx_mtime;
         uint32_t stx_rdev_major, stx_rdev_minor, stx_dev_major, stx_dev_minor;
     };
-    struct ringblk_statfs { uint64_t f_blocks, f_bfree, f_bavail, f_files, f_ffree; long f_bsize, f_namelen, f_frsize; };
+    struct ringblk_statfs { uint64_t f_type, f_blocks, f_bfree, f_bavail, f_files, f_ffree; long f_bsize, f_namelen, f_frsize; };
     struct ringblk_dirent64 { uint64_t d_ino; int64_t d_off; uint16_t d_reclen; uint8_t d_type; char d_name[256]; };
     #define RINGBLK_NO_CALL (errno = ENOSYS, -1)
     static inline long outcome(long result) { return result < 0 ? -errno : result; }
@@ -324,6 +324,7 @@ cdef extern from * nogil:
         int64_t tv_sec
         long tv_nsec
     struct statfs "ringblk_statfs":
+        uint64_t f_type
         uint64_t f_blocks
         uint64_t f_bfree
         uint64_t f_bavail

@@ -1,11 +1,7 @@
-"""Builds data_path.pyx beside its source when that is newer, and runs it."""
+"""Runs data_path.pyx."""
 
-import importlib
 import os
-import subprocess
-import sys
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 from ringblk.engine.dispatcher.handover import Handover
@@ -19,8 +15,8 @@ from ringblk.workers.backends.null import NullBackend
 from ringblk.workers.block.executor import BlockExecutor
 from ringblk.workers.block.parser import OPERATION_NAMES, BlockParser
 from ringblk.workers.block.state import publish_block_state
+from tests.bench.compiled import compiled
 
-_FOLDER = Path(__file__).parent
 _GPA = 1 << 32
 _QUEUE_SIZE = 256
 _CAPACITY_BYTES = 1 << 32
@@ -30,7 +26,7 @@ _REQUESTS = 12_800
 
 def step_times_ns(batch_size: int) -> Iterator[tuple[str, float]]:
     """Nanoseconds a request in each step, its best of many short rounds, in batches of this size."""
-    module = _built_module()
+    module = compiled("data_path")
     state = StateSegment.create(f"ringblk-micro-{os.getpid()}", 256, _QUEUE_SIZE, "block", OPERATION_NAMES)
     state.open_slots()
     state.open_worker(0)
@@ -82,15 +78,3 @@ def _data_path(module: Any, state: StateSegment, batch_size: int) -> Any:
     executor = BlockExecutor(state, memory, NullBackend(_CAPACITY_BYTES), b"micro")
     parser = BlockParser(state, memory, 512)
     return module.DataPath(driver, data.gpa, state, memory, virtqueue, handover, parser, executor)
-
-
-def _built_module() -> Any:
-    """The compiled module; not part of the package, so it is built here."""
-    source = _FOLDER / "data_path.pyx"
-    built = list(_FOLDER.glob("data_path.*.so"))
-    newest = max(path.stat().st_mtime for path in [source, *(_FOLDER.parent.parent / "shm").rglob("*.pxd")])
-    if not built or built[0].stat().st_mtime < newest:
-        subprocess.run(
-            [sys.executable, str(_FOLDER / "build_data_path.py")], check=True, stdout=subprocess.DEVNULL
-        )
-    return importlib.import_module("tests.bench.data_path")

@@ -1,5 +1,7 @@
+import os
 import xml.etree.ElementTree as ElementTree
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import pytest
 
@@ -8,9 +10,12 @@ from tests.bench.backends import BackendFailed
 from tests.bench.comparison import RunSettings, interleave, summarize
 from tests.bench.drives import in_turn, totals
 from tests.bench.fleets import FleetSpec, storage_daemon_fleets
+from tests.bench.fuse_client import fill_folder
 from tests.bench.loads import MORE_LOADS, STANDARD_LOADS, load_named
 from tests.bench.picture import draw
 from tests.bench.report import print_ratios
+from tests.bench.shares import LOADS as SHARE_LOADS
+from tests.bench.shares import ShareFigures, compare, engine_spec, print_loads
 
 
 def figures(iops: float, other_percent: float = 0.0) -> LoadFigures:
@@ -136,3 +141,33 @@ def test_the_picture_is_well_formed(tmp_path: Path) -> None:
     draw(tmp_path / "picture.svg", "title", lines)
     root = ElementTree.fromstring((tmp_path / "picture.svg").read_text())
     assert len(root.findall("{http://www.w3.org/2000/svg}circle")) == 4
+
+
+def test_shares_are_judged_by_medians(capsys: pytest.CaptureFixture[str]) -> None:
+    def runs(*rates: float) -> list[ShareFigures]:
+        return [ShareFigures(rate, 1.0, 2.0, 1e3 / rate, 0.1, 0.0, 0) for rate in rates]
+
+    print_loads(
+        {
+            "read 32": {"ringblk": runs(900.0, 300.0, 200.0), "virtiofsd": runs(100.0)},
+            "write 32": {"ringblk": runs(170.0), "virtiofsd": runs(100.0)},
+            "other": {"virtiofsd": runs(1.0)},
+        }
+    )
+    lines = capsys.readouterr().out.splitlines()
+    assert "spread 233%" in lines[0]
+    assert lines[0].endswith(": 3.00x, CPU 0.33x (2.0x at CPU 0.7x met)")
+    assert lines[2].endswith("(1.8x MISSED)")
+    assert "x, CPU" not in lines[1] + lines[3] + lines[4]
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="files are opened by their handles: root only")
+def test_a_load_runs_on_a_share(tmp_path: Path) -> None:
+    with TemporaryDirectory(dir="/dev/shm") as folder:
+        fill_folder(folder)
+        found = compare(Path(folder), [engine_spec("ringblk", ["--workers=1"])], SHARE_LOADS, 1, 0.05)
+    assert set(found) == {load.name for load in SHARE_LOADS}
+    for by_backend in found.values():
+        (figures,) = by_backend["ringblk"]
+        assert figures.rate > 0
+        assert figures.error_count == 0

@@ -53,6 +53,10 @@ class ShareError(OSError):
     """The request was answered with an errno."""
 
 
+class NoDescriptorError(ShareError):
+    """It was EMFILE."""
+
+
 def attr_of(data: bytes) -> Attr:
     fields = ATTR.unpack_from(data)
     return Attr(fields[0], fields[1], fields[9], fields[10], fields[11], fields[12])
@@ -153,7 +157,8 @@ class ShareFrontend:
         """Ask for what is granted. Raises `ShareError`."""
         error, reply = self.try_to(opcode, node_id, argument, data, room=room)
         if error:
-            raise ShareError(error, f"opcode {opcode}: {os.strerror(error)}")
+            kind = NoDescriptorError if error == errno.EMFILE else ShareError
+            raise kind(error, f"opcode {opcode}: {os.strerror(error)}")
         return reply
 
     # What a guest asks for.

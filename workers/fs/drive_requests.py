@@ -25,7 +25,7 @@ class FolderRequests:
         """The parser of a dispatcher, which alone knows what inodes the guest knows."""
         table = InodeTable(self._shared)
         backend = self._backend
-        nameless = NamelessInodes(table, backend.put_fd, backend.take_fd, backend.memory_fd)
+        nameless = NamelessInodes(table, backend.put_fd, backend.take_fd)
         return FolderParser(state, memory, self._shared, table, nameless, self._settings.is_read_only)
 
     def make_executor(self, state: StateSegment, memory: GuestMemory) -> FolderExecutor:

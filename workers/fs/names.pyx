@@ -7,19 +7,20 @@ done already" for an outcome, where what is there bears that out: a name that wa
 that is gone.
 """
 
-from libc.errno cimport EEXIST, ENOENT, ESTALE, errno
+from libc.errno cimport EEXIST, ENFILE, ENOENT
 from libc.stdint cimport int64_t, uint32_t, uint64_t, uint8_t
 from libc.string cimport memset
 
 from ringblk.shm.sync.crash_point cimport crash_point
 from ringblk.shm.platform.folder_calls cimport (
     S_IFDIR, S_IFLNK, S_IFMT, S_IFREG, STATX_BTIME, close, keep_set_id_right, linkat, makedev, mkdirat, mknodat, open_name,
-    outcome, read_name_statx, readlinkat, rename_name, statx, symlinkat, umask, unlinkat,
+    outcome, read_name_statx, readlinkat, rename_name, statx, symlinkat, unlinkat,
 )
 from ringblk.workers.fs.nameless cimport hold_inode, hold_name
 from ringblk.workers.fs.open_inodes cimport ACCESS_PATH, ACCESS_READ, ACCESS_WRITE
 from ringblk.workers.fs.protocol cimport FUSE_DONT_MASK, FUSE_OPEN_KILL_SUIDGID
 from ringblk.workers.fs.request cimport FoundInode
+from ringblk.workers.fs.share cimport device_of
 from ringblk.workers.fs.wire cimport (
     fuse_create_in, fuse_entry_out, fuse_mkdir_in, fuse_mknod_in, fuse_open_out, fuse_rename2_in,
 )
@@ -30,6 +31,8 @@ cdef extern from "fcntl.h" nogil:
 
 cdef enum:
     TARGET_BYTES = 4096
+    RENAME_NOREPLACE = 1
+    RENAME_EXCHANGE = 2
 
 
 cdef inline const char *name_of(const FolderRequest *request) noexcept nogil:
@@ -71,15 +74,9 @@ cdef int settle_made(Share share, FolderRequest *request, int folder_fd, uint32_
 
 cdef int begin_making(Share share, const FolderRequest *request, uint32_t mask) noexcept nogil:
     cdef int error = share.become(request)
-    if error == 0 and share.header.flags & FUSE_DONT_MASK:
-        umask(mask & 0o777)
+    if error == 0:
+        share.use_mask(mask & 0o777 if share.header.flags & FUSE_DONT_MASK else 0)
     return error
-
-
-cdef void end_making(Share share) noexcept nogil:
-    share.be_itself()
-    if share.header.flags & FUSE_DONT_MASK:
-        umask(0)
 
 
 cdef int do_lookup(Share share, RequestSlot *slot, FolderRequest *request) noexcept nogil:
@@ -119,7 +116,7 @@ cdef int do_mknod(Share share, RequestSlot *slot, FolderRequest *request) noexce
     if error:
         return error
     error = <int>outcome(mknodat(folder_fd, name_of(request), argument.mode, device))
-    end_making(share)
+    share.be_itself()
     error = settle_made(share, request, folder_fd, kind if kind else <uint32_t>S_IFREG, error)
     return error if error else give_entry(share, slot, request, folder_fd)
 
@@ -133,7 +130,7 @@ cdef int do_mkdir(Share share, RequestSlot *slot, FolderRequest *request) noexce
     if error:
         return error
     error = <int>outcome(mkdirat(folder_fd, name_of(request), argument.mode & 0o7777))
-    end_making(share)
+    share.be_itself()
     error = settle_made(share, request, folder_fd, S_IFDIR, error)
     return error if error else give_entry(share, slot, request, folder_fd)
 
@@ -141,14 +138,16 @@ cdef int do_mkdir(Share share, RequestSlot *slot, FolderRequest *request) noexce
 cdef int give_created(Share share, RequestSlot *slot, FolderRequest *request, int fd) noexcept nogil:
     """Answer with a file that is open for writing, and keep it so."""
     cdef CreateOut reply
-    cdef int error = share.describe(fd, &request.one_found, &reply.entry)
+    cdef statx status
+    cdef int error = share.describe(fd, &request.one_found, &reply.entry, &status)
     if error:
         close(fd)
         return error
     request.found_count = 1
     memset(&reply.file, 0, sizeof(reply.file))
     reply.file.open_flags = share.open_flags
-    share.inodes.keep(request.one_found.node_id, ACCESS_WRITE, fd)
+    share.inodes.note_number(share.inodes.keep(request.one_found.node_id, ACCESS_WRITE, fd), &request.one_found.handle,
+                             status.stx_ino, device_of(&status))
     return share.give(slot, request, &reply, sizeof(reply))
 
 
@@ -167,7 +166,7 @@ cdef int do_create(Share share, RequestSlot *slot, FolderRequest *request) noexc
     fd = open_name(folder_fd, name_of(request), flags, argument.mode & 0o7777)
     if takes_set_id:
         keep_set_id_right(True)
-    end_making(share)
+    share.be_itself()
     crash_point("folder: file created")
     if fd == -EEXIST and is_made_since(share, request, folder_fd, name_of(request), S_IFREG):
         fd = open_name(folder_fd, name_of(request), flags & ~<uint64_t>(O_EXCL | O_CREAT), 0)
@@ -184,12 +183,14 @@ cdef int do_tmpfile(Share share, RequestSlot *slot, FolderRequest *request) noex
     if error:
         return error
     fd = open_name(folder_fd, ".", <uint64_t>(O_TMPFILE | O_RDWR | (argument.flags & O_EXCL)), argument.mode & 0o7777)
-    end_making(share)
+    share.be_itself()
     if fd < 0:
         return fd
     error = give_created(share, slot, request, fd)
-    if error == 0:
-        hold_inode(share, request.one_found.node_id, fd)
+    if error == 0 and hold_inode(share, request.one_found.node_id, fd):
+        request.found_count = 0
+        share.inodes.forget(request.one_found.node_id, ACCESS_PATH)
+        return -ENFILE   # nothing would keep it
     return error
 
 
@@ -197,8 +198,9 @@ cdef int remove_name(Share share, RequestSlot *slot, FolderRequest *request, int
     cdef int error, folder_fd = share.fd_of(request, ACCESS_PATH)
     if folder_fd < 0:
         return folder_fd
-    if flags == 0:
-        hold_name(share, folder_fd, name_of(request))
+    error = hold_name(share, folder_fd, name_of(request)) if flags == 0 else 0
+    if error:
+        return error
     error = <int>outcome(unlinkat(folder_fd, name_of(request), flags))
     crash_point("folder: name removed")
     if error == -ENOENT and share.was_begun:   # the guest knew it
@@ -220,8 +222,10 @@ cdef int rename(Share share, RequestSlot *slot, FolderRequest *request, unsigned
     cdef int error = share.fds_of(request, ACCESS_PATH, ACCESS_PATH, &folder_fd, &other_fd)
     if error:
         return error
-    if flags == 0:   # else nothing is replaced
-        hold_name(share, other_fd, other_name_of(request))
+    if not flags & (RENAME_NOREPLACE | RENAME_EXCHANGE):   # else nothing is replaced
+        error = hold_name(share, other_fd, other_name_of(request))
+        if error:
+            return error
     error = rename_name(folder_fd, name_of(request), other_fd, other_name_of(request), flags)
     crash_point("folder: renamed")
     if error == -ENOENT and share.was_begun and read_name_statx(other_fd, other_name_of(request), &found) == 0:

@@ -3,6 +3,9 @@
 
 An inode is opened by its file handle (open_by_handle_at(2)), so nothing is lost with what is closed here, nor with the
 process. Measured on tmpfs: 0.6 us for a stat of what is open, 3 us where it has to be opened.
+
+What is open keeps its inode number: no other inode can get it. So a name that a stat finds to have the number of
+something open here stands for just that, and need not be opened to know its handle (`find_number`).
 """
 
 from libc.errno cimport EINVAL, EMFILE, ENFILE
@@ -25,17 +28,19 @@ cdef class OpenInodes:
         self.mount_fd = mount_fd
         self.limit = min(max(limit, <uint32_t>8), <uint32_t>OPEN_LIMIT)
         self.buckets = <int32_t *>calloc(BUCKET_COUNT, sizeof(int32_t))
+        self.numbers = <int32_t *>calloc(BUCKET_COUNT, sizeof(int32_t))
         self.entries = <OpenInode *>calloc(self.limit, sizeof(OpenInode))
-        if self.buckets == NULL or self.entries == NULL:
+        if self.buckets == NULL or self.numbers == NULL or self.entries == NULL:
             raise MemoryError
         for place in range(BUCKET_COUNT):
-            self.buckets[place] = -1
+            self.buckets[place] = self.numbers[place] = -1
         for place in range(<int32_t>self.limit):
             self.entries[place].next_alike = place + 1 if place + 1 < <int32_t>self.limit else -1
         self.newest = self.oldest = -1
 
     def __dealloc__(self):
         free(self.buckets)
+        free(self.numbers)
         free(self.entries)
 
     def close(self):
@@ -95,11 +100,38 @@ cdef class OpenInodes:
         entry.access = access
         entry.fd = fd
         entry.position = -1
+        entry.is_numbered = False
         entry.next_alike = self.buckets[node_id & (BUCKET_COUNT - 1)]
         self.buckets[node_id & (BUCKET_COUNT - 1)] = place
         self.count += 1
         self._push(place)
         return entry
+
+    cdef void note_number(self, OpenInode *entry, const FileHandle *handle, uint64_t number, uint64_t device) noexcept nogil:
+        """What this is on the host, which was looked up through its own descriptor."""
+        cdef int32_t *bucket = &self.numbers[number & (BUCKET_COUNT - 1)]
+        if entry.is_numbered:
+            return
+        entry.is_numbered = True
+        entry.number = number
+        entry.device = device
+        entry.handle = handle[0]
+        entry.next_number = bucket[0]
+        bucket[0] = <int32_t>(entry - self.entries)
+
+    cdef OpenInode *find_number(self, uint64_t number, uint64_t device) noexcept nogil:
+        """The inode of this number, if it is open for anything; NULL."""
+        cdef int32_t place = self.numbers[number & (BUCKET_COUNT - 1)]
+        while place >= 0:
+            if self.entries[place].number == number and self.entries[place].device == device:
+                self._use(place)
+                return &self.entries[place]
+            place = self.entries[place].next_number
+        return NULL
+
+    cdef bint has_number(self, uint64_t number) noexcept nogil:
+        """Whether one of this number may be open, on whatever device."""
+        return self.numbers[number & (BUCKET_COUNT - 1)] >= 0
 
     cdef void forget(self, uint64_t node_id, uint32_t least_access) noexcept nogil:
         """Close an inode, as far as it is open for so much."""
@@ -148,6 +180,11 @@ cdef class OpenInodes:
         while link[0] != place:
             link = &self.entries[link[0]].next_alike
         link[0] = entry.next_alike
+        if entry.is_numbered:
+            link = &self.numbers[entry.number & (BUCKET_COUNT - 1)]
+            while link[0] != place:
+                link = &self.entries[link[0]].next_number
+            link[0] = entry.next_number
         self._unlink(place)
         close(entry.fd)
         entry.node_id = 0

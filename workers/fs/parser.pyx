@@ -27,8 +27,8 @@ from ringblk.workers.fs.request cimport (
     ARGUMENT_BYTES, FileHandle, FolderHeader, FolderRequest, FoundInode, NAME_BYTES, TEXT_BYTES, folder_requests,
 )
 from ringblk.workers.fs.rules cimport (
-    RULE_BRIEF, RULE_CHANGES, RULE_IN_PLACE, RULE_NODE, TEXT_ATTRIBUTE, TEXT_ATTRIBUTE_DATA, TEXT_DATA, TEXT_NAME,
-    TEXT_NAME_TARGET, TEXT_NONE, TEXT_TWO_NAMES, Rule, rule_of,
+    RULE_BRIEF, RULE_CHANGES, RULE_IN_PLACE, RULE_LONG, RULE_NODE, RULE_NO_REPLY, TEXT_ATTRIBUTE, TEXT_ATTRIBUTE_DATA,
+    TEXT_DATA, TEXT_NAME, TEXT_NAME_TARGET, TEXT_NONE, TEXT_TWO_NAMES, Rule, rule_of,
 )
 from ringblk.workers.fs.share cimport ShareMemory
 from ringblk.workers.fs.wire cimport (
@@ -38,12 +38,13 @@ from ringblk.workers.fs.wire cimport (
 )
 from ringblk.workers.requests.chain_bytes cimport take_bytes
 from ringblk.workers.requests.request cimport (
-    OPERATION_COMPLETE, SLOT_BRIEF, SLOT_CHANGES, SLOT_IN_PLACE, RequestParser,
+    OPERATION_COMPLETE, SLOT_BRIEF, SLOT_CHANGES, SLOT_IN_PLACE, SLOT_LONG, RequestParser,
 )
 
 cdef enum:
     REMOVE_LIMIT_BYTES = 1 << 14    # of the list of a REMOVEMAPPING; Linux asks for a page of it
     FORGET_LIMIT_BYTES = 1 << 20    # of the list of a BATCH_FORGET; Linux asks for less at once
+    FIRST_QUEUE_SLOTS = 8           # for what must not wait, whatever all other requests wait for
 
 
 cdef class FolderParser(RequestParser):
@@ -73,6 +74,7 @@ cdef class FolderParser(RequestParser):
         self.is_read_only = is_read_only
         self.worker_opcodes = worker_opcodes
         self.concludes = True
+        self.first_queue_slots = FIRST_QUEUE_SLOTS
 
     cdef void prepare(self, uint32_t slot_index, int chain_flags) noexcept nogil:
         cdef RequestSlot *slot = &self.state.slots[slot_index]
@@ -107,6 +109,10 @@ cdef class FolderParser(RequestParser):
             slot.status = <uint32_t>-error
             return
         slot.operation = rule.operation
+        if rule.flags & RULE_NO_REPLY:
+            slot.charge_kind = 0     # no limit holds up what the guest forgets
+        if rule.flags & RULE_LONG:
+            slot.flags |= SLOT_LONG
         if rule.flags & RULE_BRIEF:
             slot.flags |= SLOT_BRIEF
         if rule.flags & RULE_IN_PLACE and not self.worker_opcodes >> request.header.opcode & 1:

@@ -113,6 +113,7 @@ cdef struct FolderHeader:
     uint64_t forgotten[FORGOTTEN_LIMIT]
     uint32_t window_is_legacy  # the dispatcher's: how the front end is asked (window.pyx)
     uint32_t reserved
+    uint64_t sweep_count       # the dispatcher's (nameless.pyx)
 
 
 cdef inline FolderRequest *folder_requests(FolderHeader *header) noexcept nogil:

@@ -20,6 +20,7 @@ cdef enum RuleFlags:
     RULE_IN_PLACE = 4       # it takes no time at all
     RULE_CHANGES = 8        # it changes the folder
     RULE_NO_REPLY = 16
+    RULE_LONG = 32          # it may take as long as a disk or a network
 
 cdef struct Rule:
     uint8_t operation       # 0: there is no such opcode

@@ -6,7 +6,7 @@ from ringblk.shm.memory.guest_memory cimport GuestMemory
 from ringblk.shm.state.segment cimport StateSegment
 from ringblk.shm.platform.folder_calls cimport statx
 from ringblk.workers.fs.id_map cimport IdMap
-from ringblk.workers.fs.open_inodes cimport OpenInodes
+from ringblk.workers.fs.open_inodes cimport OpenInode, OpenInodes
 from ringblk.workers.fs.request cimport FileHandle, FolderHeader, FolderRequest, FoundInode
 from ringblk.workers.fs.wire cimport fuse_attr, fuse_entry_out
 
@@ -46,6 +46,10 @@ cdef class Share:
     cdef bint changes_user           # requests are carried out as who makes them
     cdef uint32_t own_uid
     cdef uint32_t own_gid
+    cdef uint32_t as_uid             # as whom files are made at the moment
+    cdef uint32_t as_gid
+    cdef uint32_t mask               # umask(2)
+    cdef bint has_lasting_numbers    # of inodes
     cdef bint was_begun              # the request at hand, by a process that has died
     cdef uint64_t forgotten_head
     cdef uint8_t *buffer
@@ -56,10 +60,13 @@ cdef class Share:
                     int *other_fd) noexcept nogil
     cdef int look_up(self, int folder_fd, const char *name, FoundInode *found, fuse_entry_out *entry,
                      bint is_kept) noexcept nogil
-    cdef int describe(self, int fd, FoundInode *found, fuse_entry_out *entry) noexcept nogil
+    cdef OpenInode *known_of(self, const statx *status) noexcept nogil
+    cdef int describe(self, int fd, FoundInode *found, fuse_entry_out *entry, statx *status) noexcept nogil
+    cdef void fill_entry(self, const statx *status, const FoundInode *found, fuse_entry_out *entry) noexcept nogil
     cdef void fill_attr(self, const statx *found, fuse_attr *attr) noexcept nogil
     cdef int become(self, const FolderRequest *request) noexcept nogil
     cdef void be_itself(self) noexcept nogil
+    cdef void use_mask(self, uint32_t mask) noexcept nogil
     cdef void drop_forgotten(self) noexcept nogil
     cdef int give(self, RequestSlot *slot, const FolderRequest *request, const void *payload,
                   uint32_t size_bytes) noexcept nogil
@@ -71,6 +78,7 @@ cdef class Share:
 
 
 cdef void fill_number(FileHandle *handle, uint64_t number, uint32_t kind) noexcept nogil
+cdef uint64_t device_of(const statx *status) noexcept nogil
 cdef uint64_t node_id_of(const FileHandle *handle) noexcept nogil
 cdef bint is_same_handle(const FileHandle *handle, const FileHandle *other) noexcept nogil
 cdef int read_file_handle(int fd, FileHandle *handle) noexcept nogil

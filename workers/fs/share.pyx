@@ -16,7 +16,8 @@ from ringblk.shm.sync.atomic cimport load_acquire_64
 from ringblk.shm.sync.buffer_address cimport address_of
 from ringblk.shm.layout.slot cimport Range
 from ringblk.shm.platform.folder_calls cimport (
-    S_IFDIR, S_IFMT, S_IFREG, close, has_user_right, makedev, open_name, read_handle, read_statx, setfsgid, setfsuid, umask,
+    S_IFDIR, S_IFMT, S_IFREG, close, fstatfs, has_user_right, makedev, open_name, read_handle, read_name_statx, read_statx,
+    setfsgid, setfsuid, statfs, umask,
 )
 from ringblk.workers.fs.id_map cimport IdMap
 from ringblk.workers.fs.protocol cimport FUSE_ATTR_DAX, FUSE_ROOT_ID
@@ -29,6 +30,16 @@ from ringblk.workers.fs.wire cimport fuse_out_header
 
 cdef extern from "fcntl.h" nogil:
     int O_PATH
+
+cdef enum:
+    STATX_ATTR_MOUNT_ROOT = 0x2000
+    # Of fstatfs(2).
+    TMPFS_TYPE = 0x01021994
+    RAMFS_TYPE = 0x858458F6
+    EXT_TYPE = 0xEF53
+    XFS_TYPE = 0x58465342
+    BTRFS_TYPE = 0x9123683E
+    F2FS_TYPE = 0xF2F52010
 
 FOLDER_MEMORY_BYTES = 16384 + REQUEST_LIMIT * sizeof(FolderRequest) + <size_t>INODE_LIMIT * sizeof(InodeRecord) \
     + WINDOW_CHUNK_LIMIT * sizeof(WindowChunk)
@@ -93,6 +104,18 @@ cdef class ShareMemory:
                 raise OSError(-error, os.strerror(-error))
 
 
+cdef uint64_t device_of(const statx *status) noexcept nogil:
+    return <uint64_t>status.stx_dev_major << 32 | status.stx_dev_minor
+
+
+cdef bint _has_lasting_numbers(int mount_fd) noexcept nogil:
+    """Whether an inode's number is no other's while it is open, whatever a server may do: not so of networks' file systems."""
+    cdef statfs found
+    if fstatfs(mount_fd, &found):
+        return False
+    return found.f_type in (TMPFS_TYPE, RAMFS_TYPE, EXT_TYPE, XFS_TYPE, BTRFS_TYPE, F2FS_TYPE)
+
+
 cdef class Share:
     """Made in each process that carries out requests. `settings` is a `ShareSettings`.
 
@@ -121,8 +144,9 @@ cdef class Share:
         self.window_bytes = settings.window_bytes
         self.is_stateless = settings.is_stateless
         self.changes_user = mount_fd >= 0 and has_user_right()
-        self.own_uid = os.geteuid()
-        self.own_gid = os.getegid()
+        self.own_uid = self.as_uid = os.geteuid()
+        self.own_gid = self.as_gid = os.getegid()
+        self.has_lasting_numbers = mount_fd >= 0 and _has_lasting_numbers(mount_fd)
         self.forgotten_head = self.header.forgotten_tail
         if mount_fd >= 0:
             umask(0)   # the guest has its own
@@ -164,22 +188,42 @@ cdef class Share:
     cdef int look_up(self, int folder_fd, const char *name, FoundInode *found, fuse_entry_out *entry,
                      bint is_kept) noexcept nogil:
         """What a name in a folder stands for; 0 or a negative errno. `is_kept`: it stays open for the next request."""
-        cdef int error, fd = open_name(folder_fd, name, O_PATH, 0)
-        if (fd == -EMFILE) and self.inodes.count:
-            return -EMFILE
+        cdef statx status
+        cdef OpenInode *known
+        cdef int fd, error = read_name_statx(folder_fd, name, &status)
+        if error:
+            return error
+        known = self.known_of(&status)
+        if known != NULL:
+            found.node_id = known.node_id
+            found.handle = known.handle
+            self.fill_entry(&status, found, entry)
+            return 0
+        fd = open_name(folder_fd, name, O_PATH, 0)
         if fd < 0:
             return fd
-        error = self.describe(fd, found, entry)
-        if error or not is_kept or self.inodes.find(found.node_id, ACCESS_PATH) != NULL:
+        error = self.describe(fd, found, entry, &status)
+        if error == 0:
+            known = self.inodes.find(found.node_id, ACCESS_PATH)
+            if known == NULL and is_kept:
+                known = self.inodes.keep(found.node_id, ACCESS_PATH, fd)
+                fd = -1
+            if known != NULL:
+                self.inodes.note_number(known, &found.handle, status.stx_ino, device_of(&status))
+        if fd >= 0:
             close(fd)
-        else:
-            self.inodes.keep(found.node_id, ACCESS_PATH, fd)
         return error
 
-    cdef int describe(self, int fd, FoundInode *found, fuse_entry_out *entry) noexcept nogil:
-        """What is open, as the guest is to know it."""
-        cdef statx status
-        cdef int error = read_statx(fd, &status)
+    cdef OpenInode *known_of(self, const statx *status) noexcept nogil:
+        """What is open of that, where a name was found to stand for it; NULL. Another mount begins with its root."""
+        if not self.has_lasting_numbers or not status.stx_attributes_mask & STATX_ATTR_MOUNT_ROOT \
+                or status.stx_attributes & STATX_ATTR_MOUNT_ROOT:
+            return NULL
+        return self.inodes.find_number(status.stx_ino, device_of(status))
+
+    cdef int describe(self, int fd, FoundInode *found, fuse_entry_out *entry, statx *status) noexcept nogil:
+        """What is open, as the guest is to know it, and its status."""
+        cdef int error = read_statx(fd, status)
         if error:
             return error
         error = read_file_handle(fd, &found.handle)
@@ -187,12 +231,15 @@ cdef class Share:
             return -EIO if error == -EOVERFLOW else error
         found.handle.mode = status.stx_mode & S_IFMT
         found.node_id = FUSE_ROOT_ID if is_same_handle(&found.handle, &self.header.root) else node_id_of(&found.handle)
+        self.fill_entry(status, found, entry)
+        return 0
+
+    cdef void fill_entry(self, const statx *status, const FoundInode *found, fuse_entry_out *entry) noexcept nogil:
         memset(entry, 0, sizeof(fuse_entry_out))
         entry.nodeid = found.node_id
         entry.entry_valid = self.entry_valid_s
         entry.attr_valid = self.attr_valid_s
-        self.fill_attr(&status, &entry.attr)
-        return 0
+        self.fill_attr(status, &entry.attr)
 
     cdef void fill_attr(self, const statx *found, fuse_attr *attr) noexcept nogil:
         attr.ino = found.stx_ino
@@ -219,16 +266,28 @@ cdef class Share:
         cdef int64_t uid = self.host_uids.translate(request.header.uid), gid = self.host_gids.translate(request.header.gid)
         if uid < 0 or gid < 0:
             return -EPERM
-        if self.changes_user:
+        if self.changes_user and gid != self.as_gid:
             setfsgid(<uint32_t>gid)
+            self.as_gid = <uint32_t>gid
+        if self.changes_user and uid != self.as_uid:   # last, as who is not root may not change the other
             setfsuid(<uint32_t>uid)
+            self.as_uid = <uint32_t>uid
         return 0
 
     cdef void be_itself(self) noexcept nogil:
         """No more."""
-        if self.changes_user:
+        if self.as_uid != self.own_uid:
             setfsuid(self.own_uid)
+            self.as_uid = self.own_uid
+        if self.as_gid != self.own_gid:
             setfsgid(self.own_gid)
+            self.as_gid = self.own_gid
+
+    cdef void use_mask(self, uint32_t mask) noexcept nogil:
+        """Take these off the modes of what is made."""
+        if mask != self.mask:
+            umask(mask)
+            self.mask = mask
 
     cdef void drop_forgotten(self) noexcept nogil:
         """Close what the guest has forgotten since the last call."""

@@ -1,7 +1,7 @@
 # cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True
 """What it takes to carry out a file system request, whatever does it: the workers' half (virtio 1.2, 5.11.6)."""
 
-from libc.errno cimport EFAULT, EIO, ENOSYS
+from libc.errno cimport EFAULT, EIO, EMFILE, ENFILE, ENOSYS
 from libc.stdint cimport uint32_t
 
 from ringblk.shm.layout.slot cimport RequestSlot
@@ -49,6 +49,8 @@ cdef class ShareExecutor(RequestExecutor):
         if self.share.memory.is_lost():
             request.found_count = 0
             return OUTCOME_DONE
+        if error == -EMFILE or error == -ENFILE:
+            self.share.inodes.clear()   # so that the next has some
         if error == -EIO:
             self.last_error = error
             self.last_error_slot = slot_index

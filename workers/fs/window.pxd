@@ -47,4 +47,5 @@ cdef class Window:
     cdef void _take_answers(self) noexcept nogil
     cdef void _take_answer(self, uint64_t value) noexcept nogil
     cdef void _give_up(self) noexcept nogil
+    cdef void _hang_up(self) noexcept
     cdef void _settle(self, uint32_t slot_index) noexcept nogil

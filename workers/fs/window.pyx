@@ -63,8 +63,7 @@ cdef class Window:
         if self.channel_fd >= 0:
             with nogil:
                 self._give_up()
-            self.ready.unregister(self.channel_fd)
-            os.close(self.channel_fd)
+            self._hang_up()
         self.channel_fd = fd
         self.reply_bytes = 0
         if is_new:
@@ -73,6 +72,12 @@ cdef class Window:
             self.share.header.window_is_legacy = is_legacy
         self.stale_count = self.share.header.window_asked - self.share.header.window_answered
         self.ready.register(fd, select.EPOLLIN)
+
+    cdef void _hang_up(self) noexcept:
+        """The channel is closed, or another is in its place: nothing is asked, and nothing looked for, there."""
+        self.ready.unregister(self.channel_fd)
+        os.close(self.channel_fd)
+        self.channel_fd = -1
 
     def give_up(self):
         """Wait for no answers any more: what is pending fails. Their chunks are unmapped before they are used again."""
@@ -180,7 +185,9 @@ cdef class Window:
             self._take_answer(value)
             result = receive_answer(self.channel_fd, self.reply, &self.reply_bytes, &value)
         if result < 0 and result != -EAGAIN and result != -EINTR:
-            self._give_up()   # the channel is closed
+            self._give_up()
+            with gil:
+                self._hang_up()
 
     cdef void _take_answer(self, uint64_t value) noexcept nogil:
         cdef ExpectedAnswer *answer = &self.expected[self.head % EXPECTED_LIMIT]

@@ -20,10 +20,12 @@ cdef enum SlotFlags:
     SLOT_ADMITTED = 16        # set by the dispatcher: no request stands in its way any more
     SLOT_LET_GO = 32          # set by the dispatcher: whatever becomes of it, nobody is told (suspension.pyx)
     SLOT_IN_PLACE = 64        # it takes no time: the dispatcher carries it out itself, whoever does the others
+    SLOT_LONG = 128           # it may take long: a worker is left to the others
 
 
 cdef class RequestParser:
     cdef bint concludes                   # whether `conclude` is to be called
+    cdef uint32_t first_queue_slots       # slots that are left to the first queue, whatever the others hold
     cdef void prepare(self, uint32_t slot_index, int chain_flags) noexcept nogil
     cdef uint64_t affected_bytes(self, RequestSlot *slot) noexcept nogil
     cdef void conclude(self, uint32_t slot_index) noexcept nogil

@@ -58,6 +58,7 @@ def assert_serves(share: ShareFrontend) -> None:
 
 @pytest.mark.parametrize("opcode", OPCODES)
 def test_every_opcode_at_every_length(share: ShareFrontend, opcode: int) -> None:
+    """A bad request, of a shared folder: each is answered with an errno, where there is room for it."""
     chosen = random.Random(opcode)
     for size_bytes in range(LONGEST_ARGUMENT_BYTES):
         argument = chosen.choice([bytes(size_bytes), b"\xff" * size_bytes, chosen.randbytes(size_bytes)])
@@ -83,6 +84,7 @@ def test_inodes_that_nobody_knows(share: ShareFrontend, opcode: int) -> None:
 
 
 def test_headers_that_are_none(share: ShareFrontend) -> None:
+    """A bad request, of a shared folder: EINVAL, or length 0 where no header came; the next is served."""
     for size_bytes in range(40):
         assert share.send([b"\x01" * size_bytes] if size_bytes else [], 64)[0] == 0
     right = share.header(LOOKUP, ROOT, 2) + b"x\0"

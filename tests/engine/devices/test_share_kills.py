@@ -55,6 +55,7 @@ def kill_all(engine: Engine) -> None:
 
 @pytest.mark.parametrize("io_engine", ["sync", "psync"])
 def test_what_the_guest_knows_outlives_processes(start: Callable[[str], Guest], io_engine: str) -> None:
+    """A worker dies, of a shared folder, and the dispatcher with it: inodes and lookup counts stay."""
     guest = start(io_engine)
     share = guest.share
     file, folder = share.create("file"), share.mkdir("folder")
@@ -123,7 +124,7 @@ def carry_out(share: ShareFrontend, operation: str, node_id: int) -> None:
 def test_what_cannot_be_done_twice_is_done_once(
     shm_path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, point: str, operation: str
 ) -> None:
-    """A dispatcher dies in the middle of a request; the guest sees it succeed, once."""
+    """The dispatcher dies, of a shared folder, in the middle of a request: it succeeds once."""
     plan = CrashPlan(tmp_path / "plan")
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(crash_build()), str(PROJECT)]))
     monkeypatch.setenv("RINGBLK_CRASH_FILE", str(plan.path))

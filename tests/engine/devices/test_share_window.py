@@ -5,10 +5,12 @@ In both forms of it: SHMEM_MAP and SHMEM_UNMAP, and FS_MAP and FS_UNMAP, which w
 Fault model: the front end answers late, or refuses; the dispatcher is killed while an answer is on its way.
 """
 
+import errno
 import os
 import signal
 import socket
 import struct
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NamedTuple
@@ -16,7 +18,9 @@ from typing import NamedTuple
 import pytest
 
 from ringblk.engine.vhost_user.codes import FrontendRequest, ProtocolFeature
+from ringblk.shm.platform.process_table import cpu_s
 from tests.rigs.engine_rig import DEADLINE_S, RawFrontend, eventually
+from tests.rigs.process_tree import process_state
 from tests.rigs.share import (
     HEADER_BYTES,
     REMOVEMAPPING,
@@ -36,6 +40,8 @@ LEGACY_FLAGS = {3: 1, 0: 0}
 """Readable and writable, in the older form."""
 NEED_REPLY, WRITABLE = 8, 1
 FUSE_ATTR_DAX = 2
+TAKEN_BY_QEMU_ALONE = ProtocolFeature.RESET_DEVICE | ProtocolFeature.STATUS
+"""By that front end, which takes whatever is on offer, and by none of those that know FS_MAP."""
 
 
 class Asked(NamedTuple):
@@ -57,7 +63,7 @@ class WindowFrontend:
         self.folder = folder
         self.is_legacy = is_legacy
         self.engine = share_engine(folder, f"--dax-window={WINDOW}", *options)
-        declined = ProtocolFeature.SHMEM if is_legacy else ProtocolFeature(0)
+        declined = TAKEN_BY_QEMU_ALONE | ProtocolFeature.SHMEM if is_legacy else ProtocolFeature(0)
         self.share = ShareFrontend(self.engine, begins=False, declined=declined)
         self.channel, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
         self.channel.settimeout(DEADLINE_S)
@@ -202,18 +208,56 @@ def test_a_dispatcher_dies_while_it_waits(start: Callable[..., WindowFrontend]) 
     assert frontend.outcome(reply) == 0
 
 
-def test_a_front_end_that_answers_nothing_is_not_asked(shm_path: Path) -> None:
-    """FS_MAP has no feature of its own: one that has not said that it answers is taken to have no window."""
+NO_WINDOW = [
+    ProtocolFeature.SHMEM,
+    ProtocolFeature.SHMEM | ProtocolFeature.STATUS,
+    ProtocolFeature.SHMEM | TAKEN_BY_QEMU_ALONE | ProtocolFeature.BACKEND_SEND_FD,
+    ProtocolFeature.SHMEM | TAKEN_BY_QEMU_ALONE | ProtocolFeature.REPLY_ACK,
+    ProtocolFeature.BACKEND_SEND_FD,
+    ProtocolFeature.REPLY_ACK,
+]
+
+
+@pytest.mark.parametrize("declined", NO_WINDOW)
+def test_a_front_end_that_does_not_map_is_not_asked(shm_path: Path, declined: ProtocolFeature) -> None:
+    """One that takes no descriptors, does not answer, or knows neither form, as far as its features tell."""
+    (shm_path / "file").write_bytes(bytes(CHUNK))
     with share_engine(shm_path, "--dax=always") as engine:
-        declined = ProtocolFeature.SHMEM | ProtocolFeature.BACKEND_SEND_FD
         share = ShareFrontend(engine, begins=False, declined=declined)
         channel, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
+        channel.setblocking(False)
         with channel, theirs:
             share.connection.command(FrontendRequest.SET_BACKEND_REQ_FD, b"", (theirs.fileno(),))
             share.begin()
             argument = struct.pack("<QQQQQ", (1 << 64) - 1, 0, CHUNK, WRITABLE, 0)
-            assert os.strerror(share.try_to(SETUPMAPPING, ROOT, argument)[0]) == "Function not implemented"
+            node_id = share.lookup("file").node_id
+            assert os.strerror(share.try_to(SETUPMAPPING, node_id, argument)[0]) == "Function not implemented"
+            with pytest.raises(BlockingIOError):
+                channel.recv(1)
         share.close()
+
+
+def test_a_front_end_that_hangs_up_on_the_channel_has_no_window(
+    start: Callable[..., WindowFrontend],
+) -> None:
+    """What waits for an answer fails, and so does all that comes; nobody looks at the channel any more."""
+    frontend = start("--dax=always", "--io-engine=sync")
+    file = frontend.share.lookup("file")
+    reply = frontend.begin_setup(file.node_id, 0, 0)
+    assert frontend.hear().request == MAP
+    frontend.channel.close()
+    assert frontend.outcome(reply) == errno.EIO
+    reply = frontend.begin_setup(file.node_id, 0, 0)
+    assert frontend.outcome(reply) == errno.ENOSYS
+    (pid,) = frontend.engine.children()
+    eventually(lambda: rests(pid), "a dispatcher that sleeps")
+
+
+def rests(pid: int) -> bool:
+    """Whether a process does nothing for a moment."""
+    before = cpu_s(pid)
+    time.sleep(0.1)
+    return process_state(pid) == "S" and cpu_s(pid) == before
 
 
 def test_which_files_may_be_mapped(start: Callable[..., WindowFrontend]) -> None:

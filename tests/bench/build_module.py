@@ -1,6 +1,7 @@
-"""Compiles data_path.pyx in place, against the declarations of the package."""
+"""build_module.py NAME: compiles NAME.pyx in place, against the declarations of the package."""
 
 import os
+import sys
 from pathlib import Path
 
 from Cython.Build import cythonize
@@ -10,9 +11,10 @@ TESTS = Path(__file__).parent.parent
 
 if __name__ == "__main__":
     os.chdir(TESTS)  # where no pyproject.toml says what else there is to build
-    extension = Extension("bench.data_path", ["bench/data_path.pyx"], extra_compile_args=["-O3", "-Wall"])
+    name = sys.argv[1]
+    extension = Extension(f"bench.{name}", [f"bench/{name}.pyx"], extra_compile_args=["-O3", "-Wall"])
     setup(
-        name="data-path",
+        name=name.replace("_", "-"),
         packages=[],
         script_args=["build_ext", "--inplace", "--build-temp=../build/bench", "--build-lib=../build/bench"],
         ext_modules=cythonize(  # type: ignore[no-untyped-call]
