@@ -32,6 +32,7 @@ from tests.stress.engine_machine import EngineMachine, engines_in
 from tests.stress.guest_machine import GuestMachine, first_failure
 from tests.stress.kept_session_rounds import disturb
 from tests.stress.limit_machine import LimitMachine
+from tests.stress.many_files import know_many_files
 from tests.stress.session_machine import SessionMachine
 from tests.stress.share_machine import ShareMachine, shared_folder
 
@@ -39,6 +40,7 @@ LINE_S = 60.0
 STORM_S = 4.0
 DRIVE_ROUNDS = 1000
 KEPT_SESSIONS = 20
+MANY_FILES = 1_000_000
 
 
 def run_machine(machine: type[RuleBasedStateMachine], max_examples: int, seed: int, *phases: Phase) -> None:
@@ -80,6 +82,16 @@ def run_share(seed: int) -> None:
         return
     with shared_folder():
         run_machine(ShareMachine, 40, seed, Phase.generate, Phase.shrink)
+
+
+def run_many_files(seed: int) -> None:
+    """A guest that looks a million files up, and a killer."""
+    if os.geteuid() != 0:
+        print("many_files: left out, files are opened by their handles: root only", flush=True)
+        time.sleep(1)
+        return
+    with tempfile.TemporaryDirectory(prefix="ringblk-share-", dir="/dev/shm") as folder:
+        know_many_files(Path(folder), MANY_FILES, seed)
 
 
 def run_session(seed: int) -> None:
@@ -146,6 +158,7 @@ MACHINES: dict[str, Callable[[int], None]] = {
     "drives_storm": run_drives_storm,
     "limits": run_limits,
     "share": run_share,
+    "many_files": run_many_files,
 }
 
 

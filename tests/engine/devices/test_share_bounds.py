@@ -30,6 +30,7 @@ from tests.rigs.share import (
     ShareFrontend,
     share_engine,
 )
+from tests.stress.many_files import know_many_files
 
 is_root = pytest.mark.skipif(os.geteuid() != 0, reason="files are opened by their handles: root only")
 T = TypeVar("T")
@@ -88,6 +89,12 @@ def asked_twice(ask: Callable[[], T]) -> tuple[T, bool]:
     with contextlib.suppress(NoDescriptorError):
         return ask(), False
     return ask(), True
+
+
+@is_root
+def test_many_files_are_known_whoever_dies(shm_path: Path) -> None:
+    """`./scripts/stress --machine=many_files` has a million of them."""
+    know_many_files(shm_path, 2000, 1)
 
 
 @is_root
