@@ -33,6 +33,7 @@ ROOMS = (
     "workers.changes",
     "workers.nbd",
     "workers.rbd",
+    "workers.fetch",
     "workers.backends",
     "workers.requests",
     "workers.block",
@@ -40,6 +41,7 @@ ROOMS = (
     "workers.process",
     "engine.base",
     "engine.options",
+    "engine.fetcher",
     "engine.devices",
     "engine.vhost_user",
     "engine.dispatcher",
@@ -353,10 +355,7 @@ def test_a_compiled_module_says_its_types() -> None:
 
 
 C_ONLY = {
-    "nbd_close",
-    "free",
-    "close",
-    "close_fd",
+    *("nbd_close", "getpid", "free", "close", "close_fd"),
     "close_wait_set",
     "munmap",
     "PyBuffer_Release",

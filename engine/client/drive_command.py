@@ -18,11 +18,12 @@ from ringblk.engine.client.drive_view import done_line, drive_lines, list_lines
 from ringblk.engine.client.layer_command import LAYER_COMMANDS
 from ringblk.engine.client.output import print_json, say
 from ringblk.engine.options.command_line import drive_option_fields, given_values
+from ringblk.engine.options.drive_config import PATHS
 from ringblk.engine.options.rate_limiter_config import BYTE_LIMITS, LIMIT_NAMES
+from ringblk.workers.fetch.source_form import is_uri
 
 NOTHING = ("none", "0")
 """How a limit is written that is to be taken away."""
-_PATHS = ("socket_path", "blk_file", "track_changes", "base", "overlay", "cgroup")
 
 
 def list_drives(arguments: argparse.Namespace) -> int:
@@ -76,10 +77,14 @@ def _put_new(
     if name in client.ask("GET", "/drives", shape=AllDrives)["drives"]:
         raise ProgramError(f"drive {name} is there already", ExitStatus.FAILED)
     given: dict[str, Any] = given_values(arguments, options)
-    body = {field: os.path.abspath(value) if field in _PATHS else value for field, value in given.items()}
+    body = {field: _place(value) if field in PATHS else value for field, value in given.items()}
     if "sandbox_allow" in body:
         body["sandbox_allow"] = list(map(os.path.abspath, given["sandbox_allow"]))
     return client.ask("PUT", drive_path(name), {**body, **settings}, shape=OneDrive)
+
+
+def _place(path: str) -> str:
+    return path if is_uri(path) else os.path.abspath(path)
 
 
 def set_drive(arguments: argparse.Namespace) -> int:

@@ -6,6 +6,7 @@ import msgspec
 from msgspec import UNSET, UnsetType
 
 from ringblk.engine.control.messages import DriveBody
+from ringblk.engine.drives.base_status import BaseStatus
 from ringblk.engine.drives.drives import DriveState
 from ringblk.engine.drives.layer_reports import JobStatus
 from ringblk.engine.options.drive_config import DriveConfig
@@ -40,6 +41,8 @@ class DriveStatus(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True)
     processes: dict[str, int] | None = None
     server: ServerConnection | None = None
     """Of a drive whose bytes a server keeps: how it stands with that."""
+    base: BaseStatus | None = None
+    """Of a drive whose base is fetched: how it stands with that."""
     job: JobStatus | None = None
     """What is merged of its layers, if anything is."""
     is_outdated: bool | None = None

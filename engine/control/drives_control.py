@@ -229,6 +229,7 @@ def _describe(served: EngineDrive) -> DriveAnswer:
             limits=drive.limits.limit.limited,
             processes=drive.processes.pids,
             server=drive.news.server(),
+            base=drive.news.base(),
             job=None if drive.layers is None else drive.layers.jobs.status,
             is_outdated=drive.processes.are_outdated,
         )
@@ -237,4 +238,6 @@ def _describe(served: EngineDrive) -> DriveAnswer:
 
 def snapshot_of(drive: Drive) -> StatisticsSnapshot:
     """Its statistics, with what its control plane alone can tell."""
-    return msgspec.structs.replace(take_snapshot(drive.state), server=drive.news.server())
+    return msgspec.structs.replace(
+        take_snapshot(drive.state), server=drive.news.server(), base=drive.news.base()
+    )

@@ -73,6 +73,7 @@ class EngineControl:
             worker_count=drive.processes.worker_count,
             workers_up=snapshot.workers_up,
             server=snapshot.server,
+            base=snapshot.base,
             processes={"supervisor": snapshot.supervisor_pid, **drive.processes.pids},
         )
 

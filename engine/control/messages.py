@@ -7,6 +7,7 @@ from msgspec import UNSET, UnsetType
 
 from ringblk.engine.base.json_text import NotJson, decode_json
 from ringblk.engine.base.number_text import read_sizes
+from ringblk.engine.drives.base_status import BaseStatus
 from ringblk.engine.drives.changes import ChangeRefused
 from ringblk.engine.options.drive_config import SIZE_OPTIONS, CacheMode, PartitionId
 from ringblk.engine.options.rate_limiter_config import (
@@ -86,6 +87,8 @@ class EngineDescription(msgspec.Struct, frozen=True, kw_only=True):
     """Those that there are now; none at rest."""
     server: ServerConnection | None
     """Of a drive whose bytes a server keeps: how it stands with that."""
+    base: BaseStatus | None
+    """Of a drive whose base is fetched: how it stands with that."""
     processes: dict[str, int]
 
 

@@ -22,6 +22,7 @@ from ringblk.engine.doctor.image_checks import check_path
 from ringblk.engine.doctor.login_checks import check_remove_ipc
 from ringblk.engine.doctor.sandbox_checks import check_landlock, check_sandbox, check_seccomp
 from ringblk.engine.doctor.server_checks import check_server, is_uri
+from ringblk.engine.doctor.source_checks import check_source, is_source_uri
 from ringblk.engine.doctor.system_checks import check_forms, check_watching
 from ringblk.shm.platform.abilities import HAS_ALL
 
@@ -67,5 +68,8 @@ def examine(need: Need, paths: Sequence[str], *, read_only: bool) -> Iterator[Fi
     """The host, then each path or URI."""
     yield Findings(None, [check(need) for check in HOST_CHECKS])
     for path in paths:
+        if is_source_uri(path):
+            yield Findings(path, check_source(path))
+            continue
         check = check_server if is_uri(path) else check_path
         yield Findings(path, check(path, read_only=read_only))

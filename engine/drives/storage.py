@@ -22,6 +22,8 @@ from ringblk.workers.backends.opening import (
     open_remote_backend,
     open_tracked_backend,
 )
+from ringblk.workers.fetch.source_form import BadSource, is_source, is_uri, make_source, source_folder
+from ringblk.workers.layers.form import LayerDamaged
 
 
 class OpenedStorage(NamedTuple):
@@ -68,7 +70,7 @@ def _open_backend(config: DriveConfig) -> NativeBackend:
             return open_folder_backend(config.shared_dir)
         if config.overlay is not None:
             return open_overlay_backend(
-                config.base,
+                base_path(config),
                 config.overlay,
                 size_bytes=config.overlay_size,
                 direct=config.direct,
@@ -118,6 +120,34 @@ def _try_to_save(backend: NativeBackend) -> None:
         backend.save()
     except OSError:
         _log.debug("closing tries again, and says why not", exc_info=True)
+
+
+def base_place(config: DriveConfig) -> str | None:
+    """Where the base is; of one that is elsewhere, the folder of what is fetched. Looks at no disk."""
+    if config.base is None or config.base_cache is None:
+        return config.base
+    return source_folder(config.base_cache, config.base)
+
+
+def base_path(config: DriveConfig) -> str | None:
+    """The same, and see that it is there. Raises `ProgramError`."""
+    if config.base is None:
+        return None
+    try:
+        path = config.base
+        if is_uri(path):
+            assert config.base_cache is not None, "DriveConfig.check"
+            path = make_source(config.base_cache, path, config.base_manifest)
+    except BadSource as error:
+        raise ProgramError(f"--base-cache {error}", ExitStatus.FAILED) from error
+    except LayerDamaged as error:
+        raise ProgramError(f"--base-cache {config.base_cache}: {error}", ExitStatus.FAILED) from error
+    except OSError as error:
+        reason = error.strerror or error
+        raise ProgramError(f"--base-cache {config.base_cache}: {reason}", ExitStatus.FAILED) from error
+    if config.user is not None and is_source(path):
+        raise ProgramError("--user: not with a base that is fetched: start the engine as that user")
+    return path
 
 
 def close_storage(backend: NativeBackend) -> bool:

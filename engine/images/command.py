@@ -18,7 +18,7 @@ import msgspec
 from ringblk.engine.base.exit_status import ExitStatus
 from ringblk.engine.base.number_text import parse_size
 from ringblk.engine.base.printable_text import printable, utf8_text
-from ringblk.engine.images import changes_command, overlay_command
+from ringblk.engine.images import changes_command, manifest_command, overlay_command
 from ringblk.engine.images.copy import CopyResult, copy_spans, copy_to_file
 from ringblk.engine.images.error import ContainerFound, ImageError
 from ringblk.engine.images.file_access import FileAccess, read_access
@@ -113,6 +113,7 @@ def add_parser(subparsers: Any) -> argparse.ArgumentParser:
         info,
         *overlay_command.add_parsers(commands),
         *changes_command.add_parsers(commands),
+        *manifest_command.add_parsers(commands),
     ):
         command.set_defaults(run=run)
     return image
@@ -137,6 +138,7 @@ def run(arguments: argparse.Namespace) -> int:
         "info": _info,
         "diff": _diff,
         "point": _set_point,
+        "manifest": manifest_command.print_manifest,
         "check": _on_overlay(overlay_command.check),
         "commit": _on_overlay(overlay_command.commit_changes),
         "rebase": _on_overlay(overlay_command.change_base),

@@ -11,14 +11,21 @@ from pathlib import Path
 import msgspec
 
 from ringblk.engine.images.direct_io_reader import Span
-from ringblk.engine.images.error import ImageError
+from ringblk.engine.images.error import IS_FETCHED, ImageError
 from ringblk.engine.images.format import ImageFormat
 from ringblk.workers.backends.direct_open import open_direct
 from ringblk.workers.backends.image_lock import ImageLocked, lock_image
 from ringblk.workers.layers.block_set import BlockSet
 from ringblk.workers.layers.chain_form import Chain, ChainLayer
 from ringblk.workers.layers.folder import DATA, MAP, base_fault, base_identity, read_superblock
-from ringblk.workers.layers.form import BLOCK_BYTES, LAYER_BASE, BaseIdentity, LayerDamaged, block_count
+from ringblk.workers.layers.form import (
+    BLOCK_BYTES,
+    LAYER_BASE,
+    SOURCE_BASE,
+    BaseIdentity,
+    LayerDamaged,
+    block_count,
+)
 from ringblk.workers.layers.layer_states import LayerStates, read_states
 from ringblk.workers.layers.overlay_folder import check_layer, locked_overlay, opened_layer, read_chain
 from ringblk.workers.layers.snapshot_lock import use_snapshot
@@ -154,6 +161,8 @@ class OverlayImage:
 
     def _open_base(self, folder: str, base: BaseIdentity) -> None:
         path = os.fsdecode(base.path)
+        if base.kind == SOURCE_BASE:
+            raise ImageError(f"{folder}: {IS_FETCHED}")
         if base.kind == LAYER_BASE:
             self._open(path, None, base.layer_id)
             return

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import msgspec
 
-from ringblk.engine.images.error import ImageError
+from ringblk.engine.images.error import IS_FETCHED, ImageError
 from ringblk.engine.images.overlay_hold import OverlayHold, explained
 from ringblk.engine.images.probe import check_is_image, read_ends, refuse_container
 from ringblk.workers.backends.direct_open import open_direct
@@ -16,7 +16,14 @@ from ringblk.workers.backends.topology import SECTOR_BYTES
 from ringblk.workers.layers.block_set import BlockMarks, BlockSet
 from ringblk.workers.layers.chain_form import NO_LAYER, Chain, ChainLayer
 from ringblk.workers.layers.folder import DATA, LIVE, MAP, base_fault, base_identity, read_superblock
-from ringblk.workers.layers.form import BLOCK_BYTES, LAYER_BASE, BaseIdentity, Superblock, block_count
+from ringblk.workers.layers.form import (
+    BLOCK_BYTES,
+    LAYER_BASE,
+    SOURCE_BASE,
+    BaseIdentity,
+    Superblock,
+    block_count,
+)
 from ringblk.workers.layers.layer_states import LayerStates, read_states
 from ringblk.workers.layers.layer_writer import write_map
 from ringblk.workers.layers.overlay_folder import check_layer, opened_layer
@@ -87,6 +94,8 @@ def rebase(folder: str, new_base: str | None, watch: Watch, *, is_moved: bool = 
             raise ImageError(f"{folder}: lies on nothing")
         if hold.chain.base.kind == LAYER_BASE:
             raise ImageError(f"{folder}: lies on a snapshot of another overlay: export it instead")
+        if hold.chain.base.kind == SOURCE_BASE:
+            raise ImageError(f"{folder}: {IS_FETCHED}")
         new = RawBase(new_base) if new_base is not None else None
         if new is not None:
             closing.callback(new.close)

@@ -14,7 +14,7 @@ from ringblk.engine.images.overlay_hold import OverlayHold
 from ringblk.shm.platform.shared_memory import reserve
 from ringblk.workers.layers.chain_form import NO_LAYER, Chain
 from ringblk.workers.layers.folder import BEING_WRITTEN_NS, base_change
-from ringblk.workers.layers.form import LAYER_BASE
+from ringblk.workers.layers.form import LAYER_BASE, SOURCE_BASE
 from ringblk.workers.layers.overlay_folder import new_layer
 
 Watch = Callable[[int, int], None]
@@ -32,7 +32,7 @@ def commit(folder: str, watch: Watch) -> int:
         chain = hold.chain
         if len(chain.layers) > 1 or hold.top.below != NO_LAYER:
             raise ImageError(f"{folder}: has snapshots, which would change with the base: delete them first")
-        if hold.top.has_no_base or chain.base.kind == LAYER_BASE:
+        if hold.top.has_no_base or chain.base.kind in (LAYER_BASE, SOURCE_BASE):
             raise ImageError(f"{folder}: lies on no image that could be written to")
         base = RawBase(os.fsdecode(chain.base.path), is_written=True)
         closing.callback(base.close)

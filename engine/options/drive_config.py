@@ -30,6 +30,7 @@ from ringblk.shm.rates.limit_settings import RateLimitSettings
 from ringblk.shm.state.segment import MAX_QUEUES, MAX_WORKERS
 from ringblk.workers.backends.direct_open import descriptor_of
 from ringblk.workers.backends.topology import MAX_LOGICAL_BLOCK_BYTES, MAX_PHYSICAL_BLOCK_BYTES, SECTOR_BYTES
+from ringblk.workers.fetch.source_form import BadSource, check_uri, is_uri
 
 # One word of a kernel command line, and short enough for the drive's record.
 PartitionId = Annotated[str, Meta(pattern=r"^[!-~]{1,64}\Z")]
@@ -67,6 +68,11 @@ BLOCK_SIZES = {
     "physical_block_size": MAX_PHYSICAL_BLOCK_BYTES,
 }
 """Options that are the bytes of a block, and how many they may be at the most."""
+PATHS = (
+    *("socket_path", "blk_file", "track_changes", "base", "base_cache", "base_manifest", "overlay", "cgroup"),
+    "shared_dir",
+)
+"""Options that are one path; a base may be a URI."""
 SIZE_OPTIONS = (*BLOCK_SIZES, "overlay_size", "dax_window")
 """Options that are bytes and no limits."""
 
@@ -118,6 +124,10 @@ class DriveConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     """the image that the rest is read from, and that any number of drives may have; or"""
     base_snapshot: str | None = None
     """Which snapshot, where the base is the folder of another drive's overlay."""
+    base_cache: str | None = None
+    """Where the base is a URI: the folder for what is fetched of it, the same for all drives of a host,"""
+    base_manifest: str | None = None
+    """and a file with the digests of its pieces (`ringblk image manifest`)."""
     overlay_size: Annotated[int, Meta(ge=SECTOR_BYTES)] | None = None
     """How large a new overlay is; None: as its base."""
     uri: str | None = None
@@ -171,8 +181,7 @@ class DriveConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
             raise ProgramError("give one of --socket-path and --fd")
         if self.socket_path == "":  # Linux would listen on a name of its own choice
             raise ProgramError("--socket-path is empty")
-        names = ("socket_path", "blk_file", "track_changes", "base", "overlay", "cgroup", "shared_dir")
-        paths = {name: getattr(self, name) for name in names}
+        paths = {name: getattr(self, name) for name in PATHS}
         for name, path in (*paths.items(), *(("sandbox_allow", path) for path in self.sandbox_allow)):
             check_path(name, path)
         self._check_storage()
@@ -238,6 +247,7 @@ class DriveConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
             raise ProgramError("--base needs --overlay")
         if self.base is None and self.base_snapshot is not None:
             raise ProgramError("--base-snapshot needs --base")
+        self._check_fetched()
         if self.track_changes is not None:
             self._check_tracking()
         if self.overlay is None:
@@ -252,6 +262,24 @@ class DriveConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
             raise ProgramError("--read-only: not with --overlay; --blk-file serves a base as it is")
         if self.overlay_size is not None and self.overlay_size % SECTOR_BYTES:
             raise ProgramError(f"--overlay-size {self.overlay_size} is no multiple of {SECTOR_BYTES}")
+
+    def _check_fetched(self) -> None:
+        """A base that is elsewhere."""
+        if self.base is None or not is_uri(self.base):
+            for name in ("base_cache", "base_manifest"):
+                if getattr(self, name) is not None:
+                    raise ProgramError(f"{option_of(name)} needs --base=URI")
+            return
+        try:
+            check_uri(self.base)
+        except BadSource as error:
+            raise ProgramError(f"--base {printable(str(error))}") from None
+        if not self.base_cache:
+            raise ProgramError("--base=URI needs --base-cache: a folder for what is fetched of it")
+        if self.base_snapshot is not None:
+            raise ProgramError("--base-snapshot: not with --base=URI, which has no snapshots")
+        if self.io_engine == "sync":
+            raise ProgramError("--io-engine sync: not with --base=URI, for which somebody has to wait")
 
     def _check_share(self) -> None:
         if (self.shared_dir is None) == (self.file_system is None) or self.tag is None:

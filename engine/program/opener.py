@@ -21,7 +21,7 @@ from ringblk.engine.base.log_format import current_drive_in_log, name_drive_in_l
 from ringblk.engine.base.printable_text import printable
 from ringblk.engine.base.program_error import ProgramError
 from ringblk.engine.devices.io_plan import IoPlan, plan_io
-from ringblk.engine.drives.storage import OpenedStorage, close_storage, open_storage
+from ringblk.engine.drives.storage import OpenedStorage, base_place, close_storage, open_storage
 from ringblk.engine.images.served_format import check_served_format
 from ringblk.engine.options.drive_config import DriveConfig
 from ringblk.engine.supervisor.own_forks import fork_from_here
@@ -105,7 +105,7 @@ def take_opened(config: DriveConfig, answer: Opened, fds: list[int]) -> OpenedSt
     backend = take_opened_overlay(
         answer.storage,
         fds,
-        config.base,
+        base_place(config),
         size_bytes=config.overlay_size,
         direct=config.direct,
         snapshot=config.base_snapshot,

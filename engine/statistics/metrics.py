@@ -8,6 +8,7 @@ from itertools import chain
 from typing import NamedTuple
 
 from ringblk.engine.base.version import VERSION
+from ringblk.engine.drives.base_status import BaseStatus
 from ringblk.engine.statistics.statistics import (
     OperationSnapshot,
     QueueSnapshot,
@@ -130,6 +131,15 @@ def _of_servers(name: str, kind: str, text: str, value: Callable[[ServerConnecti
     return Family(name, kind, text, lines)
 
 
+def _of_bases(name: str, kind: str, text: str, value: Callable[[BaseStatus], float]) -> Family:
+    def lines(name: str, identity: str, snapshot: StatisticsSnapshot) -> list[str]:
+        if snapshot.base is None:
+            return []
+        return [f"{name}{{{identity}}} {value(snapshot.base)!r}\n"]
+
+    return Family(name, kind, text, lines)
+
+
 def _info(name: str, identity: str, snapshot: StatisticsSnapshot) -> list[str]:
     return [f"{name}{{{identity},version={_quoted(VERSION)}}} 1\n"]
 
@@ -162,6 +172,43 @@ _OF_SERVERS = (
     ),
 )
 """Of drives whose bytes a server keeps: the control plane alone can tell."""
+
+_OF_BASES = (
+    _of_bases("ringblk_base_reads_total", "counter", "Reads of the drive's base.", lambda b: b.read_count),
+    _of_bases(
+        "ringblk_base_misses_total",
+        "counter",
+        "Those that something was fetched for.",
+        lambda b: b.miss_count,
+    ),
+    _of_bases(
+        "ringblk_base_fetcher",
+        "gauge",
+        "1 while there is a process that fetches.",
+        lambda b: int(b.has_fetcher),
+    ),
+    _of_bases(
+        "ringblk_base_changed", "gauge", "1 once the source is not what it was.", lambda b: int(b.has_changed)
+    ),
+    _of_bases("ringblk_base_cached_bytes", "gauge", "Of the base, on this host.", lambda b: b.cached_bytes),
+    _of_bases("ringblk_base_missing_bytes", "gauge", "Of the base, not here.", lambda b: b.missing_bytes),
+    _of_bases(
+        "ringblk_base_fetched_bytes_total",
+        "counter",
+        "Read from the source since its fetcher began, for all drives of the host.",
+        lambda b: b.fetched_bytes,
+    ),
+    _of_bases(
+        "ringblk_base_failed_reads_total",
+        "counter",
+        "Reads of the source that failed.",
+        lambda b: b.failed_count,
+    ),
+    _of_bases(
+        "ringblk_base_waiting_requests", "gauge", "Requests that wait for it now.", lambda b: b.waiting_count
+    ),
+)
+"""Of drives whose base is fetched."""
 
 FAMILIES = (
     Family("ringblk_info", "gauge", "The engine and its drive.", _info),
@@ -219,5 +266,6 @@ FAMILIES = (
     _of_workers("ringblk_worker_busy_seconds_total", "Time spent on requests.", lambda w: w.busy_ns / 1e9),
     _of_workers("ringblk_worker_restarts_total", "Workers that died.", lambda w: w.restart_count),
     *_OF_SERVERS,
+    *_OF_BASES,
 )
 """All that there is, in the order in which it is shown."""

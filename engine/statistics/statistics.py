@@ -7,6 +7,7 @@ from typing import Any, Literal
 import msgspec
 
 from ringblk.engine.devices.kinds import read_capacity_bytes
+from ringblk.engine.drives.base_status import BaseStatus
 from ringblk.shm.layout.histogram import Histogram
 from ringblk.shm.queues.virtqueue import BROKEN_REASONS
 from ringblk.shm.state.reader import (
@@ -92,6 +93,8 @@ class StatisticsSnapshot(msgspec.Struct, frozen=True):
     """Workers that there may be."""
     server: ServerConnection | None = None
     """How it stands with the server that keeps its bytes: what the control plane alone knows."""
+    base: BaseStatus | None = None
+    """The same of a base that is fetched."""
 
     @property
     def state(self) -> DriveState:

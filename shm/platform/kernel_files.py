@@ -1,5 +1,6 @@
 """What the kernel says of the machine and of itself; nothing where it says that elsewhere, or not at all."""
 
+import functools
 import os
 
 _SYSTEM = "/proc"
@@ -10,8 +11,12 @@ def sysctl(name: str) -> str:
     return next(iter(_read(f"{_SYSTEM}/sys/{name}").split()), "")
 
 
+@functools.cache
 def boot_id() -> bytes:
-    """16 bytes that no other boot of any machine has. Empty where the system has no such thing."""
+    """16 bytes that no other boot of any machine has. Empty where the system has no such thing.
+
+    Who has asked once is told again in a sandbox, too.
+    """
     return bytes.fromhex(sysctl("kernel/random/boot_id").replace("-", ""))
 
 

@@ -15,6 +15,12 @@ cdef inline uint8_t *address_of(view) except NULL:
     return <uint8_t *>PyMemoryView_GET_BUFFER(view).buf
 
 
+cdef inline const uint8_t *look_at(view) except NULL:
+    """The same of what may be read only."""
+    assert type(view) is memoryview
+    return <const uint8_t *>PyMemoryView_GET_BUFFER(view).buf
+
+
 cdef inline uint8_t *place_in(buffer, size_t offset_bytes, size_t size_bytes, size_t align_bytes,
                               what) except NULL:
     """Where `what` lies at an offset of a writable buffer; it stays there for as long as somebody holds that.

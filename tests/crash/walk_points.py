@@ -48,6 +48,8 @@ CHANGES_POINTS = [name for name in POINTS if name.startswith("changes:")]
 """Reached where changes are tracked: tests/crash/test_tracking_deaths.py."""
 NBD_POINTS = [name for name in POINTS if name.startswith("nbd:")]
 """Reached where an NBD server keeps the bytes: tests/crash/test_nbd_deaths.py."""
+FETCHER_POINTS = [name for name in POINTS if name.startswith("fetcher:")]
+"""Reached where a base is fetched: tests/engine/fetcher/test_fetched_drives.py kills the fetcher."""
 RBD_POINTS = [name for name in POINTS if name.startswith("rbd:")]
 """Reached where a Ceph cluster keeps the bytes: tests/engine/program/test_rbd_drives.py."""
 FOLDER_POINTS = [name for name in POINTS if name.startswith(("folder:", "window:"))]
@@ -82,6 +84,7 @@ CHILD_POINTS = [
     + CHANGES_POINTS
     + SUSPEND_POINTS
     + NBD_POINTS
+    + FETCHER_POINTS
     + RBD_POINTS
     + FOLDER_POINTS
     + WORKERS_POINTS

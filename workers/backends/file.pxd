@@ -15,6 +15,7 @@ cdef class FileBackend(NativeBackend):
     cdef uint64_t memory_mask
     cdef uint8_t *bounce
 
+    cdef be_file(self, found, int fd)
     cdef int transfer(self, const iovec *ranges, int range_count, uint64_t offset_bytes, bint writing,
                       bint durable) noexcept nogil
     cdef ssize_t transfer_some(self, const iovec *ranges, int range_count, uint64_t offset_bytes,

@@ -185,19 +185,19 @@ cdef class FileBackend(NativeBackend):
     def take(found, int fd):
         """The same of what another process has handed over: `fd` is this backend's from now on."""
         cdef FileBackend backend = FileBackend.__new__(FileBackend)
-        backend.fd = fd
-        backend.size_bytes = found.size_bytes
-        backend.read_only = found.read_only
-        backend.is_block_device = found.is_block_device
-        backend.direct = found.direct
-        backend.direct_mode = found.direct_mode
-        backend.direct_refusal = found.direct_refusal
-        backend.block_size_bytes = found.block_size_bytes
-        backend.offset_mask = found.offset_alignment_bytes - 1
-        backend.memory_alignment_bytes = found.memory_alignment_bytes
-        backend.memory_mask = found.memory_alignment_bytes - 1
-        backend.topology = found.topology
+        backend.be_file(found, fd)
         return backend
+
+    cdef be_file(self, found, int fd):
+        self.fd = fd
+        self.size_bytes = found.size_bytes
+        self.read_only = found.read_only
+        self.is_block_device = found.is_block_device
+        self.direct, self.direct_mode, self.direct_refusal = found.direct, found.direct_mode, found.direct_refusal
+        self.block_size_bytes = found.block_size_bytes
+        self.offset_mask = found.offset_alignment_bytes - 1
+        self.memory_alignment_bytes, self.memory_mask = found.memory_alignment_bytes, found.memory_alignment_bytes - 1
+        self.topology = found.topology
 
     def fileno(self):
         """The descriptor that all workers share; -1 once closed."""

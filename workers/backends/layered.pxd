@@ -16,6 +16,7 @@ cdef class LayeredBackend(NativeBackend):
     cdef readonly str folder
     cdef object _base_path, _snapshot, _direct, _asked_bytes, _fds, _layer_fds
     cdef uint64_t base_bytes
+    cdef bint serves_guest    # this process does
     cdef int *layer_fds       # by number
     cdef LayerMap map         # the top's; None until the overlay is this process's
     cdef LayerJournal journal

@@ -19,6 +19,7 @@ from ringblk.workers.layers.sealed_map cimport SealedMap
 from ringblk.workers.layers.stack cimport LayerStack
 
 from ringblk.workers.backends.answers import Waiting
+from ringblk.workers.backends.fetched import FETCH_CALLS, FetchedBase
 from ringblk.workers.backends.interface import BackendError
 from ringblk.workers.backends.overlay_lock import LayerLock
 from ringblk.workers.backends.overlay_open import is_current, open_overlay, prepare_chain
@@ -51,10 +52,12 @@ cdef class LayeredBackend(NativeBackend):
     def _settle(self, found, fds):
         """All that follows from what is open; the descriptors are this backend's from now on."""
         cdef FileBackend data = FileBackend.take(found.data, fds[f"data {found.top.number}"])
-        cdef FileBackend base = None if found.base is None else FileBackend.take(found.base, fds["base"])
+        cdef FileBackend base = open_base(found, fds)
         cdef FileBackend sealed = None if found.sealed is None else FileBackend.take(found.sealed, -1)
         self._let_go()
         self.data, self.base, self.sealed = data, base, sealed
+        if self.serves_guest:
+            self._wait_for_ever()
         self.base_bytes = found.base_bytes
         self.found, self._fds = found, fds
         self.folder = found.folder
@@ -191,6 +194,12 @@ cdef class LayeredBackend(NativeBackend):
         """The base."""
         return self.base
 
+    def base_counts(self):
+        """Of a base that is fetched: how many reads there were, and for how many something was missing."""
+        if self.found.fetched is None:
+            return 0, 0
+        return self.base.read_count, self.base.miss_count
+
     @property
     def layered(self):
         """It has."""
@@ -203,8 +212,21 @@ cdef class LayeredBackend(NativeBackend):
 
     @property
     def system_calls(self):
-        """Files', and the lock of a flush."""
-        return f"{FILE_CALLS} {LOCK_CALLS}"
+        """Files', the lock of a flush, and what it takes to have blocks fetched."""
+        return f"{FILE_CALLS} {LOCK_CALLS} {'' if self.found.fetched is None else FETCH_CALLS}"
+
+    def start_worker(self):
+        """What is fetched may take as long as it likes."""
+        self.serves_guest = True
+        self._wait_for_ever()
+
+    def start_dispatcher(self):
+        """The same."""
+        self.start_worker()
+
+    def _wait_for_ever(self):
+        if self.found.fetched is not None:
+            self.base.wait_for_ever()
 
     def is_fenced(self, name):
         """Its calls have ended with it; what it may have left of a change to the map is looked for."""
@@ -244,6 +266,15 @@ cdef class LayeredBackend(NativeBackend):
             self._let_go()
             fds, self._fds = self._fds, {}
             _close_all(fds)
+
+
+def open_base(found, fds):
+    """The base as it is open; None where there is none."""
+    if found.base is None:
+        return None
+    if found.fetched is not None:
+        return FetchedBase.of(found.base, fds["base"], found.fetched, fds["base map"], fds["base counts"])
+    return FileBackend.take(found.base, fds["base"])
 
 
 def _close_all(fds):

@@ -53,6 +53,14 @@ class OpenIndex(msgspec.Struct, frozen=True):
     size_bytes: int
 
 
+class OpenFetched(msgspec.Struct, frozen=True, kw_only=True):
+    """A base that is fetched as it is read (`FetchedBase`): where its fetcher is, which content is meant."""
+
+    folder: str
+    layer_id: bytes
+    size_bytes: int
+
+
 class OpenOverlay(msgspec.Struct, frozen=True, kw_only=True, tag=True):
     """Layers and their base (`OverlayBackend`); the descriptors of `fd_names` come along, in that order."""
 
@@ -64,6 +72,8 @@ class OpenOverlay(msgspec.Struct, frozen=True, kw_only=True, tag=True):
     sealed: OpenFile | None
     """What holds of the data of all other layers."""
     base: OpenFile | None
+    fetched: OpenFetched | None = None
+    """Where the base is one that is fetched."""
     base_lock_count: int
     """Descriptors that keep the snapshots that it lies on."""
     base_bytes: int
@@ -82,6 +92,8 @@ class OpenOverlay(msgspec.Struct, frozen=True, kw_only=True, tag=True):
         names = ["lock", *(f"{file} {self.top.number}" for file in ("data", "map", "live"))]
         if self.base is not None:
             names.append("base")
+        if self.fetched is not None:
+            names += ["base map", "base counts"]
         names += [f"base lock {number}" for number in range(self.base_lock_count)]
         if self.index is not None:
             names.append(f"index {self.index.number}")

@@ -4,10 +4,17 @@ import logging
 import os
 from typing import NamedTuple
 
+import msgspec
+
+from ringblk.shm.platform.shared_memory import make_unnamed
 from ringblk.workers.backends.direct_io import DirectMode
+from ringblk.workers.backends.fetched import COUNTS_BYTES
+from ringblk.workers.backends.fetched_open import open_fetched
 from ringblk.workers.backends.file import FileBackend
 from ringblk.workers.backends.image_lock import ImageLocked
 from ringblk.workers.backends.interface import BackendError, BaseImageError
+from ringblk.workers.backends.open_storage import OpenFetched, OpenFile
+from ringblk.workers.fetch.source_form import is_source
 from ringblk.workers.layers.chain_form import ChainLayer
 from ringblk.workers.layers.folder import MAP, base_fault, base_identity
 from ringblk.workers.layers.form import LAYER_BASE, BaseIdentity, LayerDamaged
@@ -27,12 +34,31 @@ class OpenBase(NamedTuple):
     """The layers above that, the nearest first, each with its overlay's folder."""
     lock_fds: list[int]
     """What keeps those from being removed."""
+    fetched: OpenFetched | None = None
+    """Where the image is fetched as it is read,"""
+    map_fd: int = -1
+    """and which blocks of it are there."""
+
+    def keep(self, fds: dict[str, int]) -> OpenFile | None:
+        """Have descriptors of it in `fds` as well, by name; what holds of the image. Raises `OSError`."""
+        for number, fd in enumerate(self.lock_fds):
+            fds[f"base lock {number}"] = os.dup(fd)
+        if self.image is None:
+            return None
+        fds["base"] = os.dup(self.image.fd)
+        image = self.image.hand_over()[0]
+        assert isinstance(image, OpenFile)
+        if self.fetched is None:
+            return image
+        fds["base map"] = os.dup(self.map_fd)
+        fds["base counts"] = make_unnamed("ringblk-base", COUNTS_BYTES)
+        return msgspec.structs.replace(image, size_bytes=self.fetched.size_bytes)
 
     def close(self) -> None:
         """Let go of it."""
         if self.image is not None:
             self.image.close()
-        _close_all(self.lock_fds)
+        _close_all([*self.lock_fds, *([] if self.map_fd < 0 else [self.map_fd])])
 
 
 def open_base(path: str, direct: DirectMode, snapshot: str | None = None, layer_id: bytes = b"") -> OpenBase:
@@ -40,6 +66,11 @@ def open_base(path: str, direct: DirectMode, snapshot: str | None = None, layer_
 
     Of an overlay's folder it is the `snapshot`, or the layer with an id.
     """
+    if is_source(path):
+        if snapshot is not None:
+            raise BaseImageError(f"{path}: has no snapshots: it is fetched")
+        found = open_fetched(path, direct)
+        return OpenBase(found.identity, found.data, [], [], found.fetched, found.map_fd)
     if not os.path.isdir(path):
         if snapshot is not None:
             raise BaseImageError(f"{path}: has no snapshots: it is no folder of an overlay")
@@ -110,7 +141,9 @@ def _open_snapshot(path: str, direct: DirectMode, snapshot: str | None, layer_id
     except BaseException:
         _close_all(lock_fds)
         raise
-    opened = OpenBase(identity, below.image, layers + below.layers, lock_fds + below.lock_fds)
+    opened = below._replace(
+        identity=identity, layers=layers + below.layers, lock_fds=lock_fds + below.lock_fds
+    )
     try:
         check_base(path, chain.base, below.identity)
     except BaseException:

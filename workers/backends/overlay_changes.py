@@ -250,6 +250,7 @@ class OverlayChanger:
             sealed=sealed,
             base=image,
             base_bytes=0 if image is None else min([image.size_bytes, *seen_bytes]),
+            fetched=found.fetched if has_base else None,
             base_lock_count=found.base_lock_count if has_base else 0,
             foreign_count=found.foreign_count if has_base else 0,
             below=below,
@@ -280,18 +281,13 @@ class OverlayChanger:
                         number=number, layer_id=layer.layer_id, size_bytes=layer.size_bytes, is_settled=True
                     )
                 )
-            for number, fd in enumerate(base.lock_fds):
-                fds[f"base lock {number}"] = os.dup(fd)
-            image = None
-            if base.image is not None:
-                fds["base"] = os.dup(base.image.fd)
-                image = base.image.hand_over()[0]
-                assert isinstance(image, OpenFile)
+            image = base.keep(fds)
         finally:
             base.close()
         found = msgspec.structs.replace(
             found,
             base=image,
+            fetched=base.fetched,
             base_lock_count=len(base.lock_fds),
             foreign_count=len(foreign),
             below=[*found.below, *foreign],

@@ -163,10 +163,7 @@ def open_layers(
     """
     top = chain.layers[chain.top]
     lower = below + ([] if base is None else base.layers)
-    if base is not None and base.image is not None:
-        fds["base"] = os.dup(base.image.fd)
-    for number, fd in enumerate([] if base is None else base.lock_fds):
-        fds[f"base lock {number}"] = os.dup(fd)
+    image = None if base is None else base.keep(fds)
     number = len(lower) + 1
     data = open_top(folder_fd, top, number, folder, direct, fds)
     fds["lock"] = (
@@ -184,8 +181,6 @@ def open_layers(
         for place, (_, layer) in enumerate(lower)
     ]
     sealed = _open_sealed(lower, layers, direct, data, fds)
-    image = None if base is None or base.image is None else base.image.hand_over()[0]
-    assert image is None or isinstance(image, OpenFile)
     base_bytes = 0 if image is None else min([image.size_bytes, *(layer.size_bytes for layer in layers)])
     return OpenOverlay(
         folder=folder,
@@ -194,6 +189,7 @@ def open_layers(
         data=data,
         sealed=sealed,
         base=image,
+        fetched=None if base is None else base.fetched,
         base_lock_count=0 if base is None else len(base.lock_fds),
         base_bytes=base_bytes,
         top=OpenLayer(number=number, layer_id=top.layer_id, size_bytes=top.size_bytes),

@@ -12,6 +12,7 @@ from ringblk.workers.layers.form import (
     DEVICE_BASE,
     FILE_BASE,
     LAYER_BASE,
+    SOURCE_BASE,
     SUPERBLOCK_BYTES,
     BaseIdentity,
     LayerDamaged,
@@ -53,8 +54,15 @@ def base_identity(fd: int, path: bytes, size_bytes: int) -> BaseIdentity:
 def base_change(was: BaseIdentity, now: BaseIdentity) -> str | None:
     """How a base differs from what it was when the layer was made on it; None: it does not."""
     if was.kind != now.kind:
-        kinds = {FILE_BASE: "a file", DEVICE_BASE: "a block device", LAYER_BASE: "a layer"}
+        kinds = {
+            FILE_BASE: "a file",
+            DEVICE_BASE: "a block device",
+            LAYER_BASE: "a layer",
+            SOURCE_BASE: "a base that is fetched",
+        }
         return f"it was {kinds.get(was.kind, 'something else')} and is {kinds[now.kind]}"
+    if was.layer_id != now.layer_id and now.kind == SOURCE_BASE:
+        return f"its source had other content (marks {was.layer_id.hex()}, now {now.layer_id.hex()})"
     if was.layer_id != now.layer_id:
         return f"it was layer {was.layer_id.hex()} and is layer {now.layer_id.hex()}"
     if was.size_bytes != now.size_bytes:

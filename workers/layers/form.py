@@ -35,17 +35,20 @@ class BaseIdentity(msgspec.Struct, frozen=True, kw_only=True):
     """The base that a layer was made on, as it was then."""
 
     kind: int
-    """A regular file, a block device, of which the size alone counts, or a layer (`FILE_BASE`, ...)."""
+    """A file, a block device, of which the size alone counts, a layer, what is fetched (`FILE_BASE`...)."""
     path: bytes
     """Where it was, for people."""
     size_bytes: int
     inode: int = 0
     modified_ns: int = 0
     layer_id: bytes = bytes(16)
-    """Of a layer, which is told by that; `path` is its overlay's folder, empty where that is this layer's."""
+    """Of a layer, which is told by that; `path` is its overlay's folder, empty where that is this layer's.
+
+    Of a base that is fetched, what tells its content; `path` is the folder of what was fetched.
+    """
 
 
-FILE_BASE, DEVICE_BASE, LAYER_BASE = 1, 2, 3
+FILE_BASE, DEVICE_BASE, LAYER_BASE, SOURCE_BASE = 1, 2, 3, 4
 
 
 class Superblock(msgspec.Struct, frozen=True, kw_only=True):

@@ -58,7 +58,9 @@ cdef class LayerJournal:
 
     def flush(self, int data_fd):
         """Bring data and map to the disk. Raises `OSError`."""
-        cdef int result = self.save(data_fd)
+        cdef int result
+        with nogil:   # other threads go on: it takes as long as the disk likes
+            result = self.save(data_fd)
         if result < 0:
             raise OSError(-result, os.strerror(-result))
 

@@ -20,7 +20,7 @@ from ringblk.shm.sync.atomic cimport (
     clear_bits_64, full_fence, load_acquire_64, load_relaxed_64, set_bits_64, store_release_32,
     store_release_64,
 )
-from ringblk.shm.sync.buffer_address cimport address_of
+from ringblk.shm.sync.buffer_address cimport address_of, look_at
 from ringblk.shm.sync.crash_point cimport crash_point
 from ringblk.shm.sync.invariant cimport invariant
 from ringblk.workers.files.file_calls cimport give_space, is_unsupported
@@ -46,15 +46,17 @@ def can_give_space(int fd, uint64_t size_bytes):
 cdef class LayerMap:
     """The map of a layer of `size_bytes`, in the file `fd`, which is as large as `LiveLayout` says.
 
-    The file stays the caller's. Raises `OSError`.
+    The file stays the caller's. `is_read_only`: nothing is changed here, and none but what looks may be called.
+    Raises `OSError`.
     """
 
-    def __init__(self, int fd, uint64_t size_bytes):
+    def __init__(self, int fd, uint64_t size_bytes, *, bint is_read_only=False):
         layout = LiveLayout.of(size_bytes)
         cdef uint8_t *memory
         self.fd = fd
-        self.view = memoryview(mmap.mmap(fd, layout.file_bytes))
-        memory = address_of(self.view)
+        access = mmap.PROT_READ if is_read_only else mmap.PROT_READ | mmap.PROT_WRITE
+        self.view = memoryview(mmap.mmap(fd, layout.file_bytes, prot=access))
+        memory = <uint8_t *>look_at(self.view) if is_read_only else address_of(self.view)
         self.header = <LiveHeader *>memory
         self.touched = <uint64_t *>(memory + <size_t>layout.touched_offset)
         self.unsaved = <uint64_t *>(memory + <size_t>layout.unsaved_offset)
@@ -89,6 +91,35 @@ cdef class LayerMap:
         if block >= self.block_count:
             raise ValueError(f"block {block} of {self.block_count}")
         return self.state_of(block)
+
+    def has(self, uint64_t first, uint64_t end):
+        """Whether blocks [first, end) are all in the data."""
+        if first >= end or end > self.block_count:
+            raise ValueError(f"blocks {first} to {end} of {self.block_count}")
+        return self.is_all(first, end, BLOCK_PRESENT)
+
+    def note_written(self, uint64_t first, uint64_t end):
+        """Blocks [first, end) are in the data from now on. Raises `OSError`."""
+        if first >= end or end > self.block_count:
+            raise ValueError(f"blocks {first} to {end} of {self.block_count}")
+        result = self.add(first, end, BLOCK_PRESENT)
+        if result < 0:
+            raise OSError(-result, os.strerror(-result))
+
+    def has_changed(self):
+        """Whether a flush would have anything to save."""
+        return bool(self.has_unsaved())
+
+    def count(self):
+        """How many blocks are in the data."""
+        cdef uint64_t first = 0, length, found = 0
+        cdef int state
+        while first < self.block_count:
+            length = self.run_length(first, self.block_count, &state)
+            if state == BLOCK_PRESENT:
+                found += length
+            first += length
+        return found
 
     cdef int state_of(self, uint64_t block) noexcept nogil:
         cdef uint64_t word = block >> WORD_SHIFT, page = word >> PAGE_SHIFT

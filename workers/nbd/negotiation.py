@@ -35,20 +35,16 @@ class NotServed(Exception):  # noqa: N818
     """The server does not give what was asked for. The message is for people."""
 
 
-def negotiate(export_name: bytes, say: Callable[[bytes], None]) -> Conversation:
+def negotiate(export_name: bytes, say: Callable[[bytes], None], *, encrypts: bool = True) -> Conversation:
     """Up to the first request: encryption first, then the export. Structured replies are not asked for:
     without them each answer has a length that is known before (`record_keeper.pyx`). Raises `NotServed`.
     """
     magic, option_magic, flags = struct.unpack(">8sQH", (yield 18))
     if magic != _NBD_MAGIC or option_magic != _OPTION_MAGIC or not flags & _FIXED_NEWSTYLE:
         raise NotServed("does not speak NBD as it is spoken now (fixed newstyle)")
-    say(struct.pack(">I", flags & 3) + _option(_OPT_START_TLS))
-    kind, text = yield from _reply(_OPT_START_TLS)
-    if kind in (_ERR_UNSUPPORTED, _ERR_POLICY):
-        raise NotServed("the server does not offer TLS")
-    if kind != _REP_ACK:
-        _refuse("TLS", text)
-    yield START_TLS
+    say(struct.pack(">I", flags & 3))
+    if encrypts:
+        yield from _start_tls(say)
     go = struct.pack(">I", len(export_name)) + export_name + struct.pack(">HH", 1, _INFO_BLOCK_SIZE)
     say(_option(_OPT_GO, go))
     size_bytes, flags, sizes = -1, 0, (1, 0, MAXIMUM_BYTES)
@@ -64,6 +60,16 @@ def negotiate(export_name: bytes, say: Callable[[bytes], None]) -> Conversation:
             raise NotServed("the server has no such export")
         elif kind != _REP_INFO:
             _refuse("the export", data)
+
+
+def _start_tls(say: Callable[[bytes], None]) -> Generator[int, bytes, None]:
+    say(_option(_OPT_START_TLS))
+    kind, text = yield from _reply(_OPT_START_TLS)
+    if kind in (_ERR_UNSUPPORTED, _ERR_POLICY):
+        raise NotServed("the server does not offer TLS")
+    if kind != _REP_ACK:
+        _refuse("TLS", text)
+    yield START_TLS
 
 
 def read_once(

@@ -1,6 +1,5 @@
 """An overlay's disk is full: the guest hears of it, and a reset, which gives space back, is not refused."""
 
-import subprocess
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,6 +10,7 @@ from ringblk import Frontend, RequestFailed
 from ringblk.workers.layers.spare import SPARE
 from tests.rigs.engine_rig import DEADLINE_S, eventually
 from tests.rigs.many_drives import ManyDrives
+from tests.rigs.small_disk import small_disk
 
 SIZE_BYTES = 4 << 20
 DISK = "1m"
@@ -21,13 +21,8 @@ BLOCK = b"w" * 4096
 @pytest.fixture
 def disk(tmp_path: Path) -> Iterator[Path]:
     """A disk that has less space than the drive."""
-    folder = tmp_path / "disk"
-    folder.mkdir()
-    mount = ["mount", "-t", "tmpfs", "-o", f"size={DISK}", "tmpfs", str(folder)]
-    if subprocess.run(mount, check=False).returncode:
-        pytest.skip("mounting needs root")
-    yield folder
-    subprocess.run(["umount", "-l", str(folder)], check=True)
+    with small_disk(tmp_path / "disk", DISK) as folder:
+        yield folder
 
 
 @pytest.fixture

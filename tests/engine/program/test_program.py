@@ -73,7 +73,19 @@ TOP_COMMANDS = {
     "completion",
 }
 IMAGE_COMMANDS = {
-    *("create", "import", "export", "info", "check", "diff", "rebase", "flatten", "commit", "point"),
+    *(
+        "create",
+        "import",
+        "export",
+        "info",
+        "check",
+        "diff",
+        "rebase",
+        "flatten",
+        "commit",
+        "point",
+        "manifest",
+    ),
 }
 
 

@@ -1,0 +1,6 @@
+class FetchLine:
+    """A process's connection to the fetcher of one source."""
+
+    def __init__(self, path: str, layer_id: bytes, patience_ns: int) -> None: ...
+    patience_ns: int
+    def close(self) -> None: ...
