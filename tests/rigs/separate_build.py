@@ -94,7 +94,7 @@ class SeparateBuild(msgspec.Struct, frozen=True):
             place = path.name if path in self.extra else Path("ringblk", path.relative_to(ROOT))
             target = self.folder / place
             target.parent.mkdir(parents=True, exist_ok=True)
-            shutil.copy2(path, target)
+            _copy_anew(path, target)
         if self.modules:
             for path in (ROOT / "src" / "ringblk").glob("*.py"):
                 shutil.copy2(path, self.folder / "ringblk" / path.name)
@@ -147,6 +147,14 @@ def compiled_modules() -> list[str]:
 def module_name(path: Path) -> str:
     """The module that a source or built file of the package is."""
     return ".".join(("ringblk", *path.relative_to(ROOT).parent.parts, path.name.partition(".")[0]))
+
+
+def _copy_anew(path: Path, target: Path) -> None:
+    """Copy what differs, as another file of that name: who has the former one mapped goes on with it."""
+    if not target.exists() or _version(target) != _version(path):
+        made = target.with_name(f".{target.name}")
+        shutil.copy2(path, made)
+        made.replace(target)
 
 
 def _version(path: Path) -> str:

@@ -6,8 +6,9 @@ import struct
 
 from ringblk.shm.platform.kernel_files import boot_id
 from ringblk.workers.layers.form import LIVE_MAGIC, VERSION, LiveLayout, Superblock
+from ringblk.workers.layers.given_space import give_space
 from ringblk.workers.layers.journal import LayerJournal
-from ringblk.workers.layers.map import LayerMap, can_give_space
+from ringblk.workers.layers.map import LayerMap
 
 _HEAD = struct.Struct("<8sII16s16sQ")
 
@@ -29,8 +30,7 @@ def attach(map_fd: int, live_fd: int, data_fd: int, superblock: Superblock) -> t
     layout = LiveLayout.of(superblock.size_bytes)
     os.ftruncate(live_fd, 0)
     os.ftruncate(live_fd, layout.file_bytes)
-    if not can_give_space(live_fd, layout.words_offset):
-        _fill(live_fd, layout.file_bytes)
+    give_space(live_fd, layout.words_offset, layout.file_bytes)
     live_map = LayerMap(live_fd, superblock.size_bytes)
     journal = LayerJournal(map_fd, live_map, superblock.size_bytes, superblock.layer_id)
     journal.recover()
@@ -57,10 +57,3 @@ def this_boot() -> bytes:
     if not found:
         raise OSError(errno.ENOENT, "this system does not tell one boot from another")
     return found
-
-
-def _fill(fd: int, size_bytes: int) -> None:
-    """Write zeroes: a file system that cannot give space beforehand gives it now. Raises `OSError`."""
-    zeroes = bytes(1 << 16)
-    for offset in range(0, size_bytes, len(zeroes)):
-        os.pwrite(fd, zeroes[: size_bytes - offset], offset)

@@ -10,7 +10,7 @@ import os
 from ringblk.workers.layers.chain_form import Chain
 from ringblk.workers.layers.folder import FILE_MODE
 from ringblk.workers.layers.form import LiveLayout
-from ringblk.workers.layers.map import can_give_space
+from ringblk.workers.layers.given_space import give_space
 
 SPARE = "spare"
 _BLOCK_BYTES = 4096
@@ -22,13 +22,14 @@ def keep_spare(folder_fd: int, chain: Chain) -> None:
     """Have one, as large as is needed now, if there is space for it."""
     size_bytes = max(layer.size_bytes for layer in chain.layers.values())
     chain_blocks = -(-len(chain.encode()) // _BLOCK_BYTES)
-    spare_bytes = LiveLayout.of(size_bytes).words_offset + (_OTHER_BLOCKS + chain_blocks) * _BLOCK_BYTES
+    other_bytes = (_OTHER_BLOCKS + chain_blocks) * _BLOCK_BYTES
+    layout = LiveLayout.of(size_bytes)
     flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
     with contextlib.suppress(OSError):
         fd = os.open(SPARE, flags, FILE_MODE, dir_fd=folder_fd)
         try:
-            if os.fstat(fd).st_blocks * 512 < spare_bytes:
-                can_give_space(fd, spare_bytes)
+            if os.fstat(fd).st_blocks * 512 < layout.file_bytes + other_bytes:
+                give_space(fd, layout.words_offset + other_bytes, layout.file_bytes + other_bytes)
         finally:
             os.close(fd)
 

@@ -160,7 +160,7 @@ def test_readers_of_one_image_have_a_record_each(image: Path) -> None:
 
 
 AS_NOBODY = (  # imported before: this user may not read where Python is
-    "import os, sys; from ringblk.engine.program import cli, serve\n"
+    "import os, sys, tempfile; from ringblk.engine.program import cli, serve\n"
     "from ringblk.engine.control import engine_control, server\n"
     "from ringblk.engine.statistics import statistics\n"
     f"os.setgroups([]); os.setgid({NOBODY}); os.setuid({NOBODY}); cli.backend_program()"
