@@ -17,6 +17,7 @@ from hypothesis import Phase, settings
 from hypothesis import seed as with_seed
 from hypothesis.stateful import RuleBasedStateMachine, run_state_machine_as_test
 
+from scripts.guest_machine import missing_parts
 from tests.crash.storm import storm
 from tests.rigs.control_group import control_group
 from tests.rigs.io_engines import of_this_build
@@ -34,10 +35,12 @@ from tests.stress.kept_session_rounds import disturb
 from tests.stress.limit_machine import LimitMachine
 from tests.stress.many_files import know_many_files
 from tests.stress.session_machine import SessionMachine
+from tests.stress.share_guest_storm import storm_over_guest
 from tests.stress.share_machine import ShareMachine, shared_folder
 
 LINE_S = 60.0
 STORM_S = 4.0
+GUEST_STORM_S = 30.0
 DRIVE_ROUNDS = 1000
 KEPT_SESSIONS = 20
 MANY_FILES = 1_000_000
@@ -92,6 +95,20 @@ def run_many_files(seed: int) -> None:
         return
     with tempfile.TemporaryDirectory(prefix="ringblk-share-", dir="/dev/shm") as folder:
         know_many_files(Path(folder), MANY_FILES, seed)
+
+
+def run_share_guest(seed: int) -> None:
+    """A real guest on a shared folder, and a killer."""
+    missing = missing_parts()
+    if missing or os.geteuid() != 0:
+        print(f"share_guest: left out, it takes root, and {', '.join(missing) or 'nothing more'}", flush=True)
+        time.sleep(1)  # the only machine of a round, maybe
+        return
+    with (
+        tempfile.TemporaryDirectory(dir="/dev/shm", prefix="ringblk-") as folder,
+        tempfile.TemporaryDirectory(prefix="ringblk-") as logs,
+    ):
+        storm_over_guest(Path(folder), Path(logs), seed, GUEST_STORM_S)
 
 
 def run_session(seed: int) -> None:
@@ -159,6 +176,7 @@ MACHINES: dict[str, Callable[[int], None]] = {
     "limits": run_limits,
     "share": run_share,
     "many_files": run_many_files,
+    "share_guest": run_share_guest,
 }
 
 

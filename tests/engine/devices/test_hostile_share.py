@@ -3,6 +3,7 @@
 import errno
 import os
 import random
+import stat
 import struct
 from collections.abc import Iterator
 from pathlib import Path
@@ -29,6 +30,18 @@ OPCODES = range(64)
 LONGEST_ARGUMENT_BYTES = 130
 SILENT = (FORGET, INTERRUPT, BATCH_FORGET)
 """What has no answer where it is right."""
+
+KINDS: dict[str, tuple[int, int, bytes, int | None, int | None]] = {
+    "a name with a NUL in it": (LOOKUP, ROOT, b"a\0b\0", None, 256),
+    "a name without a NUL": (LOOKUP, ROOT, b"name", None, 256),
+    "a rename without a body": (RENAME2, ROOT, b"", None, 256),
+    "a rename to no name": (RENAME2, ROOT, bytes(16) + b"name\0", None, 256),
+    "more than there is": (LOOKUP, ROOT, b"name\0", 1 << 20, 256),
+    "less than a header": (LOOKUP, ROOT, b"name\0", 8, 256),
+    "an opcode that is none": (4095, ROOT, b"", None, 256),
+    "no room for an answer": (LOOKUP, ROOT, b"name\0", None, None),
+}
+"""Opcode, inode, body, the length that the header says if another, room. The first three stop virtiofsd."""
 
 
 @pytest.fixture(scope="module")
@@ -81,6 +94,21 @@ def test_inodes_that_nobody_knows(share: ShareFrontend, opcode: int) -> None:
         for argument in (bytes(16), b"\xff" * 40 + b"name\0", b"a\0b\0"):
             share.send([share.header(opcode, node_id, len(argument)), argument], 4096)
     assert_serves(share)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_kinds_that_stop_other_servers(share: ShareFrontend, kind: str) -> None:
+    opcode, node_id, body, said_bytes, room = KINDS[kind]
+    whole = share.header(opcode, node_id, len(body)) + body
+    if said_bytes is not None:
+        whole = struct.pack("<I", said_bytes) + whole[4:]
+    length, reply = share.send([whole], room)
+    if room is None:
+        assert length == 0
+    else:
+        error = -struct.unpack_from("<Ii", reply)[1]
+        assert (length, error) == (HEADER_BYTES, errno.ENOSYS if opcode == 4095 else errno.EINVAL)
+    assert stat.S_ISDIR(share.getattr(ROOT).mode)
 
 
 def test_headers_that_are_none(share: ShareFrontend) -> None:
