@@ -5,6 +5,7 @@ import os
 import random
 import stat
 import struct
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -45,10 +46,9 @@ KINDS: dict[str, tuple[int, int, bytes, int | None, int | None]] = {
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = Path("/dev/shm") / tmp_path_factory.mktemp("share").name
-    path.mkdir(exist_ok=True)
-    return path
+def folder() -> Iterator[Path]:
+    with tempfile.TemporaryDirectory(dir="/dev/shm", prefix="ringblk-test-") as directory:
+        yield Path(directory)
 
 
 @pytest.fixture(scope="module")
@@ -58,9 +58,6 @@ def share(folder: Path) -> Iterator[ShareFrontend]:
         yield frontend
         assert "died" not in engine.log()
         frontend.close()
-    for path in sorted(folder.rglob("*"), reverse=True):
-        path.rmdir() if path.is_dir() and not path.is_symlink() else path.unlink()
-    folder.rmdir()
 
 
 def assert_serves(share: ShareFrontend) -> None:
