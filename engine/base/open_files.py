@@ -29,8 +29,8 @@ _ENGINE_COUNT = 40
 REST_COUNT = 14
 """Segment, record, sockets, eventfd, and the dispatcher's channel, pidfd, io_uring and Landlock rules;
 but for its storage."""
-_GUEST_COUNT = 26
-"""Connection, in-flight region, log, back-end channel, copies of these that are kept; eight who wait."""
+_GUEST_COUNT = 28
+"""Connection, in-flight region, log, back-end channel, copies of these, states kept; eight who wait."""
 _WORKER_COUNT = 6
 """Eventfd, pidfd, io_uring, both ends of the channel, and a message's copy."""
 _QUEUE_COUNT = 6

@@ -71,7 +71,8 @@ def make_drive(
             parent=own_forks if is_own else zygote,
             own_forks=own_forks,
             program_id="" if zygote.restart is None else zygote.restart.program_id,
-            is_kept=plan.name != SOLE_DRIVE and not is_own,
+            is_kept=(is_kept := plan.name != SOLE_DRIVE and not is_own),
+            custodian=zygote if is_kept and zygote.restart is not None else None,
         )
         drive = Drive(plan, setup, limits, settings, goes_on=found is not None, adopted=adopted)
         undo.pop_all()

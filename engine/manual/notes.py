@@ -15,10 +15,13 @@ one ends it at once. SIGUSR2 does the same as the first, and leaves the drive to
         (
             "ENVIRONMENT",
             """
-NOTIFY_SOCKET: where the engine says that it is ready, what it does, and that it ends (sd_notify).
+NOTIFY_SOCKET: where the engine says that it is ready, what it does, and that it ends (sd_notify). An engine
+with a list of drives has its sockets stored there (FDSTORE), and leaves it to the service manager to start it
+again.
 
 LISTEN_PID, LISTEN_FDS, LISTEN_FDNAMES: sockets that a service manager listens on (sd_listen_fds). The only
-drive of an engine takes the one that there is, a drive of a list the one of its name.
+drive of an engine takes the one that there is, a drive of a list the one of its name. Those whose names begin
+with ringblk/ come from the store: an engine with a list of drives goes on with them, another closes them.
 """,
         ),
         (

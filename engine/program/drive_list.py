@@ -106,7 +106,9 @@ class DriveList:
         if self.is_sole:
             return {}
         orphans: dict[str, Orphan] = {}
-        for orphan in find_orphans(engine_name(self._config.control, None), self._drives):
+        for orphan in find_orphans(
+            engine_name(self._config.control, None), self._drives, self._zygote.sockets
+        ):
             name = orphan.processes.name
             config = self._drives[name].config if name in self._drives else None
             if config == orphan.processes.config and name not in orphans:

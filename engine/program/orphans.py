@@ -3,6 +3,7 @@
 import contextlib
 import logging
 import os
+import select
 import signal
 import socket
 import time
@@ -24,9 +25,11 @@ from ringblk.engine.supervisor.kept_parts import (
     AdoptedParts,
     AdoptionFailed,
     connect_to_orphan,
+    left_parts,
     take_parts,
 )
 from ringblk.engine.supervisor.kept_processes import KeptProcesses, adopt_processes
+from ringblk.engine.supervisor.socket_custody import SocketCustody
 from ringblk.engine.supervisor.zygote_process import Zygote
 from ringblk.shm.platform.process import signal_process
 from ringblk.shm.platform.process_table import is_running
@@ -85,8 +88,7 @@ class Orphan(msgspec.Struct, frozen=True, kw_only=True):
 
     def let_go(self) -> None:
         """Leave it as it was: it is for another engine to go on with."""
-        self.parts.channel.close()
-        self.parts.close()
+        self.parts.let_go()
 
     def end(self) -> None:
         """Kill its processes, as those of an engine that is gone: its front end comes to the next one."""
@@ -103,32 +105,48 @@ class _Called(msgspec.Struct, frozen=True):
     segment_name: str
     is_of_engine: bool
     end: socket.socket
+    second: AdoptedParts | None
+    """What the zygote has of it, should it die now."""
 
 
-def find_orphans(engine: str, drive_names: Collection[str]) -> list[Orphan]:
+def find_orphans(engine: str, drive_names: Collection[str], sockets: SocketCustody) -> list[Orphan]:
     """All that may be this engine's to go on with.
 
     `engine` is what it is called (`engine_name`), `drive_names` are its drives: those of others may be called
-    the same.
+    the same. `sockets` has what the zygote has kept, of drives without a dispatcher as well.
     """
-    # All are called before any is heard: those that hang are waited for together, not one after the other.
-    all_called = [
-        called for segment in named_segments() if (called := _call(segment, engine, drive_names)) is not None
-    ]
-    given_up_s = time.monotonic() + ANSWER_TIMEOUT_S
     orphans = []
+    all_called = []
+    # All are called before any is heard: those that hang are waited for together, not one after the other.
+    for segment in named_segments():
+        found = _call(segment, engine, drive_names, sockets)
+        if isinstance(found, Orphan):
+            orphans.append(found)
+        elif found is not None:
+            all_called.append(found)
+    sockets.close_parts()
+    given_up_s = time.monotonic() + ANSWER_TIMEOUT_S
     for called in all_called:
         try:
             parts = take_parts(called.end, given_up_s)
         except AdoptionFailed as error:
-            _log.info("shared memory segment %s is left alone: %s", called.segment_name, error)
+            orphan = _without_dispatcher(called.segment_name, called.is_of_engine, called.second)
+            if orphan is not None:
+                orphans.append(orphan)
+            else:
+                _log.info("shared memory segment %s is left alone: %s", called.segment_name, error)
             continue
-        if (orphan := _decode(called, parts)) is not None:
+        if called.second is not None:
+            called.second.let_go()
+        if (orphan := _decode(called.segment_name, called.is_of_engine, parts)) is not None:
             orphans.append(orphan)
     return orphans
 
 
-def _call(segment: DriveSegment, engine: str, drive_names: Collection[str]) -> _Called | None:
+def _call(
+    segment: DriveSegment, engine: str, drive_names: Collection[str], sockets: SocketCustody
+) -> _Called | Orphan | None:
+    """Call its dispatcher; one that has died has left what the zygote has."""
     if segment.pid is not None and segment.pid != os.getpid() and is_running(segment.pid):
         return None  # somebody else's, who lives; this process may have been another program before
     try:
@@ -140,28 +158,65 @@ def _call(segment: DriveSegment, engine: str, drive_names: Collection[str]) -> _
     except SegmentError:
         return None
     try:
+        info = os.fstat(segment_fd)
+        second = left_parts(sockets.take_parts((info.st_dev, info.st_ino)))
+        if second is not None and _has_died(second):
+            return _without_dispatcher(segment.name, is_of_engine, second)
         end = connect_to_orphan(segment_fd)
     finally:
         os.close(segment_fd)
-    return None if end is None else _Called(segment.name, is_of_engine, end)
+    if end is not None:
+        return _Called(segment.name, is_of_engine, end, second)
+    if second is not None:
+        second.let_go()
+    return None
 
 
-def _decode(called: _Called, parts: AdoptedParts) -> Orphan | None:
+def _has_died(second: AdoptedParts) -> bool:
+    """Whether its dispatcher has."""
+    try:
+        processes = _processes_decoder.decode(second.states[PROCESSES_PART])
+        return bool(select.select([second.fds[processes.dispatcher.pidfd]], [], [], 0)[0])
+    except (KeyError, msgspec.DecodeError):
+        return False
+
+
+def _without_dispatcher(segment_name: str, is_of_engine: bool, second: AdoptedParts | None) -> Orphan | None:
+    """A drive whose dispatcher has died before it could hand over; None: it begins anew."""
+    if second is None:
+        return None
+    if not _has_died(second):
+        second.let_go()
+        return None
+    orphan = _decode(segment_name, is_of_engine, second)
+    if orphan is not None and not _is_settled(orphan):
+        _log.warning("drive %s has lost its dispatcher in the middle of a message", orphan.processes.name)
+        orphan.let_go()
+        return None
+    return orphan
+
+
+def _is_settled(orphan: Orphan) -> bool:
+    """Whether nothing was just being changed: what a dispatcher had begun of it, only that has known.
+
+    Else the front end connects again, as after the end of everything.
+    """
+    drive = orphan.drive
+    is_quiet = drive.session.message is None and not drive.session.is_over
+    return is_quiet and all(queue.is_started for queue in drive.queues)
+
+
+def _decode(segment_name: str, is_of_engine: bool, parts: AdoptedParts) -> Orphan | None:
     try:
         processes = _processes_decoder.decode(parts.states[PROCESSES_PART])
         drive = _drive_decoder.decode(parts.states[SESSION_PART])
     except (KeyError, msgspec.DecodeError) as error:
-        _log.error(
-            "shared memory segment %s: what its dispatcher has kept is not whole: %s",
-            called.segment_name,
-            error,
-        )
-        parts.channel.close()
-        parts.close()
+        _log.error("shared memory segment %s: what was kept of it is not whole: %s", segment_name, error)
+        parts.let_go()
         return None
     return Orphan(
-        segment_name=called.segment_name,
-        is_of_engine=called.is_of_engine,
+        segment_name=segment_name,
+        is_of_engine=is_of_engine,
         processes=processes,
         drive=drive,
         parts=parts,

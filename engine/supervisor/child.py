@@ -111,6 +111,10 @@ class Child(Generic[Received]):
         uring, self._process.uring = self._process.uring, None
         return uring
 
+    def forget_ring(self) -> None:
+        """As `StartedProcess` has it."""
+        self._process.forget_ring()
+
     def stop(self, message: object) -> None:
         """Ask it to end with this message; end it if it still waits for its first. Raises `ChannelClosed`."""
         if self._process.waits_for_message and not self._was_told:

@@ -30,6 +30,7 @@ class ChildRing:
         self._entry_count = entry_count
         self._backend = backend
         self._uring: Uring | None = None
+        self._owner: Child[Any] | None = None
 
     def start(
         self,
@@ -45,12 +46,18 @@ class ChildRing:
         """
         own_fds = self._ask(self._backend.prepare_process)
         child = setup.start(process_name, role, eventfds, self._entry_count, received_type, own_fds)
-        self._uring = child.take_uring()
+        self.adopt(child)
         return child
 
-    def adopt(self, uring: Uring | None) -> None:
-        """The child that was started by another control plane has this ring."""
-        self._uring = uring
+    def adopt(self, child: Child[Any]) -> None:
+        """The child's ring is the one that there is now, whoever has started it."""
+        self._uring, self._owner = child.take_uring(), child
+
+    def close(self) -> None:
+        """Let go of the ring that there is: nobody goes on."""
+        if self._owner is not None:
+            self._owner.forget_ring()  # before it is closed
+        self._uring = self._owner = None
 
     async def fence(self, wake: Callable[[], None] | None = None) -> None:
         """Wait until nothing that a reaped child began can still land (see `Uring`).
@@ -66,7 +73,7 @@ class ChildRing:
             if time.monotonic() > warn_at_s:
                 _log.warning("the next %s waits for the disk to answer the one that died", self._name)
                 warn_at_s = math.inf
-        self._uring = None
+        self.close()
 
     def _is_fenced(self) -> bool:
         return (self._uring is None or self._uring.is_idle) and self._ask(self._backend.is_fenced)

@@ -14,6 +14,7 @@ from ringblk.engine.supervisor.drive_model import Sent
 from ringblk.engine.supervisor.kept_parts import KeptParts, listen_for_adoption
 from ringblk.engine.supervisor.kept_processes import AdoptedProcesses, ProcessesKeeper
 from ringblk.engine.supervisor.process_setup import DISPATCHER_ENTRIES, ProcessSetup
+from ringblk.engine.supervisor.second_custody import SecondCustody
 from ringblk.engine.zygote.messages import DispatcherRole
 from ringblk.shm.platform.wakeups import make_wakeup
 
@@ -52,7 +53,10 @@ class DispatcherProcess:
         self.eventfd = make_wakeup() if adopted is None else adopted.eventfd
         """Wakes whichever process it is."""
         self.link = DispatcherLink(setup.state, self.eventfd)
-        self.parts = KeptParts(self.link)
+        second = None
+        if setup.custodian is not None:
+            second = SecondCustody(setup.custodian, setup.state.fileno())
+        self.parts = KeptParts(self.link, second)
         """What it keeps."""
         self.keeper: ProcessesKeeper | None = None
         """Where a drive's processes outlive this one."""
@@ -92,7 +96,7 @@ class DispatcherProcess:
     def adopt(self, child: Child[FromDispatcher]) -> None:
         """Go on with one that another control plane has started, and that serves a front end."""
         self._child = child
-        self._ring.adopt(child.take_uring())
+        self._ring.adopt(child)
         self._setup.state.set_dispatcher(child.pid)
         child.watch(self._ended, self._hear)
         self.link.go_on(child)
@@ -161,6 +165,7 @@ class DispatcherProcess:
         """Close what is left when it has ended."""
         if self._replacement is not None:
             self._replacement.cancel()
+        self._ring.close()
         self.parts.close()
         if self.keeper is not None:
             self.keeper.close()

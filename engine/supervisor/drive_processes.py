@@ -81,6 +81,7 @@ class DriveProcesses:
         self._dispatcher.adopt(Child("rb-dispatcher", dispatcher.process, dispatcher.channel))
         for index, worker in adopted.workers.items():
             self._workers.adopt(index, worker)
+        self.parts.begin_second()
         # What held it may have died, or have been just about to.
         self.tell_dispatcher(Pause(0) if self._model.pause_holders else Resume(0))
 

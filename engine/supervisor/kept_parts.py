@@ -4,11 +4,12 @@ import os
 import select
 import socket
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import msgspec
 
 from ringblk.engine.dispatcher.messages import (
+    SESSION_PART,
     AllKept,
     FromDispatcher,
     FromOrphan,
@@ -20,6 +21,7 @@ from ringblk.engine.dispatcher.messages import (
 )
 from ringblk.engine.supervisor.dispatcher_link import DispatcherLink
 from ringblk.engine.supervisor.drive_model import Sent
+from ringblk.engine.supervisor.second_custody import STATE, SecondCustody, read_state
 from ringblk.shm.platform.message_end import new_message_socket
 from ringblk.shm.platform.peer import peer_user_id
 from ringblk.shm.segments.segment import SegmentError
@@ -56,8 +58,10 @@ class KeptParts:
     All that is told goes into the dispatcher's channel in order, and what stands there outlives this process.
     """
 
-    def __init__(self, link: DispatcherLink) -> None:
+    def __init__(self, link: DispatcherLink, second: SecondCustody | None = None) -> None:
+        """`second` has them, too, from the moment that a session begins until it ends."""
         self._link = link
+        self._second = second
         self._parts: dict[str, _Part] = {}
         self._last_handle = 0
 
@@ -77,6 +81,8 @@ class KeptParts:
             kept.lent.update(handles)
         for message, few in _fds_messages(part, added):
             self._link.tell(message, few)
+        if self._second is not None and self._second.has_begun:
+            self._second.keep(part, added)
         return handles
 
     def keep_state(
@@ -97,10 +103,29 @@ class KeptParts:
         for handle in kept.fds.keys() - used:
             kept.drop(handle)
         kept.data, kept.lifeline = data, lifeline
+        self._keep_second(part, begins=begins)
         if begins:
             self._link.begin()
         self._link.tell(KeepState(part, data, sorted(used), lifeline))
         crash_point("custody: state kept")
+
+    def _keep_second(self, part: str, *, begins: bool) -> None:
+        """Before the dispatcher hears of it: what both know last is as far as anything has come."""
+        if self._second is None:
+            return
+        if begins and not self._second.has_begun:
+            self.begin_second()
+        elif part == SESSION_PART and not self._parts[part].data:
+            self._second.end()
+        elif self._second.has_begun:
+            self._second.keep_state(part, self._parts[part].data, self._parts[part].fds)
+
+    def begin_second(self) -> None:
+        """Have the second custody have all that there is."""
+        if self._second is not None:
+            for part, kept in self._parts.items():
+                self._second.keep(part, kept.fds)
+                self._second.keep_state(part, kept.data, kept.fds)
 
     async def wait_told(self) -> None:
         """Return once what was kept stands in the dispatcher's channel."""
@@ -116,6 +141,8 @@ class KeptParts:
 
     def close(self) -> None:
         """Let go of all copies; nobody is to go on."""
+        if self._second is not None:
+            self._second.end()
         for kept in self._parts.values():
             for handle in list(kept.fds):
                 kept.drop(handle)
@@ -159,6 +186,11 @@ class AdoptedParts(msgspec.Struct):
             os.close(fd)
         self.fds.clear()
 
+    def let_go(self) -> None:
+        """The same, and of the channel."""
+        self.channel.close()
+        self.close()
+
 
 def adoption_name(segment_fd: int) -> str:
     """Where the dispatcher of this state segment waits for another control plane (unix(7), abstract)."""
@@ -198,6 +230,32 @@ def connect_to_orphan(segment_fd: int) -> socket.socket | None:
         end.close()
         return None
     return end
+
+
+def left_parts(entries: Mapping[tuple[str, int], int]) -> AdoptedParts | None:
+    """What the second custody has left, with a channel in which nobody hears; None where it is not whole.
+
+    The descriptors are the adopter's from then on, or closed.
+    """
+    if not entries:
+        return None
+    ours, theirs = Channel.socketpair()
+    theirs.close()
+    adopted = AdoptedParts(Channel(ours, FromDispatcher, takes_fds=False), {}, {})
+    adopted.fds |= {handle: fd for (_, handle), fd in entries.items() if handle != STATE}
+    try:
+        for (part, handle), fd in entries.items():
+            if handle != STATE:
+                continue
+            state = read_state(fd)
+            os.close(fd)
+            if state is None or set(state.handles) - adopted.fds.keys():
+                raise AdoptionFailed(f"its {part} are not whole")
+            adopted.states[part] = state.data
+    except (AdoptionFailed, OSError, msgspec.DecodeError):
+        adopted.let_go()
+        return None
+    return adopted
 
 
 def take_parts(end: socket.socket, given_up_s: float | None = None) -> AdoptedParts:

@@ -199,13 +199,20 @@ def adopt_processes(kept: KeptProcesses, parts: AdoptedParts, zygote: Zygote) ->
 def _adopt_process(
     process: KeptProcess, parts: AdoptedParts, zygote: Zygote, entry_count: int
 ) -> StartedProcess:
-    """Raises `AdoptionFailed` for one whose io_uring cannot be had: nothing else fences it."""
+    """Raises `AdoptionFailed` for one whose io_uring cannot be had: nothing else fences it.
+
+    That is of one that has died where no zygote has kept it.
+    """
     pidfd = parts.take(process.pidfd)
     uring = None
     if process.ring_fd:
         try:
-            uring = Uring.attach(copy_fd_of(pidfd, process.ring_fd), ring_layout(entry_count))
+            ring_fd = zygote.sockets.take_ring(process.pid)
+            if ring_fd is None:
+                ring_fd = copy_fd_of(pidfd, process.ring_fd)
+            uring = Uring.attach(ring_fd, ring_layout(entry_count))
         except OSError as error:
             os.close(pidfd)
+            zygote.forget_ring(process.pid)
             raise AdoptionFailed(f"the io_uring of process {process.pid}: {error.strerror}") from error
     return zygote.adopt(process.pid, pidfd, uring, process.ring_fd)

@@ -26,6 +26,9 @@ class OwnProcess:
         self.pidfd = open_pidfd(pid)
         self.uring = uring
 
+    def forget_ring(self) -> None:
+        """Nobody else has it."""
+
     def when_reaped(self, on_reaped: OnReaped) -> None:
         """Reap it."""
         on_reaped(os.waitpid(self.pid, 0)[1])

@@ -26,6 +26,9 @@ class StartedProcess(Protocol):
     ring_fd: int
     """The descriptor that its io_uring has in the process itself; 0: it has none, or nobody has to know."""
 
+    def forget_ring(self) -> None:
+        """Its io_uring needs to be nowhere any more: it has ended and is fenced, or nobody goes on."""
+
     def when_reaped(self, on_reaped: OnReaped) -> None:
         """Have `on_reaped` called, now or later. The process has ended: its pidfd says so."""
 

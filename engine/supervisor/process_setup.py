@@ -16,6 +16,7 @@ from ringblk.engine.supervisor.cgroup import DriveCgroup
 from ringblk.engine.supervisor.child import Child, start_child
 from ringblk.engine.supervisor.own_forks import OwnForks
 from ringblk.engine.supervisor.process_parent import ProcessParent, RingUnshared
+from ringblk.engine.supervisor.second_custody import CustodyZygote
 from ringblk.engine.zygote.messages import DispatcherRole, Fork, WorkerRole
 from ringblk.shm.state.segment import StateSegment
 from ringblk.shm.sync.parcel import pack_fds
@@ -54,6 +55,8 @@ class ProcessSetup(msgspec.Struct, frozen=True, kw_only=True):
     """Of the program that this is (`KeptProcesses`)."""
     is_kept: bool = False
     """Whether the processes outlive this one, and another control plane goes on with them (`KeptParts`)."""
+    custodian: CustodyZygote | None = None
+    """Who keeps the session beside the dispatcher; None: nobody does."""
 
     def done_count(self) -> int:
         """Requests that the drive has completed."""

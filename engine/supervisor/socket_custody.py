@@ -11,6 +11,8 @@ from typing import Protocol
 
 from ringblk.engine.base.service_manager import ServiceManager
 from ringblk.engine.vhost_user.listener import BACKLOG, socket_identity
+from ringblk.engine.zygote.kept_parts import Segment, part_place
+from ringblk.engine.zygote.kept_rings import kept_ring, ring_owner
 from ringblk.engine.zygote.left_sockets import socket_number
 from ringblk.engine.zygote.messages import ForgetSocket, KeepSocket
 from ringblk.engine.zygote.restart import Restart
@@ -32,7 +34,11 @@ class SocketCustody:
 
     def __init__(self, zygote: SocketZygote) -> None:
         self._zygote = zygote
-        self._left = {} if zygote.restart is None else dict(zygote.restart.sockets)
+        left = {} if zygote.restart is None else dict(zygote.restart.sockets)
+        self._rings = {pid: fd for fd, kept in left.items() if (pid := ring_owner(kept))}
+        self._parts = {fd: kept for fd, kept in left.items() if part_place(kept) is not None}
+        others = {fd: kept for fd, kept in left.items() if not ring_owner(kept)}
+        self._left = {fd: kept for fd, kept in others.items() if fd not in self._parts}
 
     def take_listening(self, place: str) -> socket.socket | None:
         """As `SocketKeeper` has it. It is kept still."""
@@ -80,8 +86,38 @@ class SocketCustody:
             if (name := stored_name(kept)) is not None:
                 self._zygote.manager.forget(name)
 
+    def take_ring(self, pid: int) -> int | None:
+        """The io_uring of a process of a supervisor before this one: the caller's, and kept still."""
+        return self._rings.pop(pid, None)
+
+    def take_parts(self, segment: Segment) -> dict[tuple[str, int], int]:
+        """What the second custody of a drive has left, by part and handle: the caller's, and kept no more."""
+        found = {}
+        for fd, kept in list(self._parts.items()):
+            place = part_place(kept)
+            if place is not None and segment == (kept.device, kept.inode):
+                found[place] = fd
+                self._drop(fd, self._parts.pop(fd))
+        return found
+
+    def close_parts(self) -> None:
+        """Let go of what the second custodies have left that nobody has taken."""
+        while self._parts:
+            fd, kept = self._parts.popitem()
+            self._drop(fd, kept)
+            os.close(fd)
+
+    def _drop(self, fd: int, kept: KeepSocket) -> None:
+        assert self._zygote.restart is not None, "it has kept this"
+        self._zygote.restart.sockets.pop(fd, None)
+        self._zygote.tell(ForgetSocket(kept.identity))
+
     def close_left(self) -> None:
         """Let go of all that nobody has taken: nobody of this engine is to listen there any more."""
+        while self._rings:
+            pid, fd = self._rings.popitem()
+            self._drop(fd, kept_ring(pid))
+            os.close(fd)
         while self._left:
             with socket.socket(fileno=self._left.popitem()[0]) as end:
                 self.let_go(end)

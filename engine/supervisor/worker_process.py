@@ -123,7 +123,7 @@ class WorkerProcess:
     def adopt(self, child: Child[None]) -> None:
         """Go on with a process that another control plane has started, whatever it was told last."""
         self._child = child
-        self._ring.adopt(child.take_uring())
+        self._ring.adopt(child)
         self.is_vacant = False
         epochs = {index: mapped.message.epoch for index, mapped in self._model.regions.items()}
         self._attend(child, [(KeepRegions(epochs), ()), *self._model.worker_setup()])
@@ -252,4 +252,5 @@ class WorkerProcess:
         """Close what is left when it has ended."""
         if self._clearing is not None:
             self._clearing.cancel()
+        self._ring.close()
         os.close(self._eventfd)

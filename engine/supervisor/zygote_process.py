@@ -15,7 +15,9 @@ from ringblk.engine.base.restart_limit import RestartLimit
 from ringblk.engine.base.service_manager import ServiceManager
 from ringblk.engine.supervisor.child import describe_end
 from ringblk.engine.supervisor.process_parent import OnReaped, RingUnshared, cannot_watch
+from ringblk.engine.supervisor.second_custody import SecondCustody
 from ringblk.engine.supervisor.socket_custody import SocketCustody
+from ringblk.engine.zygote.kept_rings import kept_ring
 from ringblk.engine.zygote.messages import (
     Dropped,
     DropPrivileges,
@@ -34,7 +36,7 @@ from ringblk.engine.zygote.restart import Restart
 from ringblk.engine.zygote.zygote import ZygoteEnd, fork_zygote, take_leave
 from ringblk.shm.platform.process import copy_fd_of, signal_process
 from ringblk.shm.platform.process_table import parent_of
-from ringblk.shm.sync.channel import Channel, ChannelClosed
+from ringblk.shm.sync.channel import Channel, ChannelClosed, encode_message
 from ringblk.shm.sync.process import crash_point
 from ringblk.workers.sandbox.confinement import Privileges
 from ringblk.workers.uring.ring import Uring
@@ -53,7 +55,17 @@ class ZygoteChild:
 
     waits_for_message = True
 
-    def __init__(self, pid: int, pidfd: int, uring: Uring | None, ring_fd: int = 0) -> None:
+    def __init__(
+        self,
+        pid: int,
+        pidfd: int,
+        uring: Uring | None,
+        ring_fd: int = 0,
+        forget: Callable[[int, int], None] | None = None,
+    ) -> None:
+        """`forget` is called with the process id and the ring's descriptor here, or -1."""
+        self._forget = forget
+        self._own_ring_fd = -1 if uring is None else uring.fileno()
         self.pid = pid
         self.pidfd = pidfd
         self.uring = uring
@@ -62,6 +74,12 @@ class ZygoteChild:
         self._status: int | None = None
         self._on_reaped: OnReaped | None = None
         self._context: contextvars.Context | None = None
+
+    def forget_ring(self) -> None:
+        """Neither the zygote nor the next one is to have it."""
+        forget, self._forget = self._forget, None
+        if forget is not None and self.ring_fd:
+            forget(self.pid, self._own_ring_fd)
 
     def when_reaped(self, on_reaped: OnReaped) -> None:
         """Have it called once the zygote has told of its end; at once where that will not come any more."""
@@ -106,6 +124,7 @@ class Zygote:
         self._channel: Channel[FromZygote] | None = None
         self._living: dict[int, ZygoteChild] = {}
         self._limit = RestartLimit()
+        self.custodies: set[SecondCustody] = set()
         self.sockets = SocketCustody(self)
         """What the supervisor after this one is to listen on."""
         self.left_pid = first.pid if first is not None and first.pidfd >= 0 else None
@@ -126,8 +145,9 @@ class Zygote:
                 (pidfd,) = answer_fds
                 try:
                     uring = _share_ring(fork, pidfd, answer.ring_fd)
-                    child = ZygoteChild(answer.pid, pidfd, uring, answer.ring_fd)
+                    child = self._child(answer.pid, pidfd, uring, answer.ring_fd)
                 except OSError:
+                    self.forget_ring(answer.pid)
                     self._forget(answer.pid, pidfd)
                     raise
                 self._living[answer.pid] = child
@@ -144,13 +164,25 @@ class Zygote:
 
         Where it has ended, or was forked by another zygote, nobody can say how it ends.
         """
-        child = ZygoteChild(pid, pidfd, uring, ring_fd)
+        child = self._child(pid, pidfd, uring, ring_fd)
         has_other_parent = self.left_pid is None or parent_of(pid) != self.left_pid
         if has_other_parent or select.select([pidfd], [], [], 0)[0]:
             child.note_end(None)
         else:
             self._living[pid] = child
         return child
+
+    def _child(self, pid: int, pidfd: int, uring: Uring | None, ring_fd: int) -> ZygoteChild:
+        """Its ring is the next zygote's and the next supervisor's, too."""
+        if uring is not None and self.restart is not None:
+            self.restart.sockets[uring.fileno()] = kept_ring(pid)
+        return ZygoteChild(pid, pidfd, uring, ring_fd, self.forget_ring)
+
+    def forget_ring(self, pid: int, own_fd: int = -1) -> None:
+        """Neither the zygote nor the next one is to have this process's io_uring; `own_fd` is it here."""
+        if self.restart is not None:
+            self.restart.sockets.pop(own_fd, None)
+            self.tell(ForgetSocket(kept_ring(pid).identity))
 
     def _forget(self, pid: int, pidfd: int) -> None:
         """End a process that has not begun; nobody waits for its end."""
@@ -181,9 +213,22 @@ class Zygote:
             self._connect().send(KeepConfig(), [self.restart.config_fd])
         crash_point("control plane: configuration sent")
 
+    @property
+    def is_behind(self) -> bool:
+        """Whether it has not read what it was told, which it is told with the next message that it reads."""
+        if self._channel is not None:
+            with contextlib.suppress(ChannelClosed):
+                self._channel.flush()
+                return self._channel.has_unsent
+        return False
+
     def tell(self, message: KeepSocket | ForgetSocket, fds: Sequence[int] = ()) -> None:
         """Have the zygote keep a socket, or no longer. The next one gets what `restart` says by the fork."""
-        if self._channel is not None or self._first is not None:
+        if self._channel is None and self._first is not None and not fds:  # nor is there an event loop yet
+            with contextlib.suppress(OSError):
+                if select.select([], [self._first.socket], [], ANSWER_TIMEOUT_S)[1]:
+                    self._first.socket.send(encode_message(message))
+        elif self._channel is not None or self._first is not None:
             with contextlib.suppress(ChannelClosed):
                 self._connect().send(message, fds)
 
@@ -213,6 +258,8 @@ class Zygote:
             self._end = end
             self._channel = Channel(end.socket, FromZygote)
             asyncio.get_running_loop().add_reader(end.socket.fileno(), self._read)
+            for custody in self.custodies:
+                custody.tell_again()
         return self._channel
 
     def _wait_answer(self, channel: Channel[FromZygote]) -> tuple[FromZygote, list[int]]:

@@ -14,7 +14,14 @@ class ForkServer:
     @property
     def ring_fd(self) -> int: ...
     def __init__(
-        self, channel_fd: int, *, forked: bytes, refused: bytes, unwatched: bytes, ended: bytes
+        self,
+        channel_fd: int,
+        *,
+        forked: bytes,
+        refused: bytes,
+        unwatched: bytes,
+        ended: bytes,
+        kept_ring: bytes,
     ) -> None: ...
     @property
     def supervisor_pidfd(self) -> int: ...

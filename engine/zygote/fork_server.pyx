@@ -107,14 +107,20 @@ cdef class ForkServer:
     cdef int *kept_fds
     cdef int kept_count
     cdef readonly KeptSockets sockets
-    """Those that the supervisor has made, for the next one."""
+    """Those that the supervisor has made, for the next one; and io_urings (`kept_rings.py`)."""
+    cdef bytes kept_ring
+    cdef const uint8_t *kept_ring_message
     cdef bint has_left          # the supervisor has said that no other is to come
 
     def __cinit__(self):
         self.sockets = KeptSockets()
         self.supervisor_pidfd = self.config_fd = self.launcher_pidfd = -1
 
-    def __init__(self, int channel_fd, *, bytes forked, bytes refused, bytes unwatched, bytes ended):
+    def __init__(
+        self, int channel_fd, *, bytes forked, bytes refused, bytes unwatched, bytes ended, bytes kept_ring
+    ):
+        self.kept_ring = kept_ring
+        self.kept_ring_message = kept_ring
         self.channel_fd = channel_fd
         self.own_pid = getpid()
         self.ring_fd = -1
@@ -282,7 +288,15 @@ cdef class ForkServer:
             kill(pid, SIGKILL)
             waitpid(pid, NULL, 0)
             return self._answer(&self.unwatched, pidfd, 0, -1)
-        return self._answer(&self.forked, pid, <uint32_t>max(self.ring_fd, 0), pidfd)
+        return self._tell_forked(pid, pidfd)
+
+    cdef int _tell_forked(self, pid_t pid, int pidfd) noexcept:
+        """Answer, and keep the process's io_uring for the next supervisor, where there will be one."""
+        cdef int ring_fd = self.ring_fd
+        if ring_fd >= 0 and self.supervisor_pidfd >= 0 and self.sockets.keep_ring(
+                self.kept_ring_message, <int>len(self.kept_ring), <uint32_t>pid, ring_fd):
+            self.ring_fd = -1   # not to be closed
+        return self._answer(&self.forked, pid, <uint32_t>max(ring_fd, 0), pidfd)
 
     cdef int _answer(self, Answer *answer, uint32_t first, uint32_t second, int sent_fd) noexcept:
         """Send it; -1, or SERVE_CLOSED where nobody is there. The descriptors of the request are closed."""

@@ -5,7 +5,7 @@ Compiled, because drives come and go all the time: the interpreter would write t
 with its children.
 """
 
-from libc.stdint cimport uint8_t
+from libc.stdint cimport uint32_t, uint8_t
 from libc.stdlib cimport free, malloc
 from libc.string cimport memcmp, memcpy
 from posix.unistd cimport close
@@ -17,6 +17,7 @@ cdef uint8_t *LET_GO_TAG = b"\xacForgetSocket"
 cdef enum:
     KEEP_TAG_BYTES = 11
     LET_GO_TAG_BYTES = 13
+    RING_MESSAGE_BYTES = 64
 
 
 cdef class KeptSockets:
@@ -75,6 +76,19 @@ cdef class KeptSockets:
         entry.size_bytes = size_bytes
         memcpy(entry.message, message, size_bytes)
         self.last = entry
+
+    cdef bint keep_ring(self, const uint8_t *message, int size_bytes, uint32_t pid, int fd) noexcept:
+        """Keep the io_uring of this process; `message` is that of any (`kept_ring`). False: there is no room."""
+        cdef int index
+        cdef uint8_t own_message[RING_MESSAGE_BYTES]
+        if size_bytes > RING_MESSAGE_BYTES:
+            return False
+        memcpy(own_message, message, size_bytes)
+        for index in range(4):   # the last four bytes of the identity
+            own_message[1 + KEEP_TAG_BYTES + IDENTITY_BYTES - 1 - index] = <uint8_t>(pid >> 8 * index)
+        self.let_go(own_message + 1 + KEEP_TAG_BYTES)   # of a process before, which had the same number
+        self.keep(own_message, size_bytes, fd)
+        return self.last != NULL and self.last.fd == fd
 
     cdef void let_go(self, const uint8_t *identity) noexcept:
         cdef KeptSocketEntry **place = &self.last

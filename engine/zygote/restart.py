@@ -15,6 +15,8 @@ import msgspec
 from ringblk.engine.base.program_start import ADOPT_VARIABLE, ProgramStart
 from ringblk.engine.base.restart_limit import RestartLimit
 from ringblk.engine.options.config import EngineConfig
+from ringblk.engine.zygote.kept_parts import part_place
+from ringblk.engine.zygote.kept_rings import ring_owner
 from ringblk.engine.zygote.left_sockets import Sockets, list_sockets, socket_number
 from ringblk.engine.zygote.messages import KeepSocket, TakeOn
 from ringblk.shm.platform.process import dies_with_parent, watch_process
@@ -131,6 +133,8 @@ def _inode_of(fd: int) -> int | None:
 
 
 def _is_still(fd: int, kept: KeepSocket) -> bool:
+    if ring_owner(kept) or part_place(kept) is not None:
+        return _inode_of(fd) is not None  # it is forgotten before it is closed
     try:
         return socket_number(fd) == kept.identity
     except OSError:

@@ -30,6 +30,7 @@ from ringblk.engine.zygote.fork_server import (
     ForkServer,
 )
 from ringblk.engine.zygote.forked_process import live
+from ringblk.engine.zygote.kept_rings import kept_ring
 from ringblk.engine.zygote.left_sockets import decode_kept
 from ringblk.engine.zygote.messages import (
     Dropped,
@@ -133,6 +134,7 @@ def _run_zygote(end: socket.socket, parent_pid: int, restart: Restart | None, pa
             refused=encode_message(Refused(FIRST_PLACE)),
             unwatched=encode_message(Unwatched(FIRST_PLACE)),
             ended=encode_message(Ended(FIRST_PLACE, SECOND_PLACE)),
+            kept_ring=encode_message(kept_ring(0)),
         )
         if restart is not None:
             server.outlive(parent_pidfd, restart.config_fd, restart.launcher_pidfd, restart.kept_fds)

@@ -38,7 +38,11 @@ def next_slot(data: bytes, payload: bytes) -> tuple[int, bytes]:
     if len(payload) > slot_bytes - _HEADER.size:
         raise ValueError(f"a record of {len(payload)} bytes, and at most {slot_bytes - _HEADER.size} fit")
     former = newest(data)
-    sequence = former[0] + 1 if former else 1
+    return slot_of(former[0] + 1 if former else 1, payload, slot_bytes)
+
+
+def slot_of(sequence: int, payload: bytes, slot_bytes: int) -> tuple[int, bytes]:
+    """Where to write what, so that it is the newest after `sequence - 1`, which was the newest before."""
     checksum = _checksum(sequence, payload)
     return sequence % 2 * slot_bytes, _HEADER.pack(MAGIC, VERSION, len(payload), sequence, checksum) + payload
 

@@ -51,7 +51,7 @@ def test_open_files(tmp_path: Path, hard: int, state: str) -> None:
 def test_more_drives_workers_and_queues_need_more() -> None:
     for options, what in (
         (("--workers=64", "--num-queues=64"), "64 workers and 64 queues can need"),
-        (("--drives=100",), "40 drives with 160 workers and 40 queues need at least 703"),
+        (("--drives=100",), "40 drives with 160 workers and 40 queues need at least 705"),
     ):
         status, found = run_doctor(*options, prepare=open_files(700))
         check = found[None]["open files"]

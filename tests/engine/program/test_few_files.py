@@ -18,7 +18,7 @@ from tests.rigs.many_drives import ManyDrives
 
 STORAGE_FILES = 3
 """Of a plain file: itself, what the dispatcher keeps, and a copy on its way."""
-GUEST_FILES = 26 + 9 * 4 + 9 + 4 * 8
+GUEST_FILES = 28 + 9 * 4 + 9 + 4 * 8
 """With four workers, a queue, and eight regions."""
 
 
