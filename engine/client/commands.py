@@ -13,7 +13,7 @@ from ringblk.engine.options.rate_limiter_config import BYTE_LIMITS, limit_help
 _OF_OTHER_DRIVES = {
     *("kind", "shared_dir", "tag", "guest_cache", "xattr", "posix_acl", "dax", "dax_window"),
     *("blk_file", "format", "track_changes", "read_only", "base", "base_snapshot"),
-    *("base_cache", "base_manifest"),
+    *("base_cache", "base_cache_size", "base_manifest"),
     *("uri", "reconnect_s", "connections", "rbd_conf", "rbd_user", "backend", "backend_arg"),
 }
 """Options that a clone cannot have, or has of the drive that it is a clone of."""

@@ -22,7 +22,14 @@ from ringblk.workers.backends.opening import (
     open_remote_backend,
     open_tracked_backend,
 )
-from ringblk.workers.fetch.source_form import BadSource, is_source, is_uri, make_source, source_folder
+from ringblk.workers.fetch.source_form import (
+    BadSource,
+    is_source,
+    is_uri,
+    make_source,
+    set_limit,
+    source_folder,
+)
 from ringblk.workers.layers.form import LayerDamaged
 
 
@@ -138,6 +145,8 @@ def base_path(config: DriveConfig) -> str | None:
         if is_uri(path):
             assert config.base_cache is not None, "DriveConfig.check"
             path = make_source(config.base_cache, path, config.base_manifest)
+            if config.base_cache_size is not None:
+                set_limit(config.base_cache, config.base_cache_size)
     except BadSource as error:
         raise ProgramError(f"--base-cache {error}", ExitStatus.FAILED) from error
     except LayerDamaged as error:

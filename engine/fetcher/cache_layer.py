@@ -4,7 +4,7 @@ import os
 
 from ringblk.shm.sync.process import crash_point
 from ringblk.workers.fetch.source_form import SourcePin, superblock_of
-from ringblk.workers.layers.folder import DATA, MAP, exists, make_layer, open_layer
+from ringblk.workers.layers.folder import DATA, LIVE, MAP, exists, make_layer, open_layer
 from ringblk.workers.layers.form import BLOCK_BYTES, LayerDamaged, block_count
 from ringblk.workers.layers.live import attach
 
@@ -19,6 +19,8 @@ class CacheLayer:
         folder_fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         try:
             if not exists(MAP, folder_fd):
+                if exists(LIVE, folder_fd):  # of a layer that was removed in part: its data go now
+                    os.unlink(LIVE, dir_fd=folder_fd)
                 make_layer(folder_fd, wanted)
             files = open_layer(folder_fd)
             if files.superblock != wanted:

@@ -10,6 +10,7 @@ import time
 import msgspec
 
 from ringblk.engine.fetcher.cache_layer import CacheLayer
+from ringblk.engine.fetcher.cache_room import CacheRoom
 from ringblk.engine.fetcher.pieces import Pieces
 from ringblk.engine.fetcher.source import Source, SourceChanged, SourceFault, SourceRefused, piece_for
 from ringblk.workers.fetch.manifest import Manifest
@@ -203,7 +204,7 @@ class Fetcher:
                 self._fault = f"the cache in {self._folder}: {error.strerror or error}"
             else:
                 self._pin, self._fault = pin, ""
-                self._pieces = Pieces(self._source, pin, self._cache, self._manifest)
+                self._pieces = Pieces(self._source, pin, self._cache, CacheRoom(self._folder), self._manifest)
 
     def _look_first(self) -> SourcePin:
         """What the source is, and how fast. Raises `SourceFault`."""

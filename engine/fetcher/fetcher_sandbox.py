@@ -1,4 +1,4 @@
-"""What the fetcher may do: the files of its folder, and the port of its source."""
+"""What the fetcher may do: the files of its host's cache, and the port of its source."""
 
 import logging
 from collections.abc import Sequence

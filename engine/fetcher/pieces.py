@@ -1,6 +1,7 @@
 """Having pieces of a source: each is fetched once, however many ask for it, and written to the cache."""
 
 import asyncio
+import errno
 import logging
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -8,11 +9,13 @@ from functools import partial
 from typing import TypeVar
 
 from ringblk.engine.fetcher.cache_layer import CacheLayer
+from ringblk.engine.fetcher.cache_room import CacheRoom
 from ringblk.engine.fetcher.read_ahead import ReadAhead
 from ringblk.engine.fetcher.source import Source, SourceChanged, SourceFault, SourceRefused
 from ringblk.shm.sync.process import crash_point
 from ringblk.workers.fetch.manifest import Manifest
 from ringblk.workers.fetch.source_form import SourcePin
+from ringblk.workers.layers.form import LayerDamaged
 
 _log = logging.getLogger(__name__)
 _Result = TypeVar("_Result")
@@ -38,8 +41,16 @@ class Fetched:
 class Pieces:
     """Of one source. All but `_take` is called in the event loop."""
 
-    def __init__(self, source: Source, pin: SourcePin, cache: CacheLayer, manifest: Manifest | None) -> None:
+    def __init__(
+        self,
+        source: Source,
+        pin: SourcePin,
+        cache: CacheLayer,
+        room: CacheRoom,
+        manifest: Manifest | None,
+    ) -> None:
         self._source, self._pin, self._cache, self._manifest = source, pin, cache, manifest
+        self._room = room
         self._threads = ThreadPoolExecutor(READ_LIMIT, "fetch")
         self._fetching: dict[int, asyncio.Task[Fetched]] = {}
         self._ahead = ReadAhead()
@@ -145,12 +156,25 @@ class Pieces:
             raise WrongContent(f"what it has at {offset} is not what the manifest says")
         content = content[:length]
         try:
-            self._cache.store(offset, content)
-        except OSError as error:
+            self._store(offset, content)
+        except (OSError, LayerDamaged) as error:
             self.uncached_bytes += length
-            _log.warning("what was fetched cannot be kept: %s", error.strerror or error)
+            reason = error.strerror if isinstance(error, OSError) else None
+            _log.warning("what was fetched cannot be kept: %s", reason or error)
             return Fetched(content)
         return Fetched(None)
+
+    def _store(self, offset: int, content: bytes) -> None:
+        """Write it, where the limit and the disk have room. Raises `OSError`, `LayerDamaged`."""
+        with self._room.of(len(content)) as has_room:
+            if not has_room:
+                raise OSError(errno.EDQUOT, "the cache is as large as it may be (--base-cache-size)")
+            while True:
+                try:
+                    return self._cache.store(offset, content)
+                except OSError as error:
+                    if error.errno not in (errno.ENOSPC, errno.EDQUOT) or not self._room.evict():
+                        raise
 
     async def _in_thread(self, call: Callable[[], _Result]) -> _Result:
         return await asyncio.get_running_loop().run_in_executor(self._threads, call)

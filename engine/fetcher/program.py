@@ -14,6 +14,7 @@ import time
 from typing import NoReturn
 
 from ringblk.engine.base.log_format import name_drive_in_log, start_logging
+from ringblk.engine.fetcher.cache_room import note_use
 from ringblk.engine.fetcher.fetcher import Fetcher, listen
 from ringblk.engine.fetcher.fetcher_sandbox import confine
 from ringblk.engine.fetcher.source import Source, SourceFault, make_source
@@ -33,6 +34,7 @@ _PAUSE_S = 0.02
 
 def main(folder: str) -> None:
     """Serve the source of this folder, in a process of its own, unless another one does."""
+    folder = os.path.abspath(folder)
     start_logging("human")
     lock_fd = os.open(os.path.join(folder, LOCK), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     if not _has_lock(folder, lock_fd):
@@ -55,7 +57,7 @@ def main(folder: str) -> None:
     except OSError as error:
         _give_up(f"{os.path.join(folder, SOCKET)}: {error.strerror or error}")
     crash_point("fetcher: begun")
-    _serve(folder, settings, source, manifest, listening)
+    _serve(folder, lock_fd, settings, source, manifest, listening)
 
 
 def _fork_server() -> bool:
@@ -97,6 +99,7 @@ def _has_lock(folder: str, lock_fd: int) -> bool:
 
 def _serve(
     folder: str,
+    lock_fd: int,
     settings: SourceSettings,
     source: Source,
     manifest: tuple[Manifest, str] | None,
@@ -114,8 +117,10 @@ def _serve(
     fetcher = Fetcher(folder, settings, source, manifest)
     with asyncio.Runner() as runner:
         runner.get_loop()
-        confine(folder, source.ports)
+        note_use(lock_fd)
+        confine(os.path.dirname(folder), source.ports)
         runner.run(fetcher.run(listening))
+        note_use(lock_fd)
         os._exit(0)  # a thread may wait for the source, and nobody for what it brings
 
 

@@ -65,6 +65,7 @@ _HELP = {
     "base": "read from this image or URI what the overlay has not; any number of drives may have it",
     "base_snapshot": "where the base is the folder of another drive's overlay: which snapshot of it",
     "base_cache": "where --base is a URI: keep what is fetched in this folder, for all drives of the host",
+    "base_cache_size": "bytes that all fetched bases may have there; those not used give way",
     "base_manifest": "digests of the pieces of such a base (ringblk image manifest): others are not served",
     "overlay": "keep what is written in this folder, made if it isn't there; needs --base, unless flattened",
     "overlay_size": "size of a new overlay in bytes (default: the base's)",

@@ -73,7 +73,7 @@ PATHS = (
     "shared_dir",
 )
 """Options that are one path; a base may be a URI."""
-SIZE_OPTIONS = (*BLOCK_SIZES, "overlay_size", "dax_window")
+SIZE_OPTIONS = (*BLOCK_SIZES, "overlay_size", "base_cache_size", "dax_window")
 """Options that are bytes and no limits."""
 
 
@@ -126,6 +126,8 @@ class DriveConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     """Which snapshot, where the base is the folder of another drive's overlay."""
     base_cache: str | None = None
     """Where the base is a URI: the folder for what is fetched of it, the same for all drives of a host,"""
+    base_cache_size: Annotated[int, Meta(ge=1)] | None = None
+    """how many bytes all that is fetched may have there, from now on; None: as it was said last,"""
     base_manifest: str | None = None
     """and a file with the digests of its pieces (`ringblk image manifest`)."""
     overlay_size: Annotated[int, Meta(ge=SECTOR_BYTES)] | None = None
@@ -266,7 +268,7 @@ class DriveConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     def _check_fetched(self) -> None:
         """A base that is elsewhere."""
         if self.base is None or not is_uri(self.base):
-            for name in ("base_cache", "base_manifest"):
+            for name in ("base_cache", "base_cache_size", "base_manifest"):
                 if getattr(self, name) is not None:
                     raise ProgramError(f"{option_of(name)} needs --base=URI")
             return

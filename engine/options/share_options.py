@@ -12,7 +12,7 @@ from ringblk.engine.options.handed_sockets import place_sockets
 
 _OF_BLOCKS = {
     *("track_changes", "base_snapshot", "uri", "rbd_conf", "rbd_user", "reconnect_s", "connections"),
-    *("base_cache", "base_manifest"),
+    *("base_cache", "base_cache_size", "base_manifest"),
     *("kind", "blk_file", "format", "base", "overlay", "overlay_size", "backend", "cache"),
     *("direct", "lock", "drive_id", "is_root_device", "partuuid", "logical_block_size"),
     *("physical_block_size", "takeover", "replace_image", "forget_changes"),

@@ -1,11 +1,13 @@
 """Fetchers that run: found by the folders of their sources."""
 
 import contextlib
+import fcntl
 import os
 import signal
 from pathlib import Path
 
 from ringblk.shm.platform.peer import peer_process_id
+from ringblk.workers.fetch.source_form import LOCK, source_folder
 from ringblk.workers.fetch.starting import connect_fetcher
 from tests.rigs.engine_rig import eventually
 
@@ -24,6 +26,15 @@ def fetcher_of(cache: Path) -> int | None:
             with end:
                 return peer_process_id(end)
     return None
+
+
+def wait_fetcher_gone(cache: Path, uri: str) -> None:
+    """Wait until the fetcher of a source has ended, which nobody uses any more."""
+    lock_fd = os.open(Path(source_folder(str(cache), uri), LOCK), os.O_RDWR)
+    try:
+        fcntl.flock(lock_fd, fcntl.LOCK_EX)
+    finally:
+        os.close(lock_fd)
 
 
 def kill_fetcher(cache: Path) -> int:

@@ -8,6 +8,8 @@ import msgspec
 
 from ringblk.workers.layers.form import SOURCE_BASE, BaseIdentity, LayerDamaged, Superblock
 
+LIMIT = "limit"
+"""Beside the folders of all sources: how many bytes they may have together."""
 SOURCE, PIN, SOCKET, LOCK = "source", "pin", "socket", "lock"
 """Its files besides those of a layer: where it comes from, what the source was, and two of the fetcher's."""
 VERSION = 1
@@ -109,6 +111,23 @@ def is_source(folder: str) -> bool:
 def read_settings(folder: str) -> SourceSettings:
     """Raises `LayerDamaged` and `OSError`."""
     return _read(folder, SOURCE, SourceSettings)
+
+
+def set_limit(cache: str, limit_bytes: int) -> None:
+    """What all sources of a cache may have together, from now on. Raises `LayerDamaged`, `OSError`."""
+    if read_limit(cache) != limit_bytes:
+        write_whole(cache, LIMIT, b"%d\n" % limit_bytes)
+
+
+def read_limit(cache: str) -> int | None:
+    """In bytes; None: there is no limit. Raises `LayerDamaged`, `OSError`."""
+    try:
+        with open(os.path.join(cache, LIMIT), "rb") as file:
+            return int(file.read())
+    except FileNotFoundError:
+        return None
+    except ValueError:
+        raise LayerDamaged(f"its file {LIMIT!r} is no number of bytes") from None
 
 
 def name_of(folder: str) -> str:

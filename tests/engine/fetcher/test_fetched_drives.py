@@ -21,7 +21,7 @@ from ringblk.workers.block.protocol import RequestStatus
 from ringblk.workers.fetch.manifest import make_manifest
 from tests.rigs.engine_process import EngineProcess
 from tests.rigs.engine_rig import DEADLINE_S, Engine, eventually, run_program
-from tests.rigs.fetchers import fetcher_of, kill_fetcher
+from tests.rigs.fetchers import fetcher_of, kill_fetcher, wait_fetcher_gone
 from tests.rigs.http_source import HttpSource
 from tests.rigs.many_drives import ManyDrives
 from tests.rigs.nbd_server import NbdServer, free_port, needs_nbd
@@ -345,3 +345,23 @@ def test_a_source_that_is_none_is_refused_in_a_line(
     assert text in done.stderr
     assert source.uri in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_a_cache_is_no_larger_than_it_may_be(tmp_path: Path) -> None:
+    """What no drive uses gives way; of what is used nothing is removed, and the rest is not kept."""
+    limit_bytes = SIZE_BYTES // 2
+    cache = tmp_path / "cache"
+    with HttpSource(CONTENT) as first, HttpSource(CONTENT[::-1]) as second:
+        for source, content, overlay in ((first, CONTENT, "1"), (second, CONTENT[::-1], "2")):
+            way = [f"--base={source.uri}", f"--base-cache={cache}", f"--overlay={tmp_path / overlay}"]
+            with (
+                Engine(*way, f"--base-cache-size={limit_bytes}") as engine,
+                Frontend(engine.socket_path, request_timeout_s=DEADLINE_S) as disk,
+            ):
+                assert read_all(disk) == content
+                assert "as large as it may be" in engine.log()
+                assert read_all(disk) == content
+            wait_fetcher_gone(cache, source.uri)
+            kept = [path.stat().st_blocks * 512 for path in cache.glob("*/data")]
+            assert len(kept) == 1
+            assert limit_bytes // 2 < kept[0] <= limit_bytes
