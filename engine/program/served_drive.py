@@ -29,7 +29,6 @@ from ringblk.engine.supervisor.cgroup import DriveCgroup
 from ringblk.engine.supervisor.drive_processes import ProcessesFailed
 from ringblk.engine.supervisor.kept_parts import AdoptionFailed
 from ringblk.engine.supervisor.zygote_process import Zygote
-from ringblk.engine.vhost_user.socket_keeper import NOTHING_KEPT, SocketKeeper
 from ringblk.workers.sandbox.process_user import ProcessUser
 
 _log = logging.getLogger(__name__)
@@ -57,7 +56,7 @@ class ServedDrive:
         self._finishing: asyncio.Task[None] | None = None
         self._open_files: OpenFiles | None = None
         self._cgroup: DriveCgroup | None = None
-        self._sockets: SocketKeeper = NOTHING_KEPT
+        self._zygote: Zygote | None = None
         self._is_stuck = False
         """Whether its storage cannot be closed."""
 
@@ -168,16 +167,19 @@ class ServedDrive:
         """Make it, with what an engine before has left, once it is claimed. Raises `ProgramError`."""
         assert self.plan is not None, "open comes first"
         with self._named():
-            self._sockets = zygote.sockets
+            self._zygote = zygote
             self.drive = make_drive(self.plan, self._found, zygote, self._adopted)
 
     def begin(self) -> None:
         """Listen, and start its processes. Raises `ProgramError` and `OSError`."""
         assert self.plan is not None, "open comes first"
         assert self.drive is not None, "make comes first"
+        assert self._zygote is not None, "make comes first"
         with self._named():
             try:
-                self.drive.listen(self._sockets)
+                if self.plan.backend.layered is not None:
+                    self._zygote.have_imported("overlay")
+                self.drive.listen(self._zygote.sockets)
                 if not self.is_sole and self.plan.user is not None and self.config.socket_path is not None:
                     self.plan.user.own(self.config.socket_path)
                 self.drive.start()

@@ -127,7 +127,8 @@ def _fork_zygote(config: EngineConfig, restart: Restart | None) -> ZygoteEnd | N
     for drive in config.drives.values():
         kind_named(drive.kind)
         if not drive.runs_user_code:
-            import_backend(drive.backend, is_folder=drive.shared_dir is not None)
+            name = drive.backend if drive.overlay is None else "overlay"
+            import_backend(name, is_folder=drive.shared_dir is not None)
     if not config.is_sole and config.control is not None:  # any may come
         import_backend(None)
         import_backend("memory")

@@ -26,6 +26,7 @@ from ringblk.engine.zygote.messages import (
     Fork,
     Forked,
     FromZygote,
+    Import,
     KeepConfig,
     KeepSocket,
     LetGo,
@@ -38,6 +39,7 @@ from ringblk.shm.platform.process import copy_fd_of, signal_process
 from ringblk.shm.platform.process_table import parent_of
 from ringblk.shm.sync.channel import Channel, ChannelClosed, encode_message
 from ringblk.shm.sync.process import crash_point
+from ringblk.workers.backends.opening import import_backend
 from ringblk.workers.sandbox.confinement import Privileges
 from ringblk.workers.uring.ring import Uring
 
@@ -125,6 +127,8 @@ class Zygote:
         self._living: dict[int, ZygoteChild] = {}
         self._limit = RestartLimit()
         self.custodies: set[SecondCustody] = set()
+        self._imported: set[str] = set()
+        """What the zygote was told to import."""
         self.sockets = SocketCustody(self)
         """What the supervisor after this one is to listen on."""
         self.left_pid = first.pid if first is not None and first.pidfd >= 0 else None
@@ -199,6 +203,15 @@ class Zygote:
         assert isinstance(answer, Dropped)
         if answer.error:
             raise OSError(errno.EPERM, answer.error)
+
+    def have_imported(self, backend: str) -> None:
+        """Have this kind of storage imported there: else each process does so, and has it for itself."""
+        import_backend(backend)  # the next zygote is forked from here
+        if backend not in self._imported:
+            self._imported.add(backend)
+            if self._first is not None or self._channel is not None:
+                with contextlib.suppress(ChannelClosed):
+                    self._connect().send(Import(backend))
 
     def keep_config(self, make: Callable[[], int]) -> None:
         """Have the supervisor after this one begin with another configuration; `make` gives its descriptor.

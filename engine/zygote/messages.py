@@ -51,6 +51,12 @@ class Fork(msgspec.Struct, tag=True, frozen=True, array_like=True, kw_only=True)
     confinement: Confinement
 
 
+class Import(msgspec.Struct, tag=True, frozen=True, array_like=True):
+    """Import this kind of storage (`import_backend`), for what is forked from now on. No answer."""
+
+    backend: str
+
+
 class DropPrivileges(msgspec.Struct, tag=True, frozen=True, array_like=True):
     """Everything that needs privileges is open: give them up, you and all that you fork from now on."""
 
@@ -91,7 +97,7 @@ class ForgetSocket(msgspec.Struct, tag=True, frozen=True, array_like=True):
     identity: bytes
 
 
-ToZygote = Fork | DropPrivileges | KeepConfig | Leave | LetGo | KeepSocket | ForgetSocket
+ToZygote = Fork | Import | DropPrivileges | KeepConfig | Leave | LetGo | KeepSocket | ForgetSocket
 
 
 class Forked(msgspec.Struct, tag=True, frozen=True, array_like=True):

@@ -38,6 +38,7 @@ from ringblk.engine.zygote.messages import (
     Ended,
     Fork,
     Forked,
+    Import,
     Leave,
     LetGo,
     Refused,
@@ -48,6 +49,7 @@ from ringblk.engine.zygote.restart import Restart
 from ringblk.shm.platform.process import die_with_parent, set_process_name, signal_process, watch_process
 from ringblk.shm.sync.channel import Channel, encode_message, message_decoder
 from ringblk.shm.sync.process import crash_point, ignore_signal
+from ringblk.workers.backends.opening import import_backend
 from ringblk.workers.process.messages import ToWorker
 
 _log = logging.getLogger(__name__)
@@ -170,6 +172,10 @@ def _serve(server: ForkServer, end: socket.socket, restart: Restart | None) -> i
         if event == CHILD:
             assert isinstance(message, Fork)
             live(message, fds, server.ring_fd, None)
+        if isinstance(message, Import):
+            import_backend(message.backend)
+            gc.freeze()
+            continue
         if isinstance(message, LetGo):
             assert restart is not None, "nothing is kept without"
             restart.let_go(message.fd)

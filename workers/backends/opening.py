@@ -93,11 +93,13 @@ def open_named_backend(name: str, arguments: Mapping[str, str]) -> NativeBackend
 
 
 def import_backend(name: str | None, *, is_folder: bool = False) -> None:
-    """Import what opens an image (None), that backend, a folder: here, and for what is forked from here."""
+    """Import what opens an image (None), that backend, `overlay`, a folder: for what is forked here, too."""
     if is_folder:
         import ringblk.workers.backends.folder
     elif name is None:
         import ringblk.workers.backends.file
+    elif name == "overlay":
+        import ringblk.workers.backends.overlay
     elif name == "memory":  # without the loader, which opens it and brings much along for others
         import ringblk.workers.backends.memory
     else:

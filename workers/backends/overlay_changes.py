@@ -19,6 +19,7 @@ from ringblk.workers.backends.interface import BackendError
 from ringblk.workers.backends.layered import LayeredBackend
 from ringblk.workers.backends.open_storage import OpenFile, OpenIndex, OpenLayer, OpenOverlay
 from ringblk.workers.backends.overlay_base import check_base, open_base
+from ringblk.workers.backends.overlay_known import is_indexed, is_indexed_next, is_of_chain, layer_ids
 from ringblk.workers.backends.overlay_open import close_all, common_file, open_sealed, open_top
 from ringblk.workers.layers.chain_form import Chain, ChainLayer
 from ringblk.workers.layers.folder import DATA, MAP
@@ -103,9 +104,12 @@ class OverlayChanger:
         self._backend.chain = chain
 
     def forward(self) -> OverlayChange:
-        """What the chain says, whatever is open."""
+        """What the chain says, whatever is open: a layer that it has not any more may be cut off next."""
         if self.chain.top == self._backend.found.top.layer_id:
-            return OverlayChange(self._backend.found, {}, self.chain, is_told_anew=True)
+            change = OverlayChange(self._backend.found, {}, self.chain)
+            if not is_of_chain(change.found, change.chain):
+                change = self.rebuilt(self.chain)
+            return msgspec.structs.replace(change, is_told_anew=True)
         top = self.chain.layers[self.chain.top]
         change = self._with_top(self.chain, top.below, top.size_bytes, top)
         return msgspec.structs.replace(change, chain=self.chain, is_told_anew=True)
@@ -152,7 +156,7 @@ class OverlayChanger:
     def remove_strays(self) -> None:
         """Remove the layers that the chain does not name any more, which no process of the drive needs."""
         with self._opening({}) as folder_fd:
-            remove_strays(folder_fd, self.chain)
+            remove_strays(folder_fd, self.chain, self._open_ids)
             keep_spare(folder_fd, self.chain)
 
     def empty(self, layer: ChainLayer) -> None:
@@ -164,8 +168,13 @@ class OverlayChanger:
     def give_spare(self) -> bool:
         """Give back the space that is kept for a reset, and what was left of one; False: there is none."""
         with self._opening({}) as folder_fd:
-            remove_strays(folder_fd, self.chain)
+            remove_strays(folder_fd, self.chain, self._open_ids)
             return give_spare(folder_fd)
+
+    @property
+    def _open_ids(self) -> list[bytes]:
+        """The layers that the drive's processes have, whatever the chain says: they may read them."""
+        return layer_ids([self._backend.found.top, *self._backend.found.below])
 
     @contextlib.contextmanager
     def _opening(self, fds: dict[str, int]) -> Iterator[int]:
@@ -303,7 +312,7 @@ class OverlayChanger:
         if not own and f"map {foreign[0].number}" not in self._backend.found.fd_names:
             return True
         below = [*own, *foreign]
-        return len(below) > 1 and not _is_indexed(below, known) and not _is_indexed_next(below, known)
+        return len(below) > 1 and not is_indexed(below, known) and not is_indexed_next(below, known)
 
     def _index(
         self,
@@ -317,9 +326,9 @@ class OverlayChanger:
         if len(below) < 2:
             return None
         found = known or self._backend.found
-        if _is_indexed(below, known):
+        if is_indexed(below, known):
             return found.index
-        if found.index is not None and _is_indexed_next(below, known):
+        if found.index is not None and is_indexed_next(below, known):
             # Whoever looks finds these blocks in the layer itself first, for as long as that is the nearest.
             near = found.below[0]
             index = BlockIndex(self._backend.fd_of(f"index {found.index.number}"), found.index.size_bytes)
@@ -365,19 +374,3 @@ class OverlayChanger:
                 return os.open(MAP, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW, dir_fd=layer_fd)
         finally:
             os.close(folder_fd)
-
-
-def _is_indexed(below: list[OpenLayer], known: OpenOverlay | None) -> bool:
-    """Whether there is an index of all but the nearest."""
-    return known is not None and _ids(below[1:]) == _ids(known.below[1:])
-
-
-def _is_indexed_next(below: list[OpenLayer], known: OpenOverlay | None) -> bool:
-    """Whether there is one to which no more than the former nearest has to be added."""
-    if known is None or known.index is None or not known.below:
-        return False
-    return _ids(below[1:]) == _ids(known.below) and known.below[0].size_bytes <= known.index.size_bytes
-
-
-def _ids(layers: list[OpenLayer]) -> list[bytes]:
-    return [layer.layer_id for layer in layers]

@@ -5,7 +5,7 @@ import errno
 import fcntl
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 
 import msgspec
 
@@ -205,25 +205,32 @@ def note_settled(folder_fd: int, chain: Chain, layer: ChainLayer) -> Chain:
     return chain
 
 
-def remove_strays(folder_fd: int, chain: Chain) -> None:
+def remove_strays(folder_fd: int, chain: Chain, open_ids: Collection[bytes] = ()) -> None:
     """Remove layers that were left of an operation: the caller is the one that has the overlay.
 
-    The first one stays while others read it, and goes when this is called again. Raises `OSError`.
+    Those that its processes have open stay, and the first one while others read it; they go when this is
+    called again. Raises `OSError`.
     """
     known = {layer.folder for layer in chain.layers.values()}
     for name in os.listdir(folder_fd):
         layer_id = name.removeprefix(_LAYER_PREFIX)
         if name not in known and name != layer_id and len(layer_id) == 2 * len(chain.top):
             with contextlib.suppress(ValueError):  # not one of ours
-                remove_layer(folder_fd, ChainLayer(layer_id=bytes.fromhex(layer_id), size_bytes=0))
-    if "." not in known and exists(MAP, folder_fd) and not _is_first_used(folder_fd):
+                layer = ChainLayer(layer_id=bytes.fromhex(layer_id), size_bytes=0)
+                if layer.layer_id not in open_ids:
+                    remove_layer(folder_fd, layer)
+    if "." not in known and exists(MAP, folder_fd) and not _is_first_used(folder_fd, open_ids):
         remove_layer(folder_fd, ChainLayer(layer_id=chain.top, size_bytes=0, is_first=True))
 
 
-def _is_first_used(folder_fd: int) -> bool:
+def _is_first_used(folder_fd: int, open_ids: Collection[bytes]) -> bool:
     map_fd = os.open(MAP, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW, dir_fd=folder_fd)
     try:
-        return is_first_layer_used(map_fd)
+        return (
+            bool(open_ids) and read_superblock(map_fd, folder_fd).layer_id in open_ids
+        ) or is_first_layer_used(map_fd)
+    except LayerDamaged:
+        return True  # nobody knows what it is
     finally:
         os.close(map_fd)
 

@@ -1,5 +1,6 @@
 """Drives with a base and an overlay in engines: options, PUT, many on one base, restarts, the sandbox."""
 
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -13,6 +14,8 @@ SIZE_BYTES = 1 << 20
 OVERLAY_BYTES = SIZE_BYTES + 4096 + 512
 BASE = bytes(range(1, 129)) * (SIZE_BYTES // 128)
 BLOCK = b"b" * 4096
+AS_USERS_HAVE_IT = (sys.executable, "-P", "-m", "ringblk", "serve")
+"""Without workers at rest."""
 
 
 @pytest.fixture
@@ -55,6 +58,17 @@ def drives(base: Path) -> Iterator[ManyDrives]:
     settings = {"base": str(base), "overlay": str(base.with_name("vm1"))}
     with ManyDrives({"vm1": settings}) as engine:
         yield engine
+
+
+@pytest.mark.parametrize("is_listed", [True, False])
+def test_processes_have_what_they_need_from_the_zygote(base: Path, is_listed: bool) -> None:
+    """One at rest has not run yet: it has the modules of overlays, and imports none itself."""
+    settings = {"base": str(base), "overlay": str(base.with_name("vm1"))}
+    with ManyDrives({"vm1": settings} if is_listed else {}, program=AS_USERS_HAVE_IT) as engine:
+        if not is_listed:
+            assert engine.put("vm1", **settings)[0] == 201
+        (dispatcher,) = engine.processes("vm1")
+        assert "/backends/overlay." in Path(f"/proc/{dispatcher}/maps").read_text()
 
 
 def test_drives_share_a_base(drives: ManyDrives, base: Path) -> None:
