@@ -11,6 +11,11 @@ Result = TypeVar("Result")
 
 async def in_thread(call: Callable[[], Result]) -> Result:
     """Make a call in a thread of its own, which does not keep the process from ending; raises its errors."""
+    return await begin_in_thread(call)
+
+
+def begin_in_thread(call: Callable[[], Result]) -> "asyncio.Future[Result]":
+    """The same, begun; who gives the future up does not end the call."""
     loop = asyncio.get_running_loop()
     done: asyncio.Future[Result] = loop.create_future()
     context = contextvars.copy_context()
@@ -34,4 +39,4 @@ async def in_thread(call: Callable[[], Result]) -> Result:
             return
 
     threading.Thread(target=run, name="ringblk-disk", daemon=True).start()
-    return await done
+    return done

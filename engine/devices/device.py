@@ -28,6 +28,19 @@ class ConfigRefused(Exception):  # noqa: N818
     is_told = False
 
 
+class MovedState(Protocol):
+    """What a device knows of its guest, and its memory has not: it moves with the guest.
+
+    Both are called in a thread, while no ring runs. They raise `DeviceError`.
+    """
+
+    def save(self) -> bytes:
+        """All of it."""
+
+    def load(self, data: bytes) -> None:
+        """Have what the device that the guest leaves has given, in place of all that was known."""
+
+
 class Device(Protocol):
     """A virtio device as the session sees it."""
 
@@ -55,6 +68,10 @@ class Device(Protocol):
     @property
     def window_bytes(self) -> int:
         """How large the device's shared memory is, which the front end shows the guest; 0: it has none."""
+
+    @property
+    def moved_state(self) -> MovedState | None:
+        """What it knows of its guest; None: nothing that does not come again with its queues."""
 
     async def set_backend_channel(self, fd: int, *, is_legacy: bool) -> None:
         """Have files mapped there, on this channel. `fd` is the device's, also when it raises.

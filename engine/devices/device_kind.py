@@ -4,6 +4,7 @@ from collections.abc import Callable
 
 import msgspec
 
+from ringblk.engine.devices.device import MovedState
 from ringblk.engine.devices.device_face import DeviceFace
 from ringblk.engine.options.drive_config import DriveConfig
 from ringblk.shm.state.segment import StateSegment
@@ -27,6 +28,8 @@ class DeviceKind(msgspec.Struct, frozen=True, kw_only=True):
     """What a process of the drive needs to know to handle requests, for `make_requests` there."""
     make_requests: Callable[[bytes, NativeBackend], DriveRequests]
     """In each process of the drive, before it is in its sandbox."""
+    moved_state: Callable[[DriveConfig, NativeBackend], MovedState | None] = lambda config, backend: None
+    """What goes along with a guest that moves."""
     read_capacity_bytes: Callable[[StateSegment], int] = lambda state: 0
     """The drive's size, from its state segment."""
     kept_capabilities: int = 0

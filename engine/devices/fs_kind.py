@@ -7,6 +7,7 @@ import msgspec
 
 from ringblk.engine.devices.device_kind import DeviceKind
 from ringblk.engine.devices.fs_device import FsDevice
+from ringblk.engine.devices.fs_state import FsState
 from ringblk.engine.options.drive_config import DriveConfig
 from ringblk.engine.options.id_ranges import read_id_ranges
 from ringblk.workers.backends.folder import FolderBackend
@@ -24,6 +25,7 @@ from ringblk.workers.fs.flags import (
     WINDOW_FLAGS2,
     WRITEBACK_FLAGS,
 )
+from ringblk.workers.fs.folder_state import FolderState
 from ringblk.workers.fs.rules import OPERATION_NAMES
 from ringblk.workers.fs.settings import ShareSettings
 
@@ -53,14 +55,25 @@ def _window_bytes(config: DriveConfig) -> int:
     return 0 if config.dax == "never" else config.dax_window
 
 
+def moved_state(config: DriveConfig, backend: NativeBackend) -> FsState:
+    """What goes along with its guest."""
+    share = cast("FolderBackend | PythonFolderBackend", backend)
+    folder_fd = share.folder_fd if isinstance(share, FolderBackend) else -1
+    return FsState(FolderState(share.memory_fd, folder_fd, _settings(config)))
+
+
 def request_settings(config: DriveConfig) -> bytes:
     """What its processes need to know, as they are told it."""
+    return msgspec.msgpack.encode(_settings(config))
+
+
+def _settings(config: DriveConfig) -> ShareSettings:
     entry_valid_s, attr_valid_s = _VALID_S[config.guest_cache]
     is_cached = config.guest_cache in ("auto", "always")
     soft_limit = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
     uids = read_id_ranges("--translate-uid", config.translate_uid)
     gids = read_id_ranges("--translate-gid", config.translate_gid)
-    settings = ShareSettings(
+    return ShareSettings(
         is_read_only=config.read_only,
         has_xattr=config.xattr,
         is_stateless=is_cached and config.file_system is None,
@@ -83,7 +96,6 @@ def request_settings(config: DriveConfig) -> bytes:
         window_bytes=_window_bytes(config),
         open_limit=_OPEN_LIMIT if soft_limit < 0 else min(_OPEN_LIMIT, soft_limit // 4),
     )
-    return msgspec.msgpack.encode(settings)
 
 
 def make_requests(settings: bytes, backend: NativeBackend) -> FolderRequests | PythonRequests:
@@ -100,6 +112,7 @@ KIND = DeviceKind(
     make_device=make_device,
     request_settings=request_settings,
     make_requests=make_requests,
+    moved_state=moved_state,
     kept_capabilities=_CAPABILITIES,
     opens_handles=True,
     system_calls=_CALLS,

@@ -75,6 +75,7 @@ class Drive:
         self.limits = limits
         self.facts = drive_facts(plan.config, plan.backend, plan.io, plan.sandbox)
         self.device = device = plan.device
+        self.moved_state = plan.kind.moved_state(plan.config, plan.backend)
         self._model = DriveModel()
         worker_count = (taken_over.workers or self.config.workers) if setup.plan.uses_workers else 0
         running = None if adopted is None else adopted.processes
@@ -119,8 +120,7 @@ class Drive:
         self._adopted = adopted
         self._resumed: tuple[Session, socket.socket] | None = None
         self._is_to_end = asyncio.Event()
-        self._is_succeeded = False  # whether a successor has said that it goes on
-        self._is_removed = False
+        self._is_succeeded = self._is_removed = False
         self._goes_on = goes_on
 
     def first_line(self) -> str:

@@ -43,6 +43,8 @@ class FrontendRequest(enum.IntEnum):
     REM_MEM_REG = 38
     SET_STATUS = 39
     GET_STATUS = 40
+    SET_DEVICE_STATE_FD = 42
+    CHECK_DEVICE_STATE = 43
     GET_SHMEM_CONFIG = 44
     GET_VRING_BASE_SKIP_DRAIN = 45
 
@@ -55,6 +57,17 @@ class BackendRequest(enum.IntEnum):
 
 VRING_F_LOG = 1 << 0
 """The flag of SET_VRING_ADDR that has writes to the used ring marked in the dirty log (VHOST_VRING_F_LOG)."""
+
+
+class StateDirection(enum.IntEnum):
+    """Where a device's state goes ("Device state transfer parameters")."""
+
+    SAVE = 0
+    LOAD = 1
+
+
+STATE_PHASE_STOPPED = 0
+"""The one phase there is: no ring runs."""
 
 
 class ProtocolFeature(enum.IntFlag):
@@ -70,6 +83,7 @@ class ProtocolFeature(enum.IntFlag):
     RESET_DEVICE = 1 << 13
     CONFIGURE_MEM_SLOTS = 1 << 15
     STATUS = 1 << 16
+    DEVICE_STATE = 1 << 19
     GET_VRING_BASE_INFLIGHT = 1 << 20
     SHMEM = 1 << 22
     GET_VRING_BASE_SKIP_DRAIN = 1 << 23

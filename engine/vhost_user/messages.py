@@ -126,6 +126,13 @@ class LogDescription(msgspec.Struct, frozen=True):
     mmap_offset_bytes: int
 
 
+class StateDescription(msgspec.Struct, frozen=True):
+    """Where a device's state goes ("Device state transfer parameters")."""
+
+    direction: int
+    phase: int
+
+
 class InflightDescription(msgspec.Struct, frozen=True):
     """The in-flight region's place in its fd and what it is made for ("Inflight description")."""
 
@@ -143,6 +150,7 @@ Payload: TypeAlias = (
     | ConfigSpace
     | InflightDescription
     | LogDescription
+    | StateDescription
     | MemoryRegion
     | tuple[MemoryRegion, ...]
     | None
@@ -296,6 +304,12 @@ def decode_log(payload: bytes) -> LogDescription:
     return LogDescription(*_LOG.unpack(payload))
 
 
+def decode_state(payload: bytes) -> StateDescription:
+    """Direction and phase of a transfer of the device's state."""
+    _check_size(payload, _VRING_STATE.size)
+    return StateDescription(*_VRING_STATE.unpack(payload))
+
+
 def encode_inflight(inflight: InflightDescription) -> bytes:
     """The in-flight description, with the padding that QEMU insists on."""
     return _INFLIGHT.pack(
@@ -351,6 +365,8 @@ _REQUEST_DECODERS: dict[FrontendRequest, Callable[[bytes], Payload]] = {
     FrontendRequest.REM_MEM_REG: decode_single_region,
     FrontendRequest.SET_STATUS: decode_u64,
     FrontendRequest.GET_STATUS: decode_nothing,
+    FrontendRequest.SET_DEVICE_STATE_FD: decode_state,
+    FrontendRequest.CHECK_DEVICE_STATE: decode_nothing,
     FrontendRequest.GET_SHMEM_CONFIG: decode_nothing,
 }
 

@@ -18,6 +18,7 @@ def expected_fd_counts(request: FrontendRequest, payload: Any) -> tuple[int, ...
             | FrontendRequest.SET_INFLIGHT_FD
             | FrontendRequest.SET_LOG_BASE
             | FrontendRequest.SET_LOG_FD
+            | FrontendRequest.SET_DEVICE_STATE_FD
         ):
             return (1,)
         case FrontendRequest.REM_MEM_REG:
@@ -26,7 +27,13 @@ def expected_fd_counts(request: FrontendRequest, payload: Any) -> tuple[int, ...
             return (0,)
 
 
-OWN_REPLY = frozenset(request for request in FrontendRequest if request.name.startswith("GET_"))
+OWN_REPLY = frozenset(
+    {
+        *(request for request in FrontendRequest if request.name.startswith("GET_")),
+        FrontendRequest.SET_DEVICE_STATE_FD,
+        FrontendRequest.CHECK_DEVICE_STATE,
+    }
+)
 """Requests with an answer of their own; the others have one where the front end asks for it (REPLY_ACK)."""
 
 NEEDED_FEATURE = {
@@ -44,6 +51,8 @@ NEEDED_FEATURE = {
     FrontendRequest.SET_STATUS: ProtocolFeature.STATUS,
     FrontendRequest.GET_STATUS: ProtocolFeature.STATUS,
     FrontendRequest.GET_SHMEM_CONFIG: ProtocolFeature.SHMEM,
+    FrontendRequest.SET_DEVICE_STATE_FD: ProtocolFeature.DEVICE_STATE,
+    FrontendRequest.CHECK_DEVICE_STATE: ProtocolFeature.DEVICE_STATE,
     FrontendRequest.GET_VRING_BASE_SKIP_DRAIN: ProtocolFeature.GET_VRING_BASE_SKIP_DRAIN,
 }
 """What must have been negotiated before a request is served."""

@@ -9,7 +9,13 @@ import msgspec
 
 from ringblk.engine.devices.device import ConfigRefused, Device, DeviceError
 from ringblk.engine.vhost_user.backend_channel import BackendChannel
-from ringblk.engine.vhost_user.codes import F_LOG_ALL, F_PROTOCOL_FEATURES, FrontendRequest, ProtocolFeature
+from ringblk.engine.vhost_user.codes import (
+    F_LOG_ALL,
+    F_PROTOCOL_FEATURES,
+    FrontendRequest,
+    ProtocolFeature,
+)
+from ringblk.engine.vhost_user.device_state import DeviceState
 from ringblk.engine.vhost_user.fd_set import FdSet
 from ringblk.engine.vhost_user.message_socket import ReceivedMessage
 from ringblk.engine.vhost_user.messages import (
@@ -18,6 +24,7 @@ from ringblk.engine.vhost_user.messages import (
     Header,
     InflightDescription,
     LogDescription,
+    StateDescription,
     VringState,
     decode_request,
     encode_config,
@@ -74,6 +81,8 @@ class SessionRequests:
         self.rings = VringTable(device)
         self.regions = RegionTable(device, device.max_mem_slots)
         self.channel: BackendChannel | None = None
+        self.state = DeviceState(device)
+        """On its way; one of a process before is lost."""
         self.features = 0
         self.protocol_features = ProtocolFeature(0)
         self.status = 0
@@ -97,6 +106,7 @@ class SessionRequests:
     async def close(self) -> None:
         """Close all that the front end has handed over."""
         self.rings.close()
+        self.state.close()
         if self.channel is not None:
             await self.channel.close()
 
@@ -166,7 +176,8 @@ class SessionRequests:
     @property
     def _offered_features(self) -> int:
         window = ProtocolFeature.SHMEM | ProtocolFeature.BACKEND_SEND_FD
-        return PROTOCOL_FEATURES | (window if self._device.window_bytes else 0)
+        state = 0 if self._device.moved_state is None else ProtocolFeature.DEVICE_STATE
+        return PROTOCOL_FEATURES | state | (window if self._device.window_bytes else 0)
 
     async def get_shmem_config(self) -> Reply:
         """The regions of shared memory that the device has: its window."""
@@ -282,6 +293,14 @@ class SessionRequests:
         if fault := queue_size_fault(inflight.queue_size):
             raise DeviceError(f"queue size {fault}")
 
+    async def set_device_state_fd(self, state: StateDescription, fds: FdSet) -> Reply:
+        """Give the device's state through a pipe, or take it."""
+        return Reply(encode_u64(await self.state.begin(state, fds, is_running=self.rings.any_running)))
+
+    async def check_device_state(self) -> Reply:
+        """Whether the state is over, and what was taken is the device's now."""
+        return Reply(encode_u64(await self.state.check(is_running=self.rings.any_running)))
+
     async def get_status(self) -> Reply:
         """The virtio device status (virtio 1.2, 2.1), as it was written last."""
         return Reply(encode_u64(self.status))
@@ -334,6 +353,10 @@ _HANDLERS: dict[FrontendRequest, _Handler] = {
         payload
     ),
     FrontendRequest.GET_SHMEM_CONFIG: lambda requests, payload, fds: requests.get_shmem_config(),
+    FrontendRequest.SET_DEVICE_STATE_FD: lambda requests, payload, fds: requests.set_device_state_fd(
+        payload, fds
+    ),
+    FrontendRequest.CHECK_DEVICE_STATE: lambda requests, payload, fds: requests.check_device_state(),
     FrontendRequest.GET_QUEUE_NUM: lambda requests, payload, fds: requests.get_queue_num(),
     FrontendRequest.SET_VRING_ENABLE: lambda requests, payload, fds: requests.rings.set_enabled(payload),
     FrontendRequest.SET_BACKEND_REQ_FD: lambda requests, payload, fds: requests.set_backend_req_fd(fds),

@@ -28,6 +28,7 @@ class MappingDevice:
     """One engine's control plane without its processes."""
 
     window_bytes = 0
+    moved_state = None
 
     def __init__(self, config: BlockDevice) -> None:
         self.config = config

@@ -4,7 +4,7 @@ import asyncio
 import os
 from typing import Any
 
-from ringblk.engine.devices.device import ConfigRefused, DeviceError
+from ringblk.engine.devices.device import ConfigRefused, DeviceError, MovedState
 from ringblk.engine.devices.features import F_EVENT_IDX, F_VERSION_1
 from ringblk.engine.devices.vring import Vring
 from ringblk.shm.memory.region import MemoryRegion
@@ -15,6 +15,7 @@ class FakeDevice:
         self.num_queues = num_queues
         self.max_mem_slots = 509
         self.window_bytes = 0
+        self.moved_state: MovedState | None = None
         self.device_features = F_VERSION_1 | F_EVENT_IDX
         self.calls: list[tuple[Any, ...]] = []
         self.refuse: set[str] = set()

@@ -33,6 +33,7 @@ class KeptDevice:
     num_queues = 4
     max_mem_slots = 509
     window_bytes = 0
+    moved_state = None
     device_features = F_VERSION_1 | F_EVENT_IDX
     is_keeping = True
 

@@ -9,7 +9,7 @@ the middle of it leaves one that its successor can finish: it is made exactly on
 
 from libc.stdlib cimport free, malloc, realloc
 
-from ringblk.shm.sync.atomic cimport store_release_32, store_release_64
+from ringblk.shm.sync.atomic cimport load_acquire_32, store_release_32, store_release_64
 from ringblk.shm.sync.crash_point cimport crash_point
 from ringblk.workers.fs.protocol cimport FUSE_ROOT_ID
 from ringblk.workers.fs.request cimport FORGOTTEN_LIMIT, INODE_LIMIT, folder_requests, inode_records
@@ -34,6 +34,7 @@ cdef class InodeTable:
         self.next_alike = <int32_t *>malloc(self.room * sizeof(int32_t))
         if self.buckets == NULL or self.next_alike == NULL:
             raise MemoryError
+        self.load_count = load_acquire_32(&self.header.load_count)   # pairs with the release of TableCopy.put
         self._finish_change()
         self._rebuild()
 
@@ -84,6 +85,20 @@ cdef class InodeTable:
                 self.records[index].node_id = 0
         self.header.record_count = 0
         self.header.known_count = 0
+        self._rebuild()
+
+    cdef void note_loaded(self) noexcept nogil:
+        """Find what the control plane has put here meanwhile, if it has, for a guest that comes from another engine."""
+        cdef uint32_t room = self.room
+        # Acquire: the number before the records; pairs with the release of TableCopy.put.
+        cdef uint32_t load_count = load_acquire_32(&self.header.load_count)
+        if load_count == self.load_count:
+            return
+        self.load_count = load_count
+        while room < self.header.record_count:
+            room *= 2
+        if not self._make_room(room):
+            self.header.record_count = 0   # the guest is told that it knows nothing: ESTALE
         self._rebuild()
 
     cdef void _change(self, uint32_t slot_index, uint32_t place, int32_t record_index, uint64_t new_count) noexcept nogil:
@@ -180,19 +195,21 @@ cdef class InodeTable:
 
     cdef bint _grow(self) noexcept nogil:
         """Have links for twice as many; False where there are to be no more, or there is no memory."""
-        cdef int32_t *buckets
-        cdef int32_t *links
-        if self.room >= <uint32_t>INODE_LIMIT:
+        if self.room >= <uint32_t>INODE_LIMIT or not self._make_room(2 * self.room):
             return False
-        links = <int32_t *>realloc(self.next_alike, 2 * self.room * sizeof(int32_t))
+        self._rebuild()
+        return True
+
+    cdef bint _make_room(self, uint32_t room) noexcept nogil:
+        """Have links for so many, which are to be made anew."""
+        cdef int32_t *buckets
+        cdef int32_t *links = <int32_t *>realloc(self.next_alike, room * sizeof(int32_t))
         if links == NULL:
             return False
         self.next_alike = links
-        buckets = <int32_t *>realloc(self.buckets, 2 * self.bucket_count * sizeof(int32_t))
+        buckets = <int32_t *>realloc(self.buckets, room * sizeof(int32_t))
         if buckets == NULL:
             return False
         self.buckets = buckets
-        self.room *= 2
-        self.bucket_count *= 2
-        self._rebuild()
+        self.room = self.bucket_count = room
         return True

@@ -97,6 +97,7 @@ cdef class FolderParser(RequestParser):
         request.is_concluded = 0
         request.concluded_count = 0
         request.reply_bytes = 0
+        self.table.note_loaded()
         if chain_flags or not take_bytes(self.memory, slot, ranges, &request.header, sizeof(fuse_in_header)):
             return
         self._measure_reply(slot, ranges, request)

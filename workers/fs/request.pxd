@@ -96,7 +96,8 @@ cdef struct CountChange:
 cdef struct FolderHeader:
     uint32_t layout_version
     uint32_t has_nameless      # set by who has put something into the queue (nameless.pyx), cleared by the dispatcher
-    # What the guest has agreed to in its INIT; written by the dispatcher.
+    # What the guest has agreed to in its INIT; written by the dispatcher, as all below; and by the control plane for a
+    # guest that comes, before a queue runs.
     uint32_t minor             # 0: no INIT yet
     uint32_t flags
     uint32_t flags2
@@ -112,7 +113,7 @@ cdef struct FolderHeader:
     uint64_t forgotten_tail
     uint64_t forgotten[FORGOTTEN_LIMIT]
     uint32_t window_is_legacy  # the dispatcher's: how the front end is asked (window.pyx)
-    uint32_t reserved
+    uint32_t load_count        # how often the control plane has put the state of a guest that moves here (table_copy.pyx)
     uint64_t sweep_count       # the dispatcher's (nameless.pyx)
 
 
