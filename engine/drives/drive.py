@@ -23,7 +23,7 @@ from ringblk.engine.drives.drive_keeper import DriveKeeper
 from ringblk.engine.drives.facts import drive_facts, first_line
 from ringblk.engine.drives.image_turns import ImageTurns
 from ringblk.engine.drives.inflight_changes import InflightChanges
-from ringblk.engine.drives.layered_drive import layers_of
+from ringblk.engine.drives.layered_drive import layer_turns_of, layers_of
 from ringblk.engine.drives.limits import DriveLimits
 from ringblk.engine.drives.log_changes import LogChanges
 from ringblk.engine.drives.memory_advice import MemoryAdvice
@@ -114,6 +114,7 @@ class Drive:
         )
         self.layers = layers_of(plan, self.processes, self.changes)
         """None: it is no copy-on-write drive."""
+        self._turns.layers = layer_turns_of(plan, self.processes, self.layers)
         self.news = StorageNews(plan.backend, self.changes)
         self.started_ns = time.monotonic_ns()
         self._listener = plan.inherited
@@ -210,8 +211,7 @@ class Drive:
             await self._regions.ask_again()
             if self.layers is not None:
                 await self.layers.tell_again()
-        if self.layers is not None:
-            self.layers.jobs.begin()
+        self._turns.begin_jobs()
         async for connected in listener.connections(adopted):
             if session is None and (reason := self._open_files.admit(self.name)):
                 listener.turn_away(connected, reason)

@@ -87,8 +87,7 @@ class ImageHold:
         if not self.can_be_given_up:
             self._lock.lock()
         else:
-            self._lock.announce()
-            self._lock.hold()
+            self._lock.claim()
         self._is_held = self._is_from_start = True
 
     def go_unlocked(self) -> None:
@@ -172,7 +171,7 @@ class ImageHold:
         if not self._is_held:
             return
         try:
-            if not self._backend.direct_io().is_direct:
+            if not self._backend.direct_io().is_direct or self._backend.layered is not None:
                 await flush()
         except DeviceError as error:  # another engine would read what was there before
             _log.error("the image is not given up: it cannot be flushed: %s", error)

@@ -8,6 +8,7 @@ nothing of them may land once the other engine has begun to do them again.
 import asyncio
 import contextlib
 from collections.abc import Callable
+from typing import Protocol
 
 from ringblk.engine.devices.device import DeviceError
 from ringblk.engine.dispatcher.messages import AwaitLetGo, FlushStorage, Pause, Resume
@@ -19,6 +20,22 @@ from ringblk.shm.sync.process import crash_point
 
 IMAGE = "image"
 """Who holds a pause until the image is held."""
+
+
+class TurnOfLayers(Protocol):
+    """What is done of a drive with layers when it is taken, and before it is given up."""
+
+    async def take_up(self) -> None:
+        """Go on with what the engine before has left. Raises `DeviceError`."""
+
+    async def leave(self) -> None:
+        """Have all of it be on the disk. Raises `DeviceError`."""
+
+    def note_left(self) -> None:
+        """It is given up."""
+
+    def begin_jobs(self) -> None:
+        """Go on in the background, where it is held."""
 
 
 class ImageTurns:
@@ -36,7 +53,10 @@ class ImageTurns:
         self._model = model
         self._processes = processes
         self._end_session = end_session
+        self.layers: TurnOfLayers | None = None
+        """Of a drive that has some."""
         self._taking: asyncio.Task[None] | None = None
+        self._is_taking_up = False
         self._leaving: asyncio.Task[None] | None = None
 
     async def begin(self) -> None:
@@ -48,7 +68,7 @@ class ImageTurns:
         if self._model.has_let_go:
             await self._processes.ask(AwaitLetGo)
         self._model.has_let_go = False
-        if self._hold.try_take() or self._taking is not None:
+        if self._taking is not None or (self._hold.is_held if self.layers else self._hold.try_take()):
             return
         self._model.pause_holders.add(IMAGE)
         self._processes.tell_dispatcher(Pause(0))
@@ -61,6 +81,7 @@ class ImageTurns:
             self._leaving = asyncio.get_running_loop().create_task(self._leave(is_moving))
         else:
             await self._hold.queues_stopped(self._flush, is_moving=is_moving)
+            self._note_left()
 
     async def front_end_gone(self) -> None:
         """No queue will start before another front end comes. Returns when nothing is under way any more."""
@@ -68,10 +89,19 @@ class ImageTurns:
         await self._wait_left()
         self._model.has_let_go = False
         await self._hold.front_end_gone(self._flush)
+        self._note_left()
 
     def can_suspend(self) -> bool:
-        """Whether queues may stop with requests in flight: another engine waits until those have ended."""
-        return self._hold.keeps_others_off and self._model.log_in_use is not None
+        """Whether queues may stop with requests in flight: another engine waits until those have ended.
+
+        Not with layers: what is written without a flush is on the disk, and the map of it would not be yet.
+        """
+        return self.layers is None and self._hold.keeps_others_off and self._model.log_in_use is not None
+
+    def begin_jobs(self) -> None:
+        """A drive with layers begins to be served."""
+        if self.layers is not None:
+            self.layers.begin_jobs()
 
     def resume(self) -> None:
         """Go on where another control plane has ended, whose queues the model has."""
@@ -85,10 +115,15 @@ class ImageTurns:
     async def _take(self) -> None:
         try:
             await self._hold.take()
+            if self.layers is not None:
+                self._is_taking_up = True
+                await self.layers.take_up()
         except DeviceError as error:
             self._taking = None
             self._end_session(str(error))
             return
+        finally:
+            self._is_taking_up = False
         crash_point("image: taken")
         self._taking = None
         self._go_on()
@@ -102,7 +137,8 @@ class ImageTurns:
         """No queue is there any more that waits for the image."""
         if self._taking is None:
             return
-        self._taking.cancel()
+        if not self._is_taking_up:  # else it is the matter of a moment, and must come to its end
+            self._taking.cancel()
         await asyncio.wait({self._taking})
         self._taking = None
         self._go_on()
@@ -112,7 +148,12 @@ class ImageTurns:
             await self._processes.ask(AwaitLetGo)
             crash_point("image: nothing under way")
             await self._hold.queues_stopped(self._flush, is_moving=is_moving)
+            self._note_left()
             crash_point("image: given up")
+
+    def _note_left(self) -> None:
+        if self.layers is not None and not self._hold.is_held:
+            self.layers.note_left()
 
     async def _wait_left(self) -> None:
         if self._leaving is not None:
@@ -121,4 +162,7 @@ class ImageTurns:
 
     async def _flush(self) -> None:
         """Have all that was written be on the disk."""
+        if self.layers is not None:
+            await self.layers.leave()
+            return
         await self._processes.ask(FlushStorage)

@@ -19,6 +19,7 @@ from ringblk.engine.base.program_error import ProgramError
 from ringblk.engine.devices.device import DeviceError
 from ringblk.engine.drives.changed_blocks import changed_extents
 from ringblk.engine.drives.changes import ChangeRefused, DriveChanges
+from ringblk.engine.drives.image_hold import ImageHold
 from ringblk.engine.drives.layer_jobs import LayerJobs
 from ringblk.engine.drives.layer_reports import NoSuchSnapshot, Snapshot
 from ringblk.engine.supervisor.drive_processes import DriveProcesses, ProcessesFailed
@@ -54,10 +55,12 @@ class DriveLayers:
         processes: DriveProcesses,
         changes: DriveChanges,
         reserve_files: Callable[[int], None],
+        hold: ImageHold,
     ) -> None:
         """`reserve_files`: have so many files open for the storage, or raise `ProgramError`."""
         self._backend = backend
         self._reserve_files = reserve_files
+        self._hold = hold
         self._changer = OverlayChanger(backend, direct)
         self._processes = processes
         self._changes = changes
@@ -112,8 +115,6 @@ class DriveLayers:
             raise ChangeRefused("name", f"is not {reason}")
         if self.chain.snapshot(name) is not None:
             raise ChangeRefused("name", f"there is a snapshot {name} already")
-
-    # Snapshots
 
     async def prepare_seal(self, name: str) -> OverlayChange:
         """A snapshot that is about to be taken; `changing`."""
@@ -298,6 +299,20 @@ class DriveLayers:
             raise NoSuchSnapshot(f"the drive has no snapshot {name}")
         return layer
 
+    # A guest that moves (`layer_turns`)
+
+    async def go_on_with(self, prepare: Callable[[], OverlayChange]) -> None:
+        """Have all processes use what another engine has left. Raises as `prepare`, and `DeviceError`."""
+        async with self._lock:
+            change = await self._prepare(prepare)
+            self._backend.chain = change.chain
+            await self.use(change)
+
+    async def save(self) -> None:
+        """Have all of it be on the disk. Raises `ChangeRefused`."""
+        async with self.changing():
+            await self._in_thread(self._backend.save)
+
     # After a control plane that has died
 
     def resume(self) -> None:
@@ -315,6 +330,8 @@ class DriveLayers:
         """
         async with self._lock:
             try:
+                if not self._hold.is_held:  # it is taken up when it is
+                    return
                 change = await self._prepare(self._changer.forward)
                 try:
                     await self.pause()
@@ -372,6 +389,8 @@ class DriveLayers:
         return change
 
     async def _in_thread(self, call: Callable[[], Result]) -> Result:
+        if not self._hold.is_held:
+            raise ChangeRefused("", "another engine may have the overlay: its guest moves")
         try:
             return await in_thread(call)
         except (BackendError, LayerDamaged) as error:

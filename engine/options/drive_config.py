@@ -258,8 +258,6 @@ class DriveConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
             return
         if self.overlay == "":
             raise ProgramError("--overlay is empty")
-        if self.lock == "running":
-            raise ProgramError("--lock running: not with --overlay, which one engine has for good")
         if self.read_only:
             raise ProgramError("--read-only: not with --overlay; --blk-file serves a base as it is")
         if self.overlay_size is not None and self.overlay_size % SECTOR_BYTES:

@@ -188,6 +188,11 @@ class DriveProcesses:
         """Send to every worker; one that hangs in a system call reads it later."""
         self._workers.tell(message, fds)
 
+    def note_storage(self) -> None:
+        """Have it kept how the storage is open now."""
+        if self._dispatcher.keeper is not None:
+            self._dispatcher.keeper.note_storage()
+
     async def change_storage(self, storage: OpenOverlay, fds: Mapping[str, int]) -> None:
         """Have all of them go on with other storage, which is this process's already; nothing is in flight.
 
@@ -195,8 +200,7 @@ class DriveProcesses:
         """
         self._model.epoch += 1
         self._model.has_changed_storage = True
-        if self._dispatcher.keeper is not None:
-            self._dispatcher.keeper.note_storage()
+        self.note_storage()
         data, names = encode_message(storage), list(fds)
         message = ChangeStorage(0, self._model.epoch, data, names)
         for worker in self._workers.up():

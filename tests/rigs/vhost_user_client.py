@@ -15,6 +15,7 @@ from ringblk.engine.vhost_user.messages import (
     InflightDescription,
     LogDescription,
     Payload,
+    StateDescription,
     VringAddress,
     VringFd,
     VringState,
@@ -56,6 +57,8 @@ def encode(payload: Payload) -> bytes:
             return encode_config(payload)
         case InflightDescription():
             return encode_inflight(payload)
+        case StateDescription():
+            return encode_vring_state(VringState(payload.direction, payload.phase))
         case LogDescription():
             return encode_log(payload)
         case MemoryRegion():

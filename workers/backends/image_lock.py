@@ -113,6 +113,11 @@ class ImageLock:
         """Have the image for as long as any process has it open (`lock_image`)."""
         lock_image(self._fd, self._read_only)
 
+    def claim(self) -> None:
+        """Announce oneself and hold it, at the start."""
+        self.announce()
+        self.hold()
+
     def announce(self) -> None:
         """Keep off all but those that announce themselves."""
         self._set(READ, _ANNOUNCED_BYTE, 1)

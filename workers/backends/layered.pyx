@@ -8,6 +8,8 @@ there are from now on (`use`): what a process has is kept, what it lacks comes a
 import os
 from array import array
 
+import msgspec
+
 from libc.stdint cimport uint64_t
 
 from ringblk.workers.backends.file cimport FileBackend
@@ -120,10 +122,13 @@ cdef class LayeredBackend(NativeBackend):
         _close_all(fds)
         self._hold()
 
-    def prepare(self):
-        """Bring to an end what the engine before has begun, once the overlay is this one's. Raises `BackendError`."""
+    def prepare(self, chain=None):
+        """Bring to an end what the engine before has begun, once the overlay is this one's. Raises `BackendError`.
+
+        `chain`: what it has now, where that is not known yet.
+        """
         try:
-            prepare_chain(self.folder, self.chain.base.path)
+            prepare_chain(self.folder, (chain or self.chain).base.path)
         except LayerDamaged as error:
             raise BackendError(f"{self.folder}: {error}") from None
         except OSError as error:
@@ -138,10 +143,16 @@ cdef class LayeredBackend(NativeBackend):
         fds = [self._fds[f"{name} {top.number}"] for name in ("map", "live", "data")]
         try:
             self._assemble(*attach(*fds, superblock))
+            self.found = msgspec.structs.replace(self.found, is_taken_up=True)
         except LayerDamaged as error:
             raise BackendError(f"{self.folder}: {error}") from None
         except OSError as error:
             raise BackendError(f"{self.folder}: can't read its map: {error.strerror or error}") from error
+
+    def let_go(self):
+        """Another engine may have the overlay from now on: maps do not count, until they are taken up again."""
+        self.map = self.journal = self.stack = None
+        self.found = msgspec.structs.replace(self.found, is_taken_up=False)
 
     def fd_of(self, name):
         """A descriptor that is open, by its name (`OpenOverlay.fd_names`); it stays this backend's."""
@@ -230,7 +241,8 @@ cdef class LayeredBackend(NativeBackend):
 
     def is_fenced(self, name):
         """Its calls have ended with it; what it may have left of a change to the map is looked for."""
-        self.stack.note_unsaved()
+        if self.stack is not None:
+            self.stack.note_unsaved()
         return True
 
     def hand_over(self):

@@ -69,7 +69,11 @@ cdef class OverlayBackend(LayeredBackend):
         """The same of what another process has handed over: the descriptors are this backend's from now on."""
         cdef OverlayBackend backend = OverlayBackend.__new__(OverlayBackend)
         backend._fds = {}
-        backend.use(found, dict(zip(found.fd_names, fds, strict=True)))
+        by_name = dict(zip(found.fd_names, fds, strict=True))
+        if not found.is_taken_up:   # another engine may have it: `use` comes when it is this one's
+            backend._settle(found, by_name)
+            return backend
+        backend.use(found, by_name)
         backend.stack.note_unsaved()   # who had it before may have died
         return backend
 

@@ -1,7 +1,9 @@
-"""The lock of an overlay: one engine has it for good, and with it takes up the maps of its layers."""
+"""The lock of an overlay: who has it takes up the maps of its layers, and lets go of them with it."""
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
+from ringblk.shm.platform.file_locks import NONE, TO_THE_END, set_lock
 from ringblk.workers.backends.image_lock import ImageLock
 
 if TYPE_CHECKING:
@@ -19,28 +21,43 @@ class LayerLock(ImageLock):
         super().__init__(backend.lock_fd, read_only=False)
         self._backend = backend
 
-    @property
-    def can_be_given_up(self) -> bool:
-        """Another host has a live map of its own."""
-        return False
-
     def lock(self) -> None:
         """As `ImageLock.lock`; raises `BackendError` as well, where the overlay is damaged."""
-        missing = self._try_lock()
+        self._take_up(super().lock)
+
+    def claim(self) -> None:
+        """As `ImageLock.claim`; the same."""
+        self._take_up(super().claim)
+
+    def give_up(self) -> None:
+        """As `ImageLock.give_up`; the maps do not count from now on. What they say is on the disk already."""
+        self._backend.let_go()
+        if self._has_other_top:
+            set_lock(self._backend.data.fd, NONE, 0, TO_THE_END)
+        super().give_up()
+
+    def _take_up(self, lock: Callable[[], None]) -> None:
+        missing = self._try(lock)
         self._backend.prepare()
         while not self._backend.is_current():  # whoever had it before has changed its layers
             self._backend.open_again()
             self._fd = self._backend.lock_fd
-            missing = self._try_lock()
+            missing = self._try(lock)
         self._backend.take_up()
         if missing is not None:
             raise missing
 
-    def _try_lock(self) -> OSError | None:
+    def _try(self, lock: Callable[[], None]) -> OSError | None:
         """Why there are no locks, where there are none: the engine goes on without. Raises `ImageLocked`."""
         try:
-            super().lock()
-            ImageLock(self._backend.data.fd, read_only=False).lock()
+            lock()
+            if self._has_other_top:
+                ImageLock(self._backend.data.fd, read_only=False).lock()
         except OSError as error:
             return error
         return None
+
+    @property
+    def _has_other_top(self) -> bool:
+        """Whether what is written to is another file than the one that is locked whatever the layers are."""
+        return not self._backend.chain.layers[self._backend.chain.top].is_first

@@ -156,15 +156,17 @@ def open_layers(
     base: OpenBase | None,
     direct: DirectMode,
     fds: dict[str, int],
+    after: int = 0,
 ) -> OpenOverlay:
     """Open the layers of a chain and note what is open by name in `fds`, which stays the caller's.
 
-    Raises `BackendError`, `LayerDamaged`, `OSError`.
+    `after`: the highest number that a layer or index has had already. Raises `BackendError`, `LayerDamaged`,
+    `OSError`.
     """
     top = chain.layers[chain.top]
     lower = below + ([] if base is None else base.layers)
     image = None if base is None else base.keep(fds)
-    number = len(lower) + 1
+    number = after + len(lower) + 1
     data = open_top(folder_fd, top, number, folder, direct, fds)
     fds["lock"] = (
         os.dup(fds[f"data {number}"])
@@ -173,7 +175,7 @@ def open_layers(
     )
     layers = [
         OpenLayer(
-            number=len(lower) - place,
+            number=after + len(lower) - place,
             layer_id=layer.layer_id,
             size_bytes=layer.size_bytes,
             is_settled=layer.is_settled,
@@ -195,7 +197,7 @@ def open_layers(
         top=OpenLayer(number=number, layer_id=top.layer_id, size_bytes=top.size_bytes),
         below=layers,
         foreign_count=0 if base is None else len(base.layers),
-        index=make_index(top.size_bytes, layers[1:], 1, fds),
+        index=make_index(top.size_bytes, layers[1:], after + 1, fds),
     )
 
 
