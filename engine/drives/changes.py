@@ -200,6 +200,11 @@ class DriveChanges:
         if size_bytes >= 1 << 63:
             raise ChangeRefused("size_bytes", f"{size_bytes} is not below 2**63")
 
+    @property
+    def capacity_bytes(self) -> int:
+        """How large the driver sees the drive."""
+        return self._device.capacity_bytes
+
     def check_growth(self, size_bytes: int) -> None:
         """Raise `ChangeRefused` for a size that a drive of layers cannot have next."""
         self._check_size(size_bytes)

@@ -114,7 +114,7 @@ class Drive:
         )
         self.layers = layers_of(plan, self.processes, self.changes)
         """None: it is no copy-on-write drive."""
-        self._turns.layers = layer_turns_of(plan, self.processes, self.layers)
+        self._turns.layers = layer_turns_of(plan, self.processes, self.changes, self.layers)
         self.news = StorageNews(plan.backend, self.changes)
         self.started_ns = time.monotonic_ns()
         self._listener = plan.inherited

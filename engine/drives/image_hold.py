@@ -161,6 +161,8 @@ class ImageHold:
         """The last queue has stopped, and nothing is in flight; `is_moving`: its writes were logged."""
         if self.can_be_given_up and (self.waits_for_queues or is_moving):
             await self._flush_and_give_up(flush)
+        elif is_moving and not self._backend.read_only:
+            self._look_at_server()
 
     async def front_end_gone(self, flush: Callable[[], Awaitable[object]]) -> None:
         """No queue will start before another front end comes."""
@@ -178,6 +180,15 @@ class ImageHold:
             return
         self._give_up()
         _tell_soon("the image is given up: another engine may have it")
+
+    def _look_at_server(self) -> None:
+        """The other engine has connections of its own: not every server shows by them what came by these."""
+        server = self._backend.connection()
+        if server is not None and "multi_conn" not in server.abilities:
+            _log.warning(
+                "the guest moves away, and the server does not say that its connections share one cache"
+                " (CAN_MULTI_CONN): what was written and not flushed may be missed at the other engine"
+            )
 
     def _give_up(self) -> None:
         if not self._is_held:

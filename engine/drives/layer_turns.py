@@ -4,7 +4,7 @@ import asyncio
 from functools import partial
 
 from ringblk.engine.devices.device import DeviceError
-from ringblk.engine.drives.changes import ChangeRefused
+from ringblk.engine.drives.changes import ChangeRefused, DriveChanges
 from ringblk.engine.drives.image_hold import LOOK_AGAIN_S, ImageHold
 from ringblk.engine.drives.layers import DriveLayers
 from ringblk.engine.supervisor.drive_processes import DriveProcesses
@@ -24,12 +24,14 @@ class LayerTurns:
         layers: DriveLayers,
         processes: DriveProcesses,
         hold: ImageHold,
+        changes: DriveChanges,
     ) -> None:
         self._backend = backend
         self._direct = direct
         self._layers = layers
         self._processes = processes
         self._hold = hold
+        self._changes = changes
 
     async def take_up(self) -> None:
         """Have all processes use what the engine has left that had the overlay before."""
@@ -43,6 +45,8 @@ class LayerTurns:
                 raise DeviceError(f"the overlay cannot be gone on with: {error}") from error
             else:
                 break
+        if self._backend.size_bytes > self._changes.capacity_bytes:  # it has grown at that engine
+            self._changes.note_size(self._backend.size_bytes)
         self.begin_jobs()
 
     def begin_jobs(self) -> None:

@@ -26,7 +26,7 @@ def layers_of(plan: DrivePlan, processes: DriveProcesses, changes: DriveChanges)
 
 
 def layer_turns_of(
-    plan: DrivePlan, processes: DriveProcesses, layers: "DriveLayers | None"
+    plan: DrivePlan, processes: DriveProcesses, changes: DriveChanges, layers: "DriveLayers | None"
 ) -> "LayerTurns | None":
     """What is done with them when its guest moves."""
     layered = plan.backend.layered
@@ -34,4 +34,4 @@ def layer_turns_of(
         return None
     from ringblk.engine.drives.layer_turns import LayerTurns  # only for those drives
 
-    return LayerTurns(layered, plan.config.direct, layers, processes, plan.hold)
+    return LayerTurns(layered, plan.config.direct, layers, processes, plan.hold, changes)

@@ -41,7 +41,7 @@ class Guest(RawFrontend):
         assert self.queues[0].request(OUT, block * BLOCK_BYTES // 512, data=data)[0] == OK
 
     def check(self) -> None:
-        for offset in range(0, SIZE_BYTES, SIZE_BYTES // 4):
+        for offset in range(0, len(self.expected), SIZE_BYTES // 4):
             status, data = self.queues[0].request(IN, offset // 512, read_bytes=SIZE_BYTES // 4)
             assert status == OK
             assert data == self.expected[offset : offset + SIZE_BYTES // 4]
@@ -212,4 +212,18 @@ def test_who_has_given_it_up_begins_anew_after_its_control_plane_has_died(tmp_pa
         guest.write(6, "here again")
         guest.check()
         other.close()
+        guest.close()
+
+
+def test_a_drive_that_has_grown_is_as_large_at_the_next_engine(tmp_path: Path, base: Path) -> None:
+    with engines_on(tmp_path / "overlay", base, "running", "running") as engines:
+        guest = Guest(engines[0], base.read_bytes())
+        engines[0].control.change(f"/drives/{NAME}", size_bytes=2 * SIZE_BYTES)
+        guest.expected += bytes(SIZE_BYTES)
+        guest.write(300, "behind its former end")
+        guest.leave()
+        guest.arrive(engines[1])
+        guest.check()
+        guest.write(301, "behind its former end at the other")
+        assert engines[1].control.get(f"/drives/{NAME}")["state"]["size_bytes"] == 2 * SIZE_BYTES
         guest.close()
