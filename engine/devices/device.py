@@ -5,6 +5,7 @@ rest and may refuse. Calls come one at a time. A call is cancelled when the fron
 follows.
 """
 
+from collections.abc import Callable
 from typing import Protocol
 
 from ringblk.engine.devices.vring import Vring
@@ -37,8 +38,12 @@ class MovedState(Protocol):
     def save(self) -> bytes:
         """All of it."""
 
-    def load(self, data: bytes) -> None:
-        """Have what the device that the guest leaves has given, in place of all that was known."""
+    def load(self, data: bytes) -> Callable[[], None]:
+        """Look at what the device that the guest leaves has given; this may wait for a disk, and be given up.
+
+        What is returned puts it in the place of all that was known. It waits for nothing, and no ring runs
+        before it has ended.
+        """
 
 
 class Device(Protocol):

@@ -1,5 +1,7 @@
 """What a guest knows of a shared folder, as a session moves it (`workers/fs/folder_state.py`)."""
 
+from collections.abc import Callable
+
 from ringblk.engine.devices.device import DeviceError
 from ringblk.workers.fs.folder_state import FolderState
 from ringblk.workers.fs.moved_state import StateRefused
@@ -18,9 +20,9 @@ class FsState:
         except (StateRefused, OSError) as error:
             raise DeviceError(str(error)) from error
 
-    def load(self, data: bytes) -> None:
+    def load(self, data: bytes) -> Callable[[], None]:
         """What it knew at another engine."""
         try:
-            self._state.load(data)
+            return self._state.load(data)
         except (StateRefused, OSError) as error:
             raise DeviceError(str(error)) from error

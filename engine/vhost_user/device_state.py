@@ -1,9 +1,10 @@
 """SET_DEVICE_STATE_FD and CHECK_DEVICE_STATE: what a device knows of its guest goes along with that."""
 
+import asyncio
 import logging
 from functools import partial
 
-from ringblk.engine.base.in_thread import in_thread
+from ringblk.engine.base.in_thread import begin_in_thread, in_thread
 from ringblk.engine.devices.device import Device, DeviceError, MovedState
 from ringblk.engine.vhost_user.codes import STATE_PHASE_STOPPED, StateDirection
 from ringblk.engine.vhost_user.fd_set import FdSet
@@ -62,7 +63,12 @@ class DeviceState:
         if self._transfer.is_taken:
             if is_running:
                 raise DeviceError("queues are running")
-            await in_thread(partial(self._moved.load, data))
+            putting = begin_in_thread(await in_thread(partial(self._moved.load, data)))
+            try:
+                await asyncio.shield(putting)
+            except asyncio.CancelledError:  # who comes next must not find it half done
+                await asyncio.wait({putting})
+                raise
 
     @property
     def _moved(self) -> MovedState:

@@ -85,7 +85,7 @@ class OpenOverlay(msgspec.Struct, frozen=True, kw_only=True, tag=True):
     """How many of them, the last, are of other overlays."""
     index: OpenIndex | None = None
     """Of all layers but the two nearest to the top, that one included."""
-    is_taken_up: bool = False
+    is_taken_up: bool = True
     """Whether this engine has the overlay, so that the maps count. Nothing is read or written before."""
 
     @property

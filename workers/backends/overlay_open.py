@@ -198,6 +198,7 @@ def open_layers(
         below=layers,
         foreign_count=0 if base is None else len(base.layers),
         index=make_index(top.size_bytes, layers[1:], after + 1, fds),
+        is_taken_up=False,
     )
 
 

@@ -7,6 +7,8 @@ else has removed.
 """
 
 import logging
+from collections.abc import Callable
+from functools import partial
 
 from ringblk.workers.fs.moved_state import (
     MovedFolder,
@@ -48,8 +50,11 @@ class FolderState:
             )
         )
 
-    def load(self, data: bytes) -> None:
-        """Have the guest know what another engine has sent. Raises `StateRefused` and `OSError`."""
+    def load(self, data: bytes) -> Callable[[], None]:
+        """Look for what another engine has sent; a call that has the guest know it, and waits for nothing.
+
+        Raises `StateRefused` and `OSError`.
+        """
         folder = decode_folder(data)
         self._check(folder)
         table = self._table()
@@ -57,8 +62,9 @@ class FolderState:
             (inode.node_id, inode.lookup_count, inode.kind, *self._handle_here(table, inode))
             for inode in folder.inodes
         ]
-        table.put((folder.minor, folder.flags, folder.flags2, folder.max_write_bytes), found)
         _log.info("a guest comes that knows %d inodes", len(found))
+        session = (folder.minor, folder.flags, folder.flags2, folder.max_write_bytes)
+        return partial(table.put, session, found)
 
     def _handle_here(self, table: TableCopy, inode: MovedInode) -> tuple[int, bytes]:
         """Its handle here, type and bytes; the one that it came with where there is no better."""

@@ -184,7 +184,7 @@ cdef class InodeTable:
             self.buckets[index] = -1
         self.first_free = -1
         self.header.known_count = 0
-        for index in range(self.header.record_count):
+        for index in range(min(self.header.record_count, self.room)):
             if self.records[index].node_id and self.records[index].lookup_count:
                 self._link(<int32_t>index)
                 self.header.known_count += 1

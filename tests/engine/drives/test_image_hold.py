@@ -104,6 +104,24 @@ def test_with_lock_running_it_is_held_while_a_queue_runs(image: Path) -> None:
         eventually(lambda: not is_held(image), "the image to be given up with its front end")
 
 
+def test_a_guest_moves_with_an_image_that_is_only_read(image: Path) -> None:
+    """Readers share it, whatever `--lock` says; three hops, and nobody waits."""
+    image.write_bytes(DATA.ljust(1 << 20, b"."))
+    options = (f"--blk-file={image}", "--read-only")
+    with Engine(*options) as first, Engine(*options) as second, raw_frontend(first) as guest:
+        for target in (second, first, second):
+            with logged(guest) as log:
+                status_gpa = guest.queues[0].offer(IN, read_bytes=512) + 512
+                guest.queues[0].wait_used(1)
+                assert status_gpa // 4096 in log.pages()
+                guest.connection.get_vring_base(0)
+            guest.connection.close()
+            guest.connect(target)
+            guest.set_up()
+            assert guest.queues[0].request(IN, read_bytes=512) == (OK, DATA)
+            assert WAITS not in target.log()
+
+
 def test_with_lock_always_it_is_never_given_up(image: Path) -> None:
     with Engine(f"--blk-file={image}", "--lock=always") as engine, raw_frontend(engine) as frontend:
         with logged(frontend):

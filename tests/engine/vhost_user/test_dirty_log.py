@@ -187,6 +187,63 @@ def test_a_log_that_is_too_short_is_refused() -> None:
         assert "the dirty log has" in engine.log()
 
 
+def test_a_log_shrinks_and_grows_with_memory_while_queues_run() -> None:
+    """As QEMU does it: memory goes before its bits do, and comes after they have."""
+    rng = random.Random(8)
+    above = MemoryRegion(GPA + (1 << 30), PAGE, GPA + UVA_OFFSET + (1 << 30), 0)
+    with (
+        Engine(*INLINE) as engine,
+        raw_frontend(engine, queue_size=QUEUE_SIZE) as frontend,
+        closing(LogFile(above.gpa + above.size_bytes)) as large,
+        closing(new_log(frontend)) as small,
+    ):
+        frontend.connection.add_region(above, frontend.ram.fd)
+        give_log(frontend, large)
+        switch_logging(frontend, is_logged=True)
+        for _ in range(3):
+            with pytest.raises(BackendRefused):
+                give_log(frontend, small)
+            _, changed = carry_out(frontend, rng)
+            assert changed <= large.pages()
+            large.clear()
+            frontend.connection.remove_region(above)
+            give_log(frontend, small)
+            _, changed = carry_out(frontend, rng)
+            assert changed <= small.pages()
+            assert large.pages() == set()
+            small.clear()
+            give_log(frontend, large)
+            frontend.connection.add_region(above, frontend.ram.fd)
+
+
+@EACH_WAY
+def test_two_rings_at_once_are_marked_each_where_it_lies(options: tuple[str, ...]) -> None:
+    """Requests of both are in flight together; one ring alone may be marked besides."""
+    with (
+        Engine(*options, "--num-queues=2") as engine,
+        raw_frontend(engine, num_queues=2) as frontend,
+        logged(frontend) as log,
+    ):
+        first, second = (queue.driver for queue in frontend.queues)
+        first.places_gpa, second.places_gpa = GPA + 32 * PAGE, GPA + 128 * PAGE
+        for is_second_logged in (True, False, True):
+            frontend.say_address(1, is_logged=is_second_logged)
+            log.clear()
+            for queue in frontend.queues:
+                queue.driver.forget_places()
+            data_gpas = [
+                queue.offer(IN, place, read_bytes=3 * PAGE, head=2 * place)
+                for place in range(4)
+                for queue in frontend.queues
+            ]
+            for queue in frontend.queues:
+                queue.wait_used(4)
+            pages = log.pages()
+            assert {gpa // PAGE + page for gpa in data_gpas for page in range(3)} <= pages
+            assert first.used_gpa // PAGE in pages
+            assert (second.used_gpa // PAGE in pages) == is_second_logged
+
+
 def test_a_log_that_is_cut_off_ends_the_session() -> None:
     """A page that cannot be marked would be lost on the other host: the front end must hear of it."""
     with Engine(*INLINE) as engine:

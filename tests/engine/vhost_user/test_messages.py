@@ -13,6 +13,7 @@ from ringblk.engine.vhost_user.messages import (
     Header,
     InflightDescription,
     LogDescription,
+    StateDescription,
     VringAddress,
     VringFd,
     VringState,
@@ -65,6 +66,8 @@ PAYLOADS = {
     FrontendRequest.SET_STATUS: u64,
     FrontendRequest.GET_STATUS: st.none(),
     FrontendRequest.GET_SHMEM_CONFIG: st.none(),
+    FrontendRequest.SET_DEVICE_STATE_FD: st.builds(StateDescription, u32, u32),
+    FrontendRequest.CHECK_DEVICE_STATE: st.none(),
     FrontendRequest.GET_VRING_BASE_SKIP_DRAIN: states,
 }
 
@@ -92,12 +95,13 @@ def test_numbers_are_the_specification_s() -> None:
         *range(1, 19),
         *(21, 24, 25, 31, 32, 34),
         *range(36, 41),
-        *(44, 45),
+        *range(42, 46),
     }
     assert ProtocolFeature.STATUS == 1 << 16
     assert ProtocolFeature.CONFIGURE_MEM_SLOTS == 1 << 15
     assert ProtocolFeature.INFLIGHT_SHMFD == 1 << 12
     assert ProtocolFeature.GET_VRING_BASE_INFLIGHT == 1 << 20
+    assert ProtocolFeature.DEVICE_STATE == 1 << 19
     assert ProtocolFeature.SHMEM == 1 << 22
     assert ProtocolFeature.GET_VRING_BASE_SKIP_DRAIN == 1 << 23
 

@@ -13,6 +13,7 @@ from ringblk.engine.vhost_user.messages import (
     ConfigSpace,
     InflightDescription,
     LogDescription,
+    StateDescription,
     Payload,
     VringAddress,
     VringFd,
@@ -66,12 +67,15 @@ VALID: dict[FrontendRequest, tuple[Payload, int]] = {
     R.SET_STATUS: (1, 0),
     R.GET_STATUS: (None, 0),
     R.GET_SHMEM_CONFIG: (None, 0),
+    R.SET_DEVICE_STATE_FD: (StateDescription(0, 0), 1),
+    R.CHECK_DEVICE_STATE: (None, 0),
     R.GET_VRING_BASE_SKIP_DRAIN: (VringState(0, 0), 0),
 }
 NEED_FEATURE = [
     *(R.GET_CONFIG, R.SET_CONFIG, R.SET_BACKEND_REQ_FD, R.GET_INFLIGHT_FD, R.SET_INFLIGHT_FD),
     *(R.RESET_DEVICE, R.GET_MAX_MEM_SLOTS, R.ADD_MEM_REG, R.REM_MEM_REG, R.SET_STATUS, R.GET_STATUS),
     *(R.SET_LOG_BASE, R.SET_LOG_FD, R.GET_SHMEM_CONFIG, R.GET_VRING_BASE_SKIP_DRAIN),
+    *(R.SET_DEVICE_STATE_FD, R.CHECK_DEVICE_STATE),
 ]
 
 
