@@ -122,6 +122,8 @@ class ImageTurns:
             self._taking = None
             self._end_session(str(error))
             return
+        except DispatcherGone:  # the engine ends, and the image with its processes
+            return
         finally:
             self._is_taking_up = False
         crash_point("image: taken")
@@ -135,13 +137,13 @@ class ImageTurns:
 
     async def _wait_no_more(self) -> None:
         """No queue is there any more that waits for the image."""
-        if self._taking is None:
-            return
-        if not self._is_taking_up:  # else it is the matter of a moment, and must come to its end
-            self._taking.cancel()
-        await asyncio.wait({self._taking})
-        self._taking = None
-        self._go_on()
+        if self._taking is not None:
+            if not self._is_taking_up:  # else it is the matter of a moment, and must come to its end
+                self._taking.cancel()
+            await asyncio.wait({self._taking})
+            self._taking = None
+        if IMAGE in self._model.pause_holders:  # also where it could not be taken
+            self._go_on()
 
     async def _leave(self, is_moving: bool) -> None:
         with contextlib.suppress(DispatcherGone):  # the engine ends, and the image with its processes

@@ -62,6 +62,7 @@ class LayerTurns:
         try:
             await self._layers.save()
         except ChangeRefused as error:
+            self.begin_jobs()
             raise DeviceError(str(error)) from error
 
     def note_left(self) -> None:

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 
+from ringblk import BackendGone
 from ringblk.workers.layers.folder import LIVE
 from ringblk.workers.layers.form import LIVE_MAGIC
 from tests.rigs.dirty_log import logged
@@ -226,4 +227,31 @@ def test_a_drive_that_has_grown_is_as_large_at_the_next_engine(tmp_path: Path, b
         guest.check()
         guest.write(301, "behind its former end at the other")
         assert engines[1].control.get(f"/drives/{NAME}")["state"]["size_bytes"] == 2 * SIZE_BYTES
+        guest.close()
+
+
+def test_an_overlay_that_cannot_be_taken_ends_the_session_and_nothing_else(
+    tmp_path: Path, base: Path
+) -> None:
+    folder = tmp_path / "overlay"
+    with engines_on(folder, base, "running", "running") as engines:
+        guest = Guest(engines[0], base.read_bytes())
+        guest.write(3, "before")
+        guest.leave()
+        superblock = (folder / "map").read_bytes()[:4096]
+        with (folder / "map").open("r+b") as file:
+            file.write(bytes(4096))
+        guest.connection.close()
+        arriving = RawFrontend(connected(engines[1]))
+        with pytest.raises(BackendGone):
+            arriving.set_up()
+            while True:
+                arriving.connection.get_queue_num()
+        arriving.close()
+        assert "the overlay cannot be gone on with" in engines[1].log()
+        with (folder / "map").open("r+b") as file:
+            file.write(superblock)
+        guest.connect(connected(engines[1]))
+        guest.set_up()
+        guest.check()
         guest.close()
