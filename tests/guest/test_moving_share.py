@@ -1,7 +1,7 @@
 """A guest moves between two QEMUs, and so between two engines that share one folder, while it works there.
 
-Fault model: the guest moves at any moment of its work, and moves back. A file that it has open all the time is
-written on, folders and files that it has made are there, and what it caches is true.
+Fault model: the guest moves at any moment of its work, and moves back. A file that it has open all the time
+is written on, folders and files that it has made are there, and what it caches is true.
 """
 
 import contextlib

@@ -210,7 +210,7 @@ def test_a_log_shrinks_and_grows_with_memory_while_queues_run() -> None:
             give_log(frontend, small)
             _, changed = carry_out(frontend, rng)
             assert changed <= small.pages()
-            assert large.pages() == set()
+            assert large.pages() <= used_pages(frontend)  # marked when something changes
             small.clear()
             give_log(frontend, large)
             frontend.connection.add_region(above, frontend.ram.fd)
