@@ -21,6 +21,11 @@ class LayerLock(ImageLock):
         super().__init__(backend.lock_fd, read_only=False)
         self._backend = backend
 
+    @property
+    def can_be_given_up(self) -> bool:
+        """Not with a base that is fetched: who takes the overlay opens all of it anew."""
+        return super().can_be_given_up and self._backend.found.fetched is None
+
     def lock(self) -> None:
         """As `ImageLock.lock`; raises `BackendError` as well, where the overlay is damaged."""
         self._take_up(super().lock)
