@@ -55,11 +55,11 @@ class Exposition:
             parts.extend(family.lines(family.name, identity, snapshot))
 
     def encoded(self) -> bytes:
-        """All that was added, family by family; of servers that no drive has there is nothing."""
+        """All that was added, family by family; of servers and bases that no drive has, nothing."""
         shown = (
             parts
             for family, parts in zip(FAMILIES, self._parts, strict=True)
-            if family not in _OF_SERVERS or len(parts) > 1
+            if family not in _OF_SOME or len(parts) > 1
         )
         return "".join(chain.from_iterable(shown)).encode()
 
@@ -210,6 +210,9 @@ _OF_BASES = (
 )
 """Of drives whose base is fetched."""
 
+_OF_SOME = (*_OF_SERVERS, *_OF_BASES)
+"""What is shown where a drive has it."""
+
 FAMILIES = (
     Family("ringblk_info", "gauge", "The engine and its drive.", _info),
     _of_drive("ringblk_uptime_seconds", "gauge", "Since the start.", lambda s: s.uptime_ns / 1e9),
@@ -265,7 +268,6 @@ FAMILIES = (
     _of_workers("ringblk_worker_requests_total", "Requests carried out.", lambda w: w.request_count),
     _of_workers("ringblk_worker_busy_seconds_total", "Time spent on requests.", lambda w: w.busy_ns / 1e9),
     _of_workers("ringblk_worker_restarts_total", "Workers that died.", lambda w: w.restart_count),
-    *_OF_SERVERS,
-    *_OF_BASES,
+    *_OF_SOME,
 )
 """All that there is, in the order in which it is shown."""

@@ -11,7 +11,6 @@ A zygote that does not read holds nobody up: what it was not told, it is told on
 
 import contextlib
 import os
-import secrets
 from collections.abc import Collection, Mapping, Sequence
 from typing import Protocol
 
@@ -83,7 +82,7 @@ class SecondCustody:
         """Have these besides, by handle. They stay open here until the part's state does not name them."""
         self._zygote.custodies.add(self)
         for handle, fd in fds.items():
-            self._kept[part, handle] = (_MARK + secrets.token_bytes(6), fd)
+            self._kept[part, handle] = (_MARK + os.urandom(6), fd)
             self._tell(part, handle)
 
     def keep_state(self, part: str, data: bytes, handles: Collection[int]) -> None:

@@ -90,8 +90,13 @@ DIALOGUE: list[Message] = [
     (R.RESET_OWNER, None, ""),
     (R.RESET_DEVICE, None, ""),
 ]
-OF_OTHERS = {R.GET_SHMEM_CONFIG, R.GET_VRING_BASE_SKIP_DRAIN}
-"""Asked of a share, and while a guest moves; `test_share_window.py`, `test_suspended_queues.py` do."""
+OF_OTHERS = {
+    R.GET_SHMEM_CONFIG,
+    R.GET_VRING_BASE_SKIP_DRAIN,
+    R.SET_DEVICE_STATE_FD,
+    R.CHECK_DEVICE_STATE,
+}
+"""Of shares and of guests that move: `test_share_window`, `test_suspended_queues`, `test_share_moves`."""
 TAKE_AN_FD = [position for position, (_, _, kind) in enumerate(DIALOGUE) if kind]
 
 
