@@ -126,7 +126,6 @@ class OpenFiles:
         self._needs[drive] = need
         self._rest_count, self._guest_count, self._least_count = rest_count, guest_count, least_count
         self._raise_soft_limit(_ENGINE_COUNT + rest_count + guest_count + need.guest_count(MAX_MEM_SLOTS))
-
         self._note_shortage(hard)
 
     def _note_shortage(self, hard: int) -> None:

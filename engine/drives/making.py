@@ -58,6 +58,7 @@ def make_drive(
             inherits_storage=is_only_inherited,
         )
         is_own = not HAS_ZYGOTE or is_only_inherited
+        is_kept = plan.name != SOLE_DRIVE and not is_own
         setup = ProcessSetup(
             drive_name=plan.name,
             config=plan.config,
@@ -71,7 +72,7 @@ def make_drive(
             parent=own_forks if is_own else zygote,
             own_forks=own_forks,
             program_id="" if zygote.restart is None else zygote.restart.program_id,
-            is_kept=(is_kept := plan.name != SOLE_DRIVE and not is_own),
+            is_kept=is_kept,
             custodian=zygote if is_kept and zygote.restart is not None else None,
         )
         drive = Drive(plan, setup, limits, settings, goes_on=found is not None, adopted=adopted)

@@ -35,7 +35,6 @@ class StorageNews:
             from ringblk.engine.drives.base_watch import BaseWatch  # for drives that have such a base
 
             self._base = BaseWatch.of(fetched.folder)
-        self._watches_base = False
 
     def base(self) -> BaseStatus | None:
         """How it stands with the base; None: it is none that is fetched."""
@@ -53,7 +52,6 @@ class StorageNews:
         self._tell_size = tell_size
         if self._base is not None:
             self._base.begin()
-            self._watches_base = True
         self._listen()
 
     def _listen(self) -> None:
@@ -62,10 +60,9 @@ class StorageNews:
 
     def end(self) -> None:
         """Listen no more, and know nobody: a drive that knows itself would be freed some day, not now."""
-        self._tell_size = None
-        if self._base is not None and self._watches_base:
+        if self._base is not None and self._tell_size is not None:
             self._base.end()
-            self._watches_base = False
+        self._tell_size = None
         if self._backend.news_fd >= 0:
             asyncio.get_running_loop().remove_reader(self._backend.news_fd)
         if self._taking is not None:

@@ -31,13 +31,6 @@ SAVE_S = 5.0
 """What was fetched is on the disk so long after: a power failure costs what came since."""
 
 
-class Fetched:
-    """What has come of a piece: it is in the cache, or there was no room and here it is."""
-
-    def __init__(self, content: bytes | None) -> None:
-        self.content = content
-
-
 class Pieces:
     """Of one source. All but `_take` is called in the event loop."""
 
@@ -52,7 +45,8 @@ class Pieces:
         self._source, self._pin, self._cache, self._manifest = source, pin, cache, manifest
         self._room = room
         self._threads = ThreadPoolExecutor(READ_LIMIT, "fetch")
-        self._fetching: dict[int, asyncio.Task[Fetched]] = {}
+        self._fetching: dict[int, asyncio.Task[bytes | None]] = {}
+        """Each gives the piece that there was no room for, or None: it is in the cache."""
         self._ahead = ReadAhead()
         self._unkept: dict[int, bytes] = {}
         """The last pieces for which there was no room: whoever reads on asks for them again and again."""
@@ -74,7 +68,7 @@ class Pieces:
                 self._begin(piece).add_done_callback(_forget_failure)
         missing = {piece: self._unkept[piece] for piece in wanted if piece in self._unkept}
         for piece, task in tasks.items():
-            content = (await asyncio.shield(task)).content
+            content = await asyncio.shield(task)
             if content is not None:
                 missing[piece] = content
                 self._unkept[piece] = content
@@ -108,15 +102,15 @@ class Pieces:
         begin = piece * self._pin.piece_bytes
         return begin, min(self._pin.piece_bytes, self._pin.size_bytes - begin)
 
-    def _begin(self, piece: int) -> asyncio.Task[Fetched]:
+    def _begin(self, piece: int) -> asyncio.Task[bytes | None]:
         task = self._fetching.get(piece)
         if task is None:
             task = self._fetching[piece] = asyncio.get_running_loop().create_task(self._fetch(piece))
             task.add_done_callback(lambda _: self._fetching.pop(piece, None))
         return task
 
-    async def _fetch(self, piece: int) -> Fetched:
-        """Fetch until it is there. Raises `SourceRefused` and `SourceChanged`."""
+    async def _fetch(self, piece: int) -> bytes | None:
+        """Fetch until it is there, in the cache or here. Raises `SourceRefused` and `SourceChanged`."""
         pause_s, lies = FIRST_PAUSE_S, 0
         while True:
             if self.has_changed:
@@ -143,8 +137,8 @@ class Pieces:
         self.has_changed |= isinstance(error, SourceChanged)
         _log.error("the source cannot be read: %s", error)
 
-    def _take(self, piece: int) -> Fetched:
-        """In a thread: read it, check it, write it."""
+    def _take(self, piece: int) -> bytes | None:
+        """In a thread: read it, check it, write it; the piece, where there is no room for it."""
         offset, length = self._place(piece)
         # What the source has beyond whole sectors is no drive's, but in the last piece's digest.
         whole = min(self._pin.piece_bytes, self._pin.source_bytes - offset)
@@ -161,8 +155,8 @@ class Pieces:
             self.uncached_bytes += length
             reason = error.strerror if isinstance(error, OSError) else None
             _log.warning("what was fetched cannot be kept: %s", reason or error)
-            return Fetched(content)
-        return Fetched(None)
+            return content
+        return None
 
     def _store(self, offset: int, content: bytes) -> None:
         """Write it, where the limit and the disk have room. Raises `OSError`, `LayerDamaged`."""
@@ -199,7 +193,7 @@ class WrongContent(SourceFault):
     """The source has said what its manifest does not."""
 
 
-def _forget_failure(task: "asyncio.Task[Fetched]") -> None:
+def _forget_failure(task: "asyncio.Task[bytes | None]") -> None:
     """Nobody waits for what is read ahead."""
     if not task.cancelled():
         task.exception()

@@ -5,7 +5,7 @@ https://prometheus.io/docs/instrumenting/exposition_formats/
 
 from collections.abc import Callable, Iterable, Iterator
 from itertools import chain
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 from ringblk.engine.base.version import VERSION
 from ringblk.engine.drives.base_status import BaseStatus
@@ -17,6 +17,8 @@ from ringblk.engine.statistics.statistics import (
 )
 from ringblk.shm.layout.histogram import Histogram
 from ringblk.workers.backends.answers import ServerConnection
+
+Part = TypeVar("Part")
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 BOUNDS_NS = [1 << exponent for exponent in range(10, 36)]
@@ -122,22 +124,28 @@ def _histograms(name: str, text: str, histogram: Callable[[OperationSnapshot], H
     return Family(name, "histogram", text, lines)
 
 
-def _of_servers(name: str, kind: str, text: str, value: Callable[[ServerConnection], float]) -> Family:
+def _of_part(
+    part: Callable[[StatisticsSnapshot], Part | None],
+    name: str,
+    kind: str,
+    text: str,
+    value: Callable[[Part], float],
+) -> Family:
+    """Of what not every drive has."""
+
     def lines(name: str, identity: str, snapshot: StatisticsSnapshot) -> list[str]:
-        if snapshot.server is None:
-            return []
-        return [f"{name}{{{identity}}} {value(snapshot.server)!r}\n"]
+        found = part(snapshot)
+        return [] if found is None else [f"{name}{{{identity}}} {value(found)!r}\n"]
 
     return Family(name, kind, text, lines)
+
+
+def _of_servers(name: str, kind: str, text: str, value: Callable[[ServerConnection], float]) -> Family:
+    return _of_part(lambda snapshot: snapshot.server, name, kind, text, value)
 
 
 def _of_bases(name: str, kind: str, text: str, value: Callable[[BaseStatus], float]) -> Family:
-    def lines(name: str, identity: str, snapshot: StatisticsSnapshot) -> list[str]:
-        if snapshot.base is None:
-            return []
-        return [f"{name}{{{identity}}} {value(snapshot.base)!r}\n"]
-
-    return Family(name, kind, text, lines)
+    return _of_part(lambda snapshot: snapshot.base, name, kind, text, value)
 
 
 def _info(name: str, identity: str, snapshot: StatisticsSnapshot) -> list[str]:

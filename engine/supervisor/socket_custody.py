@@ -35,10 +35,16 @@ class SocketCustody:
     def __init__(self, zygote: SocketZygote) -> None:
         self._zygote = zygote
         left = {} if zygote.restart is None else dict(zygote.restart.sockets)
-        self._rings = {pid: fd for fd, kept in left.items() if (pid := ring_owner(kept))}
-        self._parts = {fd: kept for fd, kept in left.items() if part_place(kept) is not None}
-        others = {fd: kept for fd, kept in left.items() if not ring_owner(kept)}
-        self._left = {fd: kept for fd, kept in others.items() if fd not in self._parts}
+        self._rings: dict[int, int] = {}  # by process id
+        self._parts: dict[int, KeepSocket] = {}
+        self._left: dict[int, KeepSocket] = {}
+        for fd, kept in left.items():
+            if pid := ring_owner(kept):
+                self._rings[pid] = fd
+            elif part_place(kept) is not None:
+                self._parts[fd] = kept
+            else:
+                self._left[fd] = kept
 
     def take_listening(self, place: str) -> socket.socket | None:
         """As `SocketKeeper` has it. It is kept still."""

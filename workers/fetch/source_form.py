@@ -162,11 +162,10 @@ def write_whole(folder: str, name: str, content: bytes) -> None:
     """Have a file with this content: all of it, or as it was before. Raises `OSError`."""
     path, new = os.path.join(folder, name), os.path.join(folder, f"{name}.{os.getpid()}.new")
     fd = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, _FILE_MODE)
-    try:
-        os.write(fd, content)
+    with open(fd, "wb") as file:
+        file.write(content)
+        file.flush()
         os.fsync(fd)
-    finally:
-        os.close(fd)
     os.rename(new, path)
     folder_fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
