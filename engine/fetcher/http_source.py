@@ -10,10 +10,9 @@ from urllib.parse import unquote, urlsplit
 from ringblk.engine.base.printable_text import printable
 from ringblk.engine.base.version import VERSION
 from ringblk.engine.fetcher.idle_ends import IdleEnds
+from ringblk.engine.fetcher.server_address import TIMEOUT_S, Address, connect_first, find_addresses
 from ringblk.engine.fetcher.source import SourceChanged, SourceFault, SourceRefused
 
-TIMEOUT_S = 30.0
-"""Without a byte from the server; the read is begun anew then."""
 _AGAIN = (408, 425, 429, 500, 502, 503, 504)
 """What a server says that may serve it later."""
 _RANGE = re.compile(r"bytes (\d+)-(\d+)/(\d+)")
@@ -35,7 +34,7 @@ class HttpSource:
         if parts.username is not None:
             login = f"{unquote(parts.username)}:{unquote(parts.password or '')}".encode()
             self._headers["Authorization"] = f"Basic {base64.b64encode(login).decode()}"
-        self._addresses: list[tuple[socket.AddressFamily, object]] = []
+        self._addresses: list[Address] = []
         self._context: ssl.SSLContext | None = None
         self._ends = IdleEnds(self._connect)
         self._pinned: tuple[int, dict[str, str]] | None = None
@@ -47,11 +46,7 @@ class HttpSource:
 
     def prepare(self) -> None:
         """Find the server, and this system's authorities. Raises `SourceFault`."""
-        try:
-            found = socket.getaddrinfo(self._host, self._port, type=socket.SOCK_STREAM)
-        except OSError as error:
-            raise SourceFault(f"no such host: {error.strerror or error}") from None
-        self._addresses = [(family, address) for family, _, _, _, address in found]
+        self._addresses = find_addresses(self._host, self._port)
         if self._is_encrypted:
             self._context = ssl.create_default_context()
 
@@ -98,24 +93,16 @@ class HttpSource:
 
     def _connect(self) -> http.client.HTTPConnection:
         """Raises `OSError`."""
-        failure: OSError = OSError("no address is known")
-        for family, address in self._addresses:
-            end = socket.socket(family, socket.SOCK_STREAM)
-            try:
-                end.settimeout(TIMEOUT_S)
-                end.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, True)
-                end.connect(address)  # type: ignore[arg-type]
-                if self._context is not None:
-                    end = self._context.wrap_socket(end, server_hostname=self._host)
-            except OSError as error:
-                failure = error
-                end.close()
-                continue
-            connection = http.client.HTTPConnection(self._host, self._port, timeout=TIMEOUT_S)
-            connection.sock = end
-            connection.auto_open = 0
-            return connection
-        raise failure
+        return connect_first(self._addresses, self._begin)
+
+    def _begin(self, end: socket.socket) -> http.client.HTTPConnection:
+        """Raises `OSError`."""
+        if self._context is not None:
+            end = self._context.wrap_socket(end, server_hostname=self._host)
+        connection = http.client.HTTPConnection(self._host, self._port, timeout=TIMEOUT_S)
+        connection.sock = end
+        connection.auto_open = 0
+        return connection
 
 
 def _refusal(status: int, reason: str) -> SourceFault:

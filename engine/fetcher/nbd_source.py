@@ -8,18 +8,16 @@ from collections.abc import Callable
 from typing import TypeVar
 
 from ringblk.engine.fetcher.idle_ends import IdleEnds
+from ringblk.engine.fetcher.server_address import Address, connect_first, find_addresses
 from ringblk.engine.fetcher.source import SourceChanged, SourceFault, SourceRefused
 from ringblk.workers.nbd.export import ExportFound
 from ringblk.workers.nbd.negotiation import START_TLS, Conversation, NotServed, negotiate
 from ringblk.workers.nbd.tls_files import BadTlsFiles, make_context, read_files, reason_of
 from ringblk.workers.nbd.uri import BadUri, NbdUri, parse_uri
 
-TIMEOUT_S = 30.0
-"""Without a byte from the server; the read is begun anew then."""
 _REQUEST = struct.Struct(">IHHQQI")
 _REPLY = struct.Struct(">IIQ")
 _REQUEST_MAGIC, _REPLY_MAGIC, _READ = 0x25609513, 0x67446698, 0
-_Address = str | tuple[str, int] | tuple[str, int, int, int] | tuple[int, bytes]
 _Result = TypeVar("_Result")
 
 
@@ -31,7 +29,7 @@ class NbdSource:
             self._uri = parse_uri(uri)
         except BadUri as error:
             raise SourceRefused(str(error)) from None
-        self._addresses: list[tuple[int, _Address]] = []
+        self._addresses: list[Address] = []
         self._context: ssl.SSLContext | None = None
         self._ends = IdleEnds(self._connect)
         self._pinned_bytes: int | None = None
@@ -47,8 +45,7 @@ class NbdSource:
             if self._uri.socket_path:
                 self._addresses = [(socket.AF_UNIX, os.path.abspath(self._uri.socket_path))]
             else:
-                found = socket.getaddrinfo(self._uri.host, self._uri.port, type=socket.SOCK_STREAM)
-                self._addresses = [(family, address) for family, _, _, _, address in found]
+                self._addresses = find_addresses(self._uri.host, self._uri.port)
             if self._uri.tls is not None:
                 self._context = make_context(read_files(self._uri.tls))
         except BadTlsFiles as error:
@@ -91,22 +88,7 @@ class NbdSource:
 
     def _connect(self) -> "NbdEnd":
         """Raises `OSError` and `NotServed`."""
-        failure: OSError = OSError("no address is known")
-        for family, address in self._addresses:
-            end = socket.socket(family, socket.SOCK_STREAM)
-            try:
-                end.settimeout(TIMEOUT_S)
-                end.connect(address)
-                if family != socket.AF_UNIX:
-                    end.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, True)
-                return NbdEnd(end, self._uri, self._context)
-            except OSError as error:
-                failure = error
-                end.close()
-            except BaseException:
-                end.close()
-                raise
-        raise failure
+        return connect_first(self._addresses, lambda end: NbdEnd(end, self._uri, self._context))
 
 
 class NbdEnd:

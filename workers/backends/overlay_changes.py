@@ -31,7 +31,7 @@ from ringblk.workers.layers.overlay_folder import (
     new_layer,
     note_settled,
     opened_layer,
-    read_chain,
+    read_known_chain,
     remove_strays,
     write_chain,
 )
@@ -98,10 +98,7 @@ class OverlayChanger:
     def resume(self) -> None:
         """Know the chain of an overlay that was opened by another process."""
         with self._opening({}) as folder_fd:
-            chain = read_chain(folder_fd)
-        if chain is None:
-            raise BackendError(f"{self._backend.folder}: has lost its layers")
-        self._backend.chain = chain
+            self._backend.chain = read_known_chain(folder_fd)
 
     def forward(self) -> OverlayChange:
         """What the chain says, whatever is open: a layer that it has not any more may be cut off next."""

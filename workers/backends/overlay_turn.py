@@ -21,7 +21,7 @@ from ringblk.workers.backends.overlay_open import close_all, open_layers
 from ringblk.workers.layers.chain_form import Chain
 from ringblk.workers.layers.form import LayerDamaged, Superblock
 from ringblk.workers.layers.live import attach
-from ringblk.workers.layers.overlay_folder import locked_overlay, read_chain
+from ringblk.workers.layers.overlay_folder import locked_overlay, read_known_chain
 
 
 def take_up(backend: LayeredBackend, direct: DirectMode) -> OverlayChange:
@@ -33,14 +33,10 @@ def take_up(backend: LayeredBackend, direct: DirectMode) -> OverlayChange:
     fds: dict[str, int] = {}
     try:
         with locked_overlay(folder) as folder_fd:
-            chain = read_chain(folder_fd)
-        if chain is None:
-            raise LayerDamaged("has lost its layers")
+            chain = read_known_chain(folder_fd)
         backend.prepare(chain)
         with locked_overlay(folder) as folder_fd:
-            chain = read_chain(folder_fd)
-            if chain is None:
-                raise LayerDamaged("has lost its layers")
+            chain = read_known_chain(folder_fd)
             found = _open(folder_fd, folder, chain, direct, fds, _highest_number(backend.found))
         _have_top(backend, found, chain, fds)
     except LayerDamaged as error:

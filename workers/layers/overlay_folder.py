@@ -83,6 +83,14 @@ def read_chain(folder_fd: int) -> Chain | None:
     return Chain(layers={first.layer_id: first}, top=first.layer_id, base=superblock.base)
 
 
+def read_known_chain(folder_fd: int) -> Chain:
+    """The same of an overlay that is open: it has some. Raises `LayerDamaged`, `OSError`."""
+    chain = read_chain(folder_fd)
+    if chain is None:
+        raise LayerDamaged("has lost its layers")
+    return chain
+
+
 def write_chain(folder_fd: int, chain: Chain) -> None:
     """Put another chain in the place of an overlay's: whatever happens meanwhile, it has one or the other.
 
